@@ -1,0 +1,1 @@
+"""Templates of the pages that people read: cards and the report."""

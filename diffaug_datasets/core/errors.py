@@ -1,0 +1,25 @@
+"""What a user can get wrong. `cli.py` turns these into one sentence and exit code 2; anything else is our fault."""
+
+
+class DiffAugError(Exception):
+    """One clear sentence: what we got, what we expected, what to do."""
+
+
+class RecipeError(DiffAugError):
+    """A recipe or a configuration name that cannot be used."""
+
+
+class SourceError(DiffAugError):
+    """Real images that are missing, unreadable or not what the builder expects."""
+
+
+class PlanError(DiffAugError):
+    """A plan that cannot be drawn, or does not belong to the recipe beside it."""
+
+
+class RunError(DiffAugError):
+    """A run folder that is locked, damaged, full or made by something else."""
+
+
+class BackboneError(DiffAugError):
+    """A diffusion model that cannot be reached or does not fit."""

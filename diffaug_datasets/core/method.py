@@ -1,0 +1,182 @@
+"""What a method is: a module that declares facts, draws a plan and makes the images of a batch.
+
+A new method is one new file in `methods/` (or a module named by an entry point of the group
+`diffaug_datasets.methods`); everything here is found by name at run time.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+from diffaug_datasets.core.canonical import canonical, digest
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.rows import PlanRow, SoftLabel
+from diffaug_datasets.core.seeds import RowKey
+from diffaug_datasets.core.sources import SourceTable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+LabelRule = Literal["source", "target"]
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """What a method may know when it plans, besides its own `Config` and the real images."""
+
+    seed: int
+    backbone: str
+    batch_size: int = 8
+    per_image: float = 5.0
+    per_class: int | None = None
+    suffixes: tuple[str, ...] = ()
+    confused: tuple[tuple[int, ...], ...] | None = None
+    targets: tuple[int, ...] | None = None
+
+    def count(self, images: int) -> int:
+        """Rows of a class that has so many real images: `per_class`, else int(per_image * images)."""
+        return self.per_class if self.per_class is not None else int(self.per_image * images)
+
+
+@dataclass(frozen=True)
+class FitUnit:
+    """Something learned or computed once for many rows, stored in `fits/<kind>-<digest>/`.
+
+    `payload` is canonical JSON of everything that decides its content; its digest is the identity.
+    """
+
+    kind: str
+    payload: str
+    after: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, kind: str, payload: Mapping[str, Any], after: Sequence[str] = ()) -> "FitUnit":
+        """The unit of a JSON-like payload."""
+        return cls(kind, canonical(payload), tuple(after))
+
+    @property
+    def name(self) -> str:
+        """Folder name and what rows cite in `adapters`: kind and 16 hex digits."""
+        return f"{self.kind}-{digest([self.kind, self.payload])[:16]}"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The payload, parsed."""
+        parsed: dict[str, Any] = json.loads(self.payload)
+        return parsed
+
+
+@dataclass(frozen=True)
+class FitFiles:
+    """What a fit leaves: safetensors files by name, and numbers for the receipt."""
+
+    tensors: Mapping[str, Mapping[str, "Tensor"]]
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One image: uint8 RGB [h, w, 3] or float in [0, 1] (NaN allowed: the worker judges it), and its measurements.
+
+    `chosen` overrides planned columns that only generation can know (`strength`, `start_step`).
+    """
+
+    pixels: "Tensor"
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Context(Protocol):
+    """What the worker lends a method while it generates or fits."""
+
+    backbone: Any
+    encoder: Any
+    prompt_names: tuple[str, ...]
+    folder: Path
+
+    def image(self, pixels: "Tensor") -> "Image":
+        """The 8-bit picture of generated pixels (float [h, w, 3] in [0, 1])."""
+
+    def features(self, images: Sequence["Image"]) -> "Tensor":
+        """Unit-norm features [n d] of the method's encoder, seen in batches of the planned shape."""
+
+    def source(self, source_id: str) -> "Image":
+        """The real image of that id, RGB."""
+
+    def fit(self, name: str) -> Mapping[str, "Tensor"]:
+        """All tensors of a finished fit."""
+
+    def use_concepts(self, name: str) -> None:
+        """Install the tokens and adapters of a finished `concepts` fit into the backbone."""
+
+    def noise(self, rows: Sequence[PlanRow]) -> "Tensor":
+        """Standard normal latents [b c h w], row i drawn from row i's seed alone."""
+
+    def report(self, step: int, total: int, loss: float) -> None:
+        """Progress of a fit."""
+
+
+class Method(Protocol):
+    """The facts and functions of a method module."""
+
+    NAME: str
+    SLUG: str
+    VERSION: int
+    TITLE: str
+    PAPER: str
+    N_SOURCES: int
+    LABEL_RULE: LabelRule
+    NEEDS: frozenset[str]
+    Config: type[BaseModel]
+    Draw: type[BaseModel]
+
+    plan: Callable[[Any, SourceTable, PlanSpec], Iterator[PlanRow]]
+    fits: Callable[[Any, SourceTable, PlanSpec], tuple[FitUnit, ...]]
+    fit: Callable[[FitUnit, Any, Context], FitFiles]
+    generate: Callable[[Sequence[PlanRow], Any, Context], list[Generated]]
+    evaluations: Callable[[Any, PlanRow], int]
+
+
+def new_row(version: int, key: RowKey, spec: PlanSpec, **columns: Any) -> PlanRow:
+    """A generated row with a hard label: identity, seed and backbone filled in, the rest as given."""
+    identity = {"method": key.method, "method_version": version, "row_id": key.row_id, "k": key.k}
+    made = {"origin": "generated", "is_synthetic": True, "backbone": spec.backbone, "seed": key.seed("noise")}
+    label = {"label": key.class_id, "soft_label": SoftLabel.hard(key.class_id)}
+    return PlanRow(**{**identity, **made, **label, **columns})
+
+
+def redraw(method: Method, row: PlanRow, key: RowKey, config: Any) -> PlanRow:
+    """The row at a later attempt: the method's own `redraw` if it has one, else another noise seed."""
+    own = getattr(method, "redraw", None)
+    return own(row, key, config) if own else row.model_copy(update={"seed": key.seed("noise")})
+
+
+@cache
+def discover_methods() -> Mapping[str, Method]:
+    """Name -> module of every shipped and plugged-in method."""
+    package = importlib.import_module("diffaug_datasets.methods")
+    names = [f"{package.__name__}.{item.name}" for item in pkgutil.iter_modules(package.__path__)]
+    modules = [importlib.import_module(name) for name in names]
+    modules += [point.load() for point in entry_points(group="diffaug_datasets.methods")]
+    return {module.NAME: module for module in modules if hasattr(module, "NAME")}
+
+
+def find_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        RecipeError: there is none; names the known ones.
+    """
+    methods = discover_methods()
+    if name not in methods:
+        raise RecipeError(f"method: got {name!r}, expected one of {', '.join(sorted(methods))}.")
+    return methods[name]

@@ -1,0 +1,169 @@
+"""The plan: every image that will exist, drawn before anything is made.
+
+Its id is a digest of canonical JSON lines, header first, then the rows in row order, so it is the same on any machine.
+The dataset's revision is written down but does not count: the same images from elsewhere are the same plan.
+Shards and batches are functions of the plan alone: they never depend on how many workers run.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.errors import PlanError
+from diffaug_datasets.core.method import FitUnit, PlanSpec
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import PlanRow, SoftLabel, Split
+from diffaug_datasets.core.seeds import RowKey
+from diffaug_datasets.core.sources import SourceTable
+
+PLAN_SCHEMA = 1
+REAL_SHARD_ROWS = 1000
+
+
+class PlanHeader(BaseModel):
+    """What the rows rest on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = PLAN_SCHEMA
+    name: str
+    recipe: dict[str, Any]
+    method_version: int
+    class_names: tuple[str, ...]
+    prompt_names: tuple[str, ...]
+    metaclass: str
+    sources: str
+    test_sources: str | None
+    source_revision: str
+    backbone: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive rows of a plan that become one file; `name` is its stem."""
+
+    name: str
+    rows: tuple[PlanRow, ...]
+
+    def batches(self, size: int) -> Iterator[tuple[PlanRow, ...]]:
+        """Rows grouped by the work they need, so that few batches mix start steps; the last may be short."""
+        order = sorted(self.rows, key=lambda r: (r.num_inference_steps or 0, r.start_step or 0, r.row_id))
+        return (tuple(order[i : i + size]) for i in range(0, len(order), size))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A header, the rows to make in row order, and the real rows that stand beside them."""
+
+    header: PlanHeader
+    rows: tuple[PlanRow, ...]
+    real: tuple[PlanRow, ...]
+    fits: tuple[FitUnit, ...] = ()
+
+    @cached_property
+    def id(self) -> str:
+        """sha256 of the canonical JSON lines, 64 hex digits."""
+        hasher = hashlib.sha256()
+        for line in self.lines():
+            hasher.update(line.encode() + b"\n")
+        return hasher.hexdigest()
+
+    def lines(self) -> Iterator[str]:
+        """Header, real rows, synthetic rows: the text whose digest is the plan id."""
+        yield canonical(self.header.model_dump(mode="json", exclude={"source_revision"}))
+        for row in chain(self.real, self.rows):
+            yield canonical(row.model_dump(mode="json", by_alias=True))
+
+    def shards(self) -> tuple[Shard, ...]:
+        """The synthetic shards, in order."""
+        return cut(self.rows, "synthetic", int(self.header.recipe["shard_rows"]))
+
+    def real_shards(self) -> tuple[Shard, ...]:
+        """The shards of real rows: `real-...` for training, `test-...` for the test split."""
+        train = tuple(r for r in self.real if r.split == "train")
+        test = tuple(r for r in self.real if r.split == "test")
+        return cut(train, "real", REAL_SHARD_ROWS) + cut(test, "test", REAL_SHARD_ROWS)
+
+    def images_a_class(self) -> Counter[str]:
+        """Class name -> planned synthetic images."""
+        names = self.header.class_names
+        return Counter({name: 0 for name in names}) + Counter(names[row.label] for row in self.rows)
+
+
+def cut(rows: Sequence[PlanRow], stem: str, size: int) -> tuple[Shard, ...]:
+    """Shards of `size` rows named `<stem>-00000`, ...; the last may be short."""
+    count = math.ceil(len(rows) / size)
+    return tuple(Shard(f"{stem}-{i:05d}", tuple(rows[i * size : (i + 1) * size])) for i in range(count))
+
+
+def real_rows(table: SourceTable, seed: int, split: Split) -> tuple[PlanRow, ...]:
+    """One row a real image, in the table's order. Test rows hash another method name, so no id clashes."""
+    counts: Counter[int] = Counter()
+    rows = []
+    for source in table.sources:
+        key = RowKey(seed, "real" if split == "train" else "real_test", source.label, counts[source.label])
+        counts[source.label] += 1
+        rows.append(_real_row(key, source.id, split))
+    return tuple(rows)
+
+
+def _real_row(key: RowKey, source_id: str, split: Split) -> PlanRow:
+    return PlanRow(
+        label=key.class_id,
+        soft_label=SoftLabel.hard(key.class_id),
+        row_id=key.row_id,
+        origin="real",
+        is_synthetic=False,
+        method="real",
+        method_version=0,
+        source_ids=(source_id,),
+        source_labels=(key.class_id,),
+        k=key.k,
+        split=split,
+    )
+
+
+def draw_plan(
+    recipe: Recipe, table: SourceTable, test: SourceTable | None, spec: PlanSpec, warnings: Sequence[str] = ()
+) -> Plan:
+    """The plan of a recipe over the real images of its protocol.
+
+    Raises:
+        PlanError: two rows share an id, or the method draws no row at all.
+    """
+    method, config = recipe.module, recipe.method_config
+    rows = tuple(sorted(method.plan(config, table, spec), key=lambda row: row.row_id))
+    if not rows:
+        raise PlanError(f"{recipe.name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
+    repeated = [row for row, count in Counter(r.row_id for r in rows).items() if count > 1]
+    if repeated:
+        raise PlanError(f"{method.NAME} drew row {repeated[0]} twice; a row is (method, class, k).")
+    real = real_rows(table, recipe.seed, "train") + (real_rows(test, recipe.seed, "test") if test else ())
+    return Plan(_header(recipe, table, test, spec, warnings), rows, real, method.fits(config, table, spec))
+
+
+def _header(
+    recipe: Recipe, table: SourceTable, test: SourceTable | None, spec: PlanSpec, warnings: Sequence[str]
+) -> PlanHeader:
+    return PlanHeader(
+        name=recipe.name,
+        recipe=recipe.identity(),
+        method_version=recipe.module.VERSION,
+        class_names=table.class_names,
+        prompt_names=table.prompt_names,
+        metaclass=table.metaclass,
+        sources=table.digest,
+        test_sources=test.digest if test else None,
+        source_revision=table.revision,
+        backbone=spec.backbone,
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,227 @@
+"""Which real images a run may see: few-shot, long-tail and percentage subsets, frozen as manifests.
+
+Few-shot and long-tail draws follow Diff-Mix's code draw for draw, so the same seed gives the same images, with one
+departure: a class that is too small keeps every image once (the code repeats images, or fails).
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from diffaug_datasets.core.canonical import canonical, digest
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.sources import Listed, Listing, SourceTable
+
+MANIFEST_SCHEMA = 1
+FORMS = "full, 5shot, 10shot, lt100, 10pct, each optionally with a trial seed: 5shot_seed1"
+
+Kind = Literal["full", "shots", "long_tail", "percent"]
+
+_PATTERN = re.compile(
+    r"(?:(?P<full>full)|(?P<shots>[1-9]\d*)shot|lt(?P<long_tail>[1-9]\d*)|(?P<percent>[1-9]\d*)pct)"
+    r"(?:_seed(?P<seed>[1-9]\d*))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A subset rule. `value`: images a class, imbalance factor (at least 2) or percent (1 to 100); 0 for full.
+
+    `trial_seed`: 0 for the first trial; it seeds the draw.
+    """
+
+    kind: Kind
+    value: int
+    trial_seed: int
+
+    @property
+    def name(self) -> str:
+        """The canonical text, `5shot_seed1`: `parse_protocol` of it gives the protocol back."""
+        stem = {"full": "full", "shots": f"{self.value}shot"}.get(self.kind)
+        stem = stem or (f"lt{self.value}" if self.kind == "long_tail" else f"{self.value}pct")
+        return f"{stem}_seed{self.trial_seed}" if self.trial_seed else stem
+
+
+def parse_protocol(text: str) -> Protocol:
+    """The protocol that a text names.
+
+    Raises:
+        RecipeError: not one of the allowed forms; there is one spelling for each protocol.
+    """
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise RecipeError(f"protocol: got {text!r}, expected one of {FORMS}.")
+    seed = int(match["seed"] or 0)
+    if match["full"]:
+        return Protocol("full", 0, seed)
+    if match["shots"]:
+        return Protocol("shots", int(match["shots"]), seed)
+    if match["long_tail"]:
+        return Protocol("long_tail", _within(text, int(match["long_tail"]), 2, None), seed)
+    return Protocol("percent", _within(text, int(match["percent"]), 1, 100), seed)
+
+
+def _within(text: str, value: int, low: int, high: int | None) -> int:
+    if value < low or (high is not None and value > high):
+        allowed = f"{low} to {high}" if high else f"{low} or more"
+        raise RecipeError(f"protocol: got {text!r}, expected a number of {allowed} there; forms: {FORMS}.")
+    return value
+
+
+def places_by_label(labels: Sequence[int]) -> dict[int, list[int]]:
+    """Label -> places of its images, labels in order of first appearance."""
+    places: dict[int, list[int]] = {}
+    for place, label in enumerate(labels):
+        places.setdefault(label, []).append(place)
+    return places
+
+
+def _sample(rng: random.Random, places: list[int], count: int) -> list[int]:
+    return rng.sample(places, count) if count <= len(places) else list(places)
+
+
+def few_shot(labels: Sequence[int], k: int, seed: int) -> list[int]:
+    """Places of k images a class, drawn as `random.seed(seed)` and `random.sample` label after label would.
+
+    A class with fewer than k images keeps them all, once.
+    """
+    rng = random.Random(seed)
+    return [place for places in places_by_label(labels).values() for place in _sample(rng, places, k)]
+
+
+def long_tail_counts(n_images: int, n_classes: int, imbalance: int) -> list[int]:
+    """Images of the class of rank 0, 1, ...: `max(int(N/C * IF^(-k/(C-2))), 1)`.
+
+    Follows Diff-Mix's code: the head size is the mean class size and the exponent's base is C-2 (LDAM: largest class
+    and C-1), so the achieved max/min is not the nominal factor. With two classes or one, 1 stands for C-2.
+    """
+    head, step = n_images / n_classes, max(n_classes - 2.0, 1.0)
+    return [max(int(head * (1 / imbalance) ** (rank / step)), 1) for rank in range(n_classes)]
+
+
+def long_tail(labels: Sequence[int], imbalance: int, seed: int) -> list[int]:
+    """Places of a long-tailed subset, largest class first; ties keep their order of first appearance.
+
+    A class with fewer images than its rank asks for keeps them all.
+    """
+    rng = random.Random(seed)
+    ranked = sorted(places_by_label(labels).values(), key=len, reverse=True)
+    counts = long_tail_counts(len(labels), len(ranked), imbalance) if ranked else []
+    return [place for places, count in zip(ranked, counts, strict=True) for place in _sample(rng, places, count)]
+
+
+def percent(labels: Sequence[int], value: int, seed: int) -> list[int]:
+    """Places of `value` percent of every class (1 to 100), halves rounded up, at least one image a class."""
+    rng = random.Random(seed)
+    groups = places_by_label(labels).values()
+    return [place for places in groups for place in rng.sample(places, max((len(places) * value + 50) // 100, 1))]
+
+
+@dataclass(frozen=True)
+class FrequencyGroups:
+    """Class ids by number of training images, each ascending."""
+
+    many: tuple[int, ...]
+    medium: tuple[int, ...]
+    few: tuple[int, ...]
+
+
+def frequency_groups(counts: Sequence[int], many: int = 100, few: int = 20) -> FrequencyGroups:
+    """Classes with more than `many`, from `few` to `many`, and fewer than `few` images (`counts[i]`: class i).
+
+    ImageNet-LT: 100 and 20 (the default); CUB-LT: 20 and 5; Flower-LT: 30 and 10.
+    """
+    return FrequencyGroups(
+        many=tuple(i for i, n in enumerate(counts) if n > many),
+        medium=tuple(i for i, n in enumerate(counts) if few <= n <= many),
+        few=tuple(i for i, n in enumerate(counts) if n < few),
+    )
+
+
+def half_split(listing: Listing, seed: int = 0) -> Listing:
+    """All images pooled and every class cut in half: training gets the smaller half where the count is odd.
+
+    Follows Diff-Mix's code for the Flowers: one `default_rng(seed)`, one permutation a class in class order, over
+    images in the order of their names.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    pool = sorted((*listing.train, *(listing.test or ())), key=lambda item: item.key)
+    groups = places_by_label([item.label for item in pool])
+    halves: dict[str, list[Listed]] = {"train": [], "test": []}
+    for label in range(len(listing.class_names)):
+        order = [pool[groups[label][i]] for i in rng.permutation(len(groups.get(label, ())))]
+        halves["train"] += order[: len(order) // 2]
+        halves["test"] += order[len(order) // 2 :]
+    return Listing(listing.class_names, tuple(halves["train"]), tuple(halves["test"]))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A frozen subset of one table: places in drawn order, the ids that stand there, and what could not be met."""
+
+    protocol: Protocol
+    builder: str
+    indices: tuple[int, ...]
+    ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """sha256 of protocol, image ids and labels: the same on any machine, wherever the images lie."""
+        return digest(self._content())
+
+    def to_json(self) -> str:
+        """One line of canonical JSON: the subset by image id (sha256 of the bytes), with the digest of it all."""
+        return canonical({**self._content(), "warnings": list(self.warnings), "sha256": self.digest})
+
+    def _content(self) -> Mapping[str, object]:
+        images = [{"id": id_, "label": label} for id_, label in zip(self.ids, self.labels, strict=True)]
+        place = {"schema": MANIFEST_SCHEMA, "builder": self.builder, "protocol": self.protocol.name}
+        return {**place, "images": images}
+
+
+def select(protocol: Protocol, table: SourceTable) -> Manifest:
+    """The subset that a protocol draws from the training table; `table.subset(manifest.indices)` is its table."""
+    indices = _draw(protocol, table.labels)
+    chosen = [table.sources[i] for i in indices]
+    return Manifest(
+        protocol=protocol,
+        builder=table.builder,
+        indices=tuple(indices),
+        ids=tuple(source.id for source in chosen),
+        labels=tuple(source.label for source in chosen),
+        warnings=_shortfalls(protocol, table),
+    )
+
+
+def _draw(protocol: Protocol, labels: Sequence[int]) -> list[int]:
+    draws = {"shots": few_shot, "long_tail": long_tail, "percent": percent}
+    if protocol.kind == "full":
+        return list(range(len(labels)))
+    return draws[protocol.kind](labels, protocol.value, protocol.trial_seed)
+
+
+def _shortfalls(protocol: Protocol, table: SourceTable) -> tuple[str, ...]:
+    groups = {label: len(sources) for label, sources in table.by_class().items()}
+    asked = _asked(protocol, places_by_label(table.labels), len(table.class_names))
+    return tuple(
+        f"{table.class_names[label]}: asked for {asked.get(label, 1)} images, found {count}; all are kept, none twice."
+        for label, count in groups.items()
+        if count < asked.get(label, 1)
+    )
+
+
+def _asked(protocol: Protocol, places: Mapping[int, list[int]], classes: int) -> Mapping[int, int]:
+    if protocol.kind == "shots":
+        return dict.fromkeys(range(classes), protocol.value)
+    if protocol.kind == "long_tail" and places:
+        ranked = sorted(places, key=lambda label: len(places[label]), reverse=True)
+        total = sum(len(group) for group in places.values())
+        return dict(zip(ranked, long_tail_counts(total, len(ranked), protocol.value), strict=True))
+    return {}

@@ -1,0 +1,176 @@
+"""The recipe: what a person writes. Strict: an unknown key is an error that suggests the right one."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from diffaug_datasets.core.backbone_spec import BackboneSpec
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.method import Method, find_method
+from diffaug_datasets.core.protocols import parse_protocol
+
+RECIPE_SCHEMA = 1
+LOCAL_KEYS = {"source", "confusion"}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Scores(BaseModel):
+    """Models that look at finished images; null means that the columns stay null."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: str | None = Field(default=None, description="image-text encoder: `tiny`, a Hub id or a folder")
+    judge: str | None = Field(default=None, description="image classifier over the same classes")
+
+
+class Filter(BaseModel):
+    """One rule of the selection: rows are marked, never deleted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: Literal["clip_score", "clip_margin", "judge_confidence", "source_similarity", "judge_label"]
+    minimum: float | None = Field(default=None, description="drop rows below; null rows are kept")
+    maximum: float | None = Field(default=None, description="drop rows above")
+    equals_label: bool = Field(default=False, description="drop rows whose value differs from their label")
+    min_keep: int = Field(default=0, ge=0, description="rows a class keeps at least, best first")
+
+
+class Recipe(BaseModel):
+    """Everything that decides an augmented dataset, and where the real images are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal[1] = Field(default=1, alias="schema", description="version of this file's form")
+    builder: str = Field(description="the real dataset: see `diffaug builders`")
+    protocol: str = Field(default="full", description="full, 5shot, 10shot, lt100, 10pct; _seed1 for another trial")
+    source: str | None = Field(default=None, description="Hub id, image folder or the dataset's own folder")
+    partial: bool = Field(default=False, description="accept a source without the official counts")
+    method: str = Field(description="see `diffaug methods`")
+    config: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
+    per_image: float = Field(default=5.0, gt=0, description="synthetic images a real one")
+    per_class: int | None = Field(default=None, ge=1, description="synthetic images a class, instead of per_image")
+    confusion: str | None = Field(default=None, description="confusion matrix (.csv, .json) or classifier id")
+    targets: Literal["all", "many", "medium", "few"] = Field(
+        default="all", description="classes that get images, by their number of real ones (above 100, 20 to 100, below)"
+    )
+    backbone: BackboneSpec = Field(default_factory=lambda: BackboneSpec(id="tiny"))
+    scores: Scores = Scores()
+    filters: tuple[Filter, ...] = ()
+    seed: int = Field(default=0, ge=0, description="every random choice follows from it")
+    shard_rows: int = Field(default=256, ge=1, le=100_000, description="rows a shard: the unit of work and resume")
+    batch_size: int = Field(default=8, ge=1, le=1024, description="rows the network sees at once")
+    threads: int = Field(default=1, ge=1, description="CPU threads a worker; part of the bits")
+    attempts: int = Field(default=3, ge=1, le=10, description="tries a row before it counts as failed")
+    failure_budget: float = Field(default=0.01, ge=0, le=1, description="share of failed rows that is accepted")
+    image_format: Literal["png", "webp"] = "png"
+    include_test: bool = Field(default=True, description="carry the real test split along")
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _short_backbone(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @field_validator("protocol")
+    @classmethod
+    def _known_protocol(cls, value: str) -> str:
+        parse_protocol(value)
+        return value
+
+    @model_validator(mode="after")
+    def _known_config(self) -> "Recipe":
+        module = find_method(self.method)
+        _checked(module.Config, self.config, where="config.")
+        return self
+
+    @property
+    def module(self) -> Method:
+        """The method's module."""
+        return find_method(self.method)
+
+    @property
+    def method_config(self) -> BaseModel:
+        """The method's `Config`, with every default filled in."""
+        return self.module.Config(**self.config)
+
+    @property
+    def name(self) -> str:
+        """Config name: `{builder}_{protocol}_{slug}`; a builder that is a protocol itself has none."""
+        parts = [self.builder, self.protocol, self.module.SLUG]
+        return "_".join(p for p in parts if p != "full" or self.builder != "imagenet_lt")
+
+    def identity(self) -> dict[str, Any]:
+        """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
+        content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS)
+        weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
+        return content | {"config": self.method_config.model_dump(mode="json"), "backbone": weights}
+
+    def to_yaml(self) -> str:
+        """The recipe as a file, in the order of its fields."""
+        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Recipe":
+        """A checked recipe.
+
+        Raises:
+            RecipeError: one sentence that names the key, what it got and what is allowed.
+        """
+        return _checked(cls, content)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> "Recipe":
+        """The recipe in a file; a relative `source` or `confusion` is taken from the file's own folder."""
+        content = _read_yaml(path)
+        for key in LOCAL_KEYS & content.keys():
+            beside = path.parent / str(content[key])
+            if content[key] is not None and beside.exists():
+                content[key] = str(beside.resolve())
+        return cls.from_dict(content)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; `diffaug cp` lists the shipped ones.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: got {type(content).__name__}, expected a mapping of recipe keys.")
+    return content
+
+
+def _checked(model: type[M], content: Mapping[str, Any], where: str = "") -> M:
+    try:
+        return model(**content)
+    except ValidationError as error:
+        raise RecipeError(_sentence(model, error, where)) from None
+    except TypeError as error:
+        raise RecipeError(f"recipe: keys must be text ({error}).") from None
+
+
+def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    key = where + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggestion(model, first['loc'])}."
+    if first["type"] == "missing":
+        return f"{key}: missing; a recipe needs it."
+    return f"{key}: got {first['input']!r}, {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def _suggestion(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    for part in place[:-1]:
+        inner = model.model_fields.get(str(part))
+        if inner is None or not isinstance(inner.annotation, type) or not issubclass(inner.annotation, BaseModel):
+            break
+        model = inner.annotation
+    allowed = [field.alias or name for name, field in model.model_fields.items()]
+    near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
+    guess = f"; did you mean {near[0]!r}" if near else ""
+    return f"{guess}; allowed are {', '.join(allowed)}"

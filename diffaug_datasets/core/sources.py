@@ -1,0 +1,265 @@
+"""Real images as tables: which image, of which class, in which order; never where it lies.
+
+`Listing` is what a builder finds before any image is opened; `SourceTable` is what everything after it works on.
+"""
+
+import hashlib
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import PurePosixPath, PureWindowsPath
+
+from diffaug_datasets.core.canonical import digest
+from diffaug_datasets.core.errors import SourceError
+
+TABLE_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One real image. `id`: sha256 (64 hex digits) of its encoded bytes; `label`: class id, from 0.
+
+    `key`: its name inside the dataset, '/'-separated, NFC; for messages only, never a path to open.
+    """
+
+    id: str
+    label: int
+    key: str
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """The real images of one split, in the dataset's own order (order of first appearance decides few-shot draws).
+
+    `class_names` are the labels verbatim, `prompt_names` what a prompt calls them, `metaclass` "bird" or "",
+    `revision` the dataset's commit where one is known. Raises SourceError if they do not fit together.
+    """
+
+    builder: str
+    split: str
+    class_names: tuple[str, ...]
+    prompt_names: tuple[str, ...]
+    metaclass: str
+    sources: tuple[Source, ...]
+    revision: str = ""
+
+    def __post_init__(self) -> None:
+        check_class_names(self.builder, self.class_names)
+        if len(self.prompt_names) != len(self.class_names):
+            got, expected = len(self.prompt_names), len(self.class_names)
+            raise SourceError(f"{self.builder}: got {got} prompt names, expected one for each of {expected} classes.")
+        for source in self.sources:
+            if not 0 <= source.label < len(self.class_names):
+                expected = len(self.class_names) - 1
+                raise SourceError(f"{self.builder}: {source.key} has label {source.label}, expected 0 to {expected}.")
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The class id of every image, in order."""
+        return tuple(source.label for source in self.sources)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of everything that can change a plan: all but the revision and the keys."""
+        names = {"class_names": self.class_names, "prompt_names": self.prompt_names, "metaclass": self.metaclass}
+        images = [(source.id, source.label) for source in self.sources]
+        place = {"schema": TABLE_SCHEMA, "builder": self.builder, "split": self.split}
+        return digest({**place, **names, "sources": images})
+
+    def by_class(self) -> Mapping[int, tuple[Source, ...]]:
+        """Class id -> its images in the table's order; every class is there, also one without images."""
+        groups: dict[int, list[Source]] = {label: [] for label in range(len(self.class_names))}
+        for source in self.sources:
+            groups[source.label].append(source)
+        return {label: tuple(group) for label, group in groups.items()}
+
+    def subset(self, indices: Iterable[int]) -> "SourceTable":
+        """The images at these places, in this order; the classes stay."""
+        return replace(self, sources=tuple(self.sources[i] for i in indices))
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Encoded bytes of image `index` of a split, read when asked for."""
+
+    tables: Mapping[str, SourceTable]
+    keys: Mapping[str, tuple[str, ...]]
+    fetch: Callable[[str], bytes]
+
+    def __call__(self, split: str, index: int) -> bytes:
+        """The bytes as they are in the source.
+
+        Raises:
+            SourceError: the image is gone, or is no longer the one that was listed.
+        """
+        data = self.fetch(self.keys[split][index])
+        source = self.tables[split].sources[index]
+        if hashlib.sha256(data).hexdigest() != source.id:
+            raise SourceError(f"{source.key}: the image changed since it was listed; start again from a fresh plan.")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One image that a list or a folder names; `key` is what `fetch` needs to find it."""
+
+    key: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a builder finds before any image is opened; `test` is None where there is no test split."""
+
+    class_names: tuple[str, ...]
+    train: tuple[Listed, ...]
+    test: tuple[Listed, ...] | None = None
+
+    def present(self) -> "Listing":
+        """Only the classes that have a training image, renumbered in their order (for partial copies)."""
+        kept = sorted({item.label for item in self.train})
+        new = {label: place for place, label in enumerate(kept)}
+        names = tuple(self.class_names[label] for label in kept)
+        return Listing(names, _renumbered(self.train, new), None if self.test is None else _renumbered(self.test, new))
+
+
+def _renumbered(items: Sequence[Listed], new: Mapping[int, int]) -> tuple[Listed, ...]:
+    return tuple(Listed(item.key, new[item.label]) for item in items if item.label in new)
+
+
+def check_class_names(builder: str, names: Sequence[str]) -> None:
+    """Every class has a name, and no two names are one and the same Unicode text.
+
+    Raises:
+        SourceError: names the class.
+    """
+    if not names:
+        raise SourceError(f"{builder}: found no class; expected at least one.")
+    seen: dict[str, str] = {}
+    for place, name in enumerate(names):
+        if not name.strip():
+            raise SourceError(f"{builder}: class {place} has the empty name {name!r}; give it one.")
+        form = unicodedata.normalize("NFC", name)
+        if form in seen:
+            raise SourceError(f"{builder}: classes {seen[form]!r} and {name!r} share one name; rename or merge them.")
+        seen[form] = name
+
+
+def check_folder_names(names: Iterable[str]) -> None:
+    """Refuse names that some file systems would merge: equal but for case or Unicode form.
+
+    Raises:
+        SourceError: names both folders.
+    """
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[unicodedata.normalize("NFC", name).casefold()].append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            first, second = sorted(group)[:2]
+            raise SourceError(
+                f"class folders {first!r} and {second!r} differ only in case or Unicode form, which other machines "
+                "cannot tell apart; rename or merge them."
+            )
+
+
+def check_key(key: str) -> str:
+    """The key, if it can only lie inside the dataset's folder.
+
+    Raises:
+        SourceError: absolute, with a drive, a backslash, a NUL or a `..` part.
+    """
+    absolute = PurePosixPath(key).is_absolute() or PureWindowsPath(key).drive
+    if not key or absolute or "\\" in key or "\0" in key or ".." in PurePosixPath(key).parts:
+        raise SourceError(f"got the entry {key!r}, expected a '/'-separated path inside the dataset's folder.")
+    return key
+
+
+def listed_rows(split: str, labels: Sequence[int | None]) -> tuple[Listed, ...]:
+    """The rows of a labelled split as entries `<split>/<row>`.
+
+    Raises:
+        SourceError: a row without a class id.
+    """
+    for row, label in enumerate(labels):
+        if label is None or label < 0:
+            raise SourceError(f"{split}/{row}: got the label {label}, expected a class id; use a labelled split.")
+    return tuple(Listed(f"{split}/{row:07d}", label) for row, label in enumerate(labels) if label is not None)
+
+
+def pairs(text: str, name: str, last: bool = False) -> list[tuple[str, str]]:
+    """The two columns of a list file, cut at the first space (`last`: at the last); empty lines do not count.
+
+    Raises:
+        SourceError: a line without two columns; names file (`name`) and line.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        parts = line.rsplit(maxsplit=1) if last else line.strip().split(maxsplit=1)
+        if len(parts) == 1:
+            raise SourceError(f"{name}, line {number}: got {line.strip()!r}, expected two columns; restore the file.")
+        found += [(parts[0], parts[1])] if parts else []
+    return found
+
+
+def prompt_phrases(names: Sequence[str], prompt_name: Callable[[str], str]) -> tuple[str, ...]:
+    """What prompts call the classes; where the phrase is empty or two classes share one, the label stands verbatim."""
+    phrases = [" ".join(prompt_name(name).split()) for name in names]
+    owners: defaultdict[str, set[str]] = defaultdict(set)
+    for name, phrase in zip(names, phrases, strict=True):
+        owners[phrase].add(name)
+    return tuple(p if p and len(owners[p]) == 1 else name for name, p in zip(names, phrases, strict=True))
+
+
+@dataclass(frozen=True)
+class BuilderFacts:
+    """What a builder's fact sheet says; what it leaves out has a careful default.
+
+    `licence_id`: the Hub's word for the licence. `redistributable`: real images may be published.
+    `hub_train`: Hub splits that make up training, all that exist; `hub_test`: the first of these that exists.
+    `official`: counts of `classes`, `train`, `test` or `total` images. `embedded`: split -> file inside the package.
+    `protocol`: fixed where the dataset is a protocol itself. `groups`: the thresholds of `frequency_groups`.
+    """
+
+    name: str
+    title: str
+    metaclass: str = ""
+    licence: str = "unknown"
+    licence_id: str = "unknown"
+    licence_url: str = ""
+    homepage: str = ""
+    redistributable: bool = False
+    citation: str = ""
+    hub_id: str | None = None
+    hub_train: tuple[str, ...] = ("train",)
+    hub_test: tuple[str, ...] = ("test", "validation", "val", "valid")
+    hub_label: str = "label"
+    official: Mapping[str, int] = field(default_factory=dict)
+    embedded: Mapping[str, str] = field(default_factory=dict)
+    protocol: str | None = None
+    groups: tuple[int, int] = (100, 20)
+
+
+_COUNTED = {"classes": "classes", "train": "training images", "test": "test images", "total": "images"}
+
+
+def check_counts(facts: BuilderFacts, listing: Listing, where: str) -> None:
+    """Compare a listing with the dataset's official counts; `where` is for the message.
+
+    Raises:
+        SourceError: they differ; says how, and how to go on all the same.
+    """
+    train, test = len(listing.train), len(listing.test or ())
+    found = {"classes": len(listing.class_names), "train": train, "test": test, "total": train + test}
+    if any(found[key] != count for key, count in facts.official.items()):
+        expected = ", ".join(f"{count} {_COUNTED[key]}" for key, count in facts.official.items())
+        got = ", ".join(f"{found[key]} {_COUNTED[key]}" for key in facts.official)
+        raise SourceError(
+            f"{facts.name}: expected {expected}, found {got} in {where}; complete the copy, or pass partial=True "
+            "(`partial: true` in a recipe) to use it as it is."
+        )

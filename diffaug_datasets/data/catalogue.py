@@ -1,0 +1,62 @@
+"""Config names and the recipe behind each: `cub_5shot_diffii` is builder, protocol and the method's slug."""
+
+import fnmatch
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.core.protocols import parse_protocol
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.real import builder_facts, discover_builders
+
+
+def parse_config_name(name: str) -> tuple[str, str, str]:
+    """(builder, protocol, method) of a config name.
+
+    Raises:
+        RecipeError: says which part is not known and what is.
+    """
+    builders = sorted(discover_builders(), key=len, reverse=True)
+    builder = next((b for b in builders if name == b or name.startswith(f"{b}_")), None)
+    if builder is None:
+        raise RecipeError(f"{name!r}: begins with no builder; expected one of {', '.join(sorted(builders))}.")
+    slugs = {method.SLUG: method.NAME for method in discover_methods().values()}
+    protocol, _, slug = name.removeprefix(builder).removeprefix("_").rpartition("_")
+    if slug not in slugs:
+        raise RecipeError(
+            f"{name!r}: ends in no method; expected {builder}_..._ and one of {', '.join(sorted(slugs))}."
+        )
+    fixed = builder_facts(builder).protocol
+    parsed = parse_protocol(protocol or fixed or "full").name
+    return builder, parsed, slugs[slug]
+
+
+def config_recipe(name: str, **overrides: Any) -> Recipe:
+    """The default recipe of a config name, with the caller's changes on top (`config` is merged key by key)."""
+    builder, protocol, method = parse_config_name(name)
+    content: dict[str, Any] = {"builder": builder, "protocol": protocol, "method": method}
+    for rule in _defaults():
+        if all(fnmatch.fnmatchcase(content[key], pattern) for key, pattern in rule["when"].items()):
+            content = merged(content, rule["set"])
+    return Recipe.from_dict(merged(content, overrides))
+
+
+def merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with `changes` on top; mappings are merged, everything else is replaced."""
+    result = dict(content)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+@cache
+def _defaults() -> list[dict[str, Any]]:
+    text = (files("diffaug_datasets") / "recipes" / "defaults.yaml").read_text(encoding="utf-8")
+    rules: list[dict[str, Any]] = yaml.safe_load(text)
+    return rules

@@ -1,0 +1,194 @@
+"""From a recipe to a run folder: real images in, plan drawn, nothing generated. Needs no torch."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffaug_datasets.core.backbone_spec import backbone_name
+from diffaug_datasets.core.errors import PlanError, RecipeError, SourceError
+from diffaug_datasets.core.images import decode_image, pixel_sha256
+from diffaug_datasets.core.method import PlanSpec
+from diffaug_datasets.core.plan import Plan, Shard, draw_plan
+from diffaug_datasets.core.prompts import suffix_list, suffixes_for
+from diffaug_datasets.core.protocols import Manifest, frequency_groups, parse_protocol, select
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
+from diffaug_datasets.data.real import RealSet, read_real
+from diffaug_datasets.run.features import arrow_schema, schema_digest, write_stream
+from diffaug_datasets.run.store import Receipt, Run, write_atomically, write_text
+from diffaug_datasets.run.worker import planned_columns
+
+CONFUSION_IMAGES = 50
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with the real images that it rests on."""
+
+    recipe: Recipe
+    plan: Plan
+    real: RealSet
+    manifest: Manifest
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Read the real images, draw the protocol's subset, draw the plan.
+
+    Raises:
+        DiffAugError: one sentence on the source, the recipe or the plan.
+    """
+    real = read_real(recipe.builder, recipe.source, recipe.partial)
+    manifest = select(parse_protocol(recipe.protocol), real.train)
+    table = real.train.subset(manifest.indices)
+    test = real.test if recipe.include_test else None
+    plan = draw_plan(recipe, table, test, _spec(recipe, table, real, manifest), manifest.warnings)
+    return Prepared(recipe, plan, real, manifest)
+
+
+def _spec(recipe: Recipe, table: SourceTable, real: RealSet, manifest: Manifest) -> PlanSpec:
+    config = recipe.method_config
+    wants = getattr(config, "suffixes", ())
+    suffixes = suffixes_for(recipe.builder, recipe.protocol) if wants == "auto" else wants
+    return PlanSpec(
+        seed=recipe.seed,
+        backbone=backbone_name(recipe.backbone),
+        batch_size=recipe.batch_size,
+        per_image=recipe.per_image,
+        per_class=recipe.per_class,
+        suffixes=suffix_list(suffixes) if isinstance(suffixes, str) else tuple(suffixes),
+        confused=_confused(recipe, table, real, manifest),
+        targets=_targets(recipe, table),
+    )
+
+
+def _targets(recipe: Recipe, table: SourceTable) -> tuple[int, ...] | None:
+    if recipe.targets == "all":
+        return None
+    counts = [len(images) for images in table.by_class().values()]
+    chosen: Sequence[int] = getattr(frequency_groups(counts), recipe.targets)
+    if not chosen:
+        raise RecipeError(f"targets: no class is {recipe.targets!r} here (counts {min(counts)} to {max(counts)}).")
+    return tuple(chosen)
+
+
+def _confused(
+    recipe: Recipe, table: SourceTable, real: RealSet, manifest: Manifest
+) -> tuple[tuple[int, ...], ...] | None:
+    config = recipe.method_config
+    if getattr(config, "sources", "others") != "confused":
+        return None
+    if recipe.confusion is None:
+        raise RecipeError(
+            f"confusion: {recipe.name} takes its sources from the classes most confused with the target; give a matrix "
+            "(.csv or .json) or the id of a transformers image classifier, or set config.sources to others."
+        )
+    matrix = _matrix(recipe.confusion, table, real, manifest)
+    count = int(getattr(config, "top_confused", 4))
+    return tuple(most_confused(matrix, target, count) for target in range(len(table.class_names)))
+
+
+def _matrix(confusion: str, table: SourceTable, real: RealSet, manifest: Manifest) -> Matrix:
+    if Path(confusion).suffix in (".csv", ".json"):
+        return read_confusion(Path(confusion), len(table.class_names))
+    places: dict[int, list[int]] = {}
+    for index, label in zip(manifest.indices, manifest.labels, strict=True):
+        places.setdefault(label, []).append(index)
+    chosen = [(i, label) for label, found in places.items() for i in found[:CONFUSION_IMAGES]]
+    images = [real.read("train", index) for index, _ in chosen]
+    return compute_confusion(confusion, images, [label for _, label in chosen], table.class_names)
+
+
+def write_run(prepared: Prepared, folder: Path) -> Run:
+    """Write recipe, real shards, manifest and plan; an existing run of the same plan is completed, never changed.
+
+    Raises:
+        PlanError: the folder holds another plan; says what differs.
+    """
+    run = Run(folder)
+    if (folder / "plan.json").exists():
+        refuse_other_plan(Run.open(folder), prepared.plan)
+        run = Run.open(folder)
+    run.__dict__["plan"] = prepared.plan
+    places = _places(prepared)
+    for shard in prepared.plan.real_shards():
+        if not run.intact(shard.name):
+            _write_real(run, shard, prepared.real, places)
+    write_text(folder / "manifest.json", prepared.manifest.to_json())
+    if not (folder / "plan.json").exists():
+        run.write_plan(prepared.recipe, prepared.plan)
+    return Run.open(folder)
+
+
+def refuse_other_plan(run: Run, plan: Plan) -> None:
+    """Raises PlanError where the folder's plan is not this one."""
+    if run.plan.id == plan.id:
+        return
+    old, new = run.plan.header.model_dump(mode="json"), plan.header.model_dump(mode="json")
+    changes = differences(old, new) or ["the planned rows"]
+    raise PlanError(
+        f"{run.folder}: holds another plan; what differs: {'; '.join(changes[:5])}. "
+        "Use another run folder, or put the recipe back."
+    )
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """`key: old -> new` for every leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+    return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _places(prepared: Prepared) -> dict[str, tuple[str, int]]:
+    """Row id of every real row -> where its bytes are."""
+    train = [("train", i) for i in prepared.manifest.indices]
+    test = [("test", i) for i in range(len(prepared.real.test or ()))]
+    rows = prepared.plan.real
+    return {row.row_id: place for row, place in zip(rows, [*train, *test], strict=False)}
+
+
+def _write_real(run: Run, shard: Shard, real: RealSet, places: dict[str, tuple[str, int]]) -> None:
+    def row(planned: Any) -> dict[str, Any]:
+        return _real_columns(planned_columns(planned), real.read(*places[planned.row_id]), run.plan.id)
+
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(row, shard.rows))
+    names, sizes = run.plan.header.class_names, []
+
+    def write(path: Path) -> None:
+        with path.open("wb") as sink:
+            sizes.append(write_stream(sink, rows, arrow_schema(names)))
+
+    done = write_atomically(run.shard_path(shard.name), write)
+    content = {"rows": len(rows), "num_bytes": sizes[0], "schema_digest": schema_digest(names)}
+    run.write_receipt(Receipt(plan_id=run.plan.id, unit=shard.name, files=(done,), **content))
+
+
+def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str) -> dict[str, Any]:
+    """A real row: the bytes as they came, and what decoding them shows."""
+    picture = decode_image(data, planned["source_ids"][0][:12])
+    image = {"image": {"bytes": data, "path": None}, "image_format": image_format(data)}
+    size = {"width": picture.width, "height": picture.height, "pixel_sha256": pixel_sha256(picture)}
+    return {**planned, "plan_id": plan_id, "measured": "{}", "attempt": 0, "batch_shape": 0, **image, **size}
+
+
+def image_format(data: bytes) -> str:
+    """`png`, `jpeg`, `webp`, ... of encoded bytes."""
+    from io import BytesIO
+
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return str(image.format).lower()
+    except UnidentifiedImageError:
+        raise SourceError("an image changed while it was read; plan again.") from None

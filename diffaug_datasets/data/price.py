@@ -1,0 +1,247 @@
+"""What a plan will cost, before anything is spent: rows, bytes, network evaluations, time, memory. Needs no torch."""
+
+import json
+import math
+import os
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_revision, hub_cache, local_folder, resolve
+from diffaug_datasets.core.errors import BackboneError, RunError
+from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.prepare import Prepared
+
+FLOP_A_PARAMETER = 0.23  # and latent position: 860M x 64 x 64 gives the 0.8 TFLOP of one Stable Diffusion 1.5 row
+CPU_FLOPS = 20e9  # a worker thread
+GPU_FLOPS = 80e12  # one device
+OVERHEAD = 1.5e-3  # seconds of a row and evaluation on a CPU that small networks spend outside arithmetic
+TRAINING = 3  # a step back costs two steps forward
+PIXEL_BYTES = {"png": 1.7, "webp": 1.2}  # of photographs, lossless
+ROW_BYTES = 3_000  # of the columns beside the image
+ACTIVATION_BYTES = 4_096  # a pixel and batch row, float32
+LIBRARY_BYTES = 600_000_000  # of a worker that holds no model yet
+SAMPLE = 32
+SPARE = 1.1
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone's size: parameters of the U-Net and of all parts, pixels a latent position, trained latent side.
+
+    `measured` is False where the weights are not on this machine and Stable Diffusion 1.x is assumed.
+    """
+
+    parameters: int = 860_000_000
+    total: int = 1_066_000_000
+    factor: int = 8
+    side: int = 64
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class Price:
+    """The cost of a plan. Bytes and seconds are estimates; everything else is counted."""
+
+    name: str
+    plan_id: str
+    images_a_class: dict[str, int]
+    real: int
+    test: int
+    rows: int
+    shards: int
+    batch_size: int
+    fits: dict[str, int]
+    bytes_needed: int
+    bytes_free: int
+    memory_a_worker: int
+    memory_free: int | None
+    evaluations: int
+    fit_evaluations: int
+    flop_a_evaluation: float
+    weights_here: bool
+    workers: int
+    threads: int
+    seconds_cpu: float
+    seconds_gpu: float
+    warnings: tuple[str, ...]
+
+    def check(self, folder: Path) -> None:
+        """Raises RunError where the disk lacks room."""
+        if self.bytes_needed > self.bytes_free:
+            raise RunError(
+                f"{folder}: the run needs about {size(self.bytes_needed)}, the disk has {size(self.bytes_free)} free; "
+                "free space, plan fewer images, or give --run on another disk."
+            )
+
+
+def size(count: float) -> str:
+    """Bytes for people: `1.2 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def price(prepared: Prepared, folder: Path) -> Price:
+    """What the plan of a recipe will cost in a run folder (which need not exist)."""
+    recipe, plan = prepared.recipe, prepared.plan
+    network = network_of(recipe.backbone)
+    height, width = _pixels(recipe.backbone, network)
+    flop = FLOP_A_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
+    evaluations = sum(recipe.module.evaluations(recipe.method_config, row) for row in plan.rows)
+    fits = [_evaluations(unit) for unit in plan.fits]
+    workers = cpu_workers(recipe, plan)
+    memory = _memory_a_worker(recipe, network, height * width)
+    return Price(
+        name=plan.header.name,
+        plan_id=plan.id,
+        images_a_class={name: plan.images_a_class()[name] for name in plan.header.class_names},
+        real=sum(row.split == "train" for row in plan.real),
+        test=sum(row.split == "test" for row in plan.real),
+        rows=len(plan.rows),
+        shards=len(plan.shards()),
+        batch_size=recipe.batch_size,
+        fits={kind: sum(unit.kind == kind for unit in plan.fits) for kind in dict.fromkeys(u.kind for u in plan.fits)},
+        bytes_needed=_bytes_needed(prepared, height * width),
+        bytes_free=shutil.disk_usage(existing(folder)).free,
+        memory_a_worker=memory,
+        memory_free=memory_free(),
+        evaluations=evaluations,
+        fit_evaluations=sum(fits),
+        flop_a_evaluation=flop,
+        weights_here=network.measured,
+        workers=workers,
+        threads=recipe.threads,
+        seconds_cpu=_seconds(plan, evaluations, workers, flop / (CPU_FLOPS * recipe.threads) + OVERHEAD),
+        seconds_gpu=(evaluations + sum(fits)) * flop / GPU_FLOPS,
+        warnings=plan.header.warnings + _memory_warning(memory * workers),
+    )
+
+
+def _seconds(plan: Plan, evaluations: int, workers: int, each: float) -> float:
+    """Stage after stage; a stage of one unit keeps one worker busy, however many there are."""
+    kinds = {kind: [u for u in plan.fits if u.kind == kind] for kind in dict.fromkeys(u.kind for u in plan.fits)}
+    fits = sum(sum(map(_evaluations, units)) * each / min(workers, len(units)) for units in kinds.values())
+    return fits + evaluations * each / workers
+
+
+def _evaluations(unit: FitUnit) -> int:
+    """U-Net rows of a fit, as its payload tells: training steps times batch, or steps times images; else none."""
+    content: dict[str, Any] = unit.content
+    training = content.get("config")
+    if isinstance(training, dict) and "steps" in training:
+        return TRAINING * int(training["steps"]) * int(training.get("batch", 1))
+    return int(content.get("steps", 0)) * len(content.get("images", ()))
+
+
+def cpu_workers(recipe: Recipe, plan: Plan) -> int:
+    """Workers that this machine's cores serve at once, never more than shards."""
+    return max(1, min(cores() // recipe.threads, len(plan.shards())))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
+
+
+def memory_free() -> int | None:
+    """Bytes of memory that are available now; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _memory_warning(needed: int) -> tuple[str, ...]:
+    free = memory_free()
+    if free is None or needed <= free:
+        return ()
+    return (f"memory: CPU workers need about {size(needed)}, {size(free)} is free here; use fewer, or a GPU.",)
+
+
+def _memory_a_worker(recipe: Recipe, network: Network, pixels: int) -> int:
+    width = 4 if recipe.backbone.dtype == "float32" else 2
+    return LIBRARY_BYTES + network.total * width + recipe.batch_size * pixels * ACTIVATION_BYTES * width // 4
+
+
+def _bytes_needed(prepared: Prepared, pixels: int) -> int:
+    recipe, rows = prepared.recipe, len(prepared.plan.rows)
+    made = rows * (pixels * PIXEL_BYTES[recipe.image_format] + ROW_BYTES)
+    kept_twice = 2 if recipe.filters else 1
+    real = _real_bytes(prepared) + len(prepared.plan.real) * ROW_BYTES
+    return int(SPARE * (made * kept_twice + real))
+
+
+def _real_bytes(prepared: Prepared) -> int:
+    """Of the real images, from a few spread evenly over them."""
+    places = [("train", i) for i in prepared.manifest.indices]
+    if prepared.recipe.include_test:
+        places += [("test", i) for i in range(len(prepared.real.test or ()))]
+    sample = _spread(places)
+    return sum(len(prepared.real.read(*place)) for place in sample) * len(places) // max(1, len(sample))
+
+
+def _spread(places: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    return list(places[:: max(1, len(places) // SAMPLE)][:SAMPLE])
+
+
+def _pixels(spec: BackboneSpec, network: Network) -> tuple[int, int]:
+    trained = network.side * network.factor
+    return spec.height or trained, spec.width or trained
+
+
+def network_of(spec: BackboneSpec) -> Network:
+    """The size of a backbone, from its files' headers where they are on this machine."""
+    folder = _folder(spec)
+    try:
+        if folder is None:
+            return Network()
+        unet, vae = (json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
+        counts = {part: _parameters(folder / part, spec.variant) for part in ("unet", "vae", "text_encoder")}
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        return Network(counts["unet"], sum(counts.values()), factor, int(unet["sample_size"]), measured=True)
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return Network()
+
+
+def _folder(spec: BackboneSpec) -> Path | None:
+    spec = resolve(spec)
+    if folder := local_folder(spec):
+        return folder
+    try:
+        snapshot = hub_cache() / f"models--{spec.id.replace('/', '--')}" / "snapshots" / backbone_revision(spec)
+    except BackboneError:
+        return None
+    return snapshot if snapshot.is_dir() else None
+
+
+def _parameters(folder: Path, variant: str | None) -> int:
+    """Of one part: the shapes in the headers of its safetensors files."""
+    ending = f".{variant}.safetensors" if variant else ".safetensors"
+    files = [path for path in sorted(folder.iterdir()) if path.name.endswith(ending)]
+    plain = [path for path in files if variant or path.name.count(".") == 1]
+    if not plain:
+        raise OSError(f"{folder}: no weights")
+    return sum(_header_count(path) for path in plain)
+
+
+def _header_count(path: Path) -> int:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    return sum(math.prod(shape) for shape in shapes)

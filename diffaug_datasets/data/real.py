@@ -1,0 +1,299 @@
+"""Reading real images: from data inside the package, a folder, or a Hub dataset, found by the builder's facts.
+
+A builder is a module in `builders/` (or one named by the entry-point group `diffaug_datasets.builders`): a fact sheet
+with `prompt_name(label)` and, where the dataset has a layout of its own, `read(folder) -> Listing | None`.
+"""
+
+import difflib
+import importlib
+import json
+import os
+import pkgutil
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.images import check_image, source_id
+from diffaug_datasets.core.sources import (
+    BuilderFacts,
+    Listed,
+    Listing,
+    Reader,
+    Source,
+    SourceTable,
+    check_counts,
+    check_key,
+    listed_rows,
+    prompt_phrases,
+)
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+PACKAGE = "diffaug_datasets.builders"
+EMBEDDED = "the package"
+HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+COMMIT = re.compile(r"[@/]([0-9a-f]{40})(?=/|$)")
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """The real images of a builder: tables, bytes on demand, and the builder's facts."""
+
+    train: SourceTable
+    test: SourceTable | None
+    read: Callable[[str, int], bytes]
+    facts: BuilderFacts
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A source before its images are hashed. `loose`: files of unknown origin, whose headers are looked at."""
+
+    where: str
+    listing: Listing
+    fetch: Callable[[str], bytes]
+    revision: str = ""
+    loose: bool = False
+
+
+@cache
+def discover_builders() -> Mapping[str, ModuleType]:
+    """Name -> module of every shipped and plugged-in builder, by name; a shipped one is never replaced."""
+    package = importlib.import_module(PACKAGE)
+    plugged = [point.load() for point in entry_points(group=PACKAGE)]
+    shipped = [importlib.import_module(f"{PACKAGE}.{item.name}") for item in pkgutil.iter_modules(package.__path__)]
+    found = {module.NAME: module for module in (*plugged, *shipped) if hasattr(module, "NAME")}
+    return {name: found[name] for name in sorted(found)}
+
+
+def find_builder(name: str) -> ModuleType:
+    """The builder of that name.
+
+    Raises:
+        SourceError: there is none; suggests the nearest and names all.
+    """
+    builders = discover_builders()
+    if name not in builders:
+        near = difflib.get_close_matches(name, builders, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise SourceError(f"builder: got {name!r}, expected one of {', '.join(builders)}{hint}")
+    return builders[name]
+
+
+def builder_facts(name: str) -> BuilderFacts:
+    """The fact sheet of a builder: the upper-case constants of its module."""
+    module = find_builder(name)
+    stated = {fact.name: getattr(module, fact.name.upper(), None) for fact in fields(BuilderFacts)}
+    return BuilderFacts(**{"title": name, **{key: value for key, value in stated.items() if value is not None}})
+
+
+@cache
+def class_phrases(table: str) -> Mapping[str, str]:
+    """Label -> prompt phrase, in the dataset's order, from `builders/names/<table>.json`."""
+    text = (files(PACKAGE) / "names" / f"{check_key(table)}.json").read_text(encoding="utf-8")
+    return {entry[0]: entry[-1] for entry in json.loads(text)}
+
+
+def read_real(builder: str, source: str | os.PathLike[str] | None = None, partial: bool = False) -> RealSet:
+    """The real images of a builder, every one opened once to be identified.
+
+    `source`: a folder, a Hub id (`org/name` or `org/name@revision`), or None for the embedded data or the builder's
+    own Hub id. `partial`: accept other than the official counts, and drop classes without a training image.
+
+    Raises:
+        SourceError: one sentence: what we got, what we expected, what to do.
+    """
+    module, facts = find_builder(builder), builder_facts(builder)
+    opened = _open(module, facts, source)
+    if not partial and opened.where != EMBEDDED:
+        check_counts(facts, opened.listing, opened.where)
+    listing = opened.listing.present() if partial else opened.listing
+    opened = replace(opened, listing=module.regroup(listing) if hasattr(module, "regroup") else listing)
+    tables = {split: _table(module, facts, opened, split) for split in ("train", "test") if _items(opened, split)}
+    if "train" not in tables:
+        raise SourceError(f"{builder}: found no training image in {opened.where}; expected at least one.")
+    keys = {split: tuple(item.key for item in _items(opened, split)) for split in tables}
+    return RealSet(tables["train"], tables.get("test"), Reader(tables, keys, opened.fetch), facts)
+
+
+def _items(opened: _Opened, split: str) -> tuple[Listed, ...]:
+    return opened.listing.train if split == "train" else opened.listing.test or ()
+
+
+def _table(module: ModuleType, facts: BuilderFacts, opened: _Opened, split: str) -> SourceTable:
+    names = opened.listing.class_names
+    return SourceTable(
+        builder=facts.name,
+        split=split,
+        class_names=names,
+        prompt_names=prompt_phrases(names, module.prompt_name),
+        metaclass=facts.metaclass,
+        sources=tuple(_identified(item, opened) for item in _items(opened, split)),
+        revision=opened.revision,
+    )
+
+
+def _identified(item: Listed, opened: _Opened) -> Source:
+    data, name = opened.fetch(item.key), unicodedata.normalize("NFC", item.key)
+    if opened.loose:
+        check_image(data, name)
+    return Source(source_id(data), item.label, name)
+
+
+def _open(module: ModuleType, facts: BuilderFacts, source: str | os.PathLike[str] | None) -> _Opened:
+    if source is None and facts.embedded:
+        return _embedded(facts)
+    text = os.fspath(source or facts.hub_id or "")
+    folder = Path(text).expanduser()
+    if text and folder.is_dir():
+        return _folder(module, folder)
+    match = HUB_ID.fullmatch(text)
+    if match and not folder.exists():
+        return _hub(facts, match["name"], match["revision"])
+    raise SourceError(f"{facts.name}: got {_got(text, folder)}, expected {_ways(facts)}.")
+
+
+def _got(text: str, folder: Path) -> str:
+    if not text:
+        return "no source"
+    return f"the file {text!r}" if folder.exists() else f"{text!r}, where no folder is"
+
+
+def _ways(facts: BuilderFacts) -> str:
+    hub = f"a Hub id such as {facts.hub_id}" if facts.hub_id else "the Hub id of such a dataset (org/name)"
+    return f"a folder with {facts.title} in its own layout or as class folders, or {hub}"
+
+
+def _folder(module: ModuleType, folder: Path) -> _Opened:
+    own = module.read(folder) if hasattr(module, "read") else None
+    listing = own or find_builder("imagefolder").read(folder)
+    return _Opened(f"'{folder}'", listing, FolderFetch(folder.resolve()), loose=True)
+
+
+@dataclass(frozen=True)
+class FolderFetch:
+    """The bytes of an entry; no entry, and no link behind one, leaves the folder."""
+
+    root: Path
+
+    def __call__(self, key: str) -> bytes:
+        """Raises SourceError if the entry is missing, unreadable or outside the folder."""
+        path = (self.root / check_key(key)).resolve()
+        if not path.is_relative_to(self.root):
+            raise SourceError(f"{key}: leads outside the dataset's folder {str(self.root)!r}; copy the image into it.")
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise SourceError(f"{key}: expected in {str(self.root)!r}, but not there; complete the copy.") from None
+        except OSError as error:
+            raise SourceError(f"{key}: cannot be read ({error.strerror}); check the file and its rights.") from None
+
+    def text(self, key: str) -> str:
+        """A UTF-8 text file such as a list of images; SourceError as above, or if it is no text."""
+        try:
+            return self(key).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise SourceError(f"{key}: got bytes that are not UTF-8, expected a text list; restore the file.") from None
+
+
+@dataclass(frozen=True)
+class ColumnFetch:
+    """The bytes at `<split>/<row>` of image columns (struct of bytes and path).
+
+    A path instead of bytes is followed only below `roots`, where `datasets` itself unpacked the files.
+    """
+
+    columns: Mapping[str, "pa.ChunkedArray[Any]"]
+    roots: tuple[Path, ...] = ()
+
+    def __call__(self, key: str) -> bytes:
+        """Raises SourceError if the row holds no image."""
+        split, row = key.rsplit("/", 1)
+        image = self.columns[split][int(row)].as_py() or {}
+        if isinstance(image.get("bytes"), bytes):
+            return bytes(image["bytes"])
+        path = Path(image.get("path") or "").resolve()
+        if not any(path.is_relative_to(root) for root in self.roots) or not path.is_file():
+            raise SourceError(f"{key}: the row holds no image bytes; expected images stored inside the dataset.")
+        return path.read_bytes()
+
+
+def _embedded(facts: BuilderFacts) -> _Opened:
+    import pyarrow.parquet as pq
+
+    paths = {split: Path(str(files("diffaug_datasets") / name)) for split, name in facts.embedded.items()}
+    missing = [str(path) for path in paths.values() if not path.is_file()]
+    if missing:
+        raise SourceError(f"{facts.name}: the embedded data {missing[0]!r} is not there; install the package again.")
+    tables = {split: pq.read_table(path) for split, path in paths.items()}
+    features = json.loads(tables["train"].schema.metadata[b"huggingface"])["info"]["features"]
+    rows = {split: listed_rows(split, table["label"].to_pylist()) for split, table in tables.items()}
+    listing = Listing(tuple(features["label"]["names"]), rows["train"], rows.get("test"))
+    return _Opened(EMBEDDED, listing, ColumnFetch({split: table["image"] for split, table in tables.items()}))
+
+
+def _hub(facts: BuilderFacts, name: str, revision: str | None) -> _Opened:
+    splits = _download(facts, name, revision)
+    train = [split for split in facts.hub_train if split in splits]
+    test = [split for split in facts.hub_test if split in splits and split not in train][:1]
+    if not train:
+        raise SourceError(f"{name}: got the splits {', '.join(splits)}, expected {' or '.join(facts.hub_train)}.")
+    image, label = _hub_columns(facts, name, splits[train[0]])
+    rows = {split: listed_rows(split, splits[split].with_format(None)[label][:]) for split in (*train, *test)}
+    listing = Listing(
+        class_names=tuple(splits[train[0]].features[label].names),
+        train=tuple(item for split in train for item in rows[split]),
+        test=rows[test[0]] if test else None,
+    )
+    fetch = ColumnFetch({split: splits[split].data.column(image) for split in rows}, _caches())
+    return _Opened(f"{name} on the Hub", listing, fetch, _commit(splits[train[0]]) or revision or "")
+
+
+def _download(facts: BuilderFacts, name: str, revision: str | None) -> "datasets.DatasetDict":
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, revision=revision, streaming=False)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise SourceError(
+            f"{facts.name}: could not load {name!r} from the Hub ({reason[:300]}); check the id and the network, "
+            f"run `hf auth login` if it is gated, or give {_ways(facts)}; `fashion` needs no download."
+        ) from None
+
+
+def _hub_columns(facts: BuilderFacts, name: str, split: "datasets.Dataset") -> tuple[str, str]:
+    import datasets
+
+    images = [key for key, kind in split.features.items() if isinstance(kind, datasets.Image)]
+    labels = [key for key, kind in split.features.items() if isinstance(kind, datasets.ClassLabel)]
+    image = "image" if "image" in images else images[0] if len(images) == 1 else None
+    label = facts.hub_label if facts.hub_label in labels else labels[0] if len(labels) == 1 else None
+    if image is None or label is None:
+        columns = ", ".join(f"{key} ({type(kind).__name__})" for key, kind in split.features.items())
+        raise SourceError(f"{name}: got the columns {columns}, expected one Image and one ClassLabel column.")
+    return image, label
+
+
+def _caches() -> tuple[Path, ...]:
+    import datasets
+    from huggingface_hub import constants
+
+    return Path(datasets.config.HF_DATASETS_CACHE).resolve(), Path(constants.HF_HUB_CACHE).resolve()
+
+
+def _commit(split: "datasets.Dataset") -> str:
+    """The commit that a loaded split came from, as its downloads or its cache folder spell it, or ''."""
+    texts = [*(split.info.download_checksums or {}), *(file["filename"] for file in split.cache_files)]
+    found = (COMMIT.search(text) for text in texts)
+    return next((match[1] for match in found if match), "")

@@ -1,0 +1,135 @@
+"""GeNIe: hard negatives by a mismatch of source and target (Koohpayegani et al. 2023, arXiv 2312.02548).
+
+1. an image X_S of another class, the prompt of the target T     `plan`, role `source`
+2. z_0 = mode of the posterior, scaled                           `Backbone.encode`
+3. z_r = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps, t = int(1000 r)    `numerics.schedule.add_noise`
+4. guided denoising from the first label with t - 1 <= 1000 r    `numerics.timesteps.genie_start`
+5. the label is T                                                hard
+
+Follows the authors' code in steps 3 and 4 (the noise lies at most one level beside the first label; r > 0.999 starts
+from pure noise). Departs from it in the prompt: the first synonym instead of the whole synonym list (`{name}`).
+The long-tail sources, images of the classes most confused with T, follow section 4.2; no code was released for them.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from diffaug_datasets.core.errors import PlanError
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.prompts import fill
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.seeds import RowKey, uint63
+from diffaug_datasets.core.sources import Source, SourceTable
+from diffaug_datasets.numerics.timesteps import ddim_labels, dpm_labels, genie_start
+
+NAME = "genie"
+SLUG = "genie"
+VERSION = 1
+TITLE = "GeNIe"
+PAPER = "2312.02548"
+N_SOURCES = 1
+LABEL_RULE = "target"
+NEEDS: frozenset[str] = frozenset()
+
+
+class Sampling(BaseModel):
+    """How sources are prepared, prompted and denoised; shared by GeNIe and GeNIe-Ada."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str = Field(default="a photo of a {name}", description="{name} and {metaclass} of the target are filled in")
+    negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
+    sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
+    num_inference_steps: int = Field(default=50, ge=1, le=999)
+    guidance_scale: float = Field(default=7.5, ge=0)
+    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(default="crop", description="how sources are fitted")
+
+    sources: Literal["others", "confused"] = Field(default="others", description="classes that sources come from")
+    top_confused: int = Field(default=4, ge=1, description="how many of the most confused classes")
+
+    def start(self, ratio: float) -> int:
+        """The first step that runs at noise ratio r."""
+        labels = dpm_labels if self.sampler == "dpm" else ddim_labels
+        return genie_start(labels(self.num_inference_steps), ratio)
+
+
+class Config(Sampling):
+    """One noise ratio for all rows."""
+
+    ratio: float = Field(default=0.8, gt=0, le=1, description="r: share of the schedule; 0.7 to 0.8 is advised")
+
+    @model_validator(mode="after")
+    def _some_step(self) -> "Config":
+        self.start(self.ratio)
+        return self
+
+
+class Draw(BaseModel):
+    """Only the source and the noise are drawn."""
+
+
+def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """`spec.count` rows a target class, the images of the other classes in turn, each once before any repeats."""
+    steps = {"strength": cfg.ratio, "start_step": cfg.start(cfg.ratio)}
+    return edits(NAME, VERSION, cfg, table, spec, steps)
+
+
+def edits(
+    name: str, version: int, cfg: Sampling, table: SourceTable, spec: PlanSpec, steps: dict[str, float | int]
+) -> Iterator[PlanRow]:
+    """The rows of GeNIe or GeNIe-Ada: source of one class, prompt and label of another."""
+    counts = table.by_class()
+    for target in spec.targets or range(len(table.class_names)):
+        prompt = fill(cfg.prompt, table.prompt_names[target], table.metaclass)
+        sources = shuffled_sources(name, table, spec, target)
+        for k in range(spec.count(len(counts.get(target, ())))):
+            source = sources[k % len(sources)]
+            columns = {"source_ids": (source.id,), "source_labels": (source.label,), "prompt": prompt, **steps}
+            yield new_row(
+                version,
+                RowKey(spec.seed, name, target, k),
+                spec,
+                negative_prompt=cfg.negative_prompt,
+                num_inference_steps=cfg.num_inference_steps,
+                guidance_scale=cfg.guidance_scale,
+                **columns,
+            )
+
+
+def shuffled_sources(name: str, table: SourceTable, spec: PlanSpec, target: int) -> list[Source]:
+    """Images of the other classes (of the confused ones where these are given), in an order that is the target's own.
+
+    Raises:
+        PlanError: no other class has an image.
+    """
+    allowed = spec.confused[target] if spec.confused else range(len(table.class_names))
+    others = [s for s in table.sources if s.label != target and s.label in set(allowed)]
+    if not others:
+        raise PlanError(f"{name}: no source for class {table.class_names[target]!r}: no other class has an image.")
+    return sorted(others, key=lambda s: uint63(f"{spec.seed}|{name}|{target}|source|{s.id}|{s.label}"))
+
+
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+    """None."""
+    return ()
+
+
+def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
+    """Never called: there is nothing to fit."""
+    raise LookupError(f"genie has no fit {unit.name}")
+
+
+def evaluations(cfg: Config, row: PlanRow) -> int:
+    """U-Net rows for one image: two branches a step that runs."""
+    return 2 * (cfg.num_inference_steps - (row.start_step or 0))
+
+
+def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
+    """Images of a batch; rows may differ in start step."""
+    from diffaug_datasets.models.denoising import edit, row_conditions
+
+    ratios = [row.strength or 1.0 for row in rows]
+    noised_at = [None if ratio > 0.999 else int(1000 * ratio) for ratio in ratios]
+    return edit(ctx, rows, row_conditions(rows), cfg, noised_at, [row.start_step or 0 for row in rows])

@@ -1,0 +1,128 @@
+"""GeNIe-Ada: the noise ratio is chosen for every source and target (arXiv 2312.02548, Algorithm 1).
+
+1. X_k = GeNIe(X_S, T, r_k) for every level, one eps for all levels     `generate`
+2. Z_k = f(X_k), Z_S = f(X_S), Z_T = mean of f over T's images          `Encoder`, fit `embeddings`
+3. d_k = (Z_k - Z_S) . (Z_T - Z_S) / |Z_T - Z_S|                        `numerics.selection.projections`
+4. keep the level just after the largest jump |d_k - d_(k-1)|           `numerics.selection.largest_jump`
+
+Features are L2-normalised, as in the authors' code (the formula does not say so). The levels are those of the
+experiments; the algorithm prints r = m/M. The encoder is meant to be the backbone of the classifier one improves.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field, field_validator
+
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.methods import genie
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "genie_ada"
+SLUG = "genieada"
+VERSION = 1
+TITLE = "GeNIe-Ada"
+PAPER = "2312.02548"
+N_SOURCES = 1
+LABEL_RULE = "target"
+NEEDS = frozenset({"encoder"})
+
+
+class Config(genie.Sampling):
+    """The levels to try, and the encoder that judges them."""
+
+    levels: tuple[float, ...] = Field(default=(0.5, 0.6, 0.7, 0.8, 0.9), description="noise ratios, rising, in (0, 1]")
+    encoder: str = Field(default="openai/clip-vit-base-patch32", description="`tiny`, a folder or a Hub id")
+
+    @field_validator("levels")
+    @classmethod
+    def _rising(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if len(levels) < 2 or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] <= 1:
+            raise ValueError("expected at least two rising noise ratios in (0, 1]")
+        return levels
+
+
+class Draw(BaseModel):
+    """Only the source and the noise are drawn; the level is measured."""
+
+
+def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """As GeNIe; `strength` and `start_step` stay open until the level is chosen."""
+    unit_of = {image: unit.name for unit in fits(cfg, table, spec) for image in unit.content["images"]}
+    targets = {label: [_key(s.id, label) for s in images] for label, images in table.by_class().items() if images}
+    for row in genie.edits(NAME, VERSION, cfg, table, spec, {}):
+        images = [_key(row.source_ids[0], row.source_labels[0]), *targets.get(row.label, ())]
+        without = {} if row.label in targets else {"fallback": "ada_skipped"}
+        yield row.model_copy(update={"adapters": tuple(dict.fromkeys(unit_of[i] for i in images)), **without})
+
+
+def _key(source_id: str, label: int) -> str:
+    return f"{source_id}/{label}"
+
+
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+    """Embeddings of all real images, a few batches a unit."""
+    images = list(dict.fromkeys(_key(source.id, source.label) for source in table.sources))
+    size = 8 * spec.batch_size
+    chunks = [images[i : i + size] for i in range(0, len(images), size)]
+    return tuple(FitUnit.of("embeddings", {"encoder": cfg.encoder, "images": chunk}) for chunk in chunks)
+
+
+def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
+    """Unit-norm features [d] by `image id/class id`."""
+    images = unit.content["images"]
+    features = ctx.features([ctx.source(image.split("/")[0]) for image in images])
+    return FitFiles({"embeddings.safetensors": dict(zip(images, features.cpu().unbind(), strict=True))})
+
+
+def evaluations(cfg: Config, row: PlanRow) -> int:
+    """U-Net rows for one image: two branches a step, summed over the levels."""
+    return sum(2 * (cfg.num_inference_steps - cfg.start(level)) for level in cfg.levels)
+
+
+def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
+    """The image of the chosen level of every row, with all d_k."""
+    candidates = [_at_level(rows, cfg, ctx, level) for level in cfg.levels]
+    features = [ctx.features([ctx.image(made.pixels) for made in level]) for level in candidates]
+    return [_chosen(row, [c[i] for c in candidates], [f[i] for f in features], cfg, ctx) for i, row in enumerate(rows)]
+
+
+def _at_level(rows: Sequence[PlanRow], cfg: Config, ctx: Context, level: float) -> list[Generated]:
+    steps = {"strength": level, "start_step": cfg.start(level)}
+    return genie.generate([row.model_copy(update=steps) for row in rows], cfg, ctx)
+
+
+def _chosen(
+    row: PlanRow, candidates: list[Generated], features: list["Tensor"], cfg: Config, ctx: Context
+) -> Generated:
+    index, measured = _judge(row, features, ctx)
+    level = cfg.levels[index]
+    chosen = {"strength": level, "start_step": cfg.start(level)}
+    if "fallback" in measured:
+        chosen["fallback"] = measured["fallback"]
+    return Generated(candidates[index].pixels, {"levels": cfg.levels, **measured}, chosen)
+
+
+def _judge(row: PlanRow, features: list["Tensor"], ctx: Context) -> tuple[int, dict[str, object]]:
+    """Index of the kept level and what decided it; the largest level where no distance is defined.
+
+    Z_T is the mean of the features of the target's real images, as in the authors' code.
+    """
+    import torch
+
+    from diffaug_datasets.numerics.selection import largest_jump, projections
+
+    if row.fallback == "ada_skipped":
+        return len(features) - 1, {"fallback": "ada_skipped"}
+    known = {name: tensor for adapter in row.adapters for name, tensor in ctx.fit(adapter).items()}
+    source = known[_key(row.source_ids[0], row.source_labels[0])]
+    target = torch.stack([known[name] for name in sorted(known) if name.endswith(f"/{row.label}")]).mean(0)
+    if torch.equal(source, target):
+        return len(features) - 1, {"fallback": "source_equals_target"}
+    d = projections(torch.stack(features).cpu(), source, target)
+    return largest_jump(d), {"d": [float(x) for x in d]}
+

@@ -1,0 +1,87 @@
+"""Txt2Img: the class name as a prompt, pure noise as the start (the baseline of GeNIe, arXiv 2312.02548, section 4).
+
+1. prompt of the target class                       `plan`
+2. z_T ~ N(0, I), one generator a row               `generate` (`ctx.noise`)
+3. guided denoising over the whole schedule         `models.denoising.denoise`
+
+Departs from the authors' script, whose `txt2img` is img2img at strength 0.8; this one uses no image at all.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.prompts import fill
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.seeds import RowKey
+from diffaug_datasets.core.sources import SourceTable
+
+NAME = "txt2img"
+SLUG = "txt2img"
+VERSION = 1
+TITLE = "Txt2Img"
+PAPER = "2312.02548"
+N_SOURCES = 0
+LABEL_RULE = "target"
+NEEDS: frozenset[str] = frozenset()
+
+
+class Config(BaseModel):
+    """How to sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str = Field(default="a photo of a {name} {metaclass}", description="{name}, {metaclass} are filled in")
+    negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
+    sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
+    num_inference_steps: int = Field(default=50, ge=1, le=1000)
+    guidance_scale: float = Field(default=7.5, ge=0)
+
+
+class Draw(BaseModel):
+    """Nothing but the noise is drawn."""
+
+
+def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """`spec.count` rows for every class, whether or not it has images (then `per_class` must be set)."""
+    images = table.by_class()
+    for label in spec.targets or range(len(table.class_names)):
+        prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
+        for k in range(spec.count(len(images.get(label, ())))):
+            yield new_row(
+                VERSION,
+                RowKey(spec.seed, NAME, label, k),
+                spec,
+                prompt=prompt,
+                negative_prompt=cfg.negative_prompt,
+                num_inference_steps=cfg.num_inference_steps,
+                start_step=0,
+                guidance_scale=cfg.guidance_scale,
+                strength=1.0,
+            )
+
+
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+    """None."""
+    return ()
+
+
+def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
+    """Never called: there is nothing to fit."""
+    raise LookupError(f"txt2img has no fit {unit.name}")
+
+
+def evaluations(cfg: Config, row: PlanRow) -> int:
+    """U-Net rows for one image: two branches a step."""
+    return 2 * cfg.num_inference_steps
+
+
+def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
+    """Images of a batch, row i from row i's own noise."""
+    from diffaug_datasets.models.denoising import denoise, pictures, row_conditions
+
+    starts, steps = [0] * len(rows), cfg.num_inference_steps
+    latents = denoise(ctx.backbone, ctx.noise(rows), row_conditions(rows), cfg.sampler, steps, starts)
+    return pictures(ctx.backbone, latents)

@@ -1,0 +1,143 @@
+"""Noise levels: alpha_bar by timestep label, and the labels that a sampler visits on it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from diffaug_datasets.numerics.precision import per_row, widened
+from diffaug_datasets.numerics.timesteps import ddim_labels, dpm_labels, genie_start, img2img_start, suffix_steps
+
+__all__ = [
+    "Schedule",
+    "add_noise",
+    "ddim_inverse_timesteps",
+    "ddim_timesteps",
+    "dpm_timesteps",
+    "genie_start",
+    "img2img_start",
+    "suffix_steps",
+]
+
+
+# eq=False: comparing tensors gives no single truth value, so a generated __eq__ would raise; identity it is.
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The variance-preserving forward process q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I).
+
+    Raises:
+        ValueError: alpha_bar is not a CPU float64 vector that falls strictly inside (0, 1).
+    """
+
+    alpha_bar: Float64[Tensor, " T"]
+    """Cumulative product of alpha by timestep label 0..T-1; float64, on the CPU, in (0, 1), falling."""
+    steps_offset: int = 1
+    """Added to every 'leading' label; 1 for Stable Diffusion 1.x."""
+    set_alpha_to_one: bool = False
+    """Whether the level below the last label is 1.0 rather than alpha_bar[0]; False for Stable Diffusion 1.x."""
+
+    def __post_init__(self) -> None:
+        levels = self.alpha_bar
+        if levels.ndim != 1 or levels.dtype != torch.float64 or levels.device.type != "cpu":
+            got = f"{levels.dtype} {tuple(levels.shape)} on {levels.device}"
+            raise ValueError(f"got alpha_bar as {got}; give a float64 vector on the CPU")
+        if not bool((levels > 0).all() and (levels < 1).all() and (levels.diff() < 0).all()):
+            raise ValueError("alpha_bar must fall strictly and lie in (0, 1); check the betas it was built from")
+
+    @classmethod
+    def from_betas(
+        cls,
+        kind: str,
+        beta_start: float,
+        beta_end: float,
+        num_train_timesteps: int = 1000,
+        *,
+        steps_offset: int = 1,
+        set_alpha_to_one: bool = False,
+    ) -> "Schedule":
+        """The schedule of a beta rule: 'linear', 'scaled_linear' or 'squaredcos_cap_v2' (which ignores start and end).
+
+        Follows diffusers' `beta_schedule` for the betas, in float32 as there; the product runs in float64, so alpha_bar
+        rounds to diffusers' float32 `alphas_cumprod`.
+
+        Raises:
+            ValueError: the kind is unknown, or the betas give no falling alpha_bar in (0, 1).
+        """
+        alphas = 1.0 - _betas(kind, beta_start, beta_end, num_train_timesteps)
+        return cls(torch.cumprod(alphas.double(), dim=0), steps_offset, set_alpha_to_one)
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T, the number of labels."""
+        return len(self.alpha_bar)
+
+    @property
+    def final_alpha_bar(self) -> float:
+        """The level below the lowest label: where DDIM sampling ends and DDIM inversion begins."""
+        return 1.0 if self.set_alpha_to_one else self.level(0)
+
+    def level(self, t: int) -> float:
+        """alpha_bar at label t.
+
+        Raises:
+            ValueError: t lies outside 0..T-1 (a negative index would silently wrap to the noisy end).
+        """
+        if not 0 <= t < self.num_train_timesteps:
+            raise ValueError(f"got timestep {t}; labels run from 0 to {self.num_train_timesteps - 1}")
+        return float(self.alpha_bar[t])
+
+
+def _betas(kind: str, beta_start: float, beta_end: float, n: int) -> Float32[Tensor, " n"]:
+    if kind == "linear":
+        return torch.linspace(beta_start, beta_end, n, dtype=torch.float32)
+    if kind == "scaled_linear":
+        return torch.linspace(beta_start**0.5, beta_end**0.5, n, dtype=torch.float32) ** 2
+    if kind == "squaredcos_cap_v2":
+        return _cosine_betas(n)
+    raise ValueError(f"got beta schedule {kind!r}; use 'linear', 'scaled_linear' or 'squaredcos_cap_v2'")
+
+
+def _cosine_betas(n: int, shift: float = 0.008, largest: float = 0.999) -> Float32[Tensor, " n"]:
+    """Implements Eq. 17 of Nichol & Dhariwal 2021 (arXiv 2102.09672) with their cap on beta."""
+    signal = [math.cos((i / n + shift) / (1 + shift) * math.pi / 2) ** 2 for i in range(n + 1)]
+    betas = [min(1 - after / before, largest) for before, after in pairwise(signal)]
+    return torch.tensor(betas, dtype=torch.float32)
+
+
+def ddim_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
+    """The n falling labels of DDIM sampling on this schedule; see `timesteps.ddim_labels`."""
+    return ddim_labels(n, schedule.num_train_timesteps, schedule.steps_offset)
+
+
+def ddim_inverse_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
+    """The n rising labels of DDIM inversion on this schedule: the labels of sampling upwards.
+
+    Follows diffusers' `DDIMInverseScheduler` with 'leading' spacing.
+    """
+    return ddim_timesteps(schedule, n)[::-1]
+
+
+def dpm_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
+    """The n falling labels of DPM-Solver++ on this schedule; see `timesteps.dpm_labels`."""
+    return dpm_labels(n, schedule.num_train_timesteps)
+
+
+def add_noise(
+    schedule: Schedule, x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], t: Sequence[int]
+) -> Float[Tensor, "b c h w"]:
+    """A draw of q(x_t | x_0) = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, each row at its own label t.
+
+    Implements Eq. 4 of Ho et al. 2020 (arXiv 2006.11239). Returns x0's dtype.
+
+    Raises:
+        ValueError: there is not one label a row, or a label lies outside 0..T-1.
+    """
+    levels = [schedule.level(label) for label in t]
+    clean = widened(x0)
+    signal = per_row([math.sqrt(level) for level in levels], clean)
+    noise = per_row([math.sqrt(1 - level) for level in levels], clean)
+    return (signal * clean + noise * widened(eps)).to(x0.dtype)

@@ -1,0 +1,1 @@
+"""Run folders: who does which unit, immutable shards, receipts. Never names a method."""

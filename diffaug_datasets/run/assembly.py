@@ -1,0 +1,264 @@
+"""Selection, once all shards are in, then `run.json`: the list of files that readers trust."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffaug_datasets.core.canonical import canonical, digest
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.recipe import Filter
+from diffaug_datasets.core.rows import FailedRow, Split
+from diffaug_datasets.run.features import arrow_schema, read_stream, schema_digest, write_stream
+from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, write_atomically, write_text
+
+RUN_SCHEMA = 1
+DECIDING = ("row_id", "label", "clip_score", "clip_margin", "judge_confidence", "source_similarity", "judge_label")
+
+
+class RunFile(BaseModel):
+    """One file of the assembled set, relative to the run folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    split: Split
+    origin: str
+    sha256: str
+    size: int
+    rows: int
+    num_bytes: int
+
+
+class ClassCount(BaseModel):
+    """planned = written + failed; kept = written that the selection left in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    real: int
+    planned: int
+    written: int
+    failed: int
+    kept: int
+
+
+class Assembled(BaseModel):
+    """`run.json`: what a finished run consists of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = Field(default=RUN_SCHEMA, alias="schema")
+    name: str
+    plan_id: str
+    method: str
+    class_names: tuple[str, ...]
+    schema_digest: str
+    files: tuple[RunFile, ...]
+    counts: tuple[ClassCount, ...]
+    failed: tuple[FailedRow, ...]
+    stacks: tuple[dict[str, str], ...]
+    tier: str
+    seconds: float
+    evaluations: int
+    finished: str
+
+    def split_files(self, split: str) -> tuple[RunFile, ...]:
+        """The files of a split, in order: real rows first."""
+        return tuple(file for file in self.files if file.split == split)
+
+
+def assemble(run: Run, hook: Hook = no_hook) -> Assembled:
+    """Decide what stays, list the files, write `run.json` last. Does nothing where that is done already.
+
+    Raises:
+        RunError: shards are missing.
+    """
+    receipts = _receipts(run)
+    selection = _select(run, receipts, hook)
+    files = _real_files(run) + _kept_files(run, receipts, selection, hook)
+    assembled = _describe(run, receipts, selection, files)
+    hook("assembly: before run.json")
+    write_text(run.folder / "README.md", _card(assembled))
+    write_text(run.folder / "run.json", assembled.model_dump_json(indent=1, by_alias=True))
+    return assembled
+
+
+def finished(run: Run) -> Assembled | None:
+    """`run.json`, if the run is finished and belongs to this plan."""
+    path = run.folder / "run.json"
+    if not path.exists():
+        return None
+    try:
+        assembled = Assembled.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: unreadable ({str(error).splitlines()[0]}); `diffaug generate` writes it again.") from None
+    return assembled if assembled.plan_id == run.plan.id else None
+
+
+def _receipts(run: Run) -> list[Receipt]:
+    shards = run.plan.shards()
+    receipts = [run.receipt(shard.name) for shard in shards]
+    missing = [s.name for s, r in zip(shards, receipts, strict=True) if r is None]
+    if missing:
+        raise RunError(f"{run.folder}: {len(missing)} of {len(shards)} shards are missing; `diffaug generate` makes them.")
+    return [receipt for receipt in receipts if receipt is not None]
+
+
+def _select(run: Run, receipts: Sequence[Receipt], hook: Hook) -> dict[str, str]:
+    """row id -> reason for every written row that does not stay; stored as selection.parquet and its receipt."""
+    tables = [read_stream(str(run.shard_path(r.unit))).select(DECIDING) for r in receipts]
+    rows = pa.concat_tables(tables).to_pylist()
+    dropped = decide(rows, run.recipe.filters)
+    content = {
+        "row_id": [row["row_id"] for row in rows],
+        "keep": [row["row_id"] not in dropped for row in rows],
+        "reason": [dropped.get(row["row_id"]) for row in rows],
+    }
+    schema = pa.schema([("row_id", pa.string()), ("keep", pa.bool_()), ("reason", pa.string())])
+    done = write_atomically(
+        run.folder / "selection.parquet", lambda path: pq.write_table(pa.table(content, schema=schema), path), hook
+    )
+    hook("selection: before receipt")
+    run.write_receipt(Receipt(plan_id=run.plan.id, unit="selection", files=(done,), rows=len(rows)))
+    return dropped
+
+
+def decide(rows: Sequence[Mapping[str, Any]], filters: Sequence[Filter]) -> dict[str, str]:
+    """row id -> reason of every row that a filter drops; each class keeps a filter's `min_keep` best."""
+    dropped: dict[str, str] = {}
+    for rule in filters:
+        losers = [row for row in rows if row["row_id"] not in dropped and _breaks(row, rule)]
+        spared = _spared(rows, losers, dropped, rule)
+        dropped |= {row["row_id"]: _reason(rule) for row in losers if row["row_id"] not in spared}
+    return dropped
+
+
+def _breaks(row: Mapping[str, Any], rule: Filter) -> bool:
+    value = row[rule.column]
+    if value is None:
+        return False
+    low = rule.minimum is not None and value < rule.minimum
+    high = rule.maximum is not None and value > rule.maximum
+    return low or high or (rule.equals_label and value != row["label"])
+
+
+def _reason(rule: Filter) -> str:
+    return canonical(rule.model_dump(exclude_defaults=True))
+
+
+def _spared(
+    rows: Sequence[Mapping[str, Any]], losers: Sequence[Mapping[str, Any]], dropped: Mapping[str, str], rule: Filter
+) -> set[str]:
+    left = Counter(row["label"] for row in rows if row["row_id"] not in dropped)
+    left.subtract(Counter(row["label"] for row in losers))
+    spared: set[str] = set()
+    for row in sorted(losers, key=lambda r: (-r[rule.column], r["row_id"])):
+        if left[row["label"]] < rule.min_keep:
+            left[row["label"]] += 1
+            spared.add(row["row_id"])
+    return spared
+
+
+def _real_files(run: Run) -> list[RunFile]:
+    receipts = [(shard, run.receipt(shard.name)) for shard in run.plan.real_shards()]
+    split: dict[str, Split] = {"real": "train", "test": "test"}
+    return [_file(r, f"shards/{s.name}.arrow", split[s.name[:4]], "real") for s, r in receipts if r is not None]
+
+
+def _file(receipt: Receipt, path: str, split: Split, origin: str) -> RunFile:
+    done = receipt.files[0]
+    sizes = {"rows": receipt.rows, "num_bytes": receipt.num_bytes, "sha256": done.sha256, "size": done.size}
+    return RunFile(path=path, split=split, origin=origin, **sizes)
+
+
+def _kept_files(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], hook: Hook) -> list[RunFile]:
+    """Whole shards where nothing is dropped; else the kept rows, written once into `kept/`."""
+    if not dropped:
+        return [_file(r, f"shards/{r.unit}.arrow", "train", "generated") for r in receipts]
+    return [file for r in receipts if (file := _rewritten(run, r, dropped, hook)) is not None]
+
+
+def _rewritten(run: Run, receipt: Receipt, dropped: Mapping[str, str], hook: Hook) -> RunFile | None:
+    table = read_stream(str(run.shard_path(receipt.unit)))
+    kept = table.filter(pc.invert(pc.is_in(table["row_id"], pa.array(list(dropped), pa.string()))))
+    if not kept.num_rows:
+        return None
+    sizes: list[int] = []
+    schema = arrow_schema(run.plan.header.class_names)
+    name = f"{receipt.unit}-{digest(sorted(dropped))[:8]}.arrow"
+    done = write_atomically(run.folder / "kept" / name, lambda p: sizes.append(_write(p, kept, schema)), hook)
+    content = {"rows": kept.num_rows, "num_bytes": sizes[0], "sha256": done.sha256, "size": done.size}
+    return RunFile(path=f"kept/{name}", split="train", origin="generated", **content)
+
+
+def _write(path: Path, table: pa.Table, schema: pa.Schema) -> int:
+    with path.open("wb") as sink:
+        return write_stream(sink, table.to_pylist(), schema)
+
+
+def _describe(
+    run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], files: Sequence[RunFile]
+) -> Assembled:
+    plan = run.plan
+    fits = [r for unit in plan.fits if (r := run.receipt(unit.name))]
+    stacks = list({canonical(r.stack): r.stack for r in [*receipts, *fits]}.values())
+    failed = tuple(row for receipt in receipts for row in receipt.failed)
+    return Assembled(
+        name=plan.header.name,
+        plan_id=plan.id,
+        method=str(plan.header.recipe["method"]),
+        class_names=plan.header.class_names,
+        schema_digest=schema_digest(plan.header.class_names),
+        files=tuple(files),
+        counts=_counts(plan, {f.row_id for f in failed}, set(dropped)),
+        failed=failed,
+        stacks=tuple(stacks),
+        tier="T0" if len(stacks) == 1 else "T2",
+        seconds=round(sum(r.seconds for r in [*receipts, *fits]), 3),
+        evaluations=sum(r.evaluations for r in [*receipts, *fits]),
+        finished=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _counts(plan: Plan, failed: set[str], dropped: set[str]) -> tuple[ClassCount, ...]:
+    def count(keep: Callable[[str], bool]) -> Counter[int]:
+        return Counter(row.label for row in plan.rows if keep(row.row_id))
+
+    real = Counter(row.label for row in plan.real if row.split == "train")
+    planned, lost, out = count(lambda _: True), count(failed.__contains__), count(dropped.__contains__)
+    return tuple(
+        ClassCount(
+            name=name, real=real[i], planned=planned[i], written=planned[i] - lost[i], failed=lost[i],
+            kept=planned[i] - lost[i] - out[i],
+        )  # fmt: skip
+        for i, name in enumerate(plan.header.class_names)
+    )
+
+
+def _card(assembled: Assembled) -> str:
+    """A README that lets `load_dataset(<run folder>)` work; it names files, never a pattern."""
+    import yaml
+
+    configs = [_config(assembled, assembled.name, None, True)]
+    configs.append(_config(assembled, f"{assembled.name}_synthetic", "generated", False))
+    head = yaml.safe_dump({"configs": configs}, sort_keys=False, allow_unicode=True)
+    title = f"# {assembled.name}\n\nAugmented with {assembled.method}; plan {assembled.plan_id[:16]}.\n"
+    return f"---\n{head}---\n\n{title}"
+
+
+def _config(assembled: Assembled, name: str, origin: str | None, default: bool) -> dict[str, Any]:
+    splits = []
+    for split in ("train", "test"):
+        paths = [f.path for f in assembled.split_files(split) if origin in (None, f.origin)]
+        if paths:
+            splits.append({"split": split, "path": paths})
+    return {"config_name": name, "data_files": splits, **({"default": True} if default else {})}

@@ -1,0 +1,180 @@
+"""What a method may touch while it works: models loaded once, real images, finished fits, noise."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffaug_datasets.core.backbone_spec import BackboneSpec
+from diffaug_datasets.core.errors import RunError, SourceError
+from diffaug_datasets.core.images import decode_image, source_id
+from diffaug_datasets.core.rows import PlanRow
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from diffaug_datasets.models.backbone import Backbone
+    from diffaug_datasets.models.features import Encoder
+
+ReadSource = Callable[[str], bytes]
+LoadBackbone = Callable[[BackboneSpec, str], "Backbone"]
+Report = Callable[[int, int, float], None]
+
+
+def load_backbone(spec: BackboneSpec, device: str) -> "Backbone":
+    """The pipeline of a spec on a device; tests pass a loader that wraps it."""
+    from diffaug_datasets.models.backbone import Backbone
+
+    return Backbone.load(spec, device)
+
+
+class WorkContext:
+    """One worker's models and data; everything is loaded at its first use and then kept."""
+
+    def __init__(
+        self,
+        spec: BackboneSpec,
+        fits: Path,
+        read_source: ReadSource,
+        *,
+        device: str = "cpu",
+        encoder: str | None = None,
+        batch_shape: int = 8,
+        loader: LoadBackbone = load_backbone,
+        report: Report | None = None,
+    ) -> None:
+        self.spec, self.fits, self.device = spec, fits, device
+        self.batch_shape = batch_shape
+        self.folder = fits
+        self._read, self._encoder, self._loader = read_source, encoder, loader
+        self._report = report
+        self._concepts: str | None = None
+
+    @cached_property
+    def backbone(self) -> "Backbone":
+        """The diffusion model."""
+        return self._loader(self.spec, self.device)
+
+    @cached_property
+    def encoder(self) -> "Encoder":
+        """The method's image encoder."""
+        from diffaug_datasets.models.features import Encoder
+
+        if self._encoder is None:
+            raise RunError("this method looks at no encoder; name one in config.encoder.")
+        return Encoder.load(self._encoder, self.device)
+
+    def source(self, source_id: str) -> "Image":
+        """The real image of that id, RGB.
+
+        Raises:
+            SourceError: its bytes are missing, are others, or are no picture.
+        """
+        return self._decoded(source_id)
+
+    @cached_property
+    def _decoded(self) -> Callable[[str], "Image"]:
+        return lru_cache(maxsize=4096)(self._decode)
+
+    def _decode(self, wanted: str) -> "Image":
+        data = self._read(wanted)
+        if source_id(data) != wanted:
+            raise SourceError(f"source {wanted[:12]}: its bytes have changed since the plan was made; plan again.")
+        return decode_image(data)
+
+    def image(self, pixels: "Tensor") -> "Image":
+        """The 8-bit picture of float pixels [h, w, 3] in [0, 1]; NaN becomes black here and is judged elsewhere."""
+        from PIL import Image
+
+        return Image.fromarray(to_uint8(pixels))
+
+    def features(self, images: Sequence["Image"]) -> "Tensor":
+        """Unit-norm features [n d]; the encoder always sees batches of the planned shape."""
+        return self.encoder.image_features(list(images), batch_shape=self.batch_shape)
+
+    def fit(self, name: str) -> Mapping[str, "Tensor"]:
+        """All tensors of a finished fit."""
+        return self._loaded(name)
+
+    @cached_property
+    def _loaded(self) -> Callable[[str], Mapping[str, "Tensor"]]:
+        return lru_cache(maxsize=64)(self._load)
+
+    def _load(self, name: str) -> Mapping[str, "Tensor"]:
+        from safetensors.torch import load_file
+
+        folder = self.fits / name
+        files = sorted(folder.glob("*.safetensors"))
+        if not files or not (folder / "receipt.json").exists():
+            raise RunError(f"fit {name} is not finished; `diffaug fit RUN` makes it.")
+        return {key: tensor for file in files for key, tensor in load_file(file).items()}
+
+    def use_concepts(self, name: str) -> None:
+        """Install a finished `concepts` fit into the backbone, once."""
+        from diffaug_datasets.models.concepts import load_concepts
+
+        if self._concepts != name:
+            self.backbone.use_concepts(load_concepts(self.fits / name))
+            self._concepts = name
+
+    def noise(self, rows: Sequence[PlanRow]) -> "Tensor":
+        """Standard normal latents [b c h w], one CPU generator a row, so that they are the same on every device."""
+        import torch
+
+        draws = [self._normal(row.seed or 0) for row in rows]
+        return torch.stack(draws).to(self.backbone.device)
+
+    def _normal(self, seed: int) -> "Tensor":
+        import torch
+
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(self.backbone.latent_shape, generator=generator)
+
+    def report(self, step: int, total: int, loss: float) -> None:
+        """Progress of a fit."""
+        if self._report:
+            self._report(step, total, loss)
+
+
+def to_uint8(pixels: "Tensor") -> Any:
+    """uint8 array [h, w, 3] of float pixels in [0, 1], rounded; not-a-number becomes 0."""
+    import torch
+
+    return torch.nan_to_num(pixels.detach().float().cpu()).mul(255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def stack(device: str) -> dict[str, str]:
+    """What decides the bits beside the plan: device kind and versions."""
+    import diffusers
+    import peft
+    import torch
+    import transformers
+
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    versions = {m.__name__: str(m.__version__) for m in (torch, diffusers, transformers, peft)}
+    return {"device": kind, **versions}
+
+
+def settle(threads: int) -> None:
+    """Set what must not depend on the environment: CPU threads, deterministic kernels."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def sources_in(tables: Sequence[Any]) -> ReadSource:
+    """Reads the encoded bytes of real images out of the run's real shards (Arrow tables)."""
+    places = {ids[0]: (t, i) for t in tables for i, ids in enumerate(t.column("source_ids").to_pylist())}
+
+    def read(source_id: str) -> bytes:
+        if source_id not in places:
+            raise SourceError(f"source {source_id[:12]}: not among this run's real images.")
+        table, index = places[source_id]
+        return bytes(table.column("image")[index].as_py()["bytes"])
+
+    return read

@@ -1,0 +1,27 @@
+"""Under `accelerate launch` every process is a worker; the run folder shares the work, not a process group."""
+
+import os
+from dataclasses import replace
+
+from diffaug_datasets.run.engines.local import Tick
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import Worker, WorkerOptions
+
+
+def launched() -> bool:
+    """Whether this process was started by `accelerate launch` or `torchrun` as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
+
+
+def rank() -> int:
+    """Number of this process among all of them."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def execute(run: Run, options: WorkerOptions, tick: Tick) -> None:
+    """Work on this process's device; no collective is ever called, so one death does not stop the others."""
+    device = options.device
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    Worker(run, replace(options, number=rank(), device=device)).work()
+    tick()

@@ -1,0 +1,91 @@
+"""Make what a run lacks, whoever runs it: fits, shards, then selection and `run.json`."""
+
+import os
+from dataclasses import replace
+
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.run.assembly import Assembled, assemble, finished
+from diffaug_datasets.run.engines import accelerated, local
+from diffaug_datasets.run.engines.local import Tick
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import WorkerOptions
+
+
+def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lambda: None) -> Assembled | None:
+    """Run workers until nothing is missing, then assemble; None if only fits were asked for.
+
+    `workers` 0 means one a GPU, or one a CPU core that the planned threads leave room for, never more than units.
+    Under `accelerate launch` this process is one worker and the first to hold the lease assembles.
+
+    Raises:
+        RunError: the folder is read-only, full or was begun on another stack; a device that is not there.
+    """
+    _check_writable(run)
+    options = replace(options, device=resolve_device(options.device))
+    if accelerated.launched():
+        accelerated.execute(run, options, tick)
+    else:
+        local.execute(run, options, workers or default_workers(run, options), tick)
+    return None if options.only_fits else _assemble_once(run, options)
+
+
+def _assemble_once(run: Run, options: WorkerOptions) -> Assembled:
+    """One process assembles; the others wait for it and read its result."""
+    import time
+
+    while True:
+        with run.lease("assembly") as mine:
+            done = finished(run)
+            if done and _current(run, done):
+                return done
+            if mine:
+                return assemble(run, options.hook)
+        time.sleep(0.1)
+
+
+def _current(run: Run, done: Assembled) -> bool:
+    """Whether run.json still names the files that the receipts name."""
+    receipts = {f"shards/{s.name}.arrow": run.receipt(s.name) for s in (*run.plan.real_shards(), *run.plan.shards())}
+    digests = {path: r.files[0].sha256 for path, r in receipts.items() if r is not None}
+    return all(digests.get(f.path, f.sha256) == f.sha256 and (run.folder / f.path).exists() for f in done.files)
+
+
+def resolve_device(device: str) -> str:
+    """`auto` as CUDA where it is, else CPU.
+
+    Raises:
+        RunError: CUDA is asked for and absent.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RunError(f"--device {device}: torch {torch.__version__} sees no GPU here; use --device cpu or auto.")
+    return device
+
+
+def default_workers(run: Run, options: WorkerOptions) -> int:
+    """As many as the machine serves at once."""
+    if options.device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // run.recipe.threads, max(len(run.plan.shards()), 1)))
+
+
+def _check_writable(run: Run) -> None:
+    if not os.access(run.folder, os.W_OK):
+        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
+
+
+def over_budget(run: Run, assembled: Assembled) -> str:
+    """A sentence if more rows failed than the recipe accepts, else an empty string."""
+    planned, failed = len(run.plan.rows), len(assembled.failed)
+    if failed <= run.recipe.failure_budget * planned:
+        return ""
+    return (
+        f"{failed} of {planned} rows failed, above the budget of {run.recipe.failure_budget:.1%}; "
+        f"first reason: {assembled.failed[0].reason}."
+    )

@@ -1,0 +1,86 @@
+"""Numbers that a person filters by: what an encoder and a judge make of a finished image. Never used to delete one."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.plan import PlanHeader
+from diffaug_datasets.core.recipe import Scores
+from diffaug_datasets.run.batch import Made
+from diffaug_datasets.run.context import WorkContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffaug_datasets.models.features import Encoder, Judge
+
+
+class Scorer:
+    """Scores batches with the models a recipe names; columns of models it does not name stay null."""
+
+    def __init__(self, scores: Scores, header: PlanHeader, ctx: WorkContext, shape: int) -> None:
+        self.names, self.header, self.ctx, self.shape = scores, header, ctx, shape
+        self._sources: dict[str, Tensor] = {}
+
+    def score(self, made: Sequence[Made]) -> list[dict[str, Any]]:
+        """The score columns of every image, in order."""
+        if not made:
+            return []
+        images = [Image.fromarray(one.pixels) for one in made]
+        encoded = self._encoded(made, images) if self.names.encoder else [{}] * len(made)
+        judged = self._judged(images) if self.names.judge else [{}] * len(made)
+        return [{**a, **b} for a, b in zip(encoded, judged, strict=True)]
+
+    @cached_property
+    def _encoder(self) -> "Encoder":
+        from diffaug_datasets.models.features import Encoder
+
+        return Encoder.load(str(self.names.encoder), self.ctx.device)
+
+    @cached_property
+    def _judge(self) -> "Judge":
+        from diffaug_datasets.models.features import Judge
+
+        judge = Judge.load(str(self.names.judge), self.ctx.device)
+        missing = set(self.header.class_names) - set(judge.class_names)
+        if missing:
+            raise RecipeError(f"scores.judge: {self.names.judge} knows no class {sorted(missing)[0]!r}; name another judge.")
+        return judge
+
+    @cached_property
+    def _classes(self) -> "Tensor":
+        return self._encoder.text_features([f"a photo of a {name}" for name in self.header.prompt_names])
+
+    def _encoded(self, made: Sequence[Made], images: list[Image.Image]) -> list[dict[str, Any]]:
+        features = self._encoder.image_features(images, batch_shape=self.shape)
+        cosines = (features @ self._classes.T).cpu() if self._encoder.has_text else None
+        scored: list[dict[str, Any]] = []
+        for i, one in enumerate(made):
+            margins = self._margin(cosines[i], one.row.label) if cosines is not None else {}
+            scored.append({**margins, "source_similarity": self._nearest(features[i], one.row.source_ids)})
+        return scored
+
+    def _margin(self, cosines: "Tensor", label: int) -> dict[str, float]:
+        own = float(cosines[label])
+        others = [float(c) for i, c in enumerate(cosines) if i != label]
+        return {"clip_score": own, "clip_margin": own - max(others, default=own)}
+
+    def _nearest(self, feature: "Tensor", sources: Sequence[str]) -> float | None:
+        return max((float(feature @ self._source(s)) for s in sources), default=None)
+
+    def _source(self, source_id: str) -> "Tensor":
+        if source_id not in self._sources:
+            image = self.ctx.source(source_id)
+            self._sources[source_id] = self._encoder.image_features([image], batch_shape=self.shape)[0]
+        return self._sources[source_id]
+
+    def _judged(self, images: list[Image.Image]) -> list[dict[str, Any]]:
+        names = self.header.class_names
+        columns = [self._judge.class_names.index(name) for name in names]
+        probabilities = self._judge.probabilities(images, batch_shape=self.shape)[:, columns].cpu()
+        best = probabilities.max(1)
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [{"judge_confidence": p, "judge_label": i} for p, i in pairs]

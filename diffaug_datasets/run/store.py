@@ -1,0 +1,271 @@
+"""The run folder: plan, fits, shards, receipts. What is written last marks it as done, and carries its digest."""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import FailedRow, PlanRow
+
+RECEIPT_SCHEMA = 1
+Hook = Callable[[str], None]
+
+
+def no_hook(point: str) -> None:
+    """Tests pass another one, to kill the process at a named point."""
+
+
+class FileDigest(BaseModel):
+    """One finished file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    sha256: str
+    size: int
+
+
+class Receipt(BaseModel):
+    """Says that a unit is done: written last, names its files with their digests."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = RECEIPT_SCHEMA
+    plan_id: str
+    unit: str
+    files: tuple[FileDigest, ...]
+    rows: int = 0
+    num_bytes: int = 0
+    schema_digest: str = ""
+    failed: tuple[FailedRow, ...] = ()
+    batch_shapes: tuple[int, ...] = ()
+    evaluations: int = 0
+    seconds: float = 0.0
+    worker: str = ""
+    stack: dict[str, str] = {}
+    measured: dict[str, Any] = {}
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 hex of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], hook: Hook = no_hook) -> FileDigest:
+    """Write beside, fsync, replace: a reader sees the old file, or the new one, whole.
+
+    Raises:
+        RunError: the disk is full or the folder is read-only; nothing half-written is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        hook(f"{path.name}: temporary file written")
+        _sync(temporary)
+        done = FileDigest(file=path.name, sha256=sha256_file(temporary), size=temporary.stat().st_size)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{path.parent}: cannot write {path.name} ({error.strerror}); free space or check rights.") from None
+    return done
+
+
+def write_text(path: Path, text: str) -> FileDigest:
+    """Write a small text file atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    return write_atomically(path, write)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Run:
+    """A folder of recipe, plan, fits, shards and receipts; its state is computed from receipts alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Run":
+        """An existing run.
+
+        Raises:
+            RunError: the folder has no plan, or its plan does not match its recipe's digest.
+        """
+        run = cls(Path(folder))
+        if not (run.folder / "plan.json").exists():
+            raise RunError(f"{folder}: no plan.json here; `diffaug plan RECIPE --run {folder}` makes a run folder.")
+        if run.plan.id != run._stated_plan_id:
+            raise RunError(f"{folder}: plan.parquet does not belong to plan.json; plan again into another folder.")
+        return run
+
+    @property
+    def _stated_plan_id(self) -> str:
+        return str(self._plan_json["plan_id"])
+
+    @cached_property
+    def _plan_json(self) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+            return content
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / 'plan.json'}: unreadable ({error}); plan again.") from None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan, read back from its two files."""
+        try:
+            header = PlanHeader(**self._plan_json["header"])
+            fits = tuple(FitUnit(f["kind"], f["payload"], tuple(f["after"])) for f in self._plan_json["fits"])
+            rows = [PlanRow(**row) for row in pq.read_table(self.folder / "plan.parquet").to_pylist()]
+        except (OSError, KeyError, TypeError, ValidationError, pa.ArrowException) as error:
+            raise RunError(f"{self.folder}: the plan cannot be read ({str(error).splitlines()[0]}); plan again.") from None
+        made = tuple(row for row in rows if row.origin != "real")
+        return Plan(header, made, tuple(row for row in rows if row.origin == "real"), fits)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe beside the plan."""
+        return Recipe.from_yaml(self.folder / "recipe.yaml")
+
+    def write_plan(self, recipe: Recipe, plan: Plan) -> None:
+        """Write recipe, plan.parquet, then plan.json: the folder is a run from then on."""
+        write_text(self.folder / "recipe.yaml", recipe.to_yaml())
+        rows = [row.model_dump(mode="json", by_alias=True) for row in (*plan.real, *plan.rows)]
+        write_atomically(self.folder / "plan.parquet", lambda p: pq.write_table(pa.Table.from_pylist(rows, _plan_schema()), p))
+        fits = [{"kind": u.kind, "payload": u.payload, "after": list(u.after), "name": u.name} for u in plan.fits]
+        content = {"schema": 1, "plan_id": plan.id, "header": plan.header.model_dump(mode="json"), "fits": fits}
+        write_text(self.folder / "plan.json", json.dumps(content, indent=1, ensure_ascii=False))
+
+    def shard_path(self, name: str) -> Path:
+        """File of a shard."""
+        return self.folder / "shards" / f"{name}.arrow"
+
+    def fit_folder(self, name: str) -> Path:
+        """Folder of a fit."""
+        return self.folder / "fits" / name
+
+    def receipt_path(self, unit: str) -> Path:
+        """Receipt of a shard, a fit or `selection`."""
+        if unit == "selection":
+            return self.folder / "selection.json"
+        is_fit = (self.folder / "fits" / unit).exists() or any(f.name == unit for f in self.plan.fits)
+        return self.fit_folder(unit) / "receipt.json" if is_fit else self.folder / "shards" / f"{unit}.json"
+
+    def receipt(self, unit: str) -> Receipt | None:
+        """The receipt of a finished unit of this plan, or None."""
+        try:
+            receipt = Receipt(**json.loads(self.receipt_path(unit).read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        return receipt if receipt.plan_id == self.plan.id else None
+
+    def intact(self, unit: str) -> bool:
+        """Whether a unit is finished and every one of its files still has the digest its receipt states."""
+        receipt = self.receipt(unit)
+        if receipt is None:
+            return False
+        folder = self.receipt_path(unit).parent
+        return all((folder / f.file).is_file() and sha256_file(folder / f.file) == f.sha256 for f in receipt.files)
+
+    def write_receipt(self, receipt: Receipt) -> None:
+        """The last write of a unit."""
+        write_text(self.receipt_path(receipt.unit), receipt.model_dump_json(indent=1))
+
+    @contextmanager
+    def lease(self, unit: str) -> Iterator[bool]:
+        """True while this process alone holds the unit; the kernel frees it when the process dies."""
+        path = self.folder / ".locks" / f"{unit}.lock"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot lock units here ({error.strerror}); a run folder must be writable.") from None
+        try:
+            yield _try_lock(handle)
+        finally:
+            os.close(handle)
+
+    def held(self, unit: str) -> bool:
+        """Whether some process works on the unit now."""
+        if not (self.folder / ".locks" / f"{unit}.lock").exists():
+            return False
+        with self.lease(unit) as free:
+            return not free
+
+    def event(self, **content: Any) -> None:
+        """Append one line to events.jsonl; nothing but progress displays reads it."""
+        line = canonical({"time": round(time.time(), 3), "pid": os.getpid(), **content}) + "\n"
+        with (self.folder / "events.jsonl").open("ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def sweep(self) -> None:
+        """Remove temporary files whose process is gone."""
+        for leftover in self.folder.rglob(".*.tmp"):
+            pid = leftover.name.rsplit(".", 2)[-2]
+            if pid.isdigit() and not _alive(int(pid)):
+                leftover.unlink(missing_ok=True)
+
+    def units(self) -> Iterator[tuple[str, Sequence[FitUnit | Shard]]]:
+        """Stages in their order: fits by kind, as the method declared them, then the synthetic shards."""
+        for kind in dict.fromkeys(unit.kind for unit in self.plan.fits):
+            yield kind, [unit for unit in self.plan.fits if unit.kind == kind]
+        yield "synthetic", self.plan.shards()
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _plan_schema() -> pa.Schema:
+    from diffaug_datasets.core.rows import column_types
+
+    special = {
+        "label": pa.int32(),
+        "strings": pa.list_(pa.string()),
+        "int32s": pa.list_(pa.int32()),
+        "soft_label": pa.struct({"class": pa.list_(pa.int32()), "weight": pa.list_(pa.float64())}),
+        "float32": pa.float64(),
+    }
+    fields: Mapping[str, str] = column_types(PlanRow)
+    return pa.schema([(name, special.get(dtype) or pa.type_for_alias(dtype)) for name, dtype in fields.items()])

@@ -1,0 +1,230 @@
+"""One worker: takes units that nobody else holds, makes them, marks them done. Any number may share a run folder."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from safetensors.torch import save_file
+
+from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.images import encode_image, pixel_sha256, xmp_packet
+from diffaug_datasets.core.method import FitFiles, FitUnit
+from diffaug_datasets.core.plan import Shard
+from diffaug_datasets.core.rows import FailedRow, PlanRow
+from diffaug_datasets.run.batch import BatchJob, Made
+from diffaug_datasets.run.context import LoadBackbone, WorkContext, load_backbone, settle, sources_in, stack
+from diffaug_datasets.run.features import arrow_schema, read_stream, schema_digest, write_stream
+from diffaug_datasets.run.scores import Scorer
+from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where and how one worker runs. `only` names the stages it stops after (`fit` leaves the shards alone)."""
+
+    device: str = "cpu"
+    number: int = 0
+    only_fits: bool = False
+    allow_mixed_stack: bool = False
+    loader: LoadBackbone = load_backbone
+    hook: Hook = no_hook
+
+
+class Worker:
+    """Executes what a run still lacks, unit by unit."""
+
+    def __init__(self, run: Run, options: WorkerOptions = WorkerOptions()) -> None:
+        self.run, self.options = run, options
+        self.plan, self.recipe = run.plan, run.recipe
+        self._intact: set[str] = set()
+        self._begun = time.time()
+
+    def work(self) -> None:
+        """Make every missing unit, or wait for whoever holds it.
+
+        Raises:
+            RunError: the run was begun on another stack, or the disk is full.
+        """
+        settle(self.recipe.threads)
+        self._check_stack()
+        self._check_real()
+        for stage, units in self.run.units():
+            if not (self.options.only_fits and stage == "synthetic"):
+                self._stage(units)
+
+    def _stage(self, units: Sequence[FitUnit | Shard]) -> None:
+        """Take free units until all are done; a unit whose holder dies becomes free again."""
+        offset = self.options.number * len(units) // 8 % max(1, len(units))
+        waiting = [*units[offset:], *units[:offset]]
+        while waiting:
+            waiting = [unit for unit in waiting if not self._done_or_made(unit)]
+            if waiting:
+                time.sleep(POLL_SECONDS)
+
+    def _done_or_made(self, unit: FitUnit | Shard) -> bool:
+        with self.run.lease(unit.name) as mine:
+            if not mine:
+                return False
+            if not self._is_intact(unit.name):
+                self._make(unit)
+            return True
+
+    def _is_intact(self, name: str) -> bool:
+        if name not in self._intact and self.run.intact(name):
+            self._intact.add(name)
+        return name in self._intact
+
+    def _make(self, unit: FitUnit | Shard) -> None:
+        self.run.event(event="start", unit=unit.name, worker=self.options.number)
+        begin, calls = time.perf_counter(), self._evaluated
+        receipt = self._make_fit(unit) if isinstance(unit, FitUnit) else self._make_shard(unit)
+        self.options.hook(f"{unit.name}: before receipt")
+        spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": self._evaluated - calls}
+        self.run.write_receipt(receipt.model_copy(update=spent))
+        self._intact.add(unit.name)
+        self.run.event(event="done", unit=unit.name, rows=receipt.rows, failed=len(receipt.failed), **spent)
+
+    @property
+    def _evaluated(self) -> int:
+        loaded = self._ctx.__dict__.get("backbone")
+        return int(getattr(loaded, "rows_evaluated", 0))
+
+    def _receipt(self, unit: str, files: Sequence[FileDigest], **content: Any) -> Receipt:
+        return Receipt(
+            plan_id=self.plan.id,
+            unit=unit,
+            files=tuple(files),
+            worker=f"{socket.gethostname()}:{os.getpid()}:{self.options.number}",
+            stack=self._stack,
+            **content,
+        )
+
+    @cached_property
+    def _stack(self) -> dict[str, str]:
+        return stack(self.options.device)
+
+    @cached_property
+    def _ctx(self) -> WorkContext:
+        tables = [read_stream(str(self.run.shard_path(s.name))) for s in self.plan.real_shards() if s.name[:4] == "real"]
+        return WorkContext(
+            self.recipe.backbone,
+            self.run.folder / "fits",
+            sources_in(tables),
+            device=self.options.device,
+            encoder=getattr(self.recipe.method_config, "encoder", None),
+            batch_shape=self.recipe.batch_size,
+            loader=self.options.loader,
+            report=self._report_fit,
+        )
+
+    def _report_fit(self, step: int, total: int, loss: float) -> None:
+        self.options.hook(f"fit step {step}")
+        self.run.event(event="fit", unit=self._ctx.folder.name, step=step, total=total, loss=round(loss, 5))
+
+    def _check_real(self) -> None:
+        broken = [s.name for s in self.plan.real_shards() if not self.run.intact(s.name)]
+        if broken:
+            raise RunError(f"{self.run.folder}: {broken[0]}.arrow is missing or damaged; `diffaug plan` writes it again.")
+
+    def _check_stack(self) -> None:
+        """Refuse to continue on another stack: two halves of one set would not be made alike."""
+        names = [unit.name for _, units in self.run.units() for unit in units]
+        others = {canonical(r.stack) for name in names if (r := self.run.receipt(name)) and r.stack}
+        if others - {canonical(self._stack)} and not self.options.allow_mixed_stack:
+            raise RunError(
+                f"{self.run.folder}: begun on {sorted(others)[0]}, this is {canonical(self._stack)}; the same rows would "
+                "have other pixels here. Continue there, or give --allow-mixed-stack (the card will say so)."
+            )
+
+    def _make_fit(self, unit: FitUnit) -> Receipt:
+        folder = self.run.fit_folder(unit.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ctx.folder = folder
+        self._ctx.batch_shape = self.recipe.batch_size
+        made: FitFiles = self.recipe.module.fit(unit, self.recipe.method_config, self._ctx)
+        files = [self._save(folder / name, dict(tensors)) for name, tensors in sorted(made.tensors.items())]
+        return self._receipt(unit.name, files, measured=dict(made.measured))
+
+    def _save(self, path: Any, tensors: dict[str, Any]) -> FileDigest:
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        return write_atomically(path, lambda p: save_file(contiguous, p), self.options.hook)
+
+    @cached_property
+    def _job(self) -> BatchJob:
+        recipe = self.recipe
+        return BatchJob(
+            recipe.module, recipe.method_config, self._ctx, recipe.seed, recipe.batch_size, recipe.attempts
+        )
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.recipe.scores, self.plan.header, self._ctx, self.recipe.batch_size)
+
+    def _make_shard(self, shard: Shard) -> Receipt:
+        with ThreadPoolExecutor(1, "encode") as pool:
+            pending, failed, shapes = self._run_batches(shard, pool)
+        encoded = {row["row_id"]: row for rows in pending for row in rows.result()}
+        rows = [encoded[row.row_id] for row in shard.rows if row.row_id in encoded]
+        return write_shard(self.run, shard, rows, self._receipt, self.options.hook).model_copy(
+            update={"failed": tuple(sorted(failed, key=lambda f: f.row_id)), "batch_shapes": tuple(sorted(shapes))}
+        )
+
+    def _run_batches(
+        self, shard: Shard, pool: ThreadPoolExecutor
+    ) -> tuple[list[Future[list[dict[str, Any]]]], list[FailedRow], set[int]]:
+        pending, failed, shapes = [], [], set()
+        for batch in shard.batches(self.recipe.batch_size):
+            made, lost = self._job.make(batch)
+            scores = self._scorer.score(made)
+            pending.append(pool.submit(encode_rows, made, scores, self.plan.id, self.recipe.image_format))
+            failed += lost
+            shapes |= {one.batch_shape for one in made}
+            self.run.event(event="batch", unit=shard.name, rows=len(made), failed=len(lost))
+            self.options.hook(f"{shard.name}: batch done")
+        return pending, failed, shapes
+
+
+def write_shard(run: Run, shard: Shard, rows: list[dict[str, Any]], receipt: Callable[..., Receipt], hook: Hook) -> Receipt:
+    """Write rows as `shards/<name>.arrow`; returns its receipt, not yet written."""
+    names = run.plan.header.class_names
+    schema, sizes = arrow_schema(names), []
+    done = write_atomically(
+        run.shard_path(shard.name), lambda path: sizes.append(_stream(path, rows, schema)), hook
+    )
+    return receipt(shard.name, [done], rows=len(rows), num_bytes=sizes[0], schema_digest=schema_digest(names))
+
+
+def _stream(path: Any, rows: list[dict[str, Any]], schema: Any) -> int:
+    with open(path, "wb") as sink:
+        return write_stream(sink, rows, schema)
+
+
+def encode_rows(made: Sequence[Made], scores: Sequence[dict[str, Any]], plan_id: str, image_format: str) -> list[dict[str, Any]]:
+    """The published columns of finished images; runs beside the generation loop."""
+    return [encode_row(one, score, plan_id, image_format) for one, score in zip(made, scores, strict=True)]
+
+
+def encode_row(made: Made, scores: dict[str, Any], plan_id: str, image_format: str) -> dict[str, Any]:
+    """One row: planned columns, measurements, and the encoded image with its XMP packet."""
+    from PIL import Image
+
+    picture = Image.fromarray(made.pixels)
+    kind = "compositeWithTrainedAlgorithmicMedia" if made.row.source_ids else "trainedAlgorithmicMedia"
+    data = encode_image(picture, image_format, xmp_packet(made.row.row_id, kind))
+    outcome = {"measured": canonical(made.measured), "attempt": made.attempt, "batch_shape": made.batch_shape}
+    image = {"image": {"bytes": data, "path": None}, "image_format": image_format, "pixel_sha256": pixel_sha256(picture)}
+    size = {"width": picture.width, "height": picture.height}
+    return {**planned_columns(made.row), "plan_id": plan_id, **outcome, **scores, **image, **size}
+
+
+def planned_columns(row: PlanRow) -> dict[str, Any]:
+    """The published columns that the plan decides."""
+    return row.model_dump(mode="json", by_alias=True, exclude={"k", "split"})

@@ -1,0 +1,58 @@
+"""Every fact sheet says enough for a card, and nothing is redistributable by accident."""
+
+import re
+
+import pytest
+
+from diffaug_datasets.core.protocols import parse_protocol
+from diffaug_datasets.core.sources import BuilderFacts
+from diffaug_datasets.data.real import HUB_ID, builder_facts, discover_builders
+
+SHIPPED = sorted(name for name, module in discover_builders().items() if module.__name__.startswith("diffaug_datasets"))
+KNOWN = {fact.upper() for fact in BuilderFacts.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_fact_sheet_is_complete_and_its_file_has_its_name(name):
+    module, facts = discover_builders()[name], builder_facts(name)
+    assert module.__name__ == f"diffaug_datasets.builders.{name}"
+    assert module.__doc__ and module.prompt_name.__doc__
+    if name != "imagefolder":
+        assert facts.title != name and facts.homepage.startswith("https://") and facts.official["classes"] > 1
+        assert re.match(r"@\w+\{\w+,\n(  \w+ = \{.+\},?\n)+\}$", facts.citation)
+        assert facts.hub_id is None or HUB_ID.fullmatch(facts.hub_id)
+        assert facts.licence_url.startswith("https://") or facts.licence == "unknown"
+
+
+def test_only_freely_licensed_sets_may_be_redistributed():
+    assert [name for name in SHIPPED if builder_facts(name).redistributable] == ["eurosat", "fashion"]
+
+
+def test_imagenet_lt_is_a_protocol_itself_and_the_others_are_not():
+    fixed = {name: builder_facts(name).protocol for name in SHIPPED if builder_facts(name).protocol}
+    assert fixed == {"imagenet_lt": "full"}
+    assert parse_protocol(fixed["imagenet_lt"]).kind == "full"
+
+
+def test_long_tail_thresholds_are_those_of_the_papers():
+    assert {name: builder_facts(name).groups for name in ("cub", "flowers", "imagenet_lt")} == {
+        "cub": (20, 5),
+        "flowers": (30, 10),
+        "imagenet_lt": (100, 20),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "official"),
+    [
+        ("cub", {"classes": 200, "train": 5994, "test": 5794}),
+        ("aircraft", {"classes": 100, "train": 6667, "test": 3333}),
+        ("cars", {"classes": 196, "train": 8144, "test": 8041}),
+        ("pets", {"classes": 37, "train": 3680, "test": 3669}),
+        ("flowers", {"classes": 102, "total": 8189}),
+        ("food101", {"classes": 101, "train": 75750, "test": 25250}),
+        ("imagenet_lt", {"classes": 1000, "train": 115846, "test": 50000}),
+    ],
+)
+def test_official_counts(name, official):
+    assert builder_facts(name).official == official

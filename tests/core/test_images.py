@@ -1,0 +1,199 @@
+import hashlib
+import struct
+import zlib
+from io import BytesIO
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from diffaug_datasets.core import images
+from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.images import (
+    check_image,
+    decode_image,
+    encode_image,
+    pixel_sha256,
+    source_id,
+    xmp_packet,
+)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture(size=(5, 3)) -> Image.Image:
+    return Image.frombytes("RGB", size, bytes(i % 251 for i in range(size[0] * size[1] * 3)))
+
+
+def test_ids_are_plain_sha256():
+    assert source_id(b"abc") == hashlib.sha256(b"abc").hexdigest()
+    expected = hashlib.sha256(struct.pack(">II", 5, 3) + picture().tobytes()).hexdigest()
+    assert pixel_sha256(picture()) == expected
+    assert pixel_sha256(Image.new("RGB", (2, 6))) != pixel_sha256(Image.new("RGB", (6, 2)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF"])
+def test_lossless_formats_come_back_as_they_were(kind):
+    decoded = decode_image(encoded(picture(), kind))
+    assert (decoded.mode, decoded.tobytes()) == ("RGB", picture().tobytes())
+
+
+def test_exif_orientation_is_applied_and_forgotten():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded = decode_image(encoded(picture((16, 8)), "JPEG", exif=exif))
+    assert decoded.size == (8, 16)
+    assert not decoded.getexif()
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_counts_as_none():
+    data = encoded(picture((16, 8)), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert decode_image(data).size == (16, 8)
+
+
+def test_cmyk_becomes_rgb():
+    decoded = decode_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95))
+    red, green, blue = decoded.getpixel((4, 4))
+    assert red > 240 and green < 15 and blue < 15
+
+
+def test_grey_becomes_three_equal_channels():
+    assert decode_image(encoded(Image.new("L", (2, 2), 77))).getpixel((0, 0)) == (77, 77, 77)
+
+
+def test_one_bit_becomes_black_and_white():
+    assert decode_image(encoded(Image.new("1", (2, 2), 1))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_palette_with_and_without_transparency():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    assert decode_image(encoded(image)).getpixel((1, 0)) == (0, 0, 255)
+    assert decode_image(encoded(image, transparency=1)).getpixel((1, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_lies_over_white(mode):
+    clear = Image.new(mode, (1, 1), (0,) * len(mode))
+    assert decode_image(encoded(clear)).getpixel((0, 0)) == (255, 255, 255)
+    half = Image.new(mode, (1, 1), (*(0,) * (len(mode) - 1), 128))
+    assert decode_image(encoded(half)).getpixel((0, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize(("value", "grey"), [(0, 0), (257, 1), (32896, 128), (65535, 255)])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled(value, grey, kind):
+    image = Image.frombytes("I;16", (1, 1), struct.pack("<H", value))
+    assert decode_image(encoded(image, kind)).getpixel((0, 0)) == (grey,) * 3
+
+
+def test_depths_without_an_eight_bit_form_are_refused():
+    with pytest.raises(SourceError) as error:
+        decode_image(encoded(Image.new("F", (1, 1), 0.5), "TIFF"), "a/x.tif")
+    assert str(error.value) == "a/x.tif: got 32-bit float pixels, expected 8 or 16 bits; convert it first."
+    with pytest.raises(SourceError, match="got 32-bit pixels, expected 8 or 16 bits"):
+        decode_image(encoded(Image.new("I", (1, 1), 70_000), "TIFF"))
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (2, 2), color) for color in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(data).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", encoded(picture())[:40], b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+@pytest.mark.parametrize("look", [decode_image, check_image])
+def test_unreadable_bytes_are_one_sentence_with_the_name(data, look):
+    with pytest.raises(SourceError) as error:
+        look(data, "birds/x.jpg")
+    assert str(error.value) == (
+        "birds/x.jpg: not a readable image, expected an intact one of JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM; "
+        "replace or remove it."
+    )
+
+
+def test_a_truncated_jpeg_passes_the_header_and_fails_to_decode():
+    data = encoded(picture().resize((200, 200)), "JPEG")[:-300]
+    check_image(data)
+    with pytest.raises(SourceError, match="not a readable image"):
+        decode_image(data)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that only claims to be large."""
+    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("look", [decode_image, check_image])
+def test_huge_images_are_refused_before_their_pixels_are_read(look):
+    with pytest.raises(SourceError) as error:
+        look(png_header(10_000, 9_000), "x.png")
+    assert str(error.value) == (
+        "x.png: got 10000 x 9000 pixels, expected at most 89,478,485 in all; make it smaller first."
+    )
+    with pytest.raises(SourceError) as error:
+        look(png_header(60_000, 60_000), "x.png")
+    assert str(error.value) == "x.png: got an image of more than 89,478,485 pixels; make it smaller first."
+
+
+def test_the_limit_is_pillows_own():
+    assert Image.MAX_IMAGE_PIXELS == images.MAX_PIXELS
+
+
+SEEDS = [encoded(picture((9, 7)), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6))
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_give_a_picture_or_one_sentence(data, changes):
+    damaged = bytearray(data)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    try:
+        assert decode_image(bytes(damaged)).mode == "RGB"
+    except SourceError as error:
+        assert str(error).startswith("image: ")
+
+
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_encoding_keeps_pixels_carries_the_packet_and_nothing_else(kind):
+    image = picture()
+    image.info.update(icc_profile=b"x", dpi=(72, 72), comment=b"secret")
+    packet = xmp_packet("0123abcd", "trainedAlgorithmicMedia")
+    data = encode_image(image, kind, packet)
+    assert decode_image(data).tobytes() == picture().tobytes()
+    opened = Image.open(BytesIO(data))
+    assert "icc_profile" not in opened.info and "dpi" not in opened.info and "comment" not in opened.info
+    stored = opened.info["xmp"]
+    assert (stored if isinstance(stored, str) else stored.decode()) == packet
+    assert data == encode_image(image, kind, packet)
+    assert decode_image(encode_image(image, kind)).tobytes() == picture().tobytes()
+
+
+def test_png_keeps_the_packet_in_the_chunk_that_readers_expect():
+    assert b"iTXtXML:com.adobe.xmp\0" in encode_image(picture(), "png", "packet")
+
+
+def test_other_formats_are_refused():
+    with pytest.raises(SourceError, match=r"image_format: got 'jpeg', expected png or webp\."):
+        encode_image(picture(), "jpeg")
+
+
+@pytest.mark.parametrize("kind", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"])
+def test_the_packet_is_xml_with_source_type_and_escaped_row_id(kind):
+    root = ElementTree.fromstring(xmp_packet("a<b&", kind))
+    values = {element.tag.rsplit("}", 1)[1]: element.text for element in root.iter()}
+    assert values["identifier"] == "a<b&"
+    assert values["DigitalSourceType"] == f"http://cv.iptc.org/newscodes/digitalsourcetype/{kind}"
