@@ -110,7 +110,7 @@ def folder_digest(folder: Path) -> str:
     Raises:
         BackboneError: the folder has none.
     """
-    parts = [f"{name}\0{_file_sha256(path, *_signature(path))}\n" for name, path in sorted(_model_files(folder))]
+    parts = [f"{name}\0{_file_sha256(_version(path))}\n" for name, path in sorted(_model_files(folder))]
     if not parts:
         raise BackboneError(
             f"backbone folder {str(folder)!r} holds no model: expected a diffusers folder with model_index.json "
@@ -127,15 +127,15 @@ def _model_files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield name.as_posix(), path
 
 
-def _signature(path: Path) -> tuple[int, int]:
+def _version(path: Path) -> tuple[Path, int, int]:
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return path, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=4096)
-def _file_sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Size and mtime are part of the cache key only: a changed file is read again."""
-    with path.open("rb") as file:
+def _file_sha256(version: tuple[Path, int, int]) -> str:
+    """Size and time of change are there for the cache alone: a changed file is read again."""
+    with version[0].open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -154,7 +154,6 @@ def _commit(spec: BackboneSpec) -> str:
 
 def hub_cache() -> Path:
     """Where huggingface_hub keeps downloads, by the same environment variables (HF_HUB_CACHE, HF_HOME, ...)."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/huggingface"
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
     return Path(os.path.expandvars(named)).expanduser()

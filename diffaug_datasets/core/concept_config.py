@@ -1,19 +1,24 @@
 """How concepts are learned: one token a class, together with LoRA on the U-Net (Diff-Mix, Diff-II)."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class ConceptConfig(BaseModel):
-    """Defaults follow the authors' code (Zhicaiwww/Diff-Mix, arXiv 2403.19600), with its 4 GPUs times 2 as one batch."""
+    """Defaults follow the authors' code (Zhicaiwww/Diff-Mix, arXiv 2403.19600); its 4 GPUs times 2 are one batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tokens_per_class: int = Field(default=1, ge=1, le=16, description="vectors a class; the paper says a few, its code 1")
+    tokens_per_class: int = Field(default=1, ge=1, le=16, description="vectors a class; the authors use 1")
     rank: int = Field(default=10, ge=0, le=512, description="LoRA rank (alpha = rank); 0 = textual inversion alone")
     steps: int = Field(default=35_000, ge=0, description="optimiser steps")
     batch: int = Field(default=8, ge=1, description="images a step")
     lr_lora: float = Field(default=5e-5, ge=0, description="AdamW learning rate of the LoRA matrices")
     lr_embedding: float = Field(default=5e-5, ge=0, description="AdamW learning rate of the token embeddings")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="constant, as the authors; cosine = down to zero at the last step"
+    )
     prompt_template: str = Field(
         default="a photo of a {token} {metaclass}", description="with {token} and, where wanted, {metaclass}"
     )
@@ -23,7 +28,7 @@ class ConceptConfig(BaseModel):
     init: int | str = Field(
         default="auto",
         description="start of a token: a vocabulary id, or a phrase (mean of its tokens; {name} and {metaclass} are "
-        "filled in); auto = id 42170 in CLIP's vocabulary, else {name}",
+        "filled in); auto = id 42170 in CLIP's vocabulary, else {metaclass} or `thing`",
     )
     seed: int = Field(default=42, ge=0, description="every draw of a step follows from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")

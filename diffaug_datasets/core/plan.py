@@ -133,9 +133,14 @@ def _real_row(key: RowKey, source_id: str, split: Split) -> PlanRow:
 
 
 def draw_plan(
-    recipe: Recipe, table: SourceTable, test: SourceTable | None, spec: PlanSpec, warnings: Sequence[str] = ()
+    name: str,
+    recipe: Recipe,
+    table: SourceTable,
+    test: SourceTable | None,
+    spec: PlanSpec,
+    warnings: Sequence[str] = (),
 ) -> Plan:
-    """The plan of a recipe over the real images of its protocol.
+    """The plan of a recipe, under a config name, over the real images of its protocol.
 
     Raises:
         PlanError: two rows share an id, or the method draws no row at all.
@@ -143,19 +148,25 @@ def draw_plan(
     method, config = recipe.module, recipe.method_config
     rows = tuple(sorted(method.plan(config, table, spec), key=lambda row: row.row_id))
     if not rows:
-        raise PlanError(f"{recipe.name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
+        raise PlanError(f"{name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
     repeated = [row for row, count in Counter(r.row_id for r in rows).items() if count > 1]
     if repeated:
         raise PlanError(f"{method.NAME} drew row {repeated[0]} twice; a row is (method, class, k).")
     real = real_rows(table, recipe.seed, "train") + (real_rows(test, recipe.seed, "test") if test else ())
-    return Plan(_header(recipe, table, test, spec, warnings), rows, real, method.fits(config, table, spec))
+    header = _header(name, recipe, table, test, spec, warnings)
+    return Plan(header, rows, real, method.fits(config, table, spec))
 
 
 def _header(
-    recipe: Recipe, table: SourceTable, test: SourceTable | None, spec: PlanSpec, warnings: Sequence[str]
+    name: str,
+    recipe: Recipe,
+    table: SourceTable,
+    test: SourceTable | None,
+    spec: PlanSpec,
+    warnings: Sequence[str],
 ) -> PlanHeader:
     return PlanHeader(
-        name=recipe.name,
+        name=name,
         recipe=recipe.identity(),
         method_version=recipe.module.VERSION,
         class_names=table.class_names,

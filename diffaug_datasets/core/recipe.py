@@ -97,12 +97,6 @@ class Recipe(BaseModel):
         """The method's `Config`, with every default filled in."""
         return self.module.Config(**self.config)
 
-    @property
-    def name(self) -> str:
-        """Config name: `{builder}_{protocol}_{slug}`; a builder that is a protocol itself has none."""
-        parts = [self.builder, self.protocol, self.module.SLUG]
-        return "_".join(p for p in parts if p != "full" or self.builder != "imagenet_lt")
-
     def identity(self) -> dict[str, Any]:
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
         content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS)
@@ -155,7 +149,8 @@ def _checked(model: type[M], content: Mapping[str, Any], where: str = "") -> M:
 
 
 def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     key = where + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(model, first['loc'])}."

@@ -36,6 +36,13 @@ def parse_config_name(name: str) -> tuple[str, str, str]:
     return builder, parsed, slugs[slug]
 
 
+def config_name(recipe: Recipe) -> str:
+    """`{builder}_{protocol}_{slug}`; a builder that is a protocol itself has no second part."""
+    fixed = builder_facts(recipe.builder).protocol
+    parts = [recipe.builder, recipe.protocol, recipe.module.SLUG]
+    return "_".join(part for part in parts if part != fixed)
+
+
 def config_recipe(name: str, **overrides: Any) -> Recipe:
     """The default recipe of a config name, with the caller's changes on top (`config` is merged key by key)."""
     builder, protocol, method = parse_config_name(name)

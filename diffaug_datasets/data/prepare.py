@@ -16,6 +16,7 @@ from diffaug_datasets.core.prompts import suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Manifest, frequency_groups, parse_protocol, select
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
 from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.run.features import arrow_schema, schema_digest, write_stream
@@ -45,7 +46,8 @@ def prepare(recipe: Recipe) -> Prepared:
     manifest = select(parse_protocol(recipe.protocol), real.train)
     table = real.train.subset(manifest.indices)
     test = real.test if recipe.include_test else None
-    plan = draw_plan(recipe, table, test, _spec(recipe, table, real, manifest), manifest.warnings)
+    spec = _spec(recipe, table, real, manifest)
+    plan = draw_plan(config_name(recipe), recipe, table, test, spec, manifest.warnings)
     return Prepared(recipe, plan, real, manifest)
 
 
@@ -61,15 +63,15 @@ def _spec(recipe: Recipe, table: SourceTable, real: RealSet, manifest: Manifest)
         per_class=recipe.per_class,
         suffixes=suffix_list(suffixes) if isinstance(suffixes, str) else tuple(suffixes),
         confused=_confused(recipe, table, real, manifest),
-        targets=_targets(recipe, table),
+        targets=_targets(recipe, table, real),
     )
 
 
-def _targets(recipe: Recipe, table: SourceTable) -> tuple[int, ...] | None:
+def _targets(recipe: Recipe, table: SourceTable, real: RealSet) -> tuple[int, ...] | None:
     if recipe.targets == "all":
         return None
     counts = [len(images) for images in table.by_class().values()]
-    chosen: Sequence[int] = getattr(frequency_groups(counts), recipe.targets)
+    chosen: Sequence[int] = getattr(frequency_groups(counts, *real.facts.groups), recipe.targets)
     if not chosen:
         raise RecipeError(f"targets: no class is {recipe.targets!r} here (counts {min(counts)} to {max(counts)}).")
     return tuple(chosen)
@@ -83,7 +85,7 @@ def _confused(
         return None
     if recipe.confusion is None:
         raise RecipeError(
-            f"confusion: {recipe.name} takes its sources from the classes most confused with the target; give a matrix "
+            f"confusion: {config_name(recipe)} takes its sources from the classes most confused with the target; give a matrix "
             "(.csv or .json) or the id of a transformers image classifier, or set config.sources to others."
         )
     matrix = _matrix(recipe.confusion, table, real, manifest)

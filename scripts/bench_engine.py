@@ -1,0 +1,177 @@
+"""What the engine costs beyond the network: time of whole runs over the time of the bare network calls inside them.
+
+    python scripts/bench_engine.py [--per-class 20] [--repeats 3]
+
+Numerator: from the first batch to the last receipt of runs of every method on the embedded model, in one process and
+thread: DDIM inversion, Ada's encoder, XMP, PNG, digests, receipts. Concepts are learned before. Denominator: the same
+U-Net and VAE calls, same shapes, dtype and threads, on random inputs. The two take turns; medians are printed.
+"""
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from diffaug_datasets.core.backbone_spec import BackboneSpec, local_folder
+from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.data.catalogue import config_recipe
+from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import Worker, WorkerOptions
+
+STEPS = 25
+CONCEPTS = {"concepts": {"steps": 50, "batch": 8, "rank": 4, "lr_lora": 1e-3, "lr_embedding": 1e-3}}
+
+
+@dataclass
+class Calls:
+    """The network calls of a stretch of work: which module, which inputs' shapes."""
+
+    made: list[tuple[torch.nn.Module, tuple[Any, ...]]] = field(default_factory=list)
+    listening: bool = False
+
+    def follow(self, module: torch.nn.Module) -> None:
+        """Note every call of this module from now on."""
+        module.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.listening:
+            text = kwargs.get("encoder_hidden_states")
+            self.made.append((module, tuple(tuple(a.shape) for a in (*args, text) if a is not None)))
+
+
+@cache
+def backbone(spec: BackboneSpec, device: str) -> Backbone:
+    """One pipeline for all runs of the process, as one worker has one."""
+    return Backbone.load(spec, device)
+
+
+def plan_runs(folder: Path, per_class: int) -> list[Run]:
+    """A planned run of every method, concepts learned."""
+    runs = []
+    for name, method in sorted(discover_methods().items()):
+        config = {"num_inference_steps": STEPS, **(CONCEPTS if name == "diff_ii" else {})}
+        scores = {"encoder": None, "judge": None}
+        given = {"per_class": per_class, "config": config, "scores": scores, "include_test": False}
+        prepared = prepare(config_recipe(f"fashion_5shot_{method.SLUG}", **given))
+        runs.append(write_run(prepared, folder / name))
+    return runs
+
+
+def learn_concepts(run: Run) -> None:
+    """Make the concept fits and nothing else."""
+    worker = Worker(run, WorkerOptions(loader=backbone))
+    for kind, units in run.units():
+        if kind == "concepts":
+            worker._stage(units)
+
+
+def engine_seconds(runs: Sequence[Run], calls: Calls) -> dict[str, float]:
+    """Seconds of every run, from first batch to last receipt; finished work is removed first."""
+    calls.made.clear()
+    spent = {}
+    for run in runs:
+        forget(run)
+        calls.listening = True
+        begin = time.perf_counter()
+        execute(Run.open(run.folder), WorkerOptions(loader=backbone, device="cpu"), workers=1)
+        spent[run.folder.name] = time.perf_counter() - begin
+        calls.listening = False
+    return spent
+
+
+def forget(run: Run) -> None:
+    """Remove shards, inversions and embeddings, not the concepts."""
+    for path in [*run.folder.glob("shards/synthetic-*"), run.folder / "run.json"]:
+        path.unlink(missing_ok=True)
+    for fit in run.plan.fits:
+        if fit.kind != "concepts":
+            shutil.rmtree(run.fit_folder(fit.name), ignore_errors=True)
+
+
+@torch.inference_mode()
+def bare_seconds(calls: Calls) -> float:
+    """The same calls on random inputs, one after the other."""
+    torch.set_num_threads(1)
+    inputs = {shapes: [torch.randn(shape) if shape else torch.tensor(500) for shape in shapes] for _, shapes in calls.made}
+    begin = time.perf_counter()
+    for module, shapes in calls.made:
+        values = inputs[shapes]
+        if len(values) > 1:
+            module(values[0], torch.tensor([500] * len(values[0])), encoder_hidden_states=values[-1], return_dict=False)
+        else:
+            module(*values)
+    return time.perf_counter() - begin
+
+
+def loop_images_per_second(images: int) -> float:
+    """A plain diffusers pipeline, one image after the other."""
+    torch.set_num_threads(1)
+    pipe = StableDiffusionPipeline.from_pretrained(local_folder(BackboneSpec(id="tiny")))
+    pipe.set_progress_bar_config(disable=True)
+    begin = time.perf_counter()
+    for i in range(images):
+        generator = torch.Generator().manual_seed(i)
+        pipe("a photo of a coat", num_inference_steps=STEPS, guidance_scale=7.5, generator=generator)
+    return images / (time.perf_counter() - begin)
+
+
+def interleaved(repeats: int, *timed: Callable[[], Any]) -> list[list[Any]]:
+    """Results of every function, run in turn."""
+    results: list[list[Any]] = [[] for _ in timed]
+    for _ in range(repeats):
+        for found, run in zip(results, timed, strict=True):
+            found.append(run())
+    return results
+
+
+def main() -> None:
+    """Plan, learn, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--per-class", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--loop-images", type=int, default=30)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = plan_runs(Path(folder), given.per_class)
+        model, calls = backbone(runs[0].recipe.backbone, "cpu"), Calls()
+        for module in (model.unet, model._vae.encoder, model._vae.decoder):
+            calls.follow(module)
+        for run in runs:
+            learn_concepts(run)
+        engine_seconds(runs, calls)
+        spent, bare, loop = interleaved(
+            given.repeats,
+            lambda: engine_seconds(runs, calls),
+            lambda: bare_seconds(calls),
+            lambda: loop_images_per_second(given.loop_images),
+        )
+        report(runs, spent, bare, loop)
+
+
+def report(runs: Sequence[Run], spent: list[dict[str, float]], bare: list[float], loop: list[float]) -> None:
+    """Ratios of medians."""
+    totals = [sum(times.values()) for times in spent]
+    rows = sum(len(run.plan.rows) for run in runs)
+    ratios = [total / base for total, base in zip(totals, bare, strict=True)]
+    print(f"rows {rows} of {', '.join(run.folder.name for run in runs)}; {STEPS} steps; 1 process, 1 thread")
+    print(f"engine over bare network calls: median {statistics.median(ratios):.3f} of {[round(r, 3) for r in ratios]}")
+    txt = next(run for run in runs if run.folder.name == "txt2img")
+    speeds = [len(txt.plan.rows) / times["txt2img"] / one for times, one in zip(spent, loop, strict=True)]
+    print(f"txt2img images/s over a one-image StableDiffusionPipeline loop: median {statistics.median(speeds):.2f}")
+    print(f"images/s, engine, all methods: {rows / statistics.median(totals):.2f}; loop: {statistics.median(loop):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Small real runs on the embedded default, for the tests of the engine."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.catalogue import config_recipe, merged
+from diffaug_datasets.data.prepare import Prepared, prepare, write_run
+from diffaug_datasets.numerics.timesteps import img2img_start
+from diffaug_datasets.run.store import Run
+
+QUICK = {"num_inference_steps": 4}
+CONCEPTS = {"steps": 6, "batch": 4, "rank": 4, "checkpoint_every": 2, "lr_lora": 1e-3, "lr_embedding": 1e-3}
+METHODS: dict[str, dict[str, Any]] = {
+    "txt2img": QUICK,
+    "img2img": QUICK,
+    "genie": QUICK,
+    "genieada": {**QUICK, "levels": [0.5, 0.75, 1.0]},
+    "diffii": {**QUICK, "inversion_steps": 3, "concepts": CONCEPTS},
+}
+
+
+def small_recipe(slug: str, **changes: Any) -> Recipe:
+    """A recipe of 2 images a class in few steps; shards of 8 rows in batches of 3, so that the last batch is ragged."""
+    small = {"per_class": 2, "batch_size": 3, "shard_rows": 8, "include_test": False, "config": METHODS[slug]}
+    return config_recipe(f"fashion_2shot_{slug}", **merged(small, changes))
+
+
+def small_run(folder: Path, slug: str, **changes: Any) -> Run:
+    """A planned run folder."""
+    return write_run(prepare(small_recipe(slug, **changes)), folder)
+
+
+def mixed_start_run(folder: Path) -> Run:
+    """An img2img run whose batches mix start steps: rows differ in strength."""
+    prepared = prepare(small_recipe("img2img"))
+    rows = tuple(
+        row.model_copy(update={"strength": s, "start_step": img2img_start(4, s)})
+        for row, s in zip(prepared.plan.rows, [0.25, 0.5, 0.75, 1.0] * 5, strict=True)
+    )
+    plan = Plan(prepared.plan.header, rows, prepared.plan.real, prepared.plan.fits)
+    return write_run(Prepared(prepared.recipe, plan, prepared.real, prepared.manifest), folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Relative name -> sha256 of everything a run promises to make alike: shards, fits, selection, assembled files."""
+    kept = [p for p in folder.rglob("*") if p.suffix in (".arrow", ".safetensors", ".parquet") and "cache" not in p.parts]
+    promised = [p for p in kept if "checkpoint" not in str(p)]
+    found = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in promised}
+    return found | {"files": str(json.loads((folder / "run.json").read_text())["files"])}

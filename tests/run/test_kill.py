@@ -1,0 +1,113 @@
+"""kill -9 at any moment, run again: the same bytes, at most one unit redone."""
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from kills import KillAt, Planned, finish, kill_at_random, start, start_command, started
+from small_runs import digests, small_recipe, small_run
+
+from diffaug_datasets.core.errors import PlanError
+from diffaug_datasets.data.prepare import prepare, write_run
+
+SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
+    folder = tmp_path_factory.mktemp("kill") / "run"
+    small_run(folder, "diffii", filters=[{"column": "clip_margin", "minimum": 0.0, "min_keep": 1}])
+    return Planned.measure(folder)
+
+
+@pytest.mark.timeout(600)
+def test_twenty_random_kills(planned: Planned) -> None:
+    print(f"KILL_SEED={SEED}")
+    assert kill_at_random(planned, 17, SEED) >= 8
+
+
+@pytest.mark.timeout(600)
+def test_three_random_kills_on_the_command_line(planned: Planned) -> None:
+    print(f"KILL_SEED={SEED}")
+    folder = planned.copy("timed")
+    begin = time.monotonic()
+    assert start_command(folder).wait() == 0
+    timed = Planned(planned.folder, planned.expected, time.monotonic() - begin)
+    assert digests(folder) == planned.expected
+    assert kill_at_random(timed, 3, SEED, command=True) >= 1
+
+
+WINDOWS = [
+    "fit step 3",
+    "fit step 4",
+    "learned_embeds.safetensors: temporary file written",
+    "pytorch_lora_weights.safetensors: temporary file written",
+    "inversions.safetensors: temporary file written",
+    "synthetic-00001: batch done",
+    "synthetic-00001.arrow: temporary file written",
+    "synthetic-00001: before receipt",
+    "selection.parquet: temporary file written",
+    "selection: before receipt",
+    "synthetic-00000-",
+    "assembly: before run.json",
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_kill_in_each_window(planned: Planned, window: str) -> None:
+    folder = planned.copy("window-" + window.replace(" ", "-").replace(":", ""))
+    child = start(folder, KillAt(window))
+    child.join()
+    assert child.exitcode == -9, f"no point is called {window!r}"
+    planned.check(folder)
+
+
+def test_a_flipped_byte_is_found_and_its_shard_redone(planned: Planned) -> None:
+    folder = planned.copy("flipped")
+    finish(folder)
+    shard = folder / "shards" / "synthetic-00001.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(bytes(data))
+    finish(folder)
+    assert digests(folder) == planned.expected
+    assert started(folder).count("synthetic-00001") == 2
+    assert len(started(folder)) == len(set(started(folder))) + 1
+
+
+def test_a_flipped_byte_in_a_fit_is_found_and_the_fit_redone(planned: Planned) -> None:
+    folder = planned.copy("flipped-fit")
+    finish(folder)
+    [fit] = (folder / "fits").glob("concepts-*/learned_embeds.safetensors")
+    data = bytearray(fit.read_bytes())
+    data[-1] ^= 1
+    fit.write_bytes(bytes(data))
+    finish(folder)
+    assert digests(folder) == planned.expected
+
+
+def test_two_processes_never_make_a_row_twice(planned: Planned) -> None:
+    folder = planned.copy("two")
+    children = [start(folder), start(folder)]
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert digests(folder) == planned.expected
+    assert len(started(folder)) == len(set(started(folder)))
+
+
+def test_a_changed_recipe_is_refused_with_what_differs(planned: Planned) -> None:
+    changed = prepare(small_recipe("diffii", per_class=3, seed=7))
+    with pytest.raises(PlanError) as refusal:
+        write_run(changed, planned.folder)
+    assert "recipe.per_class: 2 -> 3" in str(refusal.value)
+    assert "recipe.seed: 0 -> 7" in str(refusal.value)
+
+
+def test_the_same_recipe_may_plan_again(planned: Planned) -> None:
+    folder: Path = planned.copy("again")
+    small_run(folder, "diffii", filters=[{"column": "clip_margin", "minimum": 0.0, "min_keep": 1}])
+    finish(folder)
+    assert digests(folder) == planned.expected
