@@ -104,7 +104,9 @@ def forget(run: Run) -> None:
 def bare_seconds(calls: Calls) -> float:
     """The same calls on random inputs, one after the other."""
     torch.set_num_threads(1)
-    inputs = {shapes: [torch.randn(shape) if shape else torch.tensor(500) for shape in shapes] for _, shapes in calls.made}
+    inputs = {
+        shapes: [torch.randn(shape) if shape else torch.tensor(500) for shape in shapes] for _, shapes in calls.made
+    }
     begin = time.perf_counter()
     for module, shapes in calls.made:
         values = inputs[shapes]

@@ -4,13 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-PLANS = Path(__file__).resolve().parents[1] / "tests" / "methods"
-GOLDEN = PLANS / "golden_plans.json"
-if not GOLDEN.exists():
-    GOLDEN.write_text("{}")
-sys.path.insert(0, str(PLANS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "methods"))
 
-from test_plans import discover_methods, plan_of
+from test_plans import GOLDEN_FILE, discover_methods, plan_of
 
-GOLDEN.write_text(json.dumps({name: plan_of(name).id for name in sorted(discover_methods())}, indent=1) + "\n")
-print(f"wrote {GOLDEN.name}")
+ids = {name: plan_of(name).id for name in sorted(discover_methods())}
+GOLDEN_FILE.write_text(json.dumps(ids, indent=1) + "\n")
+print(f"wrote {len(ids)} ids to {GOLDEN_FILE.name}")

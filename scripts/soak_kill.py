@@ -1,6 +1,6 @@
 """Kill a generating process 100 times at random moments; every resumed run must end at the same bytes.
 
-    python scripts/soak_kill.py [--kills 100] [--seed 1]
+python scripts/soak_kill.py [--kills 100] [--seed 1]
 """
 
 import argparse

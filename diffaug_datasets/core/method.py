@@ -98,10 +98,11 @@ class Generated:
 class Context(Protocol):
     """What the worker lends a method while it generates or fits."""
 
-    backbone: Any
-    encoder: Any
-    prompt_names: tuple[str, ...]
     folder: Path
+
+    @property
+    def backbone(self) -> Any:
+        """The diffusion model (`models.backbone.Backbone`)."""
 
     def image(self, pixels: "Tensor") -> "Image":
         """The 8-bit picture of generated pixels (float [h, w, 3] in [0, 1])."""

@@ -96,7 +96,7 @@ class Plan:
     def images_a_class(self) -> Counter[str]:
         """Class name -> planned synthetic images."""
         names = self.header.class_names
-        return Counter({name: 0 for name in names}) + Counter(names[row.label] for row in self.rows)
+        return Counter(dict.fromkeys(names, 0)) + Counter(names[row.label] for row in self.rows)
 
 
 def cut(rows: Sequence[PlanRow], stem: str, size: int) -> tuple[Shard, ...]:

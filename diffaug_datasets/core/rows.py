@@ -40,7 +40,7 @@ class SoftLabel(BaseModel):
     @classmethod
     def hard(cls, label: int) -> "SoftLabel":
         """All weight on one class."""
-        return cls(classes=(label,), weight=(1.0,))
+        return cls.model_validate({"class": (label,), "weight": (1.0,)})
 
 
 Text = Annotated[str, Column("string")]
@@ -71,7 +71,9 @@ class PlanRow(BaseModel):
         default=(), description="class ids of those images"
     )
     prompt: OptionalText = Field(default=None, description="prompt of the (last) denoising stage")
-    prompt_first: OptionalText = Field(default=None, description="prompt of the high-noise stage of two-stage denoising")
+    prompt_first: OptionalText = Field(
+        default=None, description="prompt of the high-noise stage of two-stage denoising"
+    )
     negative_prompt: OptionalText = Field(default=None, description="prompt of the unconditional branch")
     seed: Annotated[int | None, Column("int64")] = Field(default=None, description="seed of the row's noise, 63 bits")
     num_inference_steps: OptionalInt = Field(default=None, description="length of the sampling schedule")

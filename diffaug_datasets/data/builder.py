@@ -20,6 +20,8 @@ from diffaug_datasets.run.features import features
 from diffaug_datasets.run.store import Run, sha256_file
 from diffaug_datasets.run.worker import WorkerOptions
 
+DEFAULT_OPTIONS = WorkerOptions(device="auto")
+
 
 def list_builders() -> list[str]:
     """Names of the real datasets that can be augmented: the first part of every config name."""
@@ -60,7 +62,7 @@ class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     VERSION = datasets.Version("1.0.0")
 
     def __init__(
-        self, run: Run, *, options: WorkerOptions = WorkerOptions(), workers: int = 0, cache_dir: str | None = None
+        self, run: Run, *, options: WorkerOptions = DEFAULT_OPTIONS, workers: int = 0, cache_dir: str | None = None
     ) -> None:
         self.run, self._options, self._workers = run, options, workers
         header = run.plan.header
@@ -87,7 +89,7 @@ class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             raise RunError(trouble)
         return assembled
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:  # noqa: ARG002
         assembled = self.finish()
         splits = [split for split in ("train", "test") if assembled.split_files(split)]
         return [datasets.SplitGenerator(s, gen_kwargs={"files": list(assembled.split_files(s))}) for s in splits]
@@ -109,7 +111,7 @@ class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         self, split_generator: Any, file_format: str = "arrow", num_proc: Any = None, max_shard_size: Any = None
     ) -> None:
         """Link the finished shards into the cache: no row is written twice."""
-        if file_format != "arrow" or not datasets.filesystems.is_remote_filesystem(self._fs) is False:
+        if file_format != "arrow" or datasets.filesystems.is_remote_filesystem(self._fs):
             super()._prepare_split(
                 split_generator, file_format=file_format, num_proc=num_proc, max_shard_size=max_shard_size
             )

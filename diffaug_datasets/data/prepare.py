@@ -19,9 +19,8 @@ from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
 from diffaug_datasets.data.real import RealSet, read_real
-from diffaug_datasets.run.features import arrow_schema, schema_digest, write_stream
-from diffaug_datasets.run.store import Receipt, Run, write_atomically, write_text
-from diffaug_datasets.run.worker import planned_columns
+from diffaug_datasets.run.shards import planned_columns, write_arrow
+from diffaug_datasets.run.store import Run, write_text
 
 CONFUSION_IMAGES = 50
 
@@ -85,8 +84,8 @@ def _confused(
         return None
     if recipe.confusion is None:
         raise RecipeError(
-            f"confusion: {config_name(recipe)} takes its sources from the classes most confused with the target; give a matrix "
-            "(.csv or .json) or the id of a transformers image classifier, or set config.sources to others."
+            f"confusion: {config_name(recipe)} takes its sources from the classes most confused with the target; give "
+            "a matrix (.csv or .json) or the id of a transformers image classifier, or set config.sources to others."
         )
     matrix = _matrix(recipe.confusion, table, real, manifest)
     count = int(getattr(config, "top_confused", 4))
@@ -164,15 +163,7 @@ def _write_real(run: Run, shard: Shard, real: RealSet, places: dict[str, tuple[s
 
     with ThreadPoolExecutor() as pool:
         rows = list(pool.map(row, shard.rows))
-    names, sizes = run.plan.header.class_names, []
-
-    def write(path: Path) -> None:
-        with path.open("wb") as sink:
-            sizes.append(write_stream(sink, rows, arrow_schema(names)))
-
-    done = write_atomically(run.shard_path(shard.name), write)
-    content = {"rows": len(rows), "num_bytes": sizes[0], "schema_digest": schema_digest(names)}
-    run.write_receipt(Receipt(plan_id=run.plan.id, unit=shard.name, files=(done,), **content))
+    run.write_receipt(write_arrow(run, run.shard_path(shard.name), rows).receipt(run.plan.id, shard.name))
 
 
 def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str) -> dict[str, Any]:

@@ -53,13 +53,17 @@ class Config(BaseModel):
     inversion_steps: int = Field(default=25, ge=1, le=999, description="the authors' code defaults to 200")
     guidance_scale: float = Field(default=7.5, ge=0)
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
-    split_ratio: float = Field(default=0.3, ge=0, le=1, description="s: 0.3 for 5-shot, 0.1 for 10-shot, 1 for long tails")
+    split_ratio: float = Field(
+        default=0.3, ge=0, le=1, description="s: 0.3 for 5-shot, 0.1 for 10-shot, 1 for long tails"
+    )
     split_convention: Literal["code", "paper"] = Field(default="code", description="share with, or without, the suffix")
     suffixes: tuple[str, ...] | str = Field(default="auto", description="texts, the name of a shipped list, or auto")
     arc: Literal["full", "short", "long"] = Field(default="full", description="short = interpolation only")
     single_image_policy: Policy = Field(default="noise_partner", description="what a class with one image gets")
     fallback_strength: float = Field(default=0.7, gt=0, le=1, description="img2img strength of the policy diff_aug")
-    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(default="lanczos", description="how sources are fitted")
+    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
+        default="lanczos", description="how sources are fitted"
+    )
 
 
 class Draw(BaseModel):
@@ -227,11 +231,9 @@ def _with(image: Generated, measured: dict[str, object]) -> Generated:
     return Generated(image.pixels, measured, chosen)
 
 
-def _start(
-    row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context
-) -> tuple["Tensor", dict[str, object]]:
+def _start(row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context) -> tuple["Tensor", dict[str, object]]:
     """The latent a row starts from and what was measured: on the circle, or a noised source for `diff_aug`."""
-    from diffaug_datasets.numerics.interpolation import is_degenerate, angle
+    from diffaug_datasets.numerics.interpolation import angle, is_degenerate
 
     if row.start_step:
         return _noised_source(row, noise, cfg, ctx), {}

@@ -44,7 +44,9 @@ class Sampling(BaseModel):
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
     guidance_scale: float = Field(default=7.5, ge=0)
-    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(default="crop", description="how sources are fitted")
+    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
+        default="crop", description="how sources are fitted"
+    )
 
     sources: Literal["others", "confused"] = Field(default="others", description="classes that sources come from")
     top_confused: int = Field(default=4, ge=1, description="how many of the most confused classes")
@@ -128,6 +130,11 @@ def evaluations(cfg: Config, row: PlanRow) -> int:
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """Images of a batch; rows may differ in start step."""
+    return at_ratios(rows, cfg, ctx)
+
+
+def at_ratios(rows: Sequence[PlanRow], cfg: Sampling, ctx: Context) -> list[Generated]:
+    """Steps 2 to 4: every row noised and denoised at its own ratio (`strength`)."""
     from diffaug_datasets.models.denoising import edit, row_conditions
 
     ratios = [row.strength or 1.0 for row in rows]

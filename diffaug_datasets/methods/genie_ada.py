@@ -93,7 +93,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 
 def _at_level(rows: Sequence[PlanRow], cfg: Config, ctx: Context, level: float) -> list[Generated]:
     steps = {"strength": level, "start_step": cfg.start(level)}
-    return genie.generate([row.model_copy(update=steps) for row in rows], cfg, ctx)
+    return genie.at_ratios([row.model_copy(update=steps) for row in rows], cfg, ctx)
 
 
 def _chosen(
@@ -101,7 +101,7 @@ def _chosen(
 ) -> Generated:
     index, measured = _judge(row, features, ctx)
     level = cfg.levels[index]
-    chosen = {"strength": level, "start_step": cfg.start(level)}
+    chosen: dict[str, object] = {"strength": level, "start_step": cfg.start(level)}
     if "fallback" in measured:
         chosen["fallback"] = measured["fallback"]
     return Generated(candidates[index].pixels, {"levels": cfg.levels, **measured}, chosen)
@@ -125,4 +125,3 @@ def _judge(row: PlanRow, features: list["Tensor"], ctx: Context) -> tuple[int, d
         return len(features) - 1, {"fallback": "source_equals_target"}
     d = projections(torch.stack(features).cpu(), source, target)
     return largest_jump(d), {"d": [float(x) for x in d]}
-

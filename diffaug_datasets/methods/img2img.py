@@ -41,7 +41,9 @@ class Config(BaseModel):
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
     guidance_scale: float = Field(default=7.5, ge=0)
-    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(default="crop", description="how sources are fitted")
+    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
+        default="crop", description="how sources are fitted"
+    )
 
     @model_validator(mode="after")
     def _some_step(self) -> "Config":
@@ -60,7 +62,9 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
         for k in range(spec.count(len(images)) if label in (spec.targets or (label,)) else 0):
             key = RowKey(spec.seed, NAME, label, k)
             source = key.choice("source", images)
-            yield new_row(VERSION, key, spec, prompt=prompt, source_ids=(source.id,), source_labels=(label,), **_steps(cfg))
+            yield new_row(
+                VERSION, key, spec, prompt=prompt, source_ids=(source.id,), source_labels=(label,), **_steps(cfg)
+            )
 
 
 def _steps(cfg: Config) -> dict[str, float | int | str]:

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,8 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import Filter
 from diffaug_datasets.core.rows import FailedRow, Split
-from diffaug_datasets.run.features import arrow_schema, read_stream, schema_digest, write_stream
+from diffaug_datasets.run.features import read_stream, schema_digest
+from diffaug_datasets.run.shards import write_arrow
 from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, write_atomically, write_text
 
 RUN_SCHEMA = 1
@@ -100,7 +100,9 @@ def finished(run: Run) -> Assembled | None:
     try:
         assembled = Assembled.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path}: unreadable ({str(error).splitlines()[0]}); `diffaug generate` writes it again.") from None
+        raise RunError(
+            f"{path}: unreadable ({str(error).splitlines()[0]}); `diffaug generate` writes it again."
+        ) from None
     return assembled if assembled.plan_id == run.plan.id else None
 
 
@@ -109,7 +111,9 @@ def _receipts(run: Run) -> list[Receipt]:
     receipts = [run.receipt(shard.name) for shard in shards]
     missing = [s.name for s, r in zip(shards, receipts, strict=True) if r is None]
     if missing:
-        raise RunError(f"{run.folder}: {len(missing)} of {len(shards)} shards are missing; `diffaug generate` makes them.")
+        raise RunError(
+            f"{run.folder}: {len(missing)} of {len(shards)} shards are missing; `diffaug generate` makes them."
+        )
     return [receipt for receipt in receipts if receipt is not None]
 
 
@@ -176,8 +180,15 @@ def _real_files(run: Run) -> list[RunFile]:
 
 def _file(receipt: Receipt, path: str, split: Split, origin: str) -> RunFile:
     done = receipt.files[0]
-    sizes = {"rows": receipt.rows, "num_bytes": receipt.num_bytes, "sha256": done.sha256, "size": done.size}
-    return RunFile(path=path, split=split, origin=origin, **sizes)
+    return RunFile(
+        path=path,
+        split=split,
+        origin=origin,
+        sha256=done.sha256,
+        size=done.size,
+        rows=receipt.rows,
+        num_bytes=receipt.num_bytes,
+    )
 
 
 def _kept_files(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], hook: Hook) -> list[RunFile]:
@@ -192,22 +203,12 @@ def _rewritten(run: Run, receipt: Receipt, dropped: Mapping[str, str], hook: Hoo
     kept = table.filter(pc.invert(pc.is_in(table["row_id"], pa.array(list(dropped), pa.string()))))
     if not kept.num_rows:
         return None
-    sizes: list[int] = []
-    schema = arrow_schema(run.plan.header.class_names)
-    name = f"{receipt.unit}-{digest(sorted(dropped))[:8]}.arrow"
-    done = write_atomically(run.folder / "kept" / name, lambda p: sizes.append(_write(p, kept, schema)), hook)
-    content = {"rows": kept.num_rows, "num_bytes": sizes[0], "sha256": done.sha256, "size": done.size}
-    return RunFile(path=f"kept/{name}", split="train", origin="generated", **content)
+    path = f"kept/{receipt.unit}-{digest(sorted(dropped))[:8]}.arrow"
+    written = write_arrow(run, run.folder / path, kept.to_pylist(), hook)
+    return _file(written.receipt(run.plan.id, receipt.unit), path, "train", "generated")
 
 
-def _write(path: Path, table: pa.Table, schema: pa.Schema) -> int:
-    with path.open("wb") as sink:
-        return write_stream(sink, table.to_pylist(), schema)
-
-
-def _describe(
-    run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], files: Sequence[RunFile]
-) -> Assembled:
+def _describe(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], files: Sequence[RunFile]) -> Assembled:
     plan = run.plan
     fits = [r for unit in plan.fits if (r := run.receipt(unit.name))]
     stacks = list({canonical(r.stack): r.stack for r in [*receipts, *fits]}.values())
@@ -237,9 +238,13 @@ def _counts(plan: Plan, failed: set[str], dropped: set[str]) -> tuple[ClassCount
     planned, lost, out = count(lambda _: True), count(failed.__contains__), count(dropped.__contains__)
     return tuple(
         ClassCount(
-            name=name, real=real[i], planned=planned[i], written=planned[i] - lost[i], failed=lost[i],
+            name=name,
+            real=real[i],
+            planned=planned[i],
+            written=planned[i] - lost[i],
+            failed=lost[i],
             kept=planned[i] - lost[i] - out[i],
-        )  # fmt: skip
+        )
         for i, name in enumerate(plan.header.class_names)
     )
 

@@ -10,7 +10,7 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import LoadBackbone, ReadSource, WorkContext, load_backbone, settle
-from diffaug_datasets.run.worker import encode_row
+from diffaug_datasets.run.shards import ImageFormat, encode_row
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,11 @@ def regenerator(
         _check(recipe, columns)
         made = job.rebuild(row_of(columns), int(columns["batch_shape"]))
         if made is None:
-            raise RunError(f"row {columns['row_id']}: memory does not suffice for batch shape {columns['batch_shape']}.")
-        row = encode_row(made, {}, str(columns["plan_id"]), str(columns["image_format"]))
+            raise RunError(
+                f"row {columns['row_id']}: memory does not suffice for batch shape {columns['batch_shape']}."
+            )
+        image_format: ImageFormat = columns["image_format"]
+        row = encode_row(made, {}, str(columns["plan_id"]), image_format)
         digest = row["pixel_sha256"]
         return Rebuilt(row["image"]["bytes"], digest, digest == columns["pixel_sha256"])
 
@@ -56,12 +59,12 @@ def _check(recipe: Recipe, columns: Mapping[str, Any]) -> None:
         raise RunError(f"row {columns['row_id']} is a real image; only generated rows can be rebuilt.")
     stated, ours = (columns["method"], columns["method_version"]), (recipe.method, recipe.module.VERSION)
     if stated != ours:
-        raise RunError(f"row {columns['row_id']} was made by {stated[0]} version {stated[1]}, this is {ours[0]} {ours[1]}.")
+        raise RunError(
+            f"row {columns['row_id']} was made by {stated[0]} version {stated[1]}, this is {ours[0]} {ours[1]}."
+        )
 
 
 def row_of(columns: Mapping[str, Any]) -> PlanRow:
     """The planned part of a published row."""
     names = set(PlanRow.model_fields) - {"k", "split"}
     return PlanRow(**{name: columns[name] for name in names}, k=0)
-
-

@@ -47,7 +47,9 @@ class Scorer:
         judge = Judge.load(str(self.names.judge), self.ctx.device)
         missing = set(self.header.class_names) - set(judge.class_names)
         if missing:
-            raise RecipeError(f"scores.judge: {self.names.judge} knows no class {sorted(missing)[0]!r}; name another judge.")
+            raise RecipeError(
+                f"scores.judge: {self.names.judge} knows no class {sorted(missing)[0]!r}; name another judge."
+            )
         return judge
 
     @cached_property

@@ -80,11 +80,13 @@ def write_atomically(path: Path, write: Callable[[Path], None], hook: Hook = no_
         hook(f"{path.name}: temporary file written")
         _sync(temporary)
         done = FileDigest(file=path.name, sha256=sha256_file(temporary), size=temporary.stat().st_size)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunError(f"{path.parent}: cannot write {path.name} ({error.strerror}); free space or check rights.") from None
+        raise RunError(
+            f"{path.parent}: cannot write {path.name} ({error.strerror}); free space or check rights."
+        ) from None
     return done
 
 
@@ -145,7 +147,9 @@ class Run:
             fits = tuple(FitUnit(f["kind"], f["payload"], tuple(f["after"])) for f in self._plan_json["fits"])
             rows = [PlanRow(**row) for row in pq.read_table(self.folder / "plan.parquet").to_pylist()]
         except (OSError, KeyError, TypeError, ValidationError, pa.ArrowException) as error:
-            raise RunError(f"{self.folder}: the plan cannot be read ({str(error).splitlines()[0]}); plan again.") from None
+            raise RunError(
+                f"{self.folder}: the plan cannot be read ({str(error).splitlines()[0]}); plan again."
+            ) from None
         made = tuple(row for row in rows if row.origin != "real")
         return Plan(header, made, tuple(row for row in rows if row.origin == "real"), fits)
 
@@ -158,7 +162,9 @@ class Run:
         """Write recipe, plan.parquet, then plan.json: the folder is a run from then on."""
         write_text(self.folder / "recipe.yaml", recipe.to_yaml())
         rows = [row.model_dump(mode="json", by_alias=True) for row in (*plan.real, *plan.rows)]
-        write_atomically(self.folder / "plan.parquet", lambda p: pq.write_table(pa.Table.from_pylist(rows, _plan_schema()), p))
+        write_atomically(
+            self.folder / "plan.parquet", lambda p: pq.write_table(pa.Table.from_pylist(rows, _plan_schema()), p)
+        )
         fits = [{"kind": u.kind, "payload": u.payload, "after": list(u.after), "name": u.name} for u in plan.fits]
         content = {"schema": 1, "plan_id": plan.id, "header": plan.header.model_dump(mode="json"), "fits": fits}
         write_text(self.folder / "plan.json", json.dumps(content, indent=1, ensure_ascii=False))
@@ -206,7 +212,9 @@ class Run:
             path.parent.mkdir(exist_ok=True)
             handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
-            raise RunError(f"{self.folder}: cannot lock units here ({error.strerror}); a run folder must be writable.") from None
+            raise RunError(
+                f"{self.folder}: cannot lock units here ({error.strerror}); a run folder must be writable."
+            ) from None
         try:
             yield _try_lock(handle)
         finally:

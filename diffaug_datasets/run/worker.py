@@ -3,24 +3,23 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
-
-from safetensors.torch import save_file
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.core.images import encode_image, pixel_sha256, xmp_packet
 from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.plan import Shard
-from diffaug_datasets.core.rows import FailedRow, PlanRow
-from diffaug_datasets.run.batch import BatchJob, Made
+from diffaug_datasets.core.rows import FailedRow
+from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import LoadBackbone, WorkContext, load_backbone, settle, sources_in, stack
-from diffaug_datasets.run.features import arrow_schema, read_stream, schema_digest, write_stream
+from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.scores import Scorer
+from diffaug_datasets.run.shards import encode_rows, write_arrow
 from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
 
 POLL_SECONDS = 0.1
@@ -28,7 +27,7 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Where and how one worker runs. `only` names the stages it stops after (`fit` leaves the shards alone)."""
+    """Where and how one worker runs; `only_fits` leaves the shards alone, `number` spreads workers over the units."""
 
     device: str = "cpu"
     number: int = 0
@@ -97,15 +96,9 @@ class Worker:
         loaded = self._ctx.__dict__.get("backbone")
         return int(getattr(loaded, "rows_evaluated", 0))
 
-    def _receipt(self, unit: str, files: Sequence[FileDigest], **content: Any) -> Receipt:
-        return Receipt(
-            plan_id=self.plan.id,
-            unit=unit,
-            files=tuple(files),
-            worker=f"{socket.gethostname()}:{os.getpid()}:{self.options.number}",
-            stack=self._stack,
-            **content,
-        )
+    @property
+    def _signature(self) -> dict[str, Any]:
+        return {"worker": f"{socket.gethostname()}:{os.getpid()}:{self.options.number}", "stack": self._stack}
 
     @cached_property
     def _stack(self) -> dict[str, str]:
@@ -113,7 +106,9 @@ class Worker:
 
     @cached_property
     def _ctx(self) -> WorkContext:
-        tables = [read_stream(str(self.run.shard_path(s.name))) for s in self.plan.real_shards() if s.name[:4] == "real"]
+        tables = [
+            read_stream(str(self.run.shard_path(s.name))) for s in self.plan.real_shards() if s.name[:4] == "real"
+        ]
         return WorkContext(
             self.recipe.backbone,
             self.run.folder / "fits",
@@ -132,7 +127,9 @@ class Worker:
     def _check_real(self) -> None:
         broken = [s.name for s in self.plan.real_shards() if not self.run.intact(s.name)]
         if broken:
-            raise RunError(f"{self.run.folder}: {broken[0]}.arrow is missing or damaged; `diffaug plan` writes it again.")
+            raise RunError(
+                f"{self.run.folder}: {broken[0]}.arrow is missing or damaged; `diffaug plan` writes it again."
+            )
 
     def _check_stack(self) -> None:
         """Refuse to continue on another stack: two halves of one set would not be made alike."""
@@ -140,8 +137,8 @@ class Worker:
         others = {canonical(r.stack) for name in names if (r := self.run.receipt(name)) and r.stack}
         if others - {canonical(self._stack)} and not self.options.allow_mixed_stack:
             raise RunError(
-                f"{self.run.folder}: begun on {sorted(others)[0]}, this is {canonical(self._stack)}; the same rows would "
-                "have other pixels here. Continue there, or give --allow-mixed-stack (the card will say so)."
+                f"{self.run.folder}: begun on {sorted(others)[0]}, this is {canonical(self._stack)}; the same rows "
+                "would have other pixels here. Continue there, or give --allow-mixed-stack (the card will say so)."
             )
 
     def _make_fit(self, unit: FitUnit) -> Receipt:
@@ -151,18 +148,19 @@ class Worker:
         self._ctx.batch_shape = self.recipe.batch_size
         made: FitFiles = self.recipe.module.fit(unit, self.recipe.method_config, self._ctx)
         files = [self._save(folder / name, dict(tensors)) for name, tensors in sorted(made.tensors.items())]
-        return self._receipt(unit.name, files, measured=dict(made.measured))
+        measured = dict(made.measured)
+        return Receipt(plan_id=self.plan.id, unit=unit.name, files=tuple(files), measured=measured, **self._signature)
 
-    def _save(self, path: Any, tensors: dict[str, Any]) -> FileDigest:
+    def _save(self, path: Path, tensors: dict[str, Any]) -> FileDigest:
+        from safetensors.torch import save_file
+
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         return write_atomically(path, lambda p: save_file(contiguous, p), self.options.hook)
 
     @cached_property
     def _job(self) -> BatchJob:
         recipe = self.recipe
-        return BatchJob(
-            recipe.module, recipe.method_config, self._ctx, recipe.seed, recipe.batch_size, recipe.attempts
-        )
+        return BatchJob(recipe.module, recipe.method_config, self._ctx, recipe.seed, recipe.batch_size, recipe.attempts)
 
     @cached_property
     def _scorer(self) -> Scorer:
@@ -173,8 +171,10 @@ class Worker:
             pending, failed, shapes = self._run_batches(shard, pool)
         encoded = {row["row_id"]: row for rows in pending for row in rows.result()}
         rows = [encoded[row.row_id] for row in shard.rows if row.row_id in encoded]
-        return write_shard(self.run, shard, rows, self._receipt, self.options.hook).model_copy(
-            update={"failed": tuple(sorted(failed, key=lambda f: f.row_id)), "batch_shapes": tuple(sorted(shapes))}
+        written = write_arrow(self.run, self.run.shard_path(shard.name), rows, self.options.hook)
+        lost = tuple(sorted(failed, key=lambda row: row.row_id))
+        return written.receipt(
+            self.plan.id, shard.name, failed=lost, batch_shapes=tuple(sorted(shapes)), **self._signature
         )
 
     def _run_batches(
@@ -190,41 +190,3 @@ class Worker:
             self.run.event(event="batch", unit=shard.name, rows=len(made), failed=len(lost))
             self.options.hook(f"{shard.name}: batch done")
         return pending, failed, shapes
-
-
-def write_shard(run: Run, shard: Shard, rows: list[dict[str, Any]], receipt: Callable[..., Receipt], hook: Hook) -> Receipt:
-    """Write rows as `shards/<name>.arrow`; returns its receipt, not yet written."""
-    names = run.plan.header.class_names
-    schema, sizes = arrow_schema(names), []
-    done = write_atomically(
-        run.shard_path(shard.name), lambda path: sizes.append(_stream(path, rows, schema)), hook
-    )
-    return receipt(shard.name, [done], rows=len(rows), num_bytes=sizes[0], schema_digest=schema_digest(names))
-
-
-def _stream(path: Any, rows: list[dict[str, Any]], schema: Any) -> int:
-    with open(path, "wb") as sink:
-        return write_stream(sink, rows, schema)
-
-
-def encode_rows(made: Sequence[Made], scores: Sequence[dict[str, Any]], plan_id: str, image_format: str) -> list[dict[str, Any]]:
-    """The published columns of finished images; runs beside the generation loop."""
-    return [encode_row(one, score, plan_id, image_format) for one, score in zip(made, scores, strict=True)]
-
-
-def encode_row(made: Made, scores: dict[str, Any], plan_id: str, image_format: str) -> dict[str, Any]:
-    """One row: planned columns, measurements, and the encoded image with its XMP packet."""
-    from PIL import Image
-
-    picture = Image.fromarray(made.pixels)
-    kind = "compositeWithTrainedAlgorithmicMedia" if made.row.source_ids else "trainedAlgorithmicMedia"
-    data = encode_image(picture, image_format, xmp_packet(made.row.row_id, kind))
-    outcome = {"measured": canonical(made.measured), "attempt": made.attempt, "batch_shape": made.batch_shape}
-    image = {"image": {"bytes": data, "path": None}, "image_format": image_format, "pixel_sha256": pixel_sha256(picture)}
-    size = {"width": picture.width, "height": picture.height}
-    return {**planned_columns(made.row), "plan_id": plan_id, **outcome, **scores, **image, **size}
-
-
-def planned_columns(row: PlanRow) -> dict[str, Any]:
-    """The published columns that the plan decides."""
-    return row.model_dump(mode="json", by_alias=True, exclude={"k", "split"})

@@ -1,4 +1,4 @@
-"""Runs as `datasets` builders: CUB and ImageNet-LT layouts, folders and the embedded data, end to end on real models."""
+"""Runs as `datasets` builders: CUB and ImageNet-LT layouts, folders, embedded data, end to end on real models."""
 
 from io import BytesIO
 from pathlib import Path
@@ -110,12 +110,12 @@ def test_imagenet_lt_genie_computes_the_matrix_with_a_named_classifier(tmp_path:
 
 
 def test_imagenet_lt_genie_refuses_without_either(imagenet: Path) -> None:
-    with pytest.raises(RecipeError, match="give a matrix .* or the id of a transformers image classifier"):
+    with pytest.raises(RecipeError, match=r"give a matrix .* or the id of a transformers image classifier"):
         load_builder("imagenet_lt_genie", source=str(imagenet), **small(partial=True))
 
 
 def test_an_image_folder_with_one_image_in_a_class(tmp_path: Path) -> None:
-    for name, count in (("ash tree", 3), ("a'b \"c\" ü", 1)):
+    for name, count in (("ash tree", 3), ('a\'b "c" ü', 1)):
         for i in range(count):
             put(tmp_path / "pictures" / name / f"x.{i}.jpg", hash((name, i)) % 1000)
     given = small(per_class=2, config={**DIFF_II, "suffixes": ["in the rain."]}, run_dir=tmp_path / "run")

@@ -49,7 +49,10 @@ def test_nothing_unmeasured_is_zero(sets: dict[str, datasets.Dataset]) -> None:
     assert all(row["clip_score"] is None and row["judge_label"] is None and row["prompt"] is None for row in real)
     generated = [row for row in sets["txt2img"] if row["is_synthetic"]]
     assert all(row["source_similarity"] is None for row in generated)
-    assert all(row["clip_score"] is not None and row["soft_label"] == {"class": [row["label"]], "weight": [1.0]} for row in generated)
+    assert all(
+        row["clip_score"] is not None and row["soft_label"] == {"class": [row["label"]], "weight": [1.0]}
+        for row in generated
+    )
 
 
 def test_ids_are_unique_over_real_and_synthetic(sets: dict[str, datasets.Dataset]) -> None:

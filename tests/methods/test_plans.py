@@ -32,7 +32,8 @@ def plan_of(method: str, counts: tuple[int, ...] = (3, 2, 4), **config: Any) -> 
     return draw_plan("toy_full", recipe, table(counts), None, SPEC)
 
 
-GOLDEN: dict[str, str] = json.loads((Path(__file__).parent / "golden_plans.json").read_text())
+GOLDEN_FILE = Path(__file__).parent / "golden_plans.json"
+GOLDEN: dict[str, str] = json.loads(GOLDEN_FILE.read_text())
 
 
 @pytest.mark.parametrize("method", GOLDEN)

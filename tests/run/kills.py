@@ -112,6 +112,7 @@ def started(folder: Path) -> list[str]:
 def kill_at_random(planned: Planned, points: int, seed: int, *, command: bool = False) -> int:
     """Kill at points uniform over the wall time, each on a fresh copy; how many hit a process at work."""
     rng, hit = random.Random(seed), 0
+    sys.stderr.write(f"KILL_SEED={seed}: {points} kills\n")
     for i in range(points):
         folder = planned.copy(f"killed-{i}")
         hit += kill_after(folder, rng.uniform(0, planned.seconds), command=command)

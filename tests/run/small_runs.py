@@ -47,7 +47,9 @@ def mixed_start_run(folder: Path) -> Run:
 
 def digests(folder: Path) -> dict[str, str]:
     """Relative name -> sha256 of everything a run promises to make alike: shards, fits, selection, assembled files."""
-    kept = [p for p in folder.rglob("*") if p.suffix in (".arrow", ".safetensors", ".parquet") and "cache" not in p.parts]
+    kept = [
+        p for p in folder.rglob("*") if p.suffix in (".arrow", ".safetensors", ".parquet") and "cache" not in p.parts
+    ]
     promised = [p for p in kept if "checkpoint" not in str(p)]
     found = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in promised}
     return found | {"files": str(json.loads((folder / "run.json").read_text())["files"])}

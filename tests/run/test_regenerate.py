@@ -25,7 +25,11 @@ def test_twenty_rows_rebuild_bit_equal_without_the_run(tmp_path: Path, slug: str
     recipe = run.recipe
     rows = [row for s in run.plan.shards() for row in read_stream(str(run.shard_path(s.name))).to_pylist()]
     real = [read_stream(str(run.shard_path(s.name))).combine_chunks() for s in run.plan.real_shards()]
-    sources = {ids[0]: image["bytes"] for t in real for ids, image in zip(t["source_ids"].to_pylist(), t["image"].to_pylist(), strict=True)}
+    sources = {
+        ids[0]: image["bytes"]
+        for t in real
+        for ids, image in zip(t["source_ids"].to_pylist(), t["image"].to_pylist(), strict=True)
+    }
     shutil.move(run.folder / "fits", tmp_path / "fits") if run.plan.fits else None
     shutil.rmtree(run.folder)
     rebuild = regenerator(recipe, tmp_path / "fits", sources.__getitem__)

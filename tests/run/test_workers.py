@@ -61,9 +61,14 @@ def events(run: Run) -> list[str]:
 
 def test_environment_threads_do_not_change_the_bytes(tmp_path: Path, reference: dict[str, str]) -> None:
     run = mixed_start_run(tmp_path / "run")
-    script = f"from diffaug_datasets.run.execute import execute\nfrom diffaug_datasets.run.store import Run\n" \
-             f"from diffaug_datasets.run.worker import WorkerOptions\nexecute(Run.open({str(run.folder)!r}), WorkerOptions(), 1)"
-    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, timeout=240)
+    lines = [
+        "from diffaug_datasets.run.execute import execute",
+        "from diffaug_datasets.run.store import Run",
+        "from diffaug_datasets.run.worker import WorkerOptions",
+        f"execute(Run.open({str(run.folder)!r}), WorkerOptions(), 1)",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, env=environment, timeout=240)
     assert digests(run.folder) == reference
 
 

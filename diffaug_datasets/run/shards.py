@@ -1,0 +1,84 @@
+"""Rows as they are stored, and the file that holds a shard's. Needs no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.images import encode_image, pixel_sha256, xmp_packet
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.run.features import arrow_schema, schema_digest, write_stream
+from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
+
+if TYPE_CHECKING:
+    from diffaug_datasets.run.batch import Made
+
+ImageFormat = Literal["png", "webp"]
+
+
+@dataclass(frozen=True)
+class ArrowFile:
+    """A written Arrow stream: its digest, rows, their bytes in memory, and the digest of its features."""
+
+    done: FileDigest
+    rows: int
+    num_bytes: int
+    schema_digest: str
+
+    def receipt(self, plan_id: str, unit: str, **content: Any) -> Receipt:
+        """The receipt of the unit that this file is, not yet written."""
+        sizes = {"rows": self.rows, "num_bytes": self.num_bytes, "schema_digest": self.schema_digest}
+        return Receipt.model_validate({"plan_id": plan_id, "unit": unit, "files": (self.done,), **sizes, **content})
+
+
+def write_arrow(run: Run, path: Path, rows: Sequence[Mapping[str, Any]], hook: Hook = no_hook) -> ArrowFile:
+    """Write rows of a run as one Arrow stream, atomically.
+
+    Raises:
+        RunError: the disk is full or the folder is read-only.
+    """
+    names = run.plan.header.class_names
+    schema: pa.Schema = arrow_schema(names)
+    sizes: list[int] = []
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as sink:
+            sizes.append(write_stream(sink, rows, schema))
+
+    done = write_atomically(path, write, hook)
+    return ArrowFile(done, len(rows), sizes[0], schema_digest(names))
+
+
+def planned_columns(row: PlanRow) -> dict[str, Any]:
+    """The published columns that the plan decides."""
+    return row.model_dump(mode="json", by_alias=True, exclude={"k", "split"})
+
+
+def encode_rows(
+    made: Sequence["Made"], scores: Sequence[dict[str, Any]], plan_id: str, image_format: ImageFormat
+) -> list[dict[str, Any]]:
+    """The published columns of finished images; runs beside the generation loop."""
+    return [encode_row(one, score, plan_id, image_format) for one, score in zip(made, scores, strict=True)]
+
+
+def encode_row(made: "Made", scores: dict[str, Any], plan_id: str, image_format: ImageFormat) -> dict[str, Any]:
+    """One row: planned columns, measurements, and the encoded image with its XMP packet."""
+    from PIL import Image
+
+    picture = Image.fromarray(made.pixels)
+    edited = bool(made.row.source_ids)
+    packet = xmp_packet(
+        made.row.row_id, "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
+    )
+    outcome = {"measured": canonical(made.measured), "attempt": made.attempt, "batch_shape": made.batch_shape}
+    image = {
+        "image": {"bytes": encode_image(picture, image_format, packet), "path": None},
+        "image_format": image_format,
+        "pixel_sha256": pixel_sha256(picture),
+        "width": picture.width,
+        "height": picture.height,
+    }
+    return {**planned_columns(made.row), "plan_id": plan_id, **outcome, **scores, **image}
