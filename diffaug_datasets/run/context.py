@@ -55,7 +55,9 @@ class WorkContext:
     @cached_property
     def backbone(self) -> "Backbone":
         """The diffusion model."""
-        return self._loader(self.spec, self.device)
+        backbone = self._loader(self.spec, self.device)
+        backbone.use_concepts(None)
+        return backbone
 
     @cached_property
     def encoder(self) -> "Encoder":

@@ -1,12 +1,13 @@
 """One worker: takes units that nobody else holds, makes them, marks them done. Any number may share a run folder."""
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Where and how one worker runs; `only_fits` leaves the shards alone, `number` spreads workers over the units."""
+    """Where and how one worker runs; `only_fits` leaves the shards alone, `number` spreads workers over the units.
+
+    `fits_from`: other run folders whose finished fits may be copied instead of made again.
+    """
 
     device: str = "cpu"
     number: int = 0
     only_fits: bool = False
     allow_mixed_stack: bool = False
+    fits_from: tuple[Path, ...] = ()
     loader: LoadBackbone = load_backbone
     hook: Hook = no_hook
 
@@ -84,7 +89,7 @@ class Worker:
     def _make(self, unit: FitUnit | Shard) -> None:
         self.run.event(event="start", unit=unit.name, worker=self.options.number)
         begin, calls = time.perf_counter(), self._evaluated
-        receipt = self._make_fit(unit) if isinstance(unit, FitUnit) else self._make_shard(unit)
+        receipt = self._adopt(unit) or self._make_fit(unit) if isinstance(unit, FitUnit) else self._make_shard(unit)
         self.options.hook(f"{unit.name}: before receipt")
         spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": self._evaluated - calls}
         self.run.write_receipt(receipt.model_copy(update=spent))
@@ -141,6 +146,19 @@ class Worker:
                 "would have other pixels here. Continue there, or give --allow-mixed-stack (the card will say so)."
             )
 
+    def _adopt(self, unit: FitUnit) -> Receipt | None:
+        """The same fit from another run folder made on this stack, copied; a fit's name is the digest of its inputs."""
+        for other in map(Run.open, self.options.fits_from):
+            receipt = other.receipt(unit.name)
+            if receipt is None or receipt.stack != self._stack or not other.intact(unit.name):
+                continue
+            folder = self.run.fit_folder(unit.name)
+            for file in receipt.files:
+                origin = other.fit_folder(unit.name) / file.file
+                write_atomically(folder / file.file, partial(_copy, origin))
+            return receipt.model_copy(update={"plan_id": self.plan.id})
+        return None
+
     def _make_fit(self, unit: FitUnit) -> Receipt:
         folder = self.run.fit_folder(unit.name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,3 +208,7 @@ class Worker:
             self.run.event(event="batch", unit=shard.name, rows=len(made), failed=len(lost))
             self.options.hook(f"{shard.name}: batch done")
         return pending, failed, shapes
+
+
+def _copy(origin: Path, target: Path) -> None:
+    shutil.copyfile(origin, target)

@@ -1,0 +1,45 @@
+"""Fits are made once: a second run, and a second run folder, use what is there."""
+
+from pathlib import Path
+
+from small_runs import METHODS, small_run
+
+from diffaug_datasets.data.catalogue import merged
+from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import WorkerOptions
+
+
+def test_a_second_run_makes_no_inversion_calls(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", "diffii")
+    execute(run, WorkerOptions(), workers=1)
+    before = {unit.name: run.receipt(unit.name) for unit in run.plan.fits}
+    (run.folder / "shards" / "synthetic-00000.json").unlink()
+    execute(Run.open(run.folder), WorkerOptions(), workers=1)
+    assert {unit.name: run.receipt(unit.name) for unit in run.plan.fits} == before
+
+
+def test_another_run_folder_takes_over_concepts_and_inversions(tmp_path: Path) -> None:
+    first = small_run(tmp_path / "first", "diffii")
+    execute(first, WorkerOptions(), workers=1)
+    ablation = merged(METHODS["diffii"], {"split_ratio": 1.0})
+    second = small_run(tmp_path / "second", "diffii", config=ablation)
+    assert second.plan.id != first.plan.id
+    execute(second, WorkerOptions(fits_from=(first.folder,)), workers=1)
+    assert [u.name for u in second.plan.fits] == [u.name for u in first.plan.fits]
+    for unit in second.plan.fits:
+        ours, theirs = second.receipt(unit.name), first.receipt(unit.name)
+        assert ours is not None
+        assert theirs is not None
+        assert ours.files == theirs.files
+        assert ours.evaluations == 0
+
+
+def test_a_damaged_fit_is_not_taken_over(tmp_path: Path) -> None:
+    first = small_run(tmp_path / "first", "genieada")
+    execute(first, WorkerOptions(only_fits=True), workers=1)
+    for file in (first.folder / "fits").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    second = small_run(tmp_path / "second", "genieada")
+    execute(second, WorkerOptions(fits_from=(first.folder,), only_fits=True), workers=1)
+    assert all(second.intact(unit.name) for unit in second.plan.fits)
