@@ -1,0 +1,1 @@
+"""Looking at results: pages, tables, numbers."""

@@ -1,0 +1,204 @@
+"""One row as a card: what it was made from, what came out, and the numbers that made it.
+
+What a card shows follows from what the row holds, not from the method's name, so that new methods are shown too.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.evaluate.drawing import Box, Circle, Trajectory, circle, trajectory
+from diffaug_datasets.evaluate.gather import Gathered, Picture
+from diffaug_datasets.evaluate.thumbnails import Thumbnail, thumbnail
+
+BESIDE = Box(116, 92)
+DRAWN = {"u", "arc", "switch"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name, its value as text, and what it means where that helps."""
+
+    name: str
+    value: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class SourceView:
+    """A real image of a card; `other`: of another class than the row. `thumb` is None where it cannot be shown."""
+
+    thumb: Thumbnail | None
+    source_id: str
+    class_name: str
+    other: bool
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The class prompt, and the suffix that the first `steps` steps carry as well."""
+
+    text: str
+    suffix: str = ""
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees. `of_source`: it still sees the class of the source image."""
+
+    agrees: bool
+    class_name: str
+    confidence: str
+    of_source: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """A row for the page."""
+
+    row_id: str
+    seed: str
+    class_name: str
+    real: bool
+    result: Thumbnail | None
+    sources: tuple[SourceView, ...]
+    facts: tuple[Fact, ...]
+    prompt: Prompt | None
+    circle: Circle | None
+    trajectory: Trajectory | None
+    verdict: Verdict | None
+    dropped: str
+
+
+def card(gathered: Gathered, picture: Picture) -> Card:
+    """The card of a row; a real one has no source but itself, so none is shown."""
+    row, names = picture.planned, gathered.class_names
+    real = row.origin == "real"
+    return Card(
+        row_id=row.row_id,
+        seed="" if row.seed is None else str(row.seed),
+        class_name=names[row.label],
+        real=real,
+        result=thumbnail(picture.data),
+        sources=() if real else source_views(gathered, row),
+        facts=tuple(_facts(picture)),
+        prompt=_prompt(picture),
+        circle=_circle(picture.measured),
+        trajectory=_trajectory(picture),
+        verdict=_verdict(picture, names),
+        dropped=reason_text(gathered.dropped[row.row_id]) if row.row_id in gathered.dropped else "",
+    )
+
+
+def source_views(gathered: Gathered, row: PlanRow) -> tuple[SourceView, ...]:
+    """The real images that a row names, in its order."""
+    views = []
+    for source_id, label in zip(row.source_ids, row.source_labels, strict=True):
+        found = gathered.source(source_id)
+        shown = None if found is None else thumbnail(found.data)
+        views.append(SourceView(shown, source_id, gathered.class_names[label], label != row.label))
+    return tuple(views)
+
+
+def _prompt(picture: Picture) -> Prompt | None:
+    row = picture.planned
+    if row.prompt is None:
+        return None
+    first = row.prompt_first or row.prompt
+    suffix = first[len(row.prompt) :].strip() if first.startswith(row.prompt) else first
+    steps = picture.draw.get("switch")
+    return Prompt(row.prompt, suffix, steps if suffix and isinstance(steps, int) else None)
+
+
+def _circle(measured: Mapping[str, Any]) -> Circle | None:
+    alpha, phi = measured.get("alpha"), measured.get("phi")
+    return circle(alpha, phi) if is_number(alpha) and is_number(phi) else None
+
+
+def _trajectory(picture: Picture) -> Trajectory | None:
+    levels, distances = picture.measured.get("levels"), picture.measured.get("d")
+    if not are_numbers(levels) or not are_numbers(distances):
+        return None
+    return trajectory(levels, distances, picture.planned.strength, BESIDE)
+
+
+def _verdict(picture: Picture, names: tuple[str, ...]) -> Verdict | None:
+    seen, row = picture.outcome.judge_label, picture.planned
+    if seen is None or not 0 <= seen < len(names):
+        return None
+    confidence = picture.outcome.judge_confidence
+    sure = "" if confidence is None else percent(confidence)
+    return Verdict(seen == row.label, names[seen], sure, seen != row.label and seen in row.source_labels)
+
+
+def _facts(picture: Picture) -> list[Fact]:
+    row, out = picture.planned, picture.outcome
+    facts = [*_schedule(row), *_measures(picture)]
+    if out.attempt:
+        facts.append(Fact("attempt", str(out.attempt + 1), "earlier tries gave no usable image"))
+    if row.fallback:
+        facts.append(Fact("fallback", row.fallback, "policy for a degenerate case"))
+    return facts + [Fact(name, str(value)) for name, value in sorted(picture.draw.items()) if _is_extra(name, value)]
+
+
+def _schedule(row: PlanRow) -> list[Fact]:
+    facts = []
+    if row.strength is not None and row.source_ids and row.strength < 1:
+        mixed = any(label != row.label for label in row.source_labels)
+        facts.append(Fact("ratio r" if mixed else "strength", f"{row.strength:.2f}", "share of the schedule denoised"))
+    if row.num_inference_steps is not None and row.start_step is not None:
+        ran = row.num_inference_steps - row.start_step
+        value = f"{ran} of {row.num_inference_steps}" if row.start_step else str(ran)
+        facts.append(Fact("steps", value, "sampling steps that ran"))
+    return facts
+
+
+def _measures(picture: Picture) -> list[Fact]:
+    out = picture.outcome
+    named = [
+        ("margin", out.clip_margin, "+.3f", "CLIP cosine to its class minus the best other class's"),
+        ("similarity", out.source_similarity, ".3f", "largest cosine to a source image"),
+    ]
+    return [Fact(name, signed(value, form), hint) for name, value, form, hint in named if value is not None]
+
+
+def _is_extra(name: str, value: Any) -> bool:
+    return name not in DRAWN and isinstance(value, str | int | float)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value read from JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def are_numbers(value: Any) -> TypeGuard[list[float]]:
+    """Whether a value read from JSON is a list of finite numbers."""
+    return isinstance(value, list) and all(map(is_number, value))
+
+
+def signed(value: float, form: str) -> str:
+    """A number in a format, with a true minus sign."""
+    return format(value, form).replace("-", "\u2212")
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as whole percent; only all is 100 %, only none is 0 %."""
+    whole = round(100 * share)
+    return f"{min(99, max(1, whole)) if 0 < share < 1 else whole}\u00a0%"
+
+
+def reason_text(reason: str) -> str:
+    """The selection's reason in words: `{"column":"clip_margin","minimum":0}` becomes `clip_margin below 0`."""
+    try:
+        rule = json.loads(reason)
+        column = rule["column"]
+    except (ValueError, KeyError, TypeError):
+        return reason
+    words = {"minimum": "below", "maximum": "above"}
+    limits = [f"{word} {rule[key]:g}" for key, word in words.items() if rule.get(key) is not None]
+    limits += ["not its label"] if rule.get("equals_label") else []
+    return f"{column} {' or '.join(limits)}"

@@ -1,0 +1,1 @@
+"""The only door to diffusers, transformers and peft: diffusion backbones, learned concepts, encoders and judges."""

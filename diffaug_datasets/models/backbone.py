@@ -1,0 +1,198 @@
+"""The only door to a diffusion model: images to latents and back, prompts to conditions, and the noise it sees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_name, backbone_revision
+from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.models.device import checked_device
+from diffaug_datasets.models.learned import LoadedConcepts
+from diffaug_datasets.models.loading import Pieces, load_pieces
+from diffaug_datasets.models.lora import fuse, unfuse
+from diffaug_datasets.models.pixels import Resize, preprocess, to_uint8
+from diffaug_datasets.models.prompts import PromptEncoder
+from diffaug_datasets.numerics.guidance import eps_from_v, eps_from_x0, guided
+from diffaug_datasets.numerics.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What is recorded of a backbone; `revision` in full.
+
+    No safety checker ever runs: a blacked-out picture would be a wrong label.
+    """
+
+    name: str
+    revision: str
+    variant: str | None
+    dtype: str
+    prediction_type: str
+    height: int
+    width: int
+    safety_checker: bool = False
+
+
+class Backbone:
+    """A Stable Diffusion 1.x or 2.x pipeline. Latents, conditions and eps are float32 outside; the network has `dtype`.
+
+    At one batch shape a row's results never depend on the other rows: pad to the planned shape, and a row is the same
+    to the bit wherever it stands. `calls` and `rows_evaluated` count the U-Net's work.
+    """
+
+    def __init__(self, pieces: Pieces, spec: BackboneSpec, name: str, device: torch.device) -> None:
+        self.name = name
+        self.schedule: Schedule = pieces.schedule
+        self.device = device
+        self.dtype: torch.dtype = getattr(torch, spec.dtype)
+        self.calls = 0
+        self.rows_evaluated = 0
+        self.unet, self._vae, self.prediction_type = pieces.unet, pieces.vae, pieces.prediction_type
+        self.text = PromptEncoder(pieces.tokenizer, pieces.text_encoder)
+        self.tokenizer, self.text_encoder = pieces.tokenizer, pieces.text_encoder
+        self._spec, self._factor = spec, 2 ** (len(pieces.vae.config.block_out_channels) - 1)
+        self.height, self.width = self._size(spec)
+        self._unfused: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, spec: BackboneSpec, device: str = "cpu") -> "Backbone":
+        """The model of a spec on a device, frozen; nothing global is set.
+
+        Raises:
+            BackboneError: the device is absent, the model cannot be reached, or it is of a family we do not drive.
+        """
+        place = checked_device(device)
+        pieces = load_pieces(spec, place)
+        return cls(pieces, spec, backbone_name(spec), place)
+
+    def _size(self, spec: BackboneSpec) -> tuple[int, int]:
+        native = self.unet.config.sample_size or 64  # as diffusers' pipelines take it where it is not stated
+        rows, columns = (native, native) if isinstance(native, int) else native
+        height, width = spec.height or rows * self._factor, spec.width or columns * self._factor
+        if height % self._factor or width % self._factor:
+            raise BackboneError(
+                f"backbone {spec.id!r}: got {height} x {width} pixels, expected multiples of {self._factor}; "
+                "change backbone.height and backbone.width."
+            )
+        return height, width
+
+    @property
+    def facts(self) -> BackboneFacts:
+        """What to record of this backbone."""
+        spec = self._spec
+        kinds = (spec.variant, spec.dtype, self.prediction_type)
+        return BackboneFacts(self.name, backbone_revision(spec), *kinds, self.height, self.width)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one latent."""
+        return int(self._vae.config.latent_channels), self.height // self._factor, self.width // self._factor
+
+    def prompt(self, text: str) -> Float[Tensor, "s d"]:
+        """The condition of a text, encoded alone and remembered. Too long a text is cut, with one warning a backbone.
+
+        Raises:
+            BackboneError: the text names a class token that is not installed.
+        """
+        return self.text(text)
+
+    def prompts(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
+        """The conditions of several texts; the same bits as `prompt` gives for each."""
+        return torch.stack([self.prompt(text) for text in texts])
+
+    def preprocess(self, image: Image.Image, resize: Resize) -> Float[Tensor, "3 H W"]:
+        """A picture in [-1, 1] at the backbone's size, on the CPU; see `pixels.preprocess`."""
+        return preprocess(image, resize, self.height, self.width)
+
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Latents of images in [-1, 1]: the posterior's mode, scaled; nothing is sampled."""
+        with torch.no_grad():
+            posterior = self._vae.encode(images.to(self.device, self.dtype)).latent_dist
+        config = self._vae.config
+        latents: Tensor = (posterior.mode().float() - (config.shift_factor or 0.0)) * config.scaling_factor
+        return latents
+
+    def decode_float(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images in [0, 1], float32, on the backbone's device; what is not finite stays so, for the caller to judge."""
+        config = self._vae.config
+        unscaled = z.to(self.device, torch.float32) / config.scaling_factor + (config.shift_factor or 0.0)
+        with torch.no_grad():
+            images: Tensor = self._vae.decode(unscaled.to(self.dtype)).sample
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    def decode(self, z: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b H W 3"]:
+        """Images as bytes on the CPU, rounded.
+
+        Raises:
+            ValueError: a value is not finite; use `decode_float` where a row may fail.
+        """
+        return to_uint8(self.decode_float(z))
+
+    def eps(
+        self, xt: Float[Tensor, "b c h w"], t: int | Sequence[int], cond: Float[Tensor, "b s d"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise the network sees in xt at timestep label t (one for all rows, or one a row): one network call.
+
+        Float32 whatever the network's dtype; differentiable in `cond`. Predictions of v or x0 are turned into eps.
+        """
+        self.calls += 1
+        self.rows_evaluated += len(xt)
+        labels = [t] * len(xt) if isinstance(t, int) else list(t)
+        state = xt.to(self.device)
+        time = torch.tensor(labels, device=self.device)
+        text = cond.to(self.device, self.dtype)
+        predicted: Tensor = self.unet(state.to(self.dtype), time, encoder_hidden_states=text, return_dict=False)[0]
+        return self._as_eps(predicted.float(), state.float(), labels)
+
+    def _as_eps(self, predicted: Tensor, xt: Tensor, labels: Sequence[int]) -> Tensor:
+        if self.prediction_type == "epsilon":
+            return predicted
+        convert = eps_from_v if self.prediction_type == "v_prediction" else eps_from_x0
+        rows = zip(predicted, xt, labels, strict=True)
+        return torch.cat([convert(row[None], state[None], self.schedule.level(t)) for row, state, t in rows])
+
+    def guided_eps(
+        self,
+        xt: Float[Tensor, "b c h w"],
+        t: int | Sequence[int],
+        cond: Float[Tensor, "b s d"],
+        uncond: Float[Tensor, "b s d"],
+        scale: Float[Tensor, " b"],
+    ) -> Float[Tensor, "b c h w"]:
+        """Classifier-free guidance, a scale a row: one network call of 2b rows, or of b rows if no row is guided.
+
+        A row of scale 1 always gets its value from a call of b rows: where guided rows stand beside it, both calls are
+        made. So no row's bits depend on its neighbours' scales, and the second call costs only batches that mix them.
+        """
+        plain = scale.to(self.device) == 1
+        unguided = self.eps(xt, t, cond) if bool(plain.any()) else None
+        if unguided is not None and bool(plain.all()):
+            return unguided
+        twice = t if isinstance(t, int) else [*t, *t]
+        both = self.eps(torch.cat([xt, xt]), twice, torch.cat([uncond, cond]))
+        low, high = both.chunk(2)
+        eps = guided(low, high, scale.to(self.device))
+        return eps if unguided is None else torch.where(plain[:, None, None, None], unguided, eps)
+
+    def use_concepts(self, concepts: LoadedConcepts | None) -> None:
+        """Install learned tokens and fuse their LoRA into the U-Net; None brings the base back, to the bit.
+
+        Fused attention costs nothing extra; the original weights are kept beside and put back, never subtracted.
+
+        Raises:
+            BackboneError: the concepts were learned on a model of another shape.
+        """
+        unfuse(self.unet, self._unfused)
+        self._unfused = {}
+        self.text.uninstall()
+        if concepts:
+            try:
+                self._unfused = fuse(self.unet, concepts.lora)
+                self.text.install(concepts.tokens)
+            except BackboneError:
+                self.use_concepts(None)
+                raise

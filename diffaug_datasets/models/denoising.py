@@ -1,0 +1,103 @@
+"""Guided denoising of a batch whose rows differ in start step, guidance and prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffaug_datasets.core.method import Context, Generated
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.numerics.sampling import Eps, ddim_sample, dpm_sample
+from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps, dpm_timesteps
+
+Sampler = Literal["ddim", "dpm"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What row j is denoised towards: `first[j]` for its leading `switch[j]` steps, then `last[j]`."""
+
+    last: Sequence[str]
+    negative: Sequence[str]
+    scale: Sequence[float]
+    first: Sequence[str] | None = None
+    switch: Sequence[int] | None = None
+
+
+def guided_network(backbone: Backbone, conditions: Conditions) -> Eps:
+    """The guided noise prediction of a batch: one network call a step, both guidance branches in it."""
+    last, uncond = backbone.prompts(conditions.last), backbone.prompts(conditions.negative)
+    first = backbone.prompts(conditions.first) if conditions.first else last
+    switch = torch.tensor(list(conditions.switch or [0] * len(conditions.last)), device=last.device)
+    scale = torch.tensor(list(conditions.scale), device=last.device, dtype=torch.float32)
+
+    def eps(xt: Tensor, t: int, step: int) -> Tensor:
+        cond = torch.where((step < switch)[:, None, None], first, last)
+        return backbone.guided_eps(xt, t, cond, uncond, scale)
+
+    return eps
+
+
+def timesteps(backbone: Backbone, sampler: Sampler, n: int) -> tuple[int, ...]:
+    """The sampler's descending timestep labels."""
+    labels = ddim_timesteps if sampler == "ddim" else dpm_timesteps
+    return labels(backbone.schedule, n)
+
+
+def denoise(
+    backbone: Backbone,
+    xt: Float[Tensor, "b c h w"],
+    conditions: Conditions,
+    sampler: Sampler,
+    n: int,
+    start: Sequence[int],
+) -> Float[Tensor, "b c h w"]:
+    """Latents at level 0; row j begins at step `start[j]` of `n`."""
+    sample = ddim_sample if sampler == "ddim" else dpm_sample
+    eps = guided_network(backbone, conditions)
+    return sample(eps, xt, backbone.schedule, timesteps(backbone, sampler, n), start)
+
+
+def row_conditions(rows: Sequence[PlanRow]) -> Conditions:
+    """The prompts and guidance scales that the rows were planned with."""
+    return Conditions(
+        last=[row.prompt or "" for row in rows],
+        negative=[row.negative_prompt or "" for row in rows],
+        scale=[1.0 if row.guidance_scale is None else row.guidance_scale for row in rows],
+    )
+
+
+class Sampling(Protocol):
+    """The part of a method's `Config` that an edit reads."""
+
+    sampler: Sampler
+    num_inference_steps: int
+    resize: Any
+
+
+def edit(
+    ctx: Context,
+    rows: Sequence[PlanRow],
+    conditions: Conditions,
+    cfg: Sampling,
+    noised_at: Sequence[int | None],
+    start: Sequence[int],
+) -> list[Generated]:
+    """Noise every row's first source to label `noised_at[j]` (None = keep no source) and denoise it from `start[j]`."""
+    backbone: Backbone = ctx.backbone
+    sources = torch.stack([backbone.preprocess(ctx.source(row.source_ids[0]), cfg.resize) for row in rows])
+    eps = ctx.noise(rows)
+    noised = add_noise(backbone.schedule, backbone.encode(sources), eps, [t or 0 for t in noised_at])
+    pure = torch.tensor([t is None for t in noised_at], device=eps.device)[:, None, None, None]
+    xt = torch.where(pure, eps, noised)
+    latents = denoise(backbone, xt, conditions, cfg.sampler, cfg.num_inference_steps, start)
+    return pictures(backbone, latents)
+
+
+def pictures(backbone: Backbone, latents: Float[Tensor, "b c h w"]) -> list[Generated]:
+    """The decoded images [h w 3] in [0, 1], one a row."""
+    return [Generated(image.permute(1, 2, 0)) for image in backbone.decode_float(latents)]

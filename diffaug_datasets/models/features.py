@@ -1,0 +1,219 @@
+"""Image-text encoders and judges: what finished and real images look like to another network."""
+
+import re
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from jaxtyping import Float
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoTokenizer
+
+from diffaug_datasets.core.backbone_spec import folder_digest
+from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.models.device import checked_device
+from diffaug_datasets.models.loading import quiet
+
+PATTERNS = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
+
+
+class Encoder:
+    """A CLIP-like model (`has_text`), or a vision model such as DINOv2 or ViT, in float32.
+
+    An image's features are CLIP's projected ones, a transformer's class token, or a convolution net's mean.
+    """
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self._model, self._processor, self._tokenizer = model, processor, tokenizer
+        self._texts: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, id_or_path: str, device: str = "cpu") -> "Encoder":
+        """`tiny` (packaged), a folder, or a Hub id, with `@<commit>` to pin it.
+
+        Raises:
+            BackboneError: it cannot be reached or read.
+        """
+        place, (folder, name) = checked_device(device), find_model(id_or_path, "encoder")
+        model = _read(AutoModel, folder, id_or_path, place)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True) if _reads_text(model) else None
+        return cls(model, _processor(folder), tokenizer, name, place)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether `text_features` works."""
+        return self._tokenizer is not None
+
+    def image_features(
+        self, images: Sequence[Image.Image], *, batch_shape: int = 32, normalise: bool = True
+    ) -> Float[Tensor, "n d"]:
+        """Features on the CPU, of unit length unless told otherwise; the network always sees `batch_shape` images."""
+        features = _in_batches(images, batch_shape, self._encode_images)
+        return F.normalize(features, dim=1) if normalise else features
+
+    def _encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b d"]:
+        pixels = _pixels(self._processor, images, self.device)
+        if self.has_text:
+            return _projected(self._model.get_image_features(pixel_values=pixels))
+        output = self._model(pixel_values=pixels)
+        states: Tensor = output.last_hidden_state
+        # A transformer's pooler may be missing from the checkpoint, and then holds random weights.
+        features: Tensor = output.pooler_output.flatten(1) if states.ndim == 4 else states[:, 0]
+        return features
+
+    def text_features(self, texts: Sequence[str], *, normalise: bool = True) -> Float[Tensor, "n d"]:
+        """Features on the CPU; each text is encoded alone and remembered.
+
+        Raises:
+            BackboneError: this encoder sees images alone.
+        """
+        if not self.has_text:
+            raise BackboneError(f"encoder {self.name!r} sees images alone: name a CLIP model where texts are compared.")
+        for text in texts:
+            if text not in self._texts:
+                self._texts[text] = self._encode_text(text)
+        features = torch.stack([self._texts[text] for text in texts])
+        return F.normalize(features, dim=1) if normalise else features
+
+    @torch.no_grad()
+    def _encode_text(self, text: str) -> Float[Tensor, " d"]:
+        # SigLIP was trained on padded texts; CLIP's causal attention never looks past the end of the text.
+        padding = "max_length" if self._model.config.model_type.startswith("siglip") else False
+        ids = self._tokenizer([text], truncation=True, padding=padding, return_tensors="pt").input_ids
+        return _projected(self._model.get_text_features(input_ids=ids.to(self.device)))[0].cpu()
+
+
+class Judge:
+    """An image classifier over named classes, in float32."""
+
+    def __init__(self, model: Any, processor: Any, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self._model, self._processor = model, processor
+
+    @classmethod
+    def load(cls, id_or_path: str, device: str = "cpu") -> "Judge":
+        """`tiny` (packaged), a folder, or a Hub id, with `@<commit>` to pin it.
+
+        Raises:
+            BackboneError: it cannot be reached or read, or is no image classifier.
+        """
+        place, (folder, name) = checked_device(device), find_model(id_or_path, "judge")
+        return cls(_read(AutoModelForImageClassification, folder, id_or_path, place), _processor(folder), name, place)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the probabilities."""
+        names: dict[int, str] = self._model.config.id2label
+        return tuple(names[i] for i in range(len(names)))
+
+    def probabilities(self, images: Sequence[Image.Image], *, batch_shape: int = 32) -> Float[Tensor, "n C"]:
+        """Class probabilities on the CPU; the network always sees `batch_shape` images."""
+        return _in_batches(images, batch_shape, self._classify).softmax(dim=1)
+
+    def _classify(self, images: Sequence[Image.Image]) -> Float[Tensor, "b C"]:
+        logits: Tensor = self._model(pixel_values=_pixels(self._processor, images, self.device)).logits
+        return logits.float()
+
+
+@torch.no_grad()
+def _in_batches(
+    images: Sequence[Image.Image], shape: int, network: Callable[[Sequence[Image.Image]], Tensor]
+) -> Float[Tensor, "n d"]:
+    """The network's rows for all images; a short batch repeats its last image, so bits never depend on how many."""
+    if not images:
+        raise ValueError("got no image; give at least one")
+    found: list[Tensor] = []
+    for begin in range(0, len(images), shape):
+        part = list(images[begin : begin + shape])
+        found.append(network(part + part[-1:] * (shape - len(part)))[: len(part)].cpu())
+    return torch.cat(found)
+
+
+def _pixels(processor: Any, images: Sequence[Image.Image], device: torch.device) -> Float[Tensor, "b 3 h w"]:
+    rgb = [image.convert("RGB") for image in images]
+    pixels: Tensor = processor(images=rgb, return_tensors="pt")["pixel_values"]
+    return pixels.to(device)
+
+
+def _projected(output: Any) -> Float[Tensor, "b d"]:
+    """CLIP's projected features, which transformers 5 wraps."""
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
+
+
+def _reads_text(model: Any) -> bool:
+    return hasattr(model, "get_text_features")
+
+
+def _processor(folder: Path) -> Any:
+    """The PIL one: torchvision is no dependency, and its resize gives other bits."""
+    is_old = int(transformers.__version__.split(".")[0]) < 5
+    backend: dict[str, Any] = {"use_fast": False} if is_old else {"backend": "pil"}
+    return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **backend)
+
+
+def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
+    """Folder and recorded name (`id@revision`, never a path) of an encoder or a judge.
+
+    Raises:
+        BackboneError: names every way out.
+    """
+    if id_or_path == "tiny":
+        folder = Path(str(files("diffaug_datasets"))) / "assets" / "tiny" / kind
+        return folder, f"diffaug-tiny-{kind}@{folder_digest(folder)[:12]}"
+    folder = Path(id_or_path).expanduser()
+    if folder.is_dir():
+        return folder, f"{folder.resolve().name}@{folder_digest(folder)[:12]}"
+    repository, _, revision = id_or_path.partition("@")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
+        raise BackboneError(f"{kind} {id_or_path!r} is neither a folder nor a Hub id: give one of these, or `tiny`.")
+    folder = _snapshot(repository, revision or None, kind)
+    return folder, f"{repository}@{folder.name[:12]}"
+
+
+def _snapshot(repository: str, revision: str | None, kind: str) -> Path:
+    for only_cached in (True, False):
+        try:
+            found = snapshot_download(
+                repository, revision=revision, allow_patterns=PATTERNS, local_files_only=only_cached
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            continue
+        if any(Path(found).glob("model*.safetensors")):
+            return Path(found)
+        reason = "it has no safetensors weights"
+    at = f" --revision {revision}" if revision else ""
+    raise BackboneError(
+        f"{kind} {repository!r} cannot be reached ({reason}): run `hf download {repository}{at}` where there is a "
+        "network, give the path of a local folder, or say `tiny`."
+    )
+
+
+def _read(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
+    try:
+        with quiet():
+            model, info = kind.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _unreadable(name, str(error)) from error
+    if needed := [key for key in info["missing_keys"] if "pooler" not in key]:
+        raise _unreadable(name, f"{len(needed)} weights are missing, such as {min(needed)}")
+    return model.eval().requires_grad_(False).float().to(device)
+
+
+def _unreadable(name: str, reason: str) -> BackboneError:
+    first = reason.strip().split("\n")[0].rstrip(".")
+    return BackboneError(
+        f"model {name!r} cannot be loaded ({first}): expected a transformers folder with config.json, "
+        "preprocessor_config.json and safetensors weights of a CLIP, a vision model or an image classifier."
+    )

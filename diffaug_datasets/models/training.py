@@ -1,0 +1,123 @@
+"""The training loop of concept learning: AdamW on token rows and LoRA matrices, mean squared error on eps."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffaug_datasets.core.concept_config import ConceptConfig
+from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.checkpoint import Checkpoint, TrainingState
+from diffaug_datasets.models.draws import StepDraw, StepDraws
+from diffaug_datasets.numerics.schedule import Schedule, add_noise
+
+MAX_NORM = 1.0
+# Gradients of a half-precision network underflow; a power of two changes no other bit.
+HALF_LOSS_SCALE = 1024.0
+MOST_SKIPPED = 20
+
+Progress = Callable[[int, int, float], None]
+"""(steps done, of how many, loss of the last one) -> nothing."""
+
+
+class ConceptTraining:
+    """A run over latents (plain and mirrored) of images with these prompts' token ids."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        cfg: ConceptConfig,
+        latents: Float[Tensor, "n 2 c h w"],
+        labels: Sequence[int],
+        ids: Mapping[int, Int[Tensor, " s"]],
+        rows: nn.Parameter,
+        lora: Mapping[str, nn.Parameter],
+    ) -> None:
+        self.backbone, self.cfg, self.latents = backbone, cfg, latents
+        self.ids = torch.stack([ids[label] for label in labels])
+        steps = backbone.schedule.num_train_timesteps
+        self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps)
+        self.optimiser = _adamw(cfg, rows, list(lora.values()))
+        self.state = TrainingState({"rows": rows, **lora}, self.optimiser)
+        self.loss_scale = HALF_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
+        self.skipped = 0
+
+    def to_the_end(self, checkpoint: Checkpoint, progress: Progress | None) -> list[float]:
+        """The losses of all steps, those before the checkpoint included.
+
+        Raises:
+            BackboneError: training diverges, or the checkpoint is damaged.
+        """
+        losses, total = checkpoint.restore(self.state), self.cfg.steps
+        for i in range(len(losses), total):
+            self._set_rates(i)
+            losses.append(self.step(self.draws.step(i)))
+            if (i + 1) % self.cfg.checkpoint_every == 0 or i + 1 == total:
+                checkpoint.write(self.state, losses)
+            if progress:
+                progress(i + 1, total, losses[-1])
+        return losses
+
+    def step(self, draw: StepDraw) -> float:
+        """One update; returns the loss before it."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self.loss(draw)
+        (loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
+        self._update()
+        return float(loss.detach())
+
+    def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
+        """Mean squared error on eps, with Min-SNR weights if asked for."""
+        device = self.backbone.device
+        x0 = self.latents[draw.images, draw.mirrored.long()].to(device)
+        eps = draw.eps.to(device)
+        xt = add_noise(self.backbone.schedule, x0, eps, draw.t)
+        cond = self.backbone.text.encode(self.ids[draw.images.to(self.ids.device)])
+        errors = (self.backbone.eps(xt, draw.t, cond) - eps).square().mean(dim=(1, 2, 3))
+        return (errors * min_snr_weights(self.backbone.schedule, draw.t, self.cfg.snr_gamma).to(device)).mean()
+
+    def _set_rates(self, i: int) -> None:
+        is_cosine = self.cfg.lr_schedule == "cosine"
+        share = 0.5 * (1 + math.cos(math.pi * i / self.cfg.steps)) if is_cosine else 1.0
+        rates = (self.cfg.lr_embedding, self.cfg.lr_lora)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
+            group["lr"] = share * rate
+
+    def _update(self) -> None:
+        """Unscale, clip each group to norm 1, step. Half precision may overflow: such a step is left out."""
+        gradients = [p.grad for p in self.state.parameters.values() if p.grad is not None]
+        for gradient in gradients:
+            gradient.div_(self.loss_scale)
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self._skip()
+            return
+        self.skipped = 0
+        for group in self.optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], MAX_NORM)
+        self.optimiser.step()
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        if self.loss_scale == 1.0 or self.skipped > MOST_SKIPPED:
+            raise BackboneError(
+                "concept learning diverged (gradients are not finite): lower lr_lora and lr_embedding, "
+                "or set backbone.dtype to bfloat16 or float32."
+            )
+
+
+def _adamw(cfg: ConceptConfig, rows: nn.Parameter, lora: list[nn.Parameter]) -> torch.optim.AdamW:
+    groups = [{"params": [rows], "lr": cfg.lr_embedding}]
+    groups += [{"params": lora, "lr": cfg.lr_lora}] if lora else []
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+
+
+def min_snr_weights(schedule: Schedule, t: Sequence[int], gamma: float | None) -> Float[Tensor, " b"]:
+    """min(SNR, gamma) / SNR at each label, SNR = alpha_bar / (1 - alpha_bar); ones without a gamma.
+
+    Implements the eps-prediction weights of Hang et al. (arXiv 2303.09556).
+    """
+    snr = [schedule.level(label) / (1 - schedule.level(label)) for label in t]
+    return torch.tensor([1.0 if gamma is None else min(s, gamma) / s for s in snr])

