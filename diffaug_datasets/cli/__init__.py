@@ -1,0 +1,71 @@
+"""The command line: parse, call the library, print. What a person got wrong becomes one sentence here, nowhere else."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from diffaug_datasets.cli.verbs import app
+from diffaug_datasets.core.errors import DiffAugError
+
+GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jaxtyping")
+EXTRAS = {
+    **dict.fromkeys(GENERATING, "generate"),
+    "sklearn": "eval",
+    "datatrove": "cluster",
+}
+
+FILES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and leave with its code: 0, 1 (a result that is not good), 2 (a mistake), 130 (Ctrl-C)."""
+    _hold_stdin()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        code = app([word for word in given if word != "--debug"], prog_name="diffaug", standalone_mode=False)
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        sentence = _sentence(error)
+        if debug or sentence is None:
+            raise
+        code = _say(sentence)
+    if code == 130:
+        _say("interrupted; what is finished stays, and the same command continues.")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell a person, or None where the fault is ours."""
+    if isinstance(error, DiffAugError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FILES:
+        place = error.filename or "the disk"
+        return f"{place}: {error.strerror}; check the path, its rights and the free space, then run it again."
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
+        return f"this needs {error.name}, which is not installed; run `pip install 'diffaug-datasets[{extra}]'`."
+    if type(error).__name__ == "Abort":
+        return "interrupted."
+    message = getattr(error, "format_message", None)  # of typer's usage errors, whichever click they are built on
+    return f"{message().rstrip('.')}; see `diffaug --help`." if message else None
+
+
+def _say(sentence: str) -> int:
+    typer.echo(f"diffaug: {' '.join(sentence.split())}", err=True)
+    return 2
+
+
+def _hold_stdin() -> None:
+    """Where the caller closed standard input, no file that we open may take its number."""
+    try:
+        os.fstat(0)
+    except OSError:
+        os.open(os.devnull, os.O_RDONLY)

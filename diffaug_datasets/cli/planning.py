@@ -1,0 +1,175 @@
+"""From what a person names (a file, a shipped recipe, a config) to a priced run folder. Nothing here needs torch."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffaug_datasets.cli.screen import clock, say, say_facts, say_json, waiting
+from diffaug_datasets.core.errors import DiffAugError, RecipeError
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.catalogue import config_recipe, merged
+from diffaug_datasets.data.prepare import Prepared, prepare, write_run
+from diffaug_datasets.data.price import CPU_FLOPS, GPU_FLOPS, Price, price, size
+from diffaug_datasets.run.store import Run
+
+
+def shipped_recipes() -> dict[str, Traversable]:
+    """Name -> file of every recipe inside the package (`defaults` is none: it is what config names stand for)."""
+    found = (files("diffaug_datasets") / "recipes").iterdir()
+    named = {item.name.removesuffix(".yaml"): item for item in found if item.name.endswith(".yaml")}
+    return {name: named[name] for name in sorted(named) if name != "defaults"}
+
+
+def print_recipes() -> None:
+    """The shipped recipes and their first line; a config name is a recipe too."""
+    facts = {name: item.read_text("utf-8").splitlines()[0].lstrip("# ") for name, item in shipped_recipes().items()}
+    say_facts({**facts, "BUILDER_PROTOCOL_SLUG": "the default recipe of a config name, such as cub_5shot_diffii"})
+
+
+def copy_recipe(name: str, file: Path | None) -> None:
+    """Write a recipe to a file that is not there yet."""
+    shipped = shipped_recipes()
+    text = shipped[name].read_text("utf-8") if name in shipped else config_recipe(name).to_yaml()
+    target = file or Path(f"{name}.yaml")
+    try:
+        with target.open("x", encoding="utf-8") as sink:
+            sink.write(text)
+    except FileExistsError:
+        raise RecipeError(f"{target}: is there already; give another file name, or remove it first.") from None
+    except OSError as error:
+        raise RecipeError(f"{target}: cannot be written ({error.strerror}); give another place.") from None
+    say(f"{target}: written; `diffaug methods` explains the keys of config, `diffaug plan {target}` plans it")
+
+
+def read_recipe(text: str, source: str | None, changes: Sequence[str]) -> Recipe:
+    """The recipe that a file, a shipped name or a config name stands for, with a caller's changes on top.
+
+    Raises:
+        RecipeError: one sentence that names the key or the name, and what is allowed.
+    """
+    shipped = shipped_recipes()
+    if Path(text).suffix in (".yaml", ".yml") or Path(text).is_file():
+        recipe = Recipe.from_yaml(Path(text))
+    elif text in shipped:
+        recipe = Recipe.from_dict(yaml.safe_load(shipped[text].read_text("utf-8")))
+    else:
+        recipe = config_recipe(text)
+    content = recipe.model_dump(mode="json", by_alias=True)
+    for change in changes:
+        content = merged(content, _change(change))
+    return Recipe.from_dict(merged(content, {"source": _absolute(source)} if source else {}))
+
+
+def _change(text: str) -> dict[str, Any]:
+    """`config.strength=0.3` as nested mappings; the value is YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise RecipeError(f"--set: got {text!r}, expected KEY=VALUE such as per_class=10 or config.strength=0.3.")
+    try:
+        content: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {path}: got {value!r}, expected a YAML value; put it in quotes.") from None
+    for key in reversed(path.split(".")):
+        content = {key: content}
+    return dict(content)
+
+
+def _absolute(source: str) -> str:
+    """A folder as seen from anywhere; a Hub id as it is."""
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.exists() else source
+
+
+def default_folder(prepared: Prepared, parent: Path = Path("runs")) -> Path:
+    """`runs/NAME-PLANID`: another plan gets another folder."""
+    return parent / f"{prepared.plan.header.name}-{prepared.plan.id[:8]}"
+
+
+def make_plan(
+    text: str, folder: Path | None, source: str | None, changes: Sequence[str], *, dry_run: bool, as_json: bool
+) -> None:
+    """Draw, price, write."""
+    recipe = read_recipe(text, source, changes)
+    with waiting(f"reading the real images of {recipe.builder}"):
+        prepared = prepare(recipe)
+    place = folder or default_folder(prepared)
+    quote = price(prepared, place)
+    if not dry_run:
+        write_checked(prepared, place, quote)
+    if as_json:
+        say_json({**asdict(quote), "run": None if dry_run else str(place)})
+        return
+    print_price(quote)
+    say(f"nothing written (--dry-run); run folder would be {place}" if dry_run else f"next: diffaug generate {place}")
+
+
+def write_checked(prepared: Prepared, folder: Path, quote: Price) -> Run:
+    """Write the run folder, if the disk has room for what will come."""
+    quote.check(folder)
+    with _all_or_nothing(folder):
+        return write_run(prepared, folder)
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """A folder that this call made goes again if the call fails."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except DiffAugError:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def print_price(quote: Price) -> None:
+    """The price as a short table."""
+    say(f"{quote.name}, plan {quote.plan_id[:16]}")
+    say_facts(
+        {
+            "  images": _images(quote),
+            "  beside": f"{quote.real:,} real images for training, {quote.test:,} for testing",
+            "  shards": f"{quote.shards:,}, in batches of {quote.batch_size}",
+            "  fits": ", ".join(f"{count} {kind}" for kind, count in quote.fits.items()) or "none",
+            "  work": _work(quote),
+            "  time": _time(quote),
+            "  disk": f"{size(quote.bytes_needed)} needed, {size(quote.bytes_free)} free",
+            "  memory": f"{size(quote.memory_a_worker)} a worker, {_free(quote)}",
+        }
+    )
+    for warning in quote.warnings:
+        say(f"  warning: {warning}")
+
+
+def _images(quote: Price) -> str:
+    counts = sorted(quote.images_a_class.values())
+    span = str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+    return f"{quote.rows:,}: {span} a class, {len(counts):,} classes"
+
+
+def _work(quote: Price) -> str:
+    fits = f" and {quote.fit_evaluations:,} for the fits" if quote.fit_evaluations else ""
+    assumed = "" if quote.weights_here else " (weights not here: Stable Diffusion 1.5 assumed)"
+    return f"{quote.evaluations:,} U-Net evaluations{fits}, {_flop(quote.flop_a_evaluation)} each{assumed}"
+
+
+def _flop(count: float) -> str:
+    return f"{count / 1e9:,.0f} GFLOP" if count >= 1e9 else f"{count / 1e6:,.0f} MFLOP"
+
+
+def _time(quote: Price) -> str:
+    rates = f"at {CPU_FLOPS / 1e9:.0f} GFLOP/s a thread or {GPU_FLOPS / 1e12:.0f} TFLOP/s a GPU"
+    workers = f"{quote.workers} CPU worker{'s' if quote.workers > 1 else ''}"
+    cpu, gpu = (clock(max(1.0, seconds)) for seconds in (quote.seconds_cpu, quote.seconds_gpu))
+    return f"about {cpu} with {workers}, {gpu} on one GPU ({rates})"
+
+
+def _free(quote: Price) -> str:
+    return f"{size(quote.memory_free)} free" if quote.memory_free is not None else "free memory unknown"

@@ -1,0 +1,195 @@
+"""The verbs and their options; typer alone is imported here, so that `diffaug --help` answers at once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffaug_datasets.core.errors import RunError
+
+app = typer.Typer(
+    help="Reproducible, diffusion-augmented datasets for image classification.",
+    epilog="A run goes plan, generate, report; `diffaug demo` shows all three on embedded data.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _device(device: str) -> str:
+    if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
+        return device
+    raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `diffaug plan` made.")]
+Device = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one a GPU, or one a core.")]
+MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
+RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
+Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from diffaug_datasets import __version__
+
+        typer.echo(f"diffaug {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]
+
+
+@app.callback()
+def root(
+    version: Version = False,
+    debug: Debug = False,
+) -> None:
+    """Options of every verb."""
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Where the demo's runs go.")] = Path("runs"),
+    short: Annotated[bool, typer.Option("--short", help="The same path with a few images of two methods.")] = False,
+) -> None:
+    """Plan, generate and report on embedded data; no network, no GPU. Finished work is used again."""
+    from diffaug_datasets.cli.demo import run_demo
+
+    run_demo(run, short)
+
+
+@app.command()
+def doctor(json: AsJson = False) -> None:
+    """Say what this machine can do: versions, devices, memory, disk, models."""
+    from diffaug_datasets.cli.doctor import print_doctor
+
+    raise typer.Exit(print_doctor(json))
+
+
+@app.command()
+def builders(json: AsJson = False) -> None:
+    """List the real datasets that can be augmented."""
+    from diffaug_datasets.cli.listings import print_builders
+
+    print_builders(json)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, with all its parameters.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the augmentation methods, or explain one."""
+    from diffaug_datasets.cli.listings import print_method, print_methods
+
+    print_method(name, json) if name else print_methods(json)
+
+
+@app.command()
+def cp(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A config name or a shipped recipe.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here.")] = None,
+) -> None:
+    """Copy a recipe to a file of your own; without a name, list the shipped ones."""
+    from diffaug_datasets.cli.planning import copy_recipe, print_recipes
+
+    copy_recipe(name, file) if name else print_recipes()
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/NAME-PLANID.")] = None,
+    source: Source = None,
+    changes: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Draw every row of a dataset, price it, and write a run folder. Needs no torch and no GPU."""
+    from diffaug_datasets.cli.planning import make_plan
+
+    make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json)
+
+
+@app.command()
+def fit(run: RunFolder, workers: Workers = 0, device: Device = "auto", allow_mixed_stack: MixedStack = False) -> None:
+    """Make only what rows need first: concepts, inversions."""
+    from diffaug_datasets.cli.running import run_fits
+
+    run_fits(run, workers, device, allow_mixed_stack)
+
+
+@app.command()
+def generate(
+    run: RunFolder, workers: Workers = 0, device: Device = "auto", allow_mixed_stack: MixedStack = False
+) -> None:
+    """Make everything that a run still lacks. Killed, it goes on where it was; also under `accelerate launch -m`."""
+    from diffaug_datasets.cli.running import run_generate
+
+    raise typer.Exit(run_generate(run, workers, device, allow_mixed_stack))
+
+
+@app.command()
+def status(run: RunFolder, json: AsJson = False) -> None:
+    """Say how far a run is; works while others work on it."""
+    from diffaug_datasets.cli.inspecting import print_status
+
+    print_status(run, json)
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    row: RowPrefix,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the picture and its sources here.")] = None,
+) -> None:
+    """Show everything about one row: draws, prompts, scores, sources."""
+    from diffaug_datasets.cli.inspecting import show_row
+
+    show_row(run, row, out)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The page; default: report.html in the first run.")] = None,
+) -> None:
+    """Write an HTML page over runs: pictures, scores, counts."""
+    from diffaug_datasets.cli.inspecting import make_report
+
+    make_report(runs, out)
+
+
+@app.command()
+def build(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A config name such as fashion_5shot_diffii.")],
+    source: Source = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/NAME-PLANID.")] = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+) -> None:
+    """Plan, generate and prepare a config as a `datasets` builder, in one go."""
+    from diffaug_datasets.cli.running import run_build
+
+    run_build(name, source, run, workers, device)
+
+
+@app.command()
+def regen(
+    run: RunFolder,
+    row: RowPrefix,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the rebuilt image here.")] = None,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Rebuild one row from its own columns and say whether it is bit-equal (exit code 1 if not)."""
+    from diffaug_datasets.cli.inspecting import rebuild_row
+
+    raise typer.Exit(rebuild_row(run, row, out, device, json))

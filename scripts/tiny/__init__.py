@@ -1,0 +1,1 @@
+"""Parts of the training of the embedded default: one module for each thing that is learned or measured."""

@@ -1,0 +1,115 @@
+"""The scripts that look at a whole device or at real photographs, at the smallest size that runs all of them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffaug_datasets.core.method import discover_methods
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+TINY = SCRIPTS.parent / "diffaug_datasets" / "assets" / "tiny" / "pipeline"
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts, importable."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+
+
+def test_check_gpu_holds_on_the_cpu() -> None:
+    """Every method at 64 px in two steps: 1 and 2 processes and a killed one leave the same bytes."""
+    command = [sys.executable, str(SCRIPTS / "check_gpu.py"), "--size", "small", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=dict(os.environ))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lines[0].startswith("device: cpu, ")
+    assert lines[1].startswith("python 3.")
+    assert "small Stable Diffusion 1.5 shape, random weights, bfloat16; 64 px, 2 steps" in lines[2]
+    table = {line.split()[0]: line for line in lines[5:-1]}
+    assert sorted(table) == sorted(discover_methods())
+    assert all(line.count("equal, ") == 2 for line in table.values())
+    assert table["diff_ii"].endswith("equal, 2")
+    assert lines[-1].startswith(f"PASS: {len(table)} of {len(table)} methods hold, ")
+
+
+def test_check_gpu_says_what_does_not_hold(
+    scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the second process made nothing and no kill hit, the method fails, and so does the script."""
+    import check_gpu
+
+    monkeypatch.setattr(check_gpu.Bench, "pair", lambda bench, methods: None)
+    monkeypatch.setattr(check_gpu.Bench, "kill_and_resume", lambda bench, name: (bench.finish("killed", name), 0))
+    monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--size", "small", "--device", "cpu", "--methods", "txt2img"])
+    with pytest.raises(SystemExit) as stopped:
+        check_gpu.main()
+    assert stopped.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].split()[:3] == ["txt2img", "12", "0"]
+    assert lines[-2].endswith("DIFFER, 0          equal, 0")
+    assert lines[-1].startswith("FAIL: 0 of 1 methods hold")
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Path:
+    """Two classes of noise in two colours, one with a hyphen in its name."""
+    for number, name in enumerate(("blue-box", "Red_ball")):
+        for split, count in (("train", 6), ("test", 2)):
+            folder = tmp_path / "toys" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = np.random.default_rng([number, count, i]).integers(0, 255, (40, 36, 3), dtype=np.uint8)
+                noise[..., 2 - 2 * number] = 255
+                Image.fromarray(noise).save(folder / f"{i}.png")
+    return tmp_path / "toys"
+
+
+@pytest.fixture
+def try_photos(
+    scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., list[str]]:
+    """Runs the script; the lines that it printed."""
+    import try_photos
+
+    def run(*arguments: object) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["try_photos.py", *map(str, arguments)])
+        try_photos.main()
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_try_photos_prints_a_line_a_method_and_makes_nothing_twice(
+    try_photos: Callable[..., list[str]], toys: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    few = ("--steps", 2, "--concept-steps", 2, "--iterations", 2, "--seeds", 2, "--per-image", 1)
+    given = ("--data", toys, "--model", TINY, "--work", work, *few, "--methods", "genie_ada", "diff_ii")
+    lines = try_photos(*given)
+    assert " ".join(lines[0].split()) == "dataset method rows seconds distance real alone, % with images, %"
+    assert [line.split()[:3] for line in lines[1:]] == [["toys", "genie_ada", "10"], ["toys", "diff_ii", "10"]]
+    for name in ("genie_ada", "diff_ii"):
+        assert Image.open(work / "toys" / f"{name}.png").size == (11 * 72, 2 * 98)
+    events = {path: path.read_bytes() for path in work.rglob("events.jsonl")}
+    assert len(events) == 3
+    assert try_photos(*given) == lines
+    assert {path: path.read_bytes() for path in work.rglob("events.jsonl")} == events
+
+
+def test_try_photos_reads_hyphens_as_the_captions_do(scripts: None, toys: Path, tmp_path: Path) -> None:
+    import try_photos
+
+    staged = try_photos.staged(toys, tmp_path)
+    assert sorted(path.name for path in (staged / "train").iterdir()) == ["Red_ball", "blue_box"]
+    assert len(list(staged.rglob("*.png"))) == 16
+
+
+def test_try_photos_names_a_folder_that_is_not_there(try_photos: Callable[..., list[str]], toys: Path) -> None:
+    with pytest.raises(SystemExit, match="nowhere: no such folder; give --data"):
+        try_photos("--data", toys, "--model", "nowhere")
