@@ -22,9 +22,13 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
 
 
-def test_check_gpu_holds_on_the_cpu() -> None:
-    """Every method at 64 px in two steps: 1 and 2 processes and a killed one leave the same bytes."""
+@pytest.mark.parametrize(
+    "methods", [["genie", "diff_ii"], pytest.param(sorted(discover_methods()), marks=pytest.mark.full, id="all")]
+)
+def test_check_gpu_holds_on_the_cpu(methods: list[str]) -> None:
+    """At 64 px in two steps: 1 and 2 processes and a killed one leave the same bytes."""
     command = [sys.executable, str(SCRIPTS / "check_gpu.py"), "--size", "small", "--device", "cpu"]
+    command += ["--methods", *methods]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=dict(os.environ))
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -32,7 +36,7 @@ def test_check_gpu_holds_on_the_cpu() -> None:
     assert lines[1].startswith("python 3.")
     assert "small Stable Diffusion 1.5 shape, random weights, bfloat16; 64 px, 2 steps" in lines[2]
     table = {line.split()[0]: line for line in lines[5:-1]}
-    assert sorted(table) == sorted(discover_methods())
+    assert sorted(table) == sorted(methods)
     assert all(line.count("equal, ") == 2 for line in table.values())
     assert table["diff_ii"].endswith("equal, 2")
     assert lines[-1].startswith(f"PASS: {len(table)} of {len(table)} methods hold, ")

@@ -5,17 +5,16 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
 import diffaug_datasets
 from diffaug_datasets.core.backbone_spec import BackboneSpec
-from diffaug_datasets.core.concept_config import ConceptConfig
+from diffaug_datasets.data.catalogue import config_recipe
+from diffaug_datasets.methods.diff_ii import Config
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import ConceptExample, held_out_loss, train_concepts
 
 FASHION = Path(diffaug_datasets.__file__).parent / "assets" / "tiny" / "fashion"
-CFG = ConceptConfig(steps=300, lr_lora=1e-3, lr_embedding=5e-2, lr_schedule="cosine")
 
 
 def examples(split: str, a_class: int) -> list[ConceptExample]:
@@ -29,12 +28,13 @@ def examples(split: str, a_class: int) -> list[ConceptExample]:
     return found
 
 
-@pytest.mark.full
-@pytest.mark.skipif(not FASHION.is_dir(), reason="the packaged model is not in this checkout")
 def test_five_images_a_class_lower_the_held_out_loss(tmp_path: Path) -> None:
+    method_config = config_recipe("fashion_5shot_diffii").method_config
+    assert isinstance(method_config, Config)
+    cfg = method_config.concepts
     backbone, names = Backbone.load(BackboneSpec(id="tiny")), {c: f"class {c}" for c in range(10)}
     held_out = examples("test", 20)
-    before = held_out_loss(backbone, None, held_out, names, CFG)
-    learned = train_concepts(backbone, examples("pool", 5), names, CFG, workdir=tmp_path)
-    after = held_out_loss(backbone, learned.concepts, held_out, names, CFG)
+    before = held_out_loss(backbone, None, held_out, names, cfg)
+    learned = train_concepts(backbone, examples("pool", 5), names, cfg, workdir=tmp_path)
+    after = held_out_loss(backbone, learned.concepts, held_out, names, cfg)
     assert sum(after[c] < before[c] for c in names) >= 9

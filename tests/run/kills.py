@@ -65,9 +65,7 @@ def kill_after(folder: Path, seconds: float, *, command: bool = False) -> bool:
     """SIGKILL a generating process after some seconds; whether it was still at work."""
     child = start_command(folder) if command else start(folder)
     time.sleep(seconds)
-    pid = child.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    child.kill()
     code = child.wait() if isinstance(child, subprocess.Popen) else (child.join(), child.exitcode)[1]
     return code == -signal.SIGKILL
 
