@@ -249,6 +249,20 @@ def test_standard_input_may_be_closed_and_workers_share_the_work(
     assert shards(tmp_path / "one") == shards(tmp_path / "two")
 
 
+def test_fits_are_taken_over_from_another_run(diffaug: Command, tmp_path: Path) -> None:
+    from diffaug_datasets import Run
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, rows in ((first, 1), (second, 2)):
+        diffaug("plan", "fashion_2shot_genieada", *SMALL, "--set", f"per_class={rows}", "--run", folder)
+    assert diffaug("fit", first, "--workers", 1).code == 0
+    assert diffaug("fit", second, "--workers", 1, "--fits-from", first).code == 0
+    made, taken = ([run.receipt(unit.name) for unit in run.plan.fits] for run in map(Run.open, (first, second)))
+    assert made and [r.files for r in made if r] == [r.files for r in taken if r]
+    assert {r.evaluations for r in taken if r} == {0}, "made again, not copied"
+    assert "no plan.json here" in diffaug("fit", second, "--fits-from", tmp_path).sentence
+
+
 def test_build_prepares_a_config(diffaug: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffaug_datasets.data import builder, catalogue
 

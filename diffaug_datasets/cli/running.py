@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,22 @@ def leads() -> bool:
     return not accelerated.launched() or accelerated.rank() == 0
 
 
-def run_fits(folder: Path, workers: int, device: str, allow_mixed_stack: bool) -> None:
+def run_fits(folder: Path, workers: int, options: WorkerOptions) -> None:
     """Make the fits of a run and stop."""
     run = Run.open(folder)
     if leads():
         say(f"{run.plan.header.name}: {len(run.plan.fits)} fits, for {len(run.plan.rows)} images later")
-    options = WorkerOptions(device=device, only_fits=True, allow_mixed_stack=allow_mixed_stack)
-    finish(run, options, workers)
+    finish(run, replace(options, only_fits=True), workers)
     if leads():
         say(f"{folder}: all fits are there; next: diffaug generate {folder}")
 
 
-def run_generate(folder: Path, workers: int, device: str, allow_mixed_stack: bool) -> int:
+def run_generate(folder: Path, workers: int, options: WorkerOptions) -> int:
     """Make what a run lacks; 1 where more rows failed than its recipe accepts."""
     run = Run.open(folder)
     if leads():
         say(f"{run.plan.header.name}: {len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
-    done = finish(run, WorkerOptions(device=device, allow_mixed_stack=allow_mixed_stack), workers)
+    done = finish(run, options, workers)
     if done is None or not leads():
         return 0
     print_summary(run, done)

@@ -29,6 +29,9 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder tha
 Device = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one a GPU, or one a core.")]
 MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
+FitsFrom = Annotated[
+    list[Path] | None, typer.Option(metavar="RUN", help="Copy equal fits of another run folder; repeatable.")
+]
 RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
 Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
@@ -119,21 +122,35 @@ def plan(
 
 
 @app.command()
-def fit(run: RunFolder, workers: Workers = 0, device: Device = "auto", allow_mixed_stack: MixedStack = False) -> None:
+def fit(
+    run: RunFolder,
+    workers: Workers = 0,
+    device: Device = "auto",
+    fits_from: FitsFrom = None,
+    allow_mixed_stack: MixedStack = False,
+) -> None:
     """Make only what rows need first: concepts, inversions."""
     from diffaug_datasets.cli.running import run_fits
+    from diffaug_datasets.run.worker import WorkerOptions
 
-    run_fits(run, workers, device, allow_mixed_stack)
+    options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from or ()))
+    run_fits(run, workers, options)
 
 
 @app.command()
 def generate(
-    run: RunFolder, workers: Workers = 0, device: Device = "auto", allow_mixed_stack: MixedStack = False
+    run: RunFolder,
+    workers: Workers = 0,
+    device: Device = "auto",
+    fits_from: FitsFrom = None,
+    allow_mixed_stack: MixedStack = False,
 ) -> None:
     """Make everything that a run still lacks. Killed, it goes on where it was; also under `accelerate launch -m`."""
     from diffaug_datasets.cli.running import run_generate
+    from diffaug_datasets.run.worker import WorkerOptions
 
-    raise typer.Exit(run_generate(run, workers, device, allow_mixed_stack))
+    options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from or ()))
+    raise typer.Exit(run_generate(run, workers, options))
 
 
 @app.command()

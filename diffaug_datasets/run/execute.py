@@ -19,8 +19,11 @@ def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lam
 
     Raises:
         RunError: the folder is read-only, full or was begun on another stack; a device that is not there.
+        PlanError: a folder of `fits_from` holds no plan.
     """
     _check_writable(run)
+    for folder in options.fits_from:
+        Run.open(folder)
     options = replace(options, device=resolve_device(options.device))
     if accelerated.launched():
         accelerated.execute(run, options, tick)

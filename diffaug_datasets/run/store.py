@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import RunError
@@ -31,11 +31,11 @@ def no_hook(point: str) -> None:
 
 
 class FileDigest(BaseModel):
-    """One finished file."""
+    """One finished file, by its bare name in the unit's folder."""
 
     model_config = ConfigDict(frozen=True)
 
-    file: str
+    file: str = Field(pattern=r"^\w[\w.-]*$")
     sha256: str
     size: int
 
