@@ -181,17 +181,32 @@ def shards(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def test_ctrl_c_says_one_line_and_the_run_goes_on(diffaug: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_says_one_line_and_the_run_goes_on(diffaug: Command, tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "run"
     diffaug("plan", "fashion_2shot_txt2img", *SMALL, "--set", "config.num_inference_steps=900", "--run", folder)
-    line = [*DIFFAUG, "generate", str(folder), "--workers", "1"]
-    child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = [*DIFFAUG, "generate", str(folder), "--workers", str(workers)]
+    child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
     wait_for(folder / "events.jsonl")
-    child.send_signal(signal.SIGINT)
+    os.killpg(child.pid, signal.SIGINT)
     _, err = child.communicate(timeout=120)
     assert child.returncode == 130
     assert err == "diffaug: interrupted; what is finished stays, and the same command continues.\n"
     assert "in work  nothing" in diffaug("status", folder).out
+
+
+def test_ctrl_c_ends_a_process_that_swallows_it(shell: Command) -> None:
+    code = (
+        "import os, signal, time, diffaug_datasets.cli as cli\n"
+        "def app(*words, **options):\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+        "    except KeyboardInterrupt: time.sleep(60)\n"
+        "cli.app, cli.GRACE_SECONDS = app, 0.1\n"
+        "cli.main([])"
+    )
+    said = shell(sys.executable, "-c", code)
+    assert said.code == 130
+    assert said.err == "diffaug: interrupted; what is finished stays, and the same command continues.\n"
 
 
 def wait_for(path: Path) -> None:

@@ -2,8 +2,11 @@
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -22,6 +25,8 @@ FILES = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
+INTERRUPTED = "diffaug: interrupted; what is finished stays, and the same command continues."
+GRACE_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -30,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
-        code = app([word for word in given if word != "--debug"], prog_name="diffaug", standalone_mode=False)
+        with _ctrl_c():
+            code = app([word for word in given if word != "--debug"], prog_name="diffaug", standalone_mode=False)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
@@ -39,8 +45,33 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         code = _say(sentence)
     if code == 130:
-        _say("interrupted; what is finished stays, and the same command continues.")
+        typer.echo(INTERRUPTED, err=True)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C unwinds; where a library swallows the exception, it ends the process, which loses nothing either."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        last_resort = threading.Timer(GRACE_SECONDS, _leave)
+        last_resort.daemon = True
+        last_resort.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave() -> None:
+    typer.echo(INTERRUPTED, err=True)
+    os._exit(130)
 
 
 def _sentence(error: Exception) -> str | None:

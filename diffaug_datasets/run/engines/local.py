@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,8 +55,9 @@ def _in_processes(run: Run, options: WorkerOptions, workers: int, tick: Tick) ->
         spawn.Process(target=_child, args=(run.folder, device_of(options, i), os.getpid(), errors), daemon=True)
         for i in range(workers)
     ]
-    for child in children:
-        child.start()
+    with _deaf_to_ctrl_c():
+        for child in children:
+            child.start()
     while any(child.is_alive() for child in children):
         tick()
         time.sleep(WATCH_SECONDS)
@@ -62,6 +65,19 @@ def _in_processes(run: Run, options: WorkerOptions, workers: int, tick: Tick) ->
         raise RunError(str(errors.get()))
     if all(child.exitcode for child in children):
         raise RunError(f"all {workers} workers died (exit code {children[0].exitcode}); run it again to continue.")
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started here ignore SIGINT, which a terminal sends to all: they end when their parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def device_of(options: WorkerOptions, number: int) -> WorkerOptions:
