@@ -33,7 +33,7 @@ def test_five_images_a_class_lower_the_held_out_loss(tmp_path: Path) -> None:
     assert isinstance(method_config, Config)
     cfg = method_config.concepts
     backbone, names = Backbone.load(BackboneSpec(id="tiny")), {c: f"class {c}" for c in range(10)}
-    held_out = examples("test", 20)
+    held_out = examples("test", 8)
     before = held_out_loss(backbone, None, held_out, names, cfg)
     learned = train_concepts(backbone, examples("pool", 5), names, cfg, workdir=tmp_path)
     after = held_out_loss(backbone, learned.concepts, held_out, names, cfg)
