@@ -1,7 +1,7 @@
 """The fit `concepts`: a token a class and LoRA on the U-Net, learned from the real images (Diff-Mix, arXiv 2403.19600).
 
-Diff-II, Diff-Mix, Diff-AUG and Diff-Gen learn all classes in one run. The fit's name is a digest of what decides it, so
-methods of the same settings share it: `diffaug generate --fits-from RUN` takes it over.
+Diff-II, Diff-Mix, Diff-AUG and Diff-Gen learn all classes in one run, DA-Fusion every class for itself. The fit's name
+is a digest of what decides it, so methods of the same settings name the same fit.
 """
 
 from collections.abc import Sequence

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Targets = Literal["proportional", "even"]
+Sampler = Literal["dpm", "ddim", "plms"]
 Resizing = Literal["crop", "bilinear", "bicubic", "lanczos"]
 
 
@@ -39,8 +40,8 @@ class Editing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
-    sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
-    num_inference_steps: int = Field(default=25, ge=1, le=999)
+    sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM)")
+    num_inference_steps: int = Field(default=25, ge=2, le=999)
     guidance_scale: float = Field(default=7.5, ge=0)
     resize: Resizing = Field(default="bilinear", description="how sources are fitted")
     restore_size: bool = Field(default=True, description="bring the image back to its source's size, not with crop")
@@ -79,8 +80,9 @@ def source_columns(source: Source) -> dict[str, tuple[object, ...]]:
 
 
 def evaluations(cfg: Editing, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step that runs, one where w = 1."""
-    return branches(row) * (cfg.num_inference_steps - (row.start_step or 0))
+    """U-Net rows for one image: two branches a step that runs, one where w = 1. PLMS takes its first step twice."""
+    labels = cfg.num_inference_steps + (cfg.sampler == "plms")
+    return branches(row) * (labels - (row.start_step or 0))
 
 
 def edited(rows: Sequence[PlanRow], cfg: Editing, ctx: Context) -> list[Generated]:
