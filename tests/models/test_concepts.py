@@ -376,5 +376,5 @@ def test_the_textual_inversion_of_da_fusion() -> None:
     assert len(prompts) == len(set(prompts)) == 27
     assert prompts[0] == cfg.prompt(3, "bird") == "a photo of a <class_3>"
     assert (cfg.rank, cfg.steps, cfg.batch, cfg.lr_embedding, cfg.init) == (0, 1000, 4, 2e-3, "the")
-    with pytest.raises(ValueError, match="must contain {token} exactly once"):
+    with pytest.raises(ValueError, match=r"must contain \{token\} exactly once"):
         TextualInversionConfig(templates=("a photo",))

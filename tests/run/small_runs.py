@@ -26,7 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "diffaug": {**QUICK, "concepts": CONCEPTS},
     "diffmix": {**QUICK, "concepts": CONCEPTS},
     "realmix": QUICK,
-    "dafusion": {**QUICK, "concepts": {**CONCEPTS, "rank": 0, "templates": ["a photo of a {token}", "the {token}"]}},
+    "dafusion": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0, "templates": ["a {token}", "the {token}"]}},
 }
 
 
