@@ -52,24 +52,6 @@ def test_the_seed_is_the_digest_that_the_contract_states() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(discover_methods()))
-def test_facts_of_every_method_are_true(name: str) -> None:
-    method, plan = find_method(name), plan_of(name)
-    assert [row.row_id for row in plan.rows] == sorted({row.row_id for row in plan.rows})
-    assert {len(row.source_ids) for row in plan.rows} == {method.N_SOURCES}
-    assert len({row.seed for row in plan.rows}) == len(plan.rows)
-    for row in plan.rows:
-        assert row.method == name
-        classes = {row.label, *row.source_labels} if method.LABEL_RULE == "mixed" else {row.label}
-        assert set(row.soft_label.classes) == classes
-        assert sum(row.soft_label.weight) == pytest.approx(1)
-        assert method.Draw.model_validate_json(row.draw) is not None
-        if method.LABEL_RULE == "source":
-            assert set(row.source_labels) == {row.label}
-        assert method.evaluations(method.Config(), row) > 0
-    assert {name for row in plan.rows for name in row.adapters} <= {unit.name for unit in plan.fits}
-
-
-@pytest.mark.parametrize("name", sorted(discover_methods()))
 def test_changing_one_class_leaves_the_others_alone(name: str) -> None:
     """Seeds and draws stay. Fits cover all classes, and GeNIe takes its sources from the other classes."""
     free = {"adapters", "source_ids", "source_labels"}
