@@ -12,6 +12,12 @@ from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
 from diffaug_datasets.core.method import Method, discover_methods, find_method
 from diffaug_datasets.data.real import builder_facts, discover_builders
 
+LABELS = {
+    "source": "of the source class",
+    "target": "of the target class",
+    "mixed": "soft, of source and target class",
+}
+
 
 def print_builders(as_json: bool) -> None:
     """Name, size, licence and where the images come from."""
@@ -69,7 +75,7 @@ def _facts(method: Method) -> dict[str, Any]:
         "title": method.TITLE,
         "paper": method.PAPER,
         "sources": method.N_SOURCES,
-        "label": f"of the {method.LABEL_RULE} class",
+        "label": LABELS[method.LABEL_RULE],
         "needs": ", ".join(sorted(method.NEEDS)) or "nothing beside the backbone",
     }
 

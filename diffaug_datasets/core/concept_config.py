@@ -49,6 +49,50 @@ class ConceptConfig(BaseModel):
         text = self.prompt_template.replace("{token}", self.token(class_id)).replace("{metaclass}", metaclass)
         return " ".join(text.split())
 
+    def training_prompts(self, class_id: int, metaclass: str = "") -> tuple[str, ...]:
+        """What training shows a class's images under, each step one of them."""
+        return (self.prompt(class_id, metaclass),)
+
     def identity(self) -> dict[str, object]:
         """What decides the learned weights: everything but how often we save."""
         return self.model_dump(mode="json", exclude={"checkpoint_every"})
+
+
+# The templates for objects of Gal et al. (Textual Inversion, arXiv 2208.01618).
+OBJECT_TEMPLATES = tuple(
+    f"{before} {{token}}"
+    for before in (
+        *("a photo of a", "a rendering of a", "a cropped photo of the", "the photo of a", "a photo of a clean"),
+        *("a photo of a dirty", "a dark photo of the", "a photo of my", "a photo of the cool", "a close-up photo of a"),
+        *("a bright photo of the", "a cropped photo of a", "a photo of the", "a good photo of the", "a photo of one"),
+        *("a close-up photo of the", "a rendition of the", "a photo of the clean", "a rendition of a"),
+        *("a photo of a nice", "a good photo of a", "a photo of the nice", "a photo of the small"),
+        *("a photo of the weird", "a photo of the large", "a photo of a cool", "a photo of a small"),
+    )
+)
+
+
+class TextualInversionConfig(ConceptConfig):
+    """Tokens alone, each learned for itself (brandontrabucco/da-fusion, arXiv 2302.07944).
+
+    The authors' learning rate of 5e-4 is multiplied by the batch, as their script does.
+    """
+
+    rank: int = Field(default=0, ge=0, le=0, description="0: no LoRA")
+    steps: int = Field(default=1_000, ge=0, description="optimiser steps")
+    batch: int = Field(default=4, ge=1, description="images a step")
+    lr_embedding: float = Field(default=2e-3, ge=0, description="AdamW learning rate of the token embeddings")
+    prompt_template: str = Field(default="a photo of a {token}", description="of the generated images' prompts")
+    templates: tuple[str, ...] = Field(
+        default=OBJECT_TEMPLATES, min_length=1, description="of training; one a step and image"
+    )
+    init: int | str = Field(default="the", description="start of a token: a vocabulary id or a phrase")
+
+    @field_validator("templates")
+    @classmethod
+    def _all_name_the_token(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls._names_the_token(template) for template in value)
+
+    def training_prompts(self, class_id: int, metaclass: str = "") -> tuple[str, ...]:
+        """Every template with the class's token."""
+        return tuple(self.model_copy(update={"prompt_template": t}).prompt(class_id, metaclass) for t in self.templates)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-LabelRule = Literal["source", "target"]
+LabelRule = Literal["source", "target", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PlanSpec:
     confused: tuple[tuple[int, ...], ...] | None = None
     targets: tuple[int, ...] | None = None
 
-    def count(self, images: int) -> int:
+    def count(self, images: float) -> int:
         """Rows of a class that has so many real images: `per_class`, else int(per_image * images)."""
         return self.per_class if self.per_class is not None else int(self.per_image * images)
 
@@ -127,7 +127,10 @@ class Context(Protocol):
 
 
 class Method(Protocol):
-    """The facts and functions of a method module."""
+    """The facts and functions of a method module.
+
+    `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
+    """
 
     NAME: str
     SLUG: str
@@ -145,6 +148,11 @@ class Method(Protocol):
     fit: Callable[[FitUnit, Any, Context], FitFiles]
     generate: Callable[[Sequence[PlanRow], Any, Context], list[Generated]]
     evaluations: Callable[[Any, PlanRow], int]
+
+
+def branches(row: PlanRow) -> int:
+    """U-Net rows of one image and step: with and without the prompt, or one where guidance 1 needs only the first."""
+    return 1 if row.guidance_scale == 1 else 2
 
 
 def new_row(version: int, key: RowKey, spec: PlanSpec, **columns: Any) -> PlanRow:

@@ -15,6 +15,7 @@ from diffaug_datasets.core.protocols import parse_protocol
 
 RECIPE_SCHEMA = 1
 LOCAL_KEYS = {"source", "confusion"}
+SHOTS = "shots"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,7 +26,17 @@ class Scores(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: str | None = Field(default=None, description="image-text encoder: `tiny`, a Hub id or a folder")
-    judge: str | None = Field(default=None, description="image classifier over the same classes")
+    judge: str | None = Field(
+        default=None,
+        description="image classifier over the same classes, or `shots`: the class whose real images the encoder finds "
+        "nearest (Real-Filter)",
+    )
+
+    @model_validator(mode="after")
+    def _shots_are_encoded(self) -> "Scores":
+        if self.judge == SHOTS and self.encoder is None:
+            raise ValueError("judge: shots compares features, so give an encoder too")
+        return self
 
 
 class Filter(BaseModel):

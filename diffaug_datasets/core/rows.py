@@ -3,6 +3,7 @@
 A field's `Column` says how it is stored; its description is the text of the card's column table.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,7 +41,12 @@ class SoftLabel(BaseModel):
     @classmethod
     def hard(cls, label: int) -> "SoftLabel":
         """All weight on one class."""
-        return cls.model_validate({"class": (label,), "weight": (1.0,)})
+        return cls.mixed(((label, 1.0),))
+
+    @classmethod
+    def mixed(cls, weights: Sequence[tuple[int, float]]) -> "SoftLabel":
+        """Weights by class id, in this order."""
+        return cls.model_validate({"class": [c for c, _ in weights], "weight": [w for _, w in weights]})
 
 
 Text = Annotated[str, Column("string")]

@@ -85,7 +85,7 @@ def card(gathered: Gathered, picture: Picture) -> Card:
         real=real,
         result=thumbnail(picture.data),
         sources=() if real else source_views(gathered, row),
-        facts=tuple(_facts(picture)),
+        facts=tuple(_facts(picture, names)),
         prompt=_prompt(picture),
         circle=_circle(picture.measured),
         trajectory=_trajectory(picture),
@@ -135,9 +135,9 @@ def _verdict(picture: Picture, names: tuple[str, ...]) -> Verdict | None:
     return Verdict(seen == row.label, names[seen], sure, seen != row.label and seen in row.source_labels)
 
 
-def _facts(picture: Picture) -> list[Fact]:
+def _facts(picture: Picture, names: tuple[str, ...]) -> list[Fact]:
     row, out = picture.planned, picture.outcome
-    facts = [*_schedule(row), *_measures(picture)]
+    facts = [*_schedule(row), *_measures(picture), *_weights(picture, names)]
     if out.attempt:
         facts.append(Fact("attempt", str(out.attempt + 1), "earlier tries gave no usable image"))
     if row.fallback:
@@ -145,11 +145,22 @@ def _facts(picture: Picture) -> list[Fact]:
     return facts + [Fact(name, str(value)) for name, value in sorted(picture.draw.items()) if _is_extra(name, value)]
 
 
+def _weights(picture: Picture, names: tuple[str, ...]) -> list[Fact]:
+    """The label of an image between two classes: `bag 0.71, boot 0.29`, the largest first."""
+    label = picture.planned.soft_label
+    if len(label.classes) == 1:
+        return []
+    pairs = sorted(zip(label.weight, label.classes, strict=True), reverse=True)
+    return [Fact("label", ", ".join(f"{names[c]} {w:.2f}" for w, c in pairs), "weights of the soft label")]
+
+
 def _schedule(row: PlanRow) -> list[Fact]:
     facts = []
     if row.strength is not None and row.source_ids and row.strength < 1:
-        mixed = any(label != row.label for label in row.source_labels)
-        facts.append(Fact("ratio r" if mixed else "strength", f"{row.strength:.2f}", "share of the schedule denoised"))
+        is_genie = any(label != row.label for label in row.source_labels) and len(row.soft_label.classes) == 1
+        facts.append(
+            Fact("ratio r" if is_genie else "strength", f"{row.strength:.2f}", "share of the schedule denoised")
+        )
     if row.num_inference_steps is not None and row.start_step is not None:
         ran = row.num_inference_steps - row.start_step
         value = f"{ran} of {row.num_inference_steps}" if row.start_step else str(ran)

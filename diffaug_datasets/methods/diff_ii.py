@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.concept_config import ConceptConfig
 from diffaug_datasets.core.errors import PlanError, RecipeError
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import with_suffix
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import Source, SourceTable
+from diffaug_datasets.methods.concept_learning import concept_unit, image_key, learn
 from diffaug_datasets.numerics.timesteps import ddim_labels, img2img_start, suffix_steps
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Draw(BaseModel):
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a class that has images, each from one of its pairs."""
-    concept = concept_unit(cfg, table, spec)
+    concept = concept_unit(cfg.concepts, cfg.resize, table, spec)
     home = {image: unit.name for unit in inversion_units(cfg, table, spec) for image in unit.content["images"]}
     for label, images in table.by_class().items():
         distinct = list({source.id: source for source in images}.values())
@@ -84,7 +85,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
             continue
         for k in range(spec.count(len(images))):
             row = _row(cfg, spec, RowKey(spec.seed, NAME, label, k), distinct, table.metaclass)
-            inversions = [home[_key(i, label)] for i in row.source_ids] if row.start_step == 0 else []
+            inversions = [home[image_key(i, label)] for i in row.source_ids] if row.start_step == 0 else []
             yield row.model_copy(update={"adapters": (concept.name, *dict.fromkeys(inversions))})
 
 
@@ -140,22 +141,10 @@ def redraw(row: PlanRow, key: RowKey, cfg: Config) -> PlanRow:
     return row.model_copy(update={"draw": draw_json(draw), "seed": key.seed("noise")})
 
 
-def _key(source_id: str, label: int) -> str:
-    return f"{source_id}/{label}"
-
-
-def concept_unit(cfg: Config, table: SourceTable, spec: PlanSpec) -> FitUnit:
-    """The tokens of all classes and the LoRA they share."""
-    images = [_key(source.id, source.label) for source in table.sources]
-    payload = {"backbone": spec.backbone, "config": cfg.concepts.identity(), "resize": cfg.resize}
-    names = {str(label): table.prompt_names[label] for label, group in table.by_class().items() if group}
-    return FitUnit.of("concepts", {**payload, "images": images, "names": names, "metaclass": table.metaclass})
-
-
 def inversion_units(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
     """Inverted latents of all real images, a few batches a unit."""
-    concept = concept_unit(cfg, table, spec)
-    images = list(dict.fromkeys(_key(source.id, source.label) for source in table.sources))
+    concept = concept_unit(cfg.concepts, cfg.resize, table, spec)
+    images = list(dict.fromkeys(image_key(source.id, source.label) for source in table.sources))
     size = 8 * spec.batch_size
     payload = {"concepts": concept.name, "steps": cfg.inversion_steps, "batch": spec.batch_size}
     payload |= {"resize": cfg.resize, "metaclass": table.metaclass}
@@ -165,31 +154,17 @@ def inversion_units(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[Fi
 
 def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
     """Concepts first, then the inversions that need them."""
-    return (concept_unit(cfg, table, spec), *inversion_units(cfg, table, spec))
+    return (concept_unit(cfg.concepts, cfg.resize, table, spec), *inversion_units(cfg, table, spec))
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step; inversions are counted with the fits."""
-    return 2 * (cfg.num_inference_steps - (row.start_step or 0))
+    """U-Net rows for one image: two branches a step, one where w = 1; inversions are counted with the fits."""
+    return branches(row) * (cfg.num_inference_steps - (row.start_step or 0))
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """Learn the concepts, or invert a few images."""
-    return _learn(unit, cfg, ctx) if unit.kind == "concepts" else _invert(unit, cfg, ctx)
-
-
-def _learn(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    from diffaug_datasets.models.concepts import ConceptExample, train_concepts
-
-    content = unit.content
-    pairs = [image.split("/") for image in content["images"]]
-    examples = [ConceptExample(ctx.source(source), int(label)) for source, label in pairs]
-    names = {int(label): name for label, name in content["names"].items()}
-    learned = train_concepts(
-        ctx.backbone, examples, names, cfg.concepts, metaclass=content["metaclass"], resize=cfg.resize,
-        workdir=ctx.folder, progress=ctx.report,
-    )  # fmt: skip
-    return FitFiles(learned.files(), learned.measured())
+    return learn(unit, cfg.concepts, ctx) if unit.kind == "concepts" else _invert(unit, cfg, ctx)
 
 
 def _invert(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
@@ -238,7 +213,7 @@ def _start(row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context)
     if row.start_step:
         return _noised_source(row, noise, cfg, ctx), {}
     known = {name: latent for adapter in row.adapters[1:] for name, latent in ctx.fit(adapter).items()}
-    ends = [known[_key(i, row.label)].to(noise.device, noise.dtype) for i in row.source_ids]
+    ends = [known[image_key(i, row.label)].to(noise.device, noise.dtype) for i in row.source_ids]
     if len(ends) == 2 and (state := is_degenerate(angle(*ends))) == "ok":
         return _on_circle(ends[0], ends[1], draw)
     point, measured = _on_circle(ends[0], _partner(ends[0], noise), _shorter(draw, row.fallback))

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffaug_datasets.core.errors import PlanError
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey, uint63
@@ -124,8 +124,8 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step that runs."""
-    return 2 * (cfg.num_inference_steps - (row.start_step or 0))
+    """U-Net rows for one image: two branches a step that runs, one where w = 1."""
+    return branches(row) * (cfg.num_inference_steps - (row.start_step or 0))
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:

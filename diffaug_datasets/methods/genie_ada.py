@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field, field_validator
 
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.methods import genie
@@ -80,8 +80,8 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step, summed over the levels."""
-    return sum(2 * (cfg.num_inference_steps - cfg.start(level)) for level in cfg.levels)
+    """U-Net rows for one image: two branches a step (one where w = 1), summed over the levels."""
+    return sum(branches(row) * (cfg.num_inference_steps - cfg.start(level)) for level in cfg.levels)
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:

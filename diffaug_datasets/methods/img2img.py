@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
@@ -59,7 +59,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a class that has images, each from one of them, uniformly."""
     for label, images in table.by_class().items():
         prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
-        for k in range(spec.count(len(images)) if label in (spec.targets or (label,)) else 0):
+        for k in range(spec.count(len(images)) if images and label in (spec.targets or (label,)) else 0):
             key = RowKey(spec.seed, NAME, label, k)
             source = key.choice("source", images)
             yield new_row(
@@ -88,8 +88,8 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step that runs."""
-    return 2 * (cfg.num_inference_steps - (row.start_step or 0))
+    """U-Net rows for one image: two branches a step that runs, one where w = 1."""
+    return branches(row) * (cfg.num_inference_steps - (row.start_step or 0))
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:

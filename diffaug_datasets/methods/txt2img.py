@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
@@ -28,16 +28,31 @@ LABEL_RULE = "target"
 NEEDS: frozenset[str] = frozenset()
 
 
-class Config(BaseModel):
-    """How to sample."""
+class Sampling(BaseModel):
+    """How to sample from pure noise; shared with Real-Gen and Diff-Gen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: str = Field(default="a photo of a {name} {metaclass}", description="{name}, {metaclass} are filled in")
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=1, le=1000)
     guidance_scale: float = Field(default=7.5, ge=0)
+
+    def steps(self) -> dict[str, float | int | str]:
+        """The columns of a row that runs the whole schedule."""
+        return {
+            "negative_prompt": self.negative_prompt,
+            "num_inference_steps": self.num_inference_steps,
+            "start_step": 0,
+            "guidance_scale": self.guidance_scale,
+            "strength": 1.0,
+        }
+
+
+class Config(Sampling):
+    """How to prompt."""
+
+    prompt: str = Field(default="a photo of a {name} {metaclass}", description="{name}, {metaclass} are filled in")
 
 
 class Draw(BaseModel):
@@ -50,17 +65,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     for label in spec.targets or range(len(table.class_names)):
         prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
         for k in range(spec.count(len(images.get(label, ())))):
-            yield new_row(
-                VERSION,
-                RowKey(spec.seed, NAME, label, k),
-                spec,
-                prompt=prompt,
-                negative_prompt=cfg.negative_prompt,
-                num_inference_steps=cfg.num_inference_steps,
-                start_step=0,
-                guidance_scale=cfg.guidance_scale,
-                strength=1.0,
-            )
+            yield new_row(VERSION, RowKey(spec.seed, NAME, label, k), spec, prompt=prompt, **cfg.steps())
 
 
 def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
@@ -73,12 +78,12 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     raise LookupError(f"txt2img has no fit {unit.name}")
 
 
-def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step."""
-    return 2 * cfg.num_inference_steps
+def evaluations(cfg: Sampling, row: PlanRow) -> int:
+    """U-Net rows for one image: two branches a step, one where w = 1."""
+    return branches(row) * cfg.num_inference_steps
 
 
-def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
+def generate(rows: Sequence[PlanRow], cfg: Sampling, ctx: Context) -> list[Generated]:
     """Images of a batch, row i from row i's own noise."""
     from diffaug_datasets.models.denoising import denoise, pictures, row_conditions
 

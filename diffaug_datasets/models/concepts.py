@@ -105,7 +105,8 @@ def train_concepts(
     settings = [backbone.name, str(backbone.dtype), cfg.identity(), metaclass, sorted(names.items()), labels]
     fingerprint = digest([*settings, hashlib.sha256(latents.numpy().data).hexdigest()])[:16]
     with _trainable(backbone, start, cfg) as (rows, lora):
-        ids = {label: backbone.text.ids(cfg.prompt(label, metaclass)) for label in set(labels)}
+        prompts = {label: cfg.training_prompts(label, metaclass) for label in set(labels)}
+        ids = {label: torch.stack([backbone.text.ids(text) for text in texts]) for label, texts in prompts.items()}
         training = ConceptTraining(backbone, cfg, latents, labels, ids, rows, lora)
         losses = training.to_the_end(Checkpoint(workdir / "concept-checkpoint", fingerprint), progress)
         learned = _collect(start, rows, lora)

@@ -11,10 +11,13 @@ from torch import Tensor
 from diffaug_datasets.core.method import Context, Generated
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.numerics.plms import plms_sample
 from diffaug_datasets.numerics.sampling import Eps, ddim_sample, dpm_sample
-from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps, dpm_timesteps
+from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps, dpm_timesteps, plms_timesteps
 
-Sampler = Literal["ddim", "dpm"]
+Sampler = Literal["ddim", "dpm", "plms"]
+LABELS = {"ddim": ddim_timesteps, "dpm": dpm_timesteps, "plms": plms_timesteps}
+SAMPLERS = {"ddim": ddim_sample, "dpm": dpm_sample, "plms": plms_sample}
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,7 @@ def guided_network(backbone: Backbone, conditions: Conditions) -> Eps:
 
 def timesteps(backbone: Backbone, sampler: Sampler, n: int) -> tuple[int, ...]:
     """The sampler's descending timestep labels."""
-    labels = ddim_timesteps if sampler == "ddim" else dpm_timesteps
-    return labels(backbone.schedule, n)
+    return LABELS[sampler](backbone.schedule, n)
 
 
 def denoise(
@@ -57,9 +59,8 @@ def denoise(
     start: Sequence[int],
 ) -> Float[Tensor, "b c h w"]:
     """Latents at level 0; row j begins at step `start[j]` of `n`."""
-    sample = ddim_sample if sampler == "ddim" else dpm_sample
     eps = guided_network(backbone, conditions)
-    return sample(eps, xt, backbone.schedule, timesteps(backbone, sampler, n), start)
+    return SAMPLERS[sampler](eps, xt, backbone.schedule, timesteps(backbone, sampler, n), start)
 
 
 def row_conditions(rows: Sequence[PlanRow]) -> Conditions:
@@ -74,9 +75,17 @@ def row_conditions(rows: Sequence[PlanRow]) -> Conditions:
 class Sampling(Protocol):
     """The part of a method's `Config` that an edit reads."""
 
-    sampler: Sampler
-    num_inference_steps: int
-    resize: Any
+    @property
+    def sampler(self) -> Sampler:
+        """Which solver."""
+
+    @property
+    def num_inference_steps(self) -> int:
+        """Length of the whole schedule."""
+
+    @property
+    def resize(self) -> Any:
+        """How sources are fitted (`pixels.Resize`)."""
 
 
 def edit(

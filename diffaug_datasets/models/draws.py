@@ -13,12 +13,13 @@ from diffaug_datasets.core.seeds import uint63
 
 @dataclass(frozen=True)
 class StepDraw:
-    """Which images, mirrored or not, at which timestep labels, under which noise; all on the CPU."""
+    """Which images, mirrored or not, at which timestep labels, under which noise and prompt; all on the CPU."""
 
     images: Int[Tensor, " b"]
     mirrored: Bool[Tensor, " b"]
     t: tuple[int, ...]
     eps: Float[Tensor, "b c h w"]
+    prompts: Int[Tensor, " b"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class StepDraws:
     labels: tuple[int, ...]
     latent_shape: tuple[int, int, int]
     num_train_timesteps: int
+    prompts: int = 1
 
     def step(self, i: int) -> StepDraw:
         """Everything random about step i: the same whether or not the run was interrupted before it."""
@@ -37,7 +39,8 @@ class StepDraws:
         mirrored = torch.rand(size, generator=self._generator(i, "flip")) < self.cfg.flip
         eps = torch.randn(size, *self.latent_shape, generator=self._generator(i, "noise"))
         images = self._balanced(i) if self.cfg.class_balanced else self._in_epochs(i)
-        return StepDraw(images, mirrored, tuple(t.tolist()), eps)
+        prompts = torch.randint(self.prompts, (size,), generator=self._generator(i, "prompt"))
+        return StepDraw(images, mirrored, tuple(t.tolist()), eps, prompts)
 
     def _generator(self, i: int, role: str) -> Generator:
         return torch.Generator().manual_seed(uint63(f"{self.cfg.seed}|concepts|{i}|{role}"))

@@ -24,7 +24,7 @@ Progress = Callable[[int, int, float], None]
 
 
 class ConceptTraining:
-    """A run over latents (plain and mirrored) of images with these prompts' token ids."""
+    """A run over latents (plain and mirrored) of images with the token ids of their class's k prompts."""
 
     def __init__(
         self,
@@ -32,14 +32,14 @@ class ConceptTraining:
         cfg: ConceptConfig,
         latents: Float[Tensor, "n 2 c h w"],
         labels: Sequence[int],
-        ids: Mapping[int, Int[Tensor, " s"]],
+        ids: Mapping[int, Int[Tensor, "k s"]],
         rows: nn.Parameter,
         lora: Mapping[str, nn.Parameter],
     ) -> None:
         self.backbone, self.cfg, self.latents = backbone, cfg, latents
         self.ids = torch.stack([ids[label] for label in labels])
         steps = backbone.schedule.num_train_timesteps
-        self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps)
+        self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
         self.optimiser = _adamw(cfg, rows, list(lora.values()))
         self.state = TrainingState({"rows": rows, **lora}, self.optimiser)
         self.loss_scale = HALF_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
@@ -75,7 +75,7 @@ class ConceptTraining:
         x0 = self.latents[draw.images, draw.mirrored.long()].to(device)
         eps = draw.eps.to(device)
         xt = add_noise(self.backbone.schedule, x0, eps, draw.t)
-        cond = self.backbone.text.encode(self.ids[draw.images.to(self.ids.device)])
+        cond = self.backbone.text.encode(self.ids[draw.images.to(self.ids.device), draw.prompts.to(self.ids.device)])
         errors = (self.backbone.eps(xt, draw.t, cond) - eps).square().mean(dim=(1, 2, 3))
         return (errors * min_snr_weights(self.backbone.schedule, draw.t, self.cfg.snr_gamma).to(device)).mean()
 

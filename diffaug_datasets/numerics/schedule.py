@@ -10,7 +10,14 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from diffaug_datasets.numerics.precision import per_row, widened
-from diffaug_datasets.numerics.timesteps import ddim_labels, dpm_labels, genie_start, img2img_start, suffix_steps
+from diffaug_datasets.numerics.timesteps import (
+    ddim_labels,
+    dpm_labels,
+    genie_start,
+    img2img_start,
+    plms_labels,
+    suffix_steps,
+)
 
 __all__ = [
     "Schedule",
@@ -20,6 +27,7 @@ __all__ = [
     "dpm_timesteps",
     "genie_start",
     "img2img_start",
+    "plms_timesteps",
     "suffix_steps",
 ]
 
@@ -124,6 +132,11 @@ def ddim_inverse_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
 def dpm_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
     """The n falling labels of DPM-Solver++ on this schedule; see `timesteps.dpm_labels`."""
     return dpm_labels(n, schedule.num_train_timesteps)
+
+
+def plms_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
+    """The n + 1 falling labels of PLMS on this schedule; see `timesteps.plms_labels`."""
+    return plms_labels(n, schedule.num_train_timesteps, schedule.steps_offset)
 
 
 def add_noise(

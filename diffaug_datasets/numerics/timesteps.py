@@ -35,6 +35,20 @@ def dpm_labels(n: int, T: int = 1000) -> tuple[int, ...]:
     return tuple(round(i * ((T - 1) / n)) for i in range(n, 0, -1))
 
 
+def plms_labels(n: int, T: int = 1000, offset: int = 1) -> tuple[int, ...]:
+    """The n + 1 labels of PLMS, highest first, the second one twice: n = 50 of 1000 gives 981, 961, 961, 941, ..., 1.
+
+    Follows diffusers' `PNDMScheduler` with skip_prk_steps and 'leading' spacing.
+
+    Raises:
+        ValueError: n is outside 2..T, or the offset pushes the highest label past T - 1.
+    """
+    labels = ddim_labels(n, T, offset)
+    if n < 2:
+        raise ValueError(f"got {n} inference steps; PLMS needs 2 or more")
+    return (*labels[:2], *labels[1:])
+
+
 def _check_count(n: int, most: int) -> None:
     if not 1 <= n <= most:
         raise ValueError(f"got {n} inference steps; give 1 to {most}")

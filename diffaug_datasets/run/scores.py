@@ -1,5 +1,6 @@
 """Numbers that a person filters by: what an encoder and a judge make of a finished image. Never used to delete one."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -7,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.plan import PlanHeader
-from diffaug_datasets.core.recipe import Scores
+from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.recipe import SHOTS, Scores
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
     from diffaug_datasets.models.features import Encoder, Judge
 
+LOGIT_SCALE = 100.0
+
 
 class Scorer:
     """Scores batches with the models a recipe names; columns of models it does not name stay null."""
 
-    def __init__(self, scores: Scores, header: PlanHeader, ctx: WorkContext, shape: int) -> None:
-        self.names, self.header, self.ctx, self.shape = scores, header, ctx, shape
+    def __init__(self, scores: Scores, plan: Plan, ctx: WorkContext, shape: int) -> None:
+        self.names, self.plan, self.ctx, self.shape = scores, plan, ctx, shape
+        self.header = plan.header
         self._sources: dict[str, Tensor] = {}
 
     def score(self, made: Sequence[Made]) -> list[dict[str, Any]]:
@@ -80,9 +84,31 @@ class Scorer:
         return self._sources[source_id]
 
     def _judged(self, images: list[Image.Image]) -> list[dict[str, Any]]:
-        names = self.header.class_names
-        columns = [self._judge.class_names.index(name) for name in names]
-        probabilities = self._judge.probabilities(images, batch_shape=self.shape)[:, columns].cpu()
+        probabilities = self._by_shots(images) if self.names.judge == SHOTS else self._by_judge(images)
         best = probabilities.max(1)
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [{"judge_confidence": p, "judge_label": i} for p, i in pairs]
+
+    def _by_judge(self, images: list[Image.Image]) -> "Tensor":
+        columns = [self._judge.class_names.index(name) for name in self.header.class_names]
+        return self._judge.probabilities(images, batch_shape=self.shape)[:, columns].cpu()
+
+    def _by_shots(self, images: list[Image.Image]) -> "Tensor":
+        """Real-Filter's class rule (He et al., arXiv 2210.07574; no code was released): a class's score is the mean
+        cosine to its real training images. Probabilities are a softmax at CLIP's largest logit scale.
+        """
+        features = self._encoder.image_features(images, batch_shape=self.shape)
+        return (LOGIT_SCALE * (features @ self._shots.T)).nan_to_num(-math.inf).softmax(dim=1)
+
+    @cached_property
+    def _shots(self) -> "Tensor":
+        """Mean features [C d] of every class's real training images; not a number for a class that has none."""
+        import torch
+
+        size = self._encoder.image_features([Image.new("RGB", (8, 8))], batch_shape=self.shape).shape[1]
+        means = torch.full((len(self.header.class_names), size), math.nan)
+        for label in range(len(means)):
+            known = [r.source_ids[0] for r in self.plan.real if r.split == "train" and r.label == label]
+            if known:
+                means[label] = torch.stack([self._source(source) for source in known]).mean(0)
+        return means

@@ -182,7 +182,7 @@ class Worker:
 
     @cached_property
     def _scorer(self) -> Scorer:
-        return Scorer(self.recipe.scores, self.plan.header, self._ctx, self.recipe.batch_size)
+        return Scorer(self.recipe.scores, self.plan, self._ctx, self.recipe.batch_size)
 
     def _make_shard(self, shard: Shard) -> Receipt:
         with ThreadPoolExecutor(1, "encode") as pool:

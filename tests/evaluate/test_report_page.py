@@ -13,7 +13,7 @@ from diffaug_datasets.evaluate.pages import count, seconds
 from diffaug_datasets.evaluate.report import protocol_words, write_report
 from diffaug_datasets.run.store import Run
 
-METHODS = ("txt2img", "img2img", "genie", "genie_ada", "diff_ii")
+METHODS = ("txt2img", "img2img", "genie", "genie_ada", "diff_ii", "diff_mix", "da_fusion")
 VOID = {"meta", "img", "input", "br"}
 INLINE = {"a", "b", "i", "em", "small", "code", "span", "label", "summary", "figcaption", "title", "style", "text"}
 BLOCKS = {"html", "head", "body", "main", "header", "footer", "nav", "section", "article", "figure", "div", "details"}
@@ -114,6 +114,12 @@ def test_diff_ii_shows_circle_suffix_and_losses(make_run, page) -> None:
     assert found.classes.count("loss") == 1 and "loss first" in found.text
 
 
+def test_diff_mix_shows_the_weights_of_its_label(make_run, page) -> None:
+    found = page(make_run(method="diff_mix", per_class=6, recipe={"config": {"strengths": [0.5], "gamma": 0.5}}))
+    assert re.search(r"label (bag|boot|coat) 0\.71, (bag|boot|coat) 0\.29", found.text)
+    assert "strength 0.50" in found.text and "ratio r" not in found.text
+
+
 def test_counts_add_up_and_failures_are_named(make_run, page) -> None:
     run = make_run(per_class=6, failing=3)
     found = page(run)
@@ -130,10 +136,10 @@ def test_links_inside_the_page_lead_somewhere(make_run, page) -> None:
 
 def test_several_runs_are_compared(make_run, page) -> None:
     found = page(*(make_run(method, method=method, per_class=2) for method in METHODS))
-    for title in ("Txt2Img", "Img2Img", "GeNIe", "GeNIe-Ada", "Diff-II"):
+    for title in ("Txt2Img", "Img2Img", "GeNIe", "GeNIe-Ada", "Diff-II", "Diff-Mix", "DA-Fusion"):
         assert title in found.text
     assert found.classes.count("strip") == 3
-    assert found.text.count("At a glance") == 1 and "5 runs over 3 classes" in found.text
+    assert found.text.count("At a glance") == 1 and "7 runs over 3 classes" in found.text
 
 
 @pytest.mark.parametrize("shards", [0, 1])

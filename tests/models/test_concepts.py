@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
-from diffaug_datasets.core.concept_config import ConceptConfig
+from diffaug_datasets.core.concept_config import ConceptConfig, TextualInversionConfig
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import (
@@ -352,3 +353,28 @@ def test_half_precision_networks_train_float32_weights(sd_folder: Path, tmp_path
     assert all(not torch.equal(rows, start[token]) for token, rows in learned.concepts.tokens.items())
     half.use_concepts(learned.concepts)
     assert half.unet.dtype == half.dtype
+
+
+def test_every_step_shows_some_of_the_templates(backbone: Backbone, tmp_path: Path) -> None:
+    draws = StepDraws(ConceptConfig(batch=9), (0,) * 4, (4, 4, 4), 1000, prompts=3)
+    seen = Counter(place for i in range(60) for place in draws.step(i).prompts.tolist())
+    assert sorted(seen) == [0, 1, 2] and min(seen.values()) > 140
+    one = StepDraws(ConceptConfig(batch=9), (0,) * 4, (4, 4, 4), 1000)
+    assert torch.equal(one.step(5).eps, draws.step(5).eps)
+    cfg = TextualInversionConfig(steps=3, batch=2, templates=("a photo of a {token}", "the {token} at night"))
+    changed = cfg.model_copy(update={"templates": ("a photo of a {token}",)})
+    examples, names = [ConceptExample(picture(0), 0), ConceptExample(picture(1), 0)], {0: "crane"}
+    two = train_concepts(backbone, examples, names, cfg, workdir=tmp_path / "two")
+    other = train_concepts(backbone, examples, names, changed, workdir=tmp_path / "one")
+    assert not two.concepts.lora
+    assert not torch.equal(two.concepts.tokens["<class_0>"], other.concepts.tokens["<class_0>"])
+
+
+def test_the_textual_inversion_of_da_fusion() -> None:
+    cfg = TextualInversionConfig()
+    prompts = cfg.training_prompts(3, "bird")
+    assert len(prompts) == len(set(prompts)) == 27
+    assert prompts[0] == cfg.prompt(3, "bird") == "a photo of a <class_3>"
+    assert (cfg.rank, cfg.steps, cfg.batch, cfg.lr_embedding, cfg.init) == (0, 1000, 4, 2e-3, "the")
+    with pytest.raises(ValueError, match=r"must contain \{token\} exactly once"):
+        TextualInversionConfig(templates=("a photo",))

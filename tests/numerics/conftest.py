@@ -52,10 +52,22 @@ def run_dpm(eps: ReferenceEps, xt: Tensor, n: int, start: int = 0, **changes: ob
     return xt
 
 
+def run_plms(eps: ReferenceEps, xt: Tensor, n: int, start: int = 0) -> Tensor:
+    """As diffusers' img2img pipelines drive it: the later labels of the list, from the scheduler's first step on."""
+    from diffusers import PNDMScheduler
+
+    scheduler = PNDMScheduler(**SD15 | {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1})
+    scheduler.set_timesteps(n)
+    for t in scheduler.timesteps[start:]:
+        xt = scheduler.step(eps(xt, int(t)), t, xt).prev_sample
+    return xt
+
+
 def list_labels(name: str, n: int) -> tuple[int, ...]:
     import diffusers
 
-    scheduler = getattr(diffusers, name)(**(SD15 if name.startswith("DPM") else DDIM))
+    known = {"DPMSolverMultistepScheduler": SD15, "PNDMScheduler": SD15 | {"skip_prk_steps": True, "steps_offset": 1}}
+    scheduler = getattr(diffusers, name)(**known.get(name, DDIM))
     scheduler.set_timesteps(n)
     return tuple(scheduler.timesteps.tolist())
 
@@ -81,6 +93,7 @@ def reference() -> SimpleNamespace:
         ddim=run_ddim,
         ddim_inverse=run_ddim_inverse,
         dpm=run_dpm,
+        plms=run_plms,
         labels=list_labels,
         alphas_cumprod=alphas_cumprod,
         add_noise=noised,

@@ -20,6 +20,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "genie": QUICK,
     "genieada": {**QUICK, "levels": [0.5, 0.75, 1.0]},
     "diffii": {**QUICK, "inversion_steps": 3, "concepts": CONCEPTS},
+    "realguidance": {**QUICK, "strength": 0.5},
+    "realgen": QUICK,
+    "diffgen": {**QUICK, "concepts": CONCEPTS},
+    "diffaug": {**QUICK, "concepts": CONCEPTS},
+    "diffmix": {**QUICK, "concepts": CONCEPTS},
+    "realmix": QUICK,
+    "dafusion": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0, "templates": ["a {token}", "the {token}"]}},
 }
 
 

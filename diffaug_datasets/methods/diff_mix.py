@@ -1,0 +1,80 @@
+"""Diff-Mix: images between two classes, drawn by a model that has learned both (Wang et al. 2024, arXiv 2403.19600).
+
+1. one token a class, learned together with LoRA on the U-Net   fit `concepts`, `models.concepts`
+2. a source image of any class, the token of a target class      `plan`, roles `source_class`, `source`
+3. a strength s of a small list                                  `plan`, role `strength`
+4. z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps at strength s         `numerics.schedule.add_noise`
+5. guided denoising under the target's token                     `models.denoising.denoise`
+6. the label (1 - s^gamma) e_source + s^gamma e_target             `numerics.labels.diff_mix_label`
+
+Follows the authors' code in prompt, sampler, resize and in drawing the source class with replacement, so that one row
+in C edits an image of its own class. Departs from it: every target class gets its planned number of rows (theirs is
+itself drawn), weights sum to 1 (0.9 in most of their loaders, not in the paper: `soft_scaler`), and the source is
+recorded. For long tails they draw sources uniformly over all images and targets uniformly over classes (`sources`,
+`targets`).
+"""
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel
+
+from diffaug_datasets.core.concept_config import ConceptConfig
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.seeds import RowKey
+from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.methods import editing
+from diffaug_datasets.methods.concept_learning import concept_unit, learn
+from diffaug_datasets.methods.editing import counts
+from diffaug_datasets.methods.real_mix import Mixing, mixed, source_pools
+
+NAME = "diff_mix"
+SLUG = "diffmix"
+VERSION = 1
+TITLE = "Diff-Mix"
+PAPER = "2403.19600"
+N_SOURCES = 1
+LABEL_RULE = "mixed"
+NEEDS = frozenset({"concepts"})
+
+
+class Config(Mixing):
+    """Real-Mix's, and the concepts."""
+
+    concepts: ConceptConfig = ConceptConfig()
+
+
+class Draw(BaseModel):
+    """Source, strength and noise are drawn; the strength has its own column."""
+
+
+def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """Rows of every target class that has images, each from an image of any class, its own among them."""
+    concept, pools = concept_unit(cfg.concepts, cfg.resize, table, spec), source_pools(cfg, table)
+    learned = {source.label for source in table.sources}
+    for target, count in counts(table, spec, cfg.targets):
+        prompt = cfg.concepts.prompt(target, table.metaclass)
+        for k in range(count if target in learned else 0):
+            key = RowKey(spec.seed, NAME, target, k)
+            yield new_row(VERSION, key, spec, prompt=prompt, adapters=(concept.name,), **mixed(cfg, key, pools))
+
+
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+    """The concepts of all classes."""
+    return (concept_unit(cfg.concepts, cfg.resize, table, spec),)
+
+
+def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
+    """Learn the concepts."""
+    return learn(unit, cfg.concepts, ctx)
+
+
+def evaluations(cfg: Config, row: PlanRow) -> int:
+    """U-Net rows for one image."""
+    return editing.evaluations(cfg, row)
+
+
+def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
+    """Images of a batch; rows may differ in strength."""
+    ctx.use_concepts(rows[0].adapters[0])
+    return editing.edited(rows, cfg, ctx)

@@ -1,0 +1,214 @@
+"""Every method as its paper and its authors' code have it, out of diffusers, transformers and torch alone.
+
+The reference side of the parity tests: it imports nothing of the package. It reads the packaged weights and pictures,
+the files that concept learning left, and what a row records: sources, seed, strength and draws.
+"""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from diffusers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPModel
+
+CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+DDIM = BETAS | {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+PNDM = BETAS | {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}
+FILTERS = {name: getattr(Image.Resampling, name.upper()) for name in ("lanczos", "bilinear", "bicubic")}
+W = 7.5
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Latents [1 c h w] (one a level for GeNIe-Ada), label weights, and the level that is kept."""
+
+    latents: list[Tensor]
+    label: dict[int, float]
+    level: int | None = None
+    distances: list[float] = field(default_factory=list)
+
+
+class Published:
+    """The methods over the packaged model at `size` px; `concepts`: the folder of what was learned."""
+
+    def __init__(self, assets: Path, size: int, concepts: Path | None = None) -> None:
+        self.assets, self.size, self.concepts = assets, size, concepts
+
+    @cached_property
+    def pipe(self) -> Any:
+        """Txt2img, with learned tokens and LoRA where there are any."""
+        pipe = StableDiffusionPipeline.from_pretrained(
+            self.assets / "pipeline", safety_checker=None, local_files_only=True
+        )
+        pipe.set_progress_bar_config(disable=True)
+        if self.concepts:
+            for token, rows in load_file(self.concepts / "learned_embeds.safetensors").items():
+                pipe.load_textual_inversion({token: rows})
+            if (self.concepts / "pytorch_lora_weights.safetensors").exists():
+                pipe.load_lora_weights(self.concepts)
+        return pipe
+
+    @cached_property
+    def images(self) -> dict[str, tuple[Image.Image, int]]:
+        """sha256 -> picture and class of all packaged training images."""
+        rows = pq.read_table(self.assets / "fashion" / "pool.parquet").to_pylist()
+        return {
+            hashlib.sha256(row["image"]["bytes"]).hexdigest(): (
+                Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"),
+                row["label"],
+            )
+            for row in rows
+        }
+
+    def pixels(self, source: str, how: str) -> Tensor:
+        """A source as [1 3 H W] in [-1, 1]; `crop` of a square picture is a bilinear resize."""
+        image = self.images[source][0].resize((self.size, self.size), FILTERS["bilinear" if how == "crop" else how])
+        flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).float() / 255
+        return (flat.reshape(1, self.size, self.size, 3) * 2 - 1).permute(0, 3, 1, 2)
+
+    def latent(self, source: str, how: str) -> Tensor:
+        """The mode of the posterior, scaled."""
+        vae = self.pipe.vae
+        return vae.encode(self.pixels(source, how)).latent_dist.mode() * vae.config.scaling_factor
+
+    def noise(self, seed: int) -> Tensor:
+        """Standard normal latents of a row's seed."""
+        side = self.size // self.pipe.vae_scale_factor
+        return torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(seed))
+
+    def text(self, prompt: str) -> Tensor:
+        """Hidden states [1 s d]."""
+        cond, _ = self.pipe.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
+        return cond
+
+    def guided(self, x: Tensor, t: Any, prompt: str) -> Tensor:
+        """eps_u + w (eps_c - eps_u)."""
+        both = torch.cat([self.text(""), self.text(prompt)])
+        low, high = self.pipe.unet(torch.cat([x, x]), t, encoder_hidden_states=both).sample.chunk(2)
+        return low + W * (high - low)
+
+    # the methods ----------------------------------------------------------------------------------------------------
+
+    def from_noise(self, row: Row, prompt: str, n: int) -> Tensor:
+        """Txt2Img, Real-Gen, Diff-Gen."""
+        self.pipe.scheduler = DPMSolverMultistepScheduler(**BETAS)
+        noise = self.noise(row["seed"])
+        return self.pipe(prompt, latents=noise, num_inference_steps=n, guidance_scale=W, output_type="latent").images
+
+    def img2img(self, row: Row, prompt: str, n: int, how: str, sampler: str = "dpm") -> Tensor:
+        """Img2Img, Real-Guidance, Real-Mix, Diff-AUG, Diff-Mix, DA-Fusion."""
+        pipe = StableDiffusionImg2ImgPipeline(**self.pipe.components, requires_safety_checker=False)
+        pipe.set_progress_bar_config(disable=True)
+        pipe.scheduler = PNDMScheduler(**PNDM) if sampler == "plms" else DPMSolverMultistepScheduler(**BETAS)
+        return pipe(
+            prompt,
+            image=self.latent(row["source_ids"][0], how),
+            strength=row["strength"],
+            num_inference_steps=n,
+            guidance_scale=W,
+            generator=torch.Generator().manual_seed(row["seed"]),
+            output_type="latent",
+        ).images
+
+    def genie(self, row: Row, prompt: str, n: int, ratio: float) -> Tensor:
+        """Noise at int(1000 r), then the labels with t - 1 <= 1000 r; r > 0.999 is pure noise."""
+        scheduler = DPMSolverMultistepScheduler(**BETAS)
+        scheduler.set_timesteps(n)
+        x = self.noise(row["seed"])
+        kept = list(scheduler.timesteps)
+        if ratio <= 0.999:
+            a = scheduler.alphas_cumprod[int(1000 * ratio)]
+            x = a.sqrt() * self.latent(row["source_ids"][0], "crop") + (1 - a).sqrt() * x
+            kept = [t for t in kept if t - 1 <= 1000 * ratio]
+        scheduler.set_begin_index(n - len(kept))
+        for t in kept:
+            x = scheduler.step(self.guided(x, t, prompt), t, x).prev_sample
+        return x
+
+    def genie_ada(self, row: Row, prompt: str, levels: Sequence[float], n: int, targets: Sequence[str]) -> Expected:
+        """Algorithm 1 with normalised features and Z_T the mean over the target's real images."""
+        latents = [self.genie(row, prompt, n, level) for level in levels]
+        z = [self.features(self.decoded(x)) for x in latents]
+        source = self.features(self.images[row["source_ids"][0]][0])
+        line = torch.stack([self.features(self.images[t][0]) for t in targets]).mean(0) - source
+        d = [float((x - source) @ line / line.norm()) for x in z]
+        jumps = [abs(b - a) for a, b in pairwise(d)]
+        return Expected(latents, self.hard(prompt), 1 + jumps.index(max(jumps)), d)
+
+    def diff_ii(self, row: Row, prompt: str, n: int, split: float) -> Tensor:
+        """Inversion with w = 1, the circle of Eq. 7, then DDIM with the suffix while t >= 1000 (1 - s)."""
+        a, b = (self.inverted(source, prompt, n) for source in row["source_ids"])
+        flat = [x.double().flatten() for x in (a, b)]
+        alpha = math.acos(float(flat[0] @ flat[1] / (flat[0].norm() * flat[1].norm())))
+        lam = json.loads(row["draw"])["u"] * 2 * math.pi / alpha
+        x = math.sin((1 + lam) * alpha) / math.sin(alpha) * a - math.sin(lam * alpha) / math.sin(alpha) * b
+        scheduler = DDIMScheduler(**DDIM)
+        scheduler.set_timesteps(n)
+        for t in scheduler.timesteps:
+            text = row["prompt_first"] if t >= 1000 * (1 - split) else prompt
+            x = scheduler.step(self.guided(x, t, text), t, x, eta=0.0).prev_sample
+        return x
+
+    def inverted(self, source: str, prompt: str, n: int) -> Tensor:
+        """DDIM inversion under the class prompt."""
+        scheduler = DDIMInverseScheduler(**DDIM)
+        scheduler.set_timesteps(n)
+        x, cond = self.latent(source, "lanczos"), self.text(prompt)
+        for t in scheduler.timesteps:
+            x = scheduler.step(self.pipe.unet(x, t, encoder_hidden_states=cond).sample, t, x).prev_sample
+        return x
+
+    # pictures and labels --------------------------------------------------------------------------------------------
+
+    def decoded(self, latent: Tensor, size: int | None = None, how: str = "bilinear") -> Image.Image:
+        """The 8-bit picture, brought to `size` where one is given."""
+        image = self.pipe.vae.decode(latent / self.pipe.vae.config.scaling_factor).sample[0]
+        levels = ((image / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+        picture = Image.frombytes("RGB", (self.size, self.size), bytes(levels.flatten().tolist()))
+        return picture.resize((size, size), FILTERS[how]) if size else picture
+
+    @cached_property
+    def _encoder(self) -> tuple[Any, Any]:
+        folder = self.assets / "encoder"
+        return CLIPModel.from_pretrained(folder).eval(), CLIPImageProcessorPil.from_pretrained(folder)
+
+    def features(self, image: Image.Image) -> Tensor:
+        """Unit-norm image features [d]."""
+        model, processor = self._encoder
+        found = model.get_image_features(**processor(images=image, return_tensors="pt"))
+        flat = getattr(found, "pooler_output", found)[0]
+        return flat / flat.norm()
+
+    def hard(self, prompt: str) -> dict[int, float]:
+        """All weight on the class that a prompt names."""
+        names = {f"a photo of a {name}": c for c, name in enumerate(CLASSES)}
+        tokens = {f"a photo of a <class_{c}>": c for c in range(len(CLASSES))}
+        return {(names | tokens)[prompt]: 1.0}
+
+    def mixed(self, row: Row, prompt: str, gamma: float) -> dict[int, float]:
+        """(1 - s^gamma) e_source + s^gamma e_target, the target being the class that the prompt names."""
+        source, (target,) = self.images[row["source_ids"][0]][1], self.hard(prompt)
+        share = row["strength"] ** gamma
+        return {target: 1.0} if source == target else {source: 1 - share, target: share}

@@ -1,0 +1,200 @@
+"""What every method must hold, found by discovery and never named here; a plug-in's tests are these same ones."""
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import digests
+
+from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
+from diffaug_datasets.core.plan import Plan, draw_plan
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.sources import Source, SourceTable
+from diffaug_datasets.data.catalogue import config_recipe, parse_config_name
+from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.run.assembly import Assembled, assemble
+from diffaug_datasets.run.context import sources_in
+from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.regenerate import regenerator
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import Worker
+
+NAMES = sorted(discover_methods())
+FITS_OF_A_NEED = {"concepts": "concepts", "inversions": "inversions"}
+# Small values of parameters; a method gets those that its `Config` has.
+SMALL: dict[str, Any] = {
+    "num_inference_steps": 4,
+    "inversion_steps": 3,
+    "encoder": "tiny",
+    "strength": 0.5,
+    "strengths": [0.5, 1.0],
+    "levels": [0.5, 0.75, 1.0],
+    "concepts": {"steps": 2, "batch": 2, "checkpoint_every": 2},
+}
+
+
+def small_config(name: str) -> dict[str, Any]:
+    """Of these parameters those that the method has."""
+    return {key: value for key, value in SMALL.items() if key in find_method(name).Config.model_fields}
+
+
+def table(counts: Sequence[int] = (3, 2, 4)) -> SourceTable:
+    """So many images a class, with invented ids."""
+    names = tuple(f"class {i}" for i in range(len(counts)))
+    sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i, n in enumerate(counts) for j in range(n))
+    return SourceTable("toy", "train", names, names, "bird", sources)
+
+
+def plan_of(name: str, seed: int = 0, batch_size: int = 4, **changes: Any) -> Plan:
+    """A plan over invented images."""
+    content = {"builder": "toy", "method": name, "config": small_config(name), "seed": seed}
+    spec = PlanSpec(seed=seed, backbone="model@0123", batch_size=batch_size, per_image=2.0, suffixes=("at night.",))
+    return draw_plan("toy_full", Recipe.from_dict({**content, **changes}), table(), None, spec)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_declared_facts_are_true(name: str) -> None:
+    method, plan = find_method(name), plan_of(name)
+    assert name == method.NAME and re.fullmatch(r"[a-z0-9]+", method.SLUG) and method.VERSION >= 1
+    assert parse_config_name(f"fashion_5shot_{method.SLUG}") == ("fashion", "5shot", name)
+    assert (method.__doc__ or "").startswith(f"{method.TITLE}: ")
+    assert re.search(r"^1\. ", method.__doc__ or "", re.MULTILINE), "the page has no numbered steps"
+    assert method.Config.model_config.get("extra") == "forbid"
+    assert {len(row.source_ids) for row in plan.rows} == {method.N_SOURCES}
+    needs = {need for need, kind in FITS_OF_A_NEED.items() if kind in {unit.kind for unit in plan.fits}}
+    assert needs == set(method.NEEDS) & set(FITS_OF_A_NEED)
+    assert ("encoder" in method.NEEDS) == ("encoder" in method.Config.model_fields)
+    for row in plan.rows:
+        assert_row_is_true(name, row)
+
+
+def assert_row_is_true(name: str, row: PlanRow) -> None:
+    """A row says what its method declares."""
+    method = find_method(name)
+    assert (row.method, row.method_version) == (name, method.VERSION)
+    assert row.is_synthetic == (row.origin == "generated")
+    assert len(row.source_ids) == len(row.source_labels)
+    method.Draw.model_validate_json(row.draw)
+    sources, label, weighted = set(row.source_labels), {row.label}, set(row.soft_label.classes)
+    assert label <= weighted <= (label | sources if method.LABEL_RULE == "mixed" else label)
+    assert sum(row.soft_label.weight) == pytest.approx(1) and min(row.soft_label.weight) > 0
+    assert method.LABEL_RULE != "source" or sources == label
+    assert row.start_step is None or 0 <= row.start_step <= (row.num_inference_steps or 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_and_seeds_are_unique_and_belong_to_the_recipe(name: str) -> None:
+    plan, other = plan_of(name), plan_of(name, seed=1)
+    ids, seeds = [row.row_id for row in plan.rows], [row.seed for row in plan.rows]
+    assert ids == sorted(set(ids)) and len(set(seeds)) == len(seeds)
+    assert all(seed is not None and 0 <= seed < 2**63 for seed in seeds)
+    assert not set(ids) & {row.row_id for row in other.rows}
+    assert not set(seeds) & {row.seed for row in other.rows}
+    names = [unit.name for unit in plan.fits]
+    assert len(set(names)) == len(names)
+    assert {cited for row in plan.rows for cited in row.adapters} <= set(names)
+    done: set[str] = set()
+    for unit in plan.fits:
+        assert set(unit.after) <= done, "a fit is declared before what it needs"
+        done.add(unit.name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plan_depends_neither_on_row_order_nor_on_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(name)
+    assert plan_of(name).id == plan.id
+    free = {"adapters"}  # fits may hold a batch or two
+    rows = [row.model_dump(exclude=free) for row in plan.rows]
+    assert [row.model_dump(exclude=free) for row in plan_of(name, batch_size=3).rows] == rows
+    method = find_method(name)
+    drawn: Callable[..., Any] = method.plan
+    monkeypatch.setattr(method, "plan", lambda *given: reversed(list(drawn(*given))))
+    assert plan_of(name).id == plan.id
+
+
+Runs = Callable[[str], tuple[Run, Assembled]]
+
+
+def planned(folder: Path, name: str) -> Run:
+    """A run of ten rows in three shards, ragged batches."""
+    small = {"per_class": 1, "batch_size": 3, "shard_rows": 4, "include_test": False, "config": small_config(name)}
+    changes = {"scores": {"encoder": None, "judge": None}, **small}
+    return write_run(prepare(config_recipe(f"fashion_2shot_{find_method(name).SLUG}", **changes)), folder)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A finished run of a method, by one worker; made once."""
+    known: dict[str, tuple[Run, Assembled]] = {}
+
+    def of(name: str) -> tuple[Run, Assembled]:
+        if name not in known:
+            run = planned(tmp_path_factory.mktemp(name) / "run", name)
+            Worker(run).work()
+            known[name] = run, assemble(run)
+        return known[name]
+
+    return of
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    """All generated rows, as they are published."""
+    return [row for s in run.plan.shards() for row in read_stream(str(run.shard_path(s.name))).to_pylist()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_counts_add_up(name: str, runs: Runs) -> None:
+    run, done = runs(name)
+    a_class = Counter(row.label for row in run.plan.rows)
+    for label, count in enumerate(done.counts):
+        assert count.planned == a_class[label] == count.written + count.failed
+        assert count.kept == count.written
+    rows = rows_of(run)
+    assert len(rows) == sum(count.written for count in done.counts) == len(run.plan.rows)
+    assert {row["row_id"] for row in rows} == {row.row_id for row in run.plan.rows}
+    assert {row["plan_id"] for row in rows} == {run.plan.id}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_workers_make_the_same_bytes(name: str, runs: Runs, tmp_path: Path) -> None:
+    """At once, each with its own models, taking units from either end."""
+    run = planned(tmp_path / "run", name)
+    workers = [Worker(Run.open(run.folder)) for _ in range(2)]
+    workers[1]._stage = lambda units, stage=workers[1]._stage: stage(units[::-1])  # type: ignore[method-assign, misc]
+    for worker in workers:  # libraries load models one at a time
+        _ = worker._ctx.backbone
+        _ = worker._ctx.encoder if "encoder" in small_config(name) else None
+    threads = [threading.Thread(target=worker.work) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assemble(run)
+    assert digests(run.folder) == digests(runs(name)[0].folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_regenerate_and_cost_what_is_declared(name: str, runs: Runs) -> None:
+    """Every third row, from its own columns; its network calls at batch shape 1 are those that its method declares."""
+    run, _ = runs(name)
+    tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards()]
+    rebuild = regenerator(run.recipe, run.folder / "fits", sources_in(tables))
+    for row in rows_of(run)[::3]:
+        rebuilt = rebuild({key: value for key, value in row.items() if key != "image"})
+        assert rebuilt.equal and rebuilt.data == row["image"]["bytes"]
+    worker, config = Worker(run), run.recipe.method_config
+    planned_row = run.plan.rows[0]
+    calls = worker._ctx.backbone.rows_evaluated
+    made, failed = type(worker._job)(run.recipe.module, config, worker._ctx, 0, 1, 1).make([planned_row])
+    assert len(made) == 1 and not failed
+    assert worker._ctx.backbone.rows_evaluated - calls == run.recipe.module.evaluations(config, planned_row)
+
+
+def test_no_two_methods_share_a_name_or_a_slug() -> None:
+    methods: Mapping[str, Any] = discover_methods()
+    assert len({method.SLUG for method in methods.values()}) == len(methods)

@@ -1,0 +1,190 @@
+"""Every method equals an independent rendering of its publication: latents, pictures and labels, in float32.
+
+`published.py` is the other side; it imports nothing of the package. `scripts/mutate_parity.py` shows what this catches.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from published import CLASSES, Expected, Published
+from small_runs import CONCEPTS, METHODS, small_run
+
+import diffaug_datasets
+from diffaug_datasets.core.method import Generated, discover_methods
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.run.context import to_uint8
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import Worker, WorkerOptions
+
+ASSETS = Path(diffaug_datasets.__file__).parent / "assets" / "tiny"
+SIZE = 48  # not the pictures' own 32, so that fitting and restoring them show
+N = 8
+GAMMA = 0.8
+TOLERANCE = 1e-4
+LEARNED = {"concepts": {**CONCEPTS, "steps": 2}}
+CONFIG: dict[str, dict[str, Any]] = {
+    "txt2img": {},
+    "img2img": {"strength": 0.7},
+    "genie": {"ratio": 0.8},
+    "genieada": {"levels": [0.5, 0.75, 1.0]},
+    "diffii": {**LEARNED, "inversion_steps": N, "split_ratio": 0.3},
+    "realguidance": {"strength": 0.3},
+    "realgen": {},
+    "diffgen": LEARNED,
+    "diffaug": {**LEARNED, "strengths": [1.0, 0.5]},
+    "diffmix": {**LEARNED, "gamma": GAMMA},
+    "realmix": {"gamma": GAMMA},
+    "dafusion": {**METHODS["dafusion"], "strengths": [0.25, 0.5, 0.75, 1.0]},
+}
+STATES_ITS_PROMPT_WITH_TOKENS = ("diffii", "diffgen", "diffaug", "diffmix", "dafusion")
+
+
+def test_every_method_is_compared() -> None:
+    assert {method.SLUG for method in discover_methods().values()} == set(CONFIG)
+
+
+class Ours:
+    """A planned run whose fits are made, and the latents that its backbone decodes."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.worker = Worker(run, WorkerOptions(only_fits=True))
+        with torch.enable_grad():
+            self.worker.work()
+        self.decoded: list[torch.Tensor] = []
+        self.decode = self.worker._ctx.backbone.decode_float
+        self.worker._ctx.backbone.decode_float = self._listen  # type: ignore[method-assign]
+
+    def _listen(self, z: torch.Tensor) -> torch.Tensor:
+        self.decoded.append(z.clone())
+        return self.decode(z)
+
+    def generate(self, rows: Sequence[PlanRow]) -> list[Generated]:
+        recipe = self.run.recipe
+        self.decoded.clear()
+        with torch.inference_mode():
+            return recipe.module.generate(rows, recipe.method_config, self.worker._ctx)
+
+    @property
+    def concepts(self) -> Path | None:
+        """Where the tokens are that rows cite first."""
+        cited = self.run.plan.rows[0].adapters
+        folder = self.run.fit_folder(cited[0]) if cited else None
+        return folder if folder and (folder / "learned_embeds.safetensors").exists() else None
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ours]:
+    """`ours("diffmix")`: made once a module."""
+    known: dict[str, Ours] = {}
+
+    def of(slug: str) -> Ours:
+        if slug not in known:
+            config = {**CONFIG[slug], "num_inference_steps": N}
+            changes = {"config": config, "backbone": {"height": SIZE, "width": SIZE}, "batch_size": 4, "per_class": 3}
+            known[slug] = Ours(small_run(tmp_path_factory.mktemp(slug) / "run", slug, **changes))
+        return known[slug]
+
+    return of
+
+
+def four(rows: Sequence[PlanRow]) -> list[PlanRow]:
+    """Rows that differ in what they do: in start step and, for mixed labels, in whether their classes differ."""
+    kinds = {(row.start_step, len(row.soft_label.classes)): row for row in rows}
+    return [*kinds.values(), *[row for row in rows if row not in kinds.values()]][:4]
+
+
+def expected(slug: str, row: PlanRow, reference: Published, run: Run) -> Expected:
+    """What the publication makes of a row's record; the prompt is written here, from the class of the row."""
+    tokens = slug in STATES_ITS_PROMPT_WITH_TOKENS
+    prompt = "a photo of a " + (f"<class_{row.label}>" if tokens else CLASSES[row.label])
+    record = row.model_dump()
+    if slug == "genieada":
+        targets = [real.source_ids[0] for real in run.plan.real if real.label == row.label]
+        return reference.genie_ada(record, prompt, CONFIG[slug]["levels"], N, targets)
+    if slug in ("txt2img", "realgen", "diffgen"):
+        latent = reference.from_noise(record, prompt, N)
+    elif slug == "genie":
+        latent = reference.genie(record, prompt, N, CONFIG[slug]["ratio"])
+    elif slug == "diffii":
+        latent = reference.diff_ii(record, prompt, N, CONFIG[slug]["split_ratio"])
+    else:
+        how = "crop" if slug == "img2img" else "bilinear"
+        latent = reference.img2img(record, prompt, N, how, "plms" if slug == "dafusion" else "dpm")
+    mixed = slug in ("diffmix", "realmix")
+    return Expected([latent], reference.mixed(record, prompt, GAMMA) if mixed else reference.hard(prompt))
+
+
+def sources_are_what_they_should_be(slug: str, row: PlanRow, reference: Published) -> bool:
+    """Of the class that the row states; the row's own, another one, or any."""
+    classes = [reference.images[source][1] for source in row.source_ids]
+    own = {"genie": False, "genieada": False, "diffmix": None, "realmix": None}.get(slug, True)
+    return list(row.source_labels) == classes and all(own is None or (c == row.label) is own for c in classes)
+
+
+@pytest.mark.parametrize("slug", CONFIG)
+@torch.no_grad()
+def test_latents_and_labels(slug: str, ours: Callable[[str], Ours]) -> None:
+    run = ours(slug).run
+    reference = Published(ASSETS, SIZE, ours(slug).concepts)
+    rows = four(run.plan.rows)
+    made = ours(slug).generate(rows)
+    for i, (row, image) in enumerate(zip(rows, made, strict=True)):
+        wanted = expected(slug, row, reference, run)
+        assert sources_are_what_they_should_be(slug, row, reference)
+        assert dict(zip(row.soft_label.classes, row.soft_label.weight, strict=True)) == pytest.approx(wanted.label)
+        for level, latent in zip(ours(slug).decoded, wanted.latents, strict=True):
+            assert float((level[i] - latent[0]).abs().max()) < TOLERANCE * max(1.0, float(latent.abs().max()))
+        if wanted.level is not None:
+            assert image.measured["d"] == pytest.approx(wanted.distances, abs=2e-3)
+            assert image.chosen["strength"] == CONFIG[slug]["levels"][wanted.level]
+
+
+@pytest.mark.parametrize("slug", ["realguidance", "diffmix", "dafusion", "img2img"])
+@torch.no_grad()
+def test_pictures_come_back_at_the_size_of_their_sources(slug: str, ours: Callable[[str], Ours]) -> None:
+    """As the authors of Diff-Mix and DA-Fusion store them; GeNIe's baseline stays at the backbone's size."""
+    rows = four(ours(slug).run.plan.rows)
+    [image, *_] = ours(slug).generate(rows)
+    latent = ours(slug).decoded[0][:1]
+    reference = Published(ASSETS, SIZE)
+    wanted = np.array(reference.decoded(latent, None if slug == "img2img" else 32))
+    assert image.pixels.shape == ((48, 48, 3) if slug == "img2img" else (32, 32, 3))
+    assert np.abs(to_uint8(image.pixels).astype(int) - wanted).max() <= 1
+
+
+STRENGTHS = [0.1, 0.3, 0.5, 0.7, 0.9, 1.0]
+
+
+@pytest.mark.parametrize("sampler", ["dpm", "plms"])
+@torch.no_grad()
+def test_img2img_at_every_strength(sampler: str, ours: Callable[[str], Ours]) -> None:
+    """Rows of all strengths and start steps in one batch of ten steps."""
+    run, reference, n = ours("realguidance").run, Published(ASSETS, SIZE), 10
+    config = run.recipe.method_config.model_copy(update={"num_inference_steps": n, "sampler": sampler})
+    rows = [
+        row.model_copy(update=config.steps(strength))  # type: ignore[attr-defined]
+        for row, strength in zip(run.plan.rows, STRENGTHS, strict=False)
+    ]
+    assert [row.start_step for row in rows] == [9, 7, 5, 3, 1, 0]
+    ours("realguidance").decoded.clear()
+    run.recipe.module.generate(rows, config, ours("realguidance").worker._ctx)
+    for row, latent in zip(rows, ours("realguidance").decoded[0], strict=True):
+        wanted = reference.img2img(row.model_dump(), row.prompt or "", n, "bilinear", sampler)
+        assert float((latent - wanted[0]).abs().max()) < TOLERANCE * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("guidance", [7.5, 1.0])
+@pytest.mark.parametrize("slug", CONFIG)
+def test_declared_cost_is_counted(slug: str, guidance: float, ours: Callable[[str], Ours]) -> None:
+    """U-Net rows of one image alone in its batch; guidance 1 needs one prediction a step instead of two."""
+    recipe, backbone = ours(slug).run.recipe, ours(slug).worker._ctx.backbone
+    for row in four(ours(slug).run.plan.rows)[:2]:
+        scaled = row.model_copy(update={"guidance_scale": guidance})
+        before = backbone.rows_evaluated
+        ours(slug).generate([scaled])
+        assert backbone.rows_evaluated - before == recipe.module.evaluations(recipe.method_config, scaled)
