@@ -1,7 +1,7 @@
 """The recipe: what a person writes. Strict: an unknown key is an error that suggests the right one."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.method import Method, find_method
+from diffaug_datasets.core.method import Method, discover_methods, find_method, local_keys
 from diffaug_datasets.core.protocols import parse_protocol
 
 RECIPE_SCHEMA = 1
@@ -101,7 +101,8 @@ class Recipe(BaseModel):
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
         content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS)
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
-        return content | {"config": self.method_config.model_dump(mode="json"), "backbone": weights}
+        config = self.method_config.model_dump(mode="json", exclude=set(local_keys(self.module)))
+        return content | {"config": config, "backbone": weights}
 
     def to_yaml(self) -> str:
         """The recipe as a file, in the order of its fields."""
@@ -118,13 +119,21 @@ class Recipe(BaseModel):
 
     @classmethod
     def from_yaml(cls, path: Path) -> "Recipe":
-        """The recipe in a file; a relative `source` or `confusion` is taken from the file's own folder."""
+        """The recipe in a file; a relative place (`source`, a pool, ...) is taken from the file's own folder."""
         content = _read_yaml(path)
-        for key in LOCAL_KEYS & content.keys():
-            beside = path.parent / str(content[key])
-            if content[key] is not None and beside.exists():
-                content[key] = str(beside.resolve())
+        _resolve(content, LOCAL_KEYS, path.parent)
+        method = discover_methods().get(str(content.get("method")))
+        if method and isinstance(content.get("config"), dict):
+            _resolve(content["config"], local_keys(method), path.parent)
         return cls.from_dict(content)
+
+
+def _resolve(content: dict[str, Any], keys: Collection[str], folder: Path) -> None:
+    """Make absolute what lies beside the recipe."""
+    for key in content.keys() & set(keys):
+        beside = folder / str(content[key])
+        if content[key] is not None and beside.exists():
+            content[key] = str(beside.resolve())
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

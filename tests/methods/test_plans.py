@@ -12,13 +12,17 @@ import pytest
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError
 from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method, redraw
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan
+from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey, uint63
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.methods import diff_ii, genie, genie_ada, img2img, txt2img
 
-SPEC = PlanSpec(seed=0, backbone="model@0123", batch_size=4, per_image=2.0, suffixes=("in the sun.", "at night."))
+POOL = PoolTable.of(f"{i:02x}" * 32 for i in range(40))
+SPEC = PlanSpec(
+    seed=0, backbone="model@0123", batch_size=4, per_image=2.0, suffixes=("in the sun.", "at night."), pool=POOL
+)
 
 
 def table(counts: tuple[int, ...] = (3, 2, 4)) -> SourceTable:
@@ -63,7 +67,7 @@ def test_facts_of_every_method_are_true(name: str) -> None:
         assert method.Draw.model_validate_json(row.draw) is not None
         if method.LABEL_RULE == "source":
             assert set(row.source_labels) == {row.label}
-        assert method.evaluations(method.Config(), row) > 0
+        assert (method.evaluations(method.Config(), row) > 0) == (row.origin == "generated") == row.is_synthetic
     assert {name for row in plan.rows for name in row.adapters} <= {unit.name for unit in plan.fits}
 
 
