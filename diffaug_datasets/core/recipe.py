@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.method import Method, discover_methods, find_method, local_keys
-from diffaug_datasets.core.protocols import parse_protocol
+from diffaug_datasets.core.protocols import SmallClass, parse_protocol
 
 RECIPE_SCHEMA = 1
 LOCAL_KEYS = {"source", "confusion"}
+LATER_KEYS = ("on_small_class",)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -51,6 +52,9 @@ class Recipe(BaseModel):
     source: str | None = Field(default=None, description="Hub id, image folder or the dataset's own folder")
     partial: bool = Field(default=False, description="accept a source without the official counts")
     method: str = Field(description="see `diffaug methods`")
+    on_small_class: SmallClass = Field(
+        default="warn", description="a class with too few images for the protocol: warn, error, or duplicate images"
+    )
     config: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
     per_image: float = Field(default=5.0, gt=0, description="synthetic images a real one")
     per_class: int | None = Field(default=None, ge=1, description="synthetic images a class, instead of per_image")
@@ -99,10 +103,14 @@ class Recipe(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
-        content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS)
+        content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS | self._later_defaults())
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
         config = self.method_config.model_dump(mode="json", exclude=set(local_keys(self.module)))
         return content | {"config": config, "backbone": weights}
+
+    def _later_defaults(self) -> set[str]:
+        """Keys that came after the first plans count only where they differ from their default: ids stay."""
+        return {key for key in LATER_KEYS if getattr(self, key) == type(self).model_fields[key].default}
 
     def to_yaml(self) -> str:
         """The recipe as a file, in the order of its fields."""

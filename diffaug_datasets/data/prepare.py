@@ -45,7 +45,7 @@ def prepare(recipe: Recipe) -> Prepared:
         DiffAugError: one sentence on the source, the recipe or the plan.
     """
     real = read_real(recipe.builder, recipe.source, recipe.partial)
-    manifest = select(parse_protocol(recipe.protocol), real.train)
+    manifest = select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
     table = real.train.subset(manifest.indices)
     test = real.test if recipe.include_test else None
     recipe = _with_pool_found(recipe)

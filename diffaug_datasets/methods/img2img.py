@@ -59,7 +59,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a class that has images, each from one of them, uniformly."""
     for label, images in table.by_class().items():
         prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
-        for k in range(spec.count(len(images)) if label in (spec.targets or (label,)) else 0):
+        for k in range(spec.count(len(images)) if images and label in (spec.targets or (label,)) else 0):
             key = RowKey(spec.seed, NAME, label, k)
             source = key.choice("source", images)
             yield new_row(

@@ -112,7 +112,6 @@ def test_rows_of_one_start_step_are_batched_together() -> None:
 
 
 def test_txt2img_needs_no_image_of_a_class() -> None:
-    assert Counter(r.label for r in plan_of("txt2img", (3, 0, 1)).rows) == {0: 6, 2: 2}
     spec = PlanSpec(seed=0, backbone="m", per_class=4)
     rows = list(txt2img.plan(txt2img.Config(), table((3, 0, 1)), spec))
     assert Counter(r.label for r in rows) == {0: 4, 1: 4, 2: 4}
