@@ -13,6 +13,7 @@ REDISTRIBUTABLE = True
 HUB_ID = "zalando-datasets/fashion_mnist"
 OFFICIAL = {"classes": 10, "train": 60_000, "test": 10_000}
 EMBEDDED = {"train": "assets/tiny/fashion/pool.parquet", "test": "assets/tiny/fashion/test.parquet"}
+POOL = "tiny"
 CITATION = """@article{fashion_mnist,
   title = {Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
   author = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},

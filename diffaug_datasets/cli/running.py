@@ -12,7 +12,7 @@ import typer
 from diffaug_datasets.cli.screen import clock, following, say
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.engines import accelerated
-from diffaug_datasets.run.execute import execute, over_budget
+from diffaug_datasets.run.execute import emptied, execute, over_budget
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
@@ -41,6 +41,8 @@ def run_generate(folder: Path, workers: int, options: WorkerOptions) -> int:
     if done is None or not leads():
         return 0
     print_summary(run, done)
+    if warning := emptied(done):
+        say(f"warning: {warning}")
     if trouble := over_budget(run, done):
         typer.echo(f"diffaug: {trouble}", err=True)
         return 1

@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import Literal
 from xml.sax.saxutils import escape
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from diffaug_datasets.core.errors import SourceError
@@ -32,6 +32,19 @@ def pixel_sha256(image: Image.Image) -> str:
     """sha256 over width and height (big-endian uint32 each) and the RGB bytes, row by row."""
     size = struct.pack(">II", *image.size)
     return hashlib.sha256(size + image.convert("RGB").tobytes()).hexdigest()
+
+
+def format_of(data: bytes) -> str:
+    """`png`, `jpeg`, `webp`, ... of encoded bytes.
+
+    Raises:
+        SourceError: they are no image.
+    """
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return str(image.format).lower()
+    except UnidentifiedImageError:
+        raise SourceError("an image changed while it was read; plan again.") from None
 
 
 def check_image(data: bytes, name: str = "image") -> None:

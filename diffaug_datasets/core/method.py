@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from diffaug_datasets.core.canonical import canonical, digest
 from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.pools import Pool, PoolTable
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
 from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import SourceTable
@@ -31,7 +32,11 @@ LabelRule = Literal["source", "target", "mixed"]
 
 @dataclass(frozen=True)
 class PlanSpec:
-    """What a method may know when it plans, besides its own `Config` and the real images."""
+    """What a method may know when it plans, besides its own `Config` and the real images.
+
+    `pool`: the images it may retrieve. `held_out`: digest of the test images that the run carries. `size`: (height,
+    width) in pixels, None where the backbone's own is meant.
+    """
 
     seed: int
     backbone: str
@@ -41,6 +46,9 @@ class PlanSpec:
     suffixes: tuple[str, ...] = ()
     confused: tuple[tuple[int, ...], ...] | None = None
     targets: tuple[int, ...] | None = None
+    pool: PoolTable | None = None
+    held_out: str | None = None
+    size: tuple[int | None, int | None] = (None, None)
 
     def count(self, images: float) -> int:
         """Rows of a class that has so many real images: `per_class`, else int(per_image * images)."""
@@ -87,12 +95,15 @@ class FitFiles:
 class Generated:
     """One image: uint8 RGB [h, w, 3] or float in [0, 1] (NaN allowed: the worker judges it), and its measurements.
 
-    `chosen` overrides planned columns that only generation can know (`strength`, `start_step`).
+    `chosen` overrides planned columns that only generation can know (`strength`, `start_step`). `encoded`: the bytes
+    of an image that was found, not made; they are stored as they are. `lacking`: why there is no image, in words.
     """
 
     pixels: "Tensor"
     measured: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    encoded: bytes | None = None
+    lacking: str = ""
 
 
 class Context(Protocol):
@@ -110,8 +121,18 @@ class Context(Protocol):
     def features(self, images: Sequence["Image"]) -> "Tensor":
         """Unit-norm features [n d] of the method's encoder, seen in batches of the planned shape."""
 
+    def text_features(self, texts: Sequence[str]) -> "Tensor":
+        """Unit-norm features [n d] of texts, by the same encoder."""
+
     def source(self, source_id: str) -> "Image":
         """The real image of that id, RGB."""
+
+    @property
+    def pool(self) -> Pool:
+        """The images that may be retrieved."""
+
+    def held_out(self) -> Iterator[bytes]:
+        """The encoded test images that the run carries: to keep away from, never to use."""
 
     def fit(self, name: str) -> Mapping[str, "Tensor"]:
         """All tensors of a finished fit."""
@@ -161,6 +182,12 @@ def new_row(version: int, key: RowKey, spec: PlanSpec, **columns: Any) -> PlanRo
     made = {"origin": "generated", "is_synthetic": True, "backbone": spec.backbone, "seed": key.seed("noise")}
     label = {"label": key.class_id, "soft_label": SoftLabel.hard(key.class_id)}
     return PlanRow(**{**identity, **made, **label, **columns})
+
+
+def local_keys(method: Method) -> frozenset[str]:
+    """Keys of a method's `Config` that say where data lies: what lies there has a digest, the place does not count."""
+    keys: frozenset[str] = getattr(method, "LOCAL", frozenset())
+    return keys
 
 
 def redraw(method: Method, row: PlanRow, key: RowKey, config: Any) -> PlanRow:

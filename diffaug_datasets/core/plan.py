@@ -8,7 +8,7 @@ Shards and batches are functions of the plan alone: they never depend on how man
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError
-from diffaug_datasets.core.method import FitUnit, PlanSpec
+from diffaug_datasets.core.method import FitUnit, Method, PlanSpec
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow, SoftLabel, Split
 from diffaug_datasets.core.seeds import RowKey
@@ -143,18 +143,28 @@ def draw_plan(
     """The plan of a recipe, under a config name, over the real images of its protocol.
 
     Raises:
-        PlanError: two rows share an id, or the method draws no row at all.
+        PlanError: two rows share an id, the method draws no row at all, or none for a class without images.
     """
     method, config = recipe.module, recipe.method_config
     rows = tuple(sorted(method.plan(config, table, spec), key=lambda row: row.row_id))
     if not rows:
         raise PlanError(f"{name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
+    _check_empty_classes(method, table, spec, {row.label for row in rows})
     repeated = [row for row, count in Counter(r.row_id for r in rows).items() if count > 1]
     if repeated:
         raise PlanError(f"{method.NAME} drew row {repeated[0]} twice; a row is (method, class, k).")
     real = real_rows(table, recipe.seed, "train") + (real_rows(test, recipe.seed, "test") if test else ())
     header = _header(name, recipe, table, test, spec, warnings)
     return Plan(header, rows, real, method.fits(config, table, spec))
+
+
+def _check_empty_classes(method: Method, table: SourceTable, spec: PlanSpec, planned: Set[int]) -> None:
+    empty = [label for label, images in table.by_class().items() if not images and label not in planned]
+    if unmet := [label for label in empty if label in (spec.targets or empty)]:
+        raise PlanError(
+            f"class {table.class_names[unmet[0]]!r} has no training image, so {method.NAME} plans nothing for it; set "
+            "per_class with a method that needs none (txt2img, genie), or partial: true to leave such classes out."
+        )
 
 
 def _header(

@@ -18,6 +18,7 @@ MANIFEST_SCHEMA = 1
 FORMS = "full, 5shot, 10shot, lt100, 10pct, each optionally with a trial seed: 5shot_seed1"
 
 Kind = Literal["full", "shots", "long_tail", "percent"]
+SmallClass = Literal["warn", "error", "duplicate"]
 
 _PATTERN = re.compile(
     r"(?:(?P<full>full)|(?P<shots>[1-9]\d*)shot|lt(?P<long_tail>[1-9]\d*)|(?P<percent>[1-9]\d*)pct)"
@@ -186,9 +187,23 @@ class Manifest:
         return {**place, "images": images}
 
 
-def select(protocol: Protocol, table: SourceTable) -> Manifest:
-    """The subset that a protocol draws from the training table; `table.subset(manifest.indices)` is its table."""
+def select(protocol: Protocol, table: SourceTable, on_small_class: SmallClass = "warn") -> Manifest:
+    """The subset that a protocol draws from the training table; `table.subset(manifest.indices)` is its table.
+
+    A class with fewer images than asked for keeps every image once and gives a warning; or its images are drawn with
+    replacement, as Diff-Mix's code does (`duplicate`); or it is refused (`error`).
+
+    Raises:
+        RecipeError: names the class, what was asked for and what there is.
+    """
+    short = _shortfalls(
+        protocol, table, "some come again" if on_small_class == "duplicate" else "all are kept, none twice"
+    )
+    if short and on_small_class == "error":
+        raise RecipeError(f"{short[0].split(';')[0]}; give more images, ask for fewer, or set on_small_class to warn.")
     indices = _draw(protocol, table.labels)
+    if on_small_class == "duplicate":
+        indices += _repeats(protocol, table)
     chosen = [table.sources[i] for i in indices]
     return Manifest(
         protocol=protocol,
@@ -196,7 +211,7 @@ def select(protocol: Protocol, table: SourceTable) -> Manifest:
         indices=tuple(indices),
         ids=tuple(source.id for source in chosen),
         labels=tuple(source.label for source in chosen),
-        warnings=_shortfalls(protocol, table),
+        warnings=short,
     )
 
 
@@ -207,11 +222,19 @@ def _draw(protocol: Protocol, labels: Sequence[int]) -> list[int]:
     return draws[protocol.kind](labels, protocol.value, protocol.trial_seed)
 
 
-def _shortfalls(protocol: Protocol, table: SourceTable) -> tuple[str, ...]:
+def _repeats(protocol: Protocol, table: SourceTable) -> list[int]:
+    """For every class that has images but too few: so many of its places again, drawn with replacement."""
+    places = places_by_label(table.labels)
+    asked = _asked(protocol, places, len(table.class_names))
+    rng = random.Random(protocol.trial_seed)
+    return [i for label, own in places.items() for i in rng.choices(own, k=max(0, asked.get(label, 0) - len(own)))]
+
+
+def _shortfalls(protocol: Protocol, table: SourceTable, then: str) -> tuple[str, ...]:
     groups = {label: len(sources) for label, sources in table.by_class().items()}
     asked = _asked(protocol, places_by_label(table.labels), len(table.class_names))
     return tuple(
-        f"{table.class_names[label]}: asked for {asked.get(label, 1)} images, found {count}; all are kept, none twice."
+        f"{table.class_names[label]}: asked for {asked.get(label, 1)} images, found {count}; {then}."
         for label, count in groups.items()
         if count < asked.get(label, 1)
     )

@@ -1,7 +1,7 @@
 """The recipe: what a person writes. Strict: an unknown key is an error that suggests the right one."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.method import Method, find_method
-from diffaug_datasets.core.protocols import parse_protocol
+from diffaug_datasets.core.method import Method, discover_methods, find_method, local_keys
+from diffaug_datasets.core.protocols import SmallClass, parse_protocol
 
 RECIPE_SCHEMA = 1
 LOCAL_KEYS = {"source", "confusion"}
 SHOTS = "shots"
+LATER_KEYS = ("on_small_class",)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -62,6 +63,9 @@ class Recipe(BaseModel):
     source: str | None = Field(default=None, description="Hub id, image folder or the dataset's own folder")
     partial: bool = Field(default=False, description="accept a source without the official counts")
     method: str = Field(description="see `diffaug methods`")
+    on_small_class: SmallClass = Field(
+        default="warn", description="a class with too few images for the protocol: warn, error, or duplicate images"
+    )
     config: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
     per_image: float = Field(default=5.0, gt=0, description="synthetic images a real one")
     per_class: int | None = Field(default=None, ge=1, description="synthetic images a class, instead of per_image")
@@ -110,9 +114,14 @@ class Recipe(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
-        content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS)
+        content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS | self._later_defaults())
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
-        return content | {"config": self.method_config.model_dump(mode="json"), "backbone": weights}
+        config = self.method_config.model_dump(mode="json", exclude=set(local_keys(self.module)))
+        return content | {"config": config, "backbone": weights}
+
+    def _later_defaults(self) -> set[str]:
+        """Keys that came after the first plans count only where they differ from their default: ids stay."""
+        return {key for key in LATER_KEYS if getattr(self, key) == type(self).model_fields[key].default}
 
     def to_yaml(self) -> str:
         """The recipe as a file, in the order of its fields."""
@@ -129,13 +138,21 @@ class Recipe(BaseModel):
 
     @classmethod
     def from_yaml(cls, path: Path) -> "Recipe":
-        """The recipe in a file; a relative `source` or `confusion` is taken from the file's own folder."""
+        """The recipe in a file; a relative place (`source`, a pool, ...) is taken from the file's own folder."""
         content = _read_yaml(path)
-        for key in LOCAL_KEYS & content.keys():
-            beside = path.parent / str(content[key])
-            if content[key] is not None and beside.exists():
-                content[key] = str(beside.resolve())
+        _resolve(content, LOCAL_KEYS, path.parent)
+        method = discover_methods().get(str(content.get("method")))
+        if method and isinstance(content.get("config"), dict):
+            _resolve(content["config"], local_keys(method), path.parent)
         return cls.from_dict(content)
+
+
+def _resolve(content: dict[str, Any], keys: Collection[str], folder: Path) -> None:
+    """Make absolute what lies beside the recipe."""
+    for key in content.keys() & set(keys):
+        beside = folder / str(content[key])
+        if content[key] is not None and beside.exists():
+            content[key] = str(beside.resolve())
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -223,7 +223,8 @@ class BuilderFacts:
     `licence_id`: the Hub's word for the licence. `redistributable`: real images may be published.
     `hub_train`: Hub splits that make up training, all that exist; `hub_test`: the first of these that exists.
     `official`: counts of `classes`, `train`, `test` or `total` images. `embedded`: split -> file inside the package.
-    `protocol`: fixed where the dataset is a protocol itself. `groups`: the thresholds of `frequency_groups`.
+    `pool`: images to retrieve from, where they are not the dataset's own. `protocol`: fixed where the dataset is a
+    protocol itself. `groups`: the thresholds of `frequency_groups`.
     """
 
     name: str
@@ -241,6 +242,7 @@ class BuilderFacts:
     hub_label: str = "label"
     official: Mapping[str, int] = field(default_factory=dict)
     embedded: Mapping[str, str] = field(default_factory=dict)
+    pool: str | None = None
     protocol: str | None = None
     groups: tuple[int, int] = (100, 20)
 

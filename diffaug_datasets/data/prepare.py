@@ -3,22 +3,24 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diffaug_datasets.core.backbone_spec import backbone_name
-from diffaug_datasets.core.errors import PlanError, RecipeError, SourceError
-from diffaug_datasets.core.images import decode_image, pixel_sha256
+from diffaug_datasets.core.errors import PlanError, RecipeError
+from diffaug_datasets.core.images import decode_image, format_of, pixel_sha256
 from diffaug_datasets.core.method import PlanSpec
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan
+from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.prompts import suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Manifest, frequency_groups, parse_protocol, select
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
-from diffaug_datasets.data.real import RealSet, read_real
+from diffaug_datasets.data.real import RealSet, builder_facts, discover_builders, read_real
+from diffaug_datasets.run.pools import recipe_pool, write_manifest
 from diffaug_datasets.run.shards import planned_columns, write_arrow
 from diffaug_datasets.run.store import Run, write_text
 
@@ -33,6 +35,7 @@ class Prepared:
     plan: Plan
     real: RealSet
     manifest: Manifest
+    pool: PoolTable | None = None
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -42,12 +45,44 @@ def prepare(recipe: Recipe) -> Prepared:
         DiffAugError: one sentence on the source, the recipe or the plan.
     """
     real = read_real(recipe.builder, recipe.source, recipe.partial)
-    manifest = select(parse_protocol(recipe.protocol), real.train)
+    manifest = select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
     table = real.train.subset(manifest.indices)
     test = real.test if recipe.include_test else None
-    spec = _spec(recipe, table, real, manifest)
-    plan = draw_plan(config_name(recipe), recipe, table, test, spec, manifest.warnings)
-    return Prepared(recipe, plan, real, manifest)
+    recipe = _with_pool_found(recipe)
+    pool = recipe_pool(recipe)
+    spec = replace(
+        _spec(recipe, table, real, manifest),
+        pool=pool.table if pool else None,
+        held_out=test.digest if test else None,
+    )
+    warnings = (*manifest.warnings, *_pool_warnings(spec))
+    plan = draw_plan(config_name(recipe), recipe, table, test, spec, warnings)
+    return Prepared(recipe, plan, real, manifest, spec.pool)
+
+
+def _with_pool_found(recipe: Recipe) -> Recipe:
+    """The recipe with the place of its pool as any worker can find it: a builder's name becomes that builder's pool."""
+    place = getattr(recipe.method_config, "pool", None)
+    if not place:
+        return recipe
+    folder = Path(place).expanduser()
+    found = str(folder.resolve()) if folder.exists() else _builder_pool(place)
+    return recipe.model_copy(update={"config": {**recipe.config, "pool": found}})
+
+
+def _builder_pool(name: str) -> str:
+    if name not in discover_builders():
+        return name
+    facts = builder_facts(name)
+    if not (facts.pool or facts.hub_id):
+        raise RecipeError(f"config.pool: {facts.title} has neither a pool of its own nor a Hub id; give its folder.")
+    return facts.pool or str(facts.hub_id)
+
+
+def _pool_warnings(spec: PlanSpec) -> tuple[str, ...]:
+    if spec.pool is None or spec.held_out is not None:
+        return ()
+    return ("the run carries no test images, so retrieved images cannot be compared with them (include_test)",)
 
 
 def _spec(recipe: Recipe, table: SourceTable, real: RealSet, manifest: Manifest) -> PlanSpec:
@@ -63,6 +98,7 @@ def _spec(recipe: Recipe, table: SourceTable, real: RealSet, manifest: Manifest)
         suffixes=suffix_list(suffixes) if isinstance(suffixes, str) else tuple(suffixes),
         confused=_confused(recipe, table, real, manifest),
         targets=_targets(recipe, table, real),
+        size=(recipe.backbone.height, recipe.backbone.width),
     )
 
 
@@ -119,6 +155,8 @@ def write_run(prepared: Prepared, folder: Path) -> Run:
         if not run.intact(shard.name):
             _write_real(run, shard, prepared.real, places)
     write_text(folder / "manifest.json", prepared.manifest.to_json())
+    if prepared.pool:
+        write_manifest(prepared.pool, run.pool_path)
     if not (folder / "plan.json").exists():
         run.write_plan(prepared.recipe, prepared.plan)
     return Run.open(folder)
@@ -169,19 +207,6 @@ def _write_real(run: Run, shard: Shard, real: RealSet, places: dict[str, tuple[s
 def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str) -> dict[str, Any]:
     """A real row: the bytes as they came, and what decoding them shows."""
     picture = decode_image(data, planned["source_ids"][0][:12])
-    image = {"image": {"bytes": data, "path": None}, "image_format": image_format(data)}
+    image = {"image": {"bytes": data, "path": None}, "image_format": format_of(data)}
     size = {"width": picture.width, "height": picture.height, "pixel_sha256": pixel_sha256(picture)}
     return {**planned, "plan_id": plan_id, "measured": "{}", "attempt": 0, "batch_shape": 0, **image, **size}
-
-
-def image_format(data: bytes) -> str:
-    """`png`, `jpeg`, `webp`, ... of encoded bytes."""
-    from io import BytesIO
-
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(BytesIO(data)) as image:
-            return str(image.format).lower()
-    except UnidentifiedImageError:
-        raise SourceError("an image changed while it was read; plan again.") from None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from diffaug_datasets.core.degenerate import fallback_text
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.evaluate.drawing import Box, Circle, Trajectory, circle, trajectory
 from diffaug_datasets.evaluate.gather import Gathered, Picture
@@ -141,7 +142,7 @@ def _facts(picture: Picture, names: tuple[str, ...]) -> list[Fact]:
     if out.attempt:
         facts.append(Fact("attempt", str(out.attempt + 1), "earlier tries gave no usable image"))
     if row.fallback:
-        facts.append(Fact("fallback", row.fallback, "policy for a degenerate case"))
+        facts.append(Fact("fallback", row.fallback, fallback_text(row.fallback)))
     return facts + [Fact(name, str(value)) for name, value in sorted(picture.draw.items()) if _is_extra(name, value)]
 
 

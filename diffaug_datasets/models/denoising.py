@@ -59,7 +59,13 @@ def denoise(
     start: Sequence[int],
 ) -> Float[Tensor, "b c h w"]:
     """Latents at level 0; row j begins at step `start[j]` of `n`."""
-    eps = guided_network(backbone, conditions)
+    return sampled(backbone, guided_network(backbone, conditions), xt, sampler, n, start)
+
+
+def sampled(
+    backbone: Backbone, eps: Eps, xt: Float[Tensor, "b c h w"], sampler: Sampler, n: int, start: Sequence[int]
+) -> Float[Tensor, "b c h w"]:
+    """Latents at level 0 under any noise prediction."""
     return SAMPLERS[sampler](eps, xt, backbone.schedule, timesteps(backbone, sampler, n), start)
 
 

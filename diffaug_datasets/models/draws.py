@@ -2,13 +2,30 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from diffaug_datasets.core.concept_config import ConceptConfig
 from diffaug_datasets.core.seeds import uint63
+
+
+@runtime_checkable
+class DrawConfig(Protocol):
+    """What decides the draws: `batch` images a step, the share `flip` that is mirrored, classes balanced or not."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def flip(self) -> float: ...
+
+    @property
+    def class_balanced(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -24,13 +41,14 @@ class StepDraw:
 
 @dataclass(frozen=True)
 class StepDraws:
-    """The random choices of a training run over images with these class ids."""
+    """The random choices of a training run over images with these class ids; `purpose` sets runs apart."""
 
-    cfg: ConceptConfig
+    cfg: DrawConfig
     labels: tuple[int, ...]
     latent_shape: tuple[int, int, int]
     num_train_timesteps: int
     prompts: int = 1
+    purpose: str = "concepts"
 
     def step(self, i: int) -> StepDraw:
         """Everything random about step i: the same whether or not the run was interrupted before it."""
@@ -43,7 +61,7 @@ class StepDraws:
         return StepDraw(images, mirrored, tuple(t.tolist()), eps, prompts)
 
     def _generator(self, i: int, role: str) -> Generator:
-        return torch.Generator().manual_seed(uint63(f"{self.cfg.seed}|concepts|{i}|{role}"))
+        return torch.Generator().manual_seed(uint63(f"{self.cfg.seed}|{self.purpose}|{i}|{role}"))
 
     def _balanced(self, i: int) -> Int[Tensor, " b"]:
         """Images with replacement, image j with weight 1 over the number of images of its class."""

@@ -42,8 +42,7 @@ class ConceptTraining:
         self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
         self.optimiser = _adamw(cfg, rows, list(lora.values()))
         self.state = TrainingState({"rows": rows, **lora}, self.optimiser)
-        self.loss_scale = HALF_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
-        self.skipped = 0
+        self.descent = Descent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding")
 
     def to_the_end(self, checkpoint: Checkpoint, progress: Progress | None) -> list[float]:
         """The losses of all steps, those before the checkpoint included.
@@ -51,23 +50,16 @@ class ConceptTraining:
         Raises:
             BackboneError: training diverges, or the checkpoint is damaged.
         """
-        losses, total = checkpoint.restore(self.state), self.cfg.steps
-        for i in range(len(losses), total):
+
+        def step(i: int) -> float:
             self._set_rates(i)
-            losses.append(self.step(self.draws.step(i)))
-            if (i + 1) % self.cfg.checkpoint_every == 0 or i + 1 == total:
-                checkpoint.write(self.state, losses)
-            if progress:
-                progress(i + 1, total, losses[-1])
-        return losses
+            return self.step(self.draws.step(i))
+
+        return run_steps(step, self.cfg.steps, self.cfg.checkpoint_every, checkpoint, self.state, progress)
 
     def step(self, draw: StepDraw) -> float:
-        """One update; returns the loss before it."""
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(draw)
-        (loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
-        self._update()
-        return float(loss.detach())
+        """One update, each group clipped to norm 1; returns the loss before it."""
+        return self.descent(self.loss(draw), MAX_NORM)
 
     def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
         """Mean squared error on eps, with Min-SNR weights if asked for."""
@@ -86,26 +78,65 @@ class ConceptTraining:
         for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
             group["lr"] = share * rate
 
-    def _update(self) -> None:
-        """Unscale, clip each group to norm 1, step. Half precision may overflow: such a step is left out."""
-        gradients = [p.grad for p in self.state.parameters.values() if p.grad is not None]
+
+class Descent:
+    """Steps of an optimiser. The loss of a half-precision network is scaled up, and a step that overflows left out.
+
+    `what` diverges, and which `rates` to lower then, is for the message.
+    """
+
+    def __init__(self, optimiser: torch.optim.Optimizer, dtype: torch.dtype, what: str, rates: str) -> None:
+        self.optimiser, self._what, self._rates = optimiser, what, rates
+        self.loss_scale = HALF_LOSS_SCALE if dtype == torch.float16 else 1.0
+        self.skipped = 0
+
+    def __call__(self, loss: Float[Tensor, ""], max_norm: float | None = None) -> float:
+        """One update; returns the loss. Parameters that the loss does not depend on stay as they are.
+
+        Raises:
+            BackboneError: training diverges.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        (loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
+        groups = [group["params"] for group in self.optimiser.param_groups]
+        gradients = [p.grad for group in groups for p in group if p.grad is not None]
         for gradient in gradients:
             gradient.div_(self.loss_scale)
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self._skip()
-            return
+            return float(loss.detach())
         self.skipped = 0
-        for group in self.optimiser.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], MAX_NORM)
+        for group in groups if max_norm else ():
+            nn.utils.clip_grad_norm_(group, max_norm or MAX_NORM)
         self.optimiser.step()
+        return float(loss.detach())
 
     def _skip(self) -> None:
         self.skipped += 1
         if self.loss_scale == 1.0 or self.skipped > MOST_SKIPPED:
             raise BackboneError(
-                "concept learning diverged (gradients are not finite): lower lr_lora and lr_embedding, "
+                f"{self._what} diverged (gradients are not finite): lower {self._rates}, "
                 "or set backbone.dtype to bfloat16 or float32."
             )
+
+
+def run_steps(
+    step: Callable[[int], float],
+    total: int,
+    every: int,
+    checkpoint: Checkpoint,
+    state: TrainingState,
+    progress: Progress | None,
+) -> list[float]:
+    """Do the steps that a checkpoint leaves to do, saving after every so many; the losses of all, first to last."""
+    losses = checkpoint.restore(state)
+    for i in range(len(losses), total):
+        losses.append(step(i))
+        if (i + 1) % every == 0 or i + 1 == total:
+            checkpoint.write(state, losses)
+        if progress:
+            progress(i + 1, total, losses[-1])
+    return losses
 
 
 def _adamw(cfg: ConceptConfig, rows: nn.Parameter, lora: list[nn.Parameter]) -> torch.optim.AdamW:

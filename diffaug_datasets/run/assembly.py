@@ -193,8 +193,9 @@ def _file(receipt: Receipt, path: str, split: Split, origin: str) -> RunFile:
 
 def _kept_files(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], hook: Hook) -> list[RunFile]:
     """Whole shards where nothing is dropped; else the kept rows, written once into `kept/`."""
+    origin = run.plan.rows[0].origin
     if not dropped:
-        return [_file(r, f"shards/{r.unit}.arrow", "train", "generated") for r in receipts]
+        return [_file(r, f"shards/{r.unit}.arrow", "train", origin) for r in receipts]
     return [file for r in receipts if (file := _rewritten(run, r, dropped, hook)) is not None]
 
 
@@ -205,7 +206,7 @@ def _rewritten(run: Run, receipt: Receipt, dropped: Mapping[str, str], hook: Hoo
         return None
     path = f"kept/{receipt.unit}-{digest(sorted(dropped))[:8]}.arrow"
     written = write_arrow(run, run.folder / path, kept.to_pylist(), hook)
-    return _file(written.receipt(run.plan.id, receipt.unit), path, "train", "generated")
+    return _file(written.receipt(run.plan.id, receipt.unit), path, "train", run.plan.rows[0].origin)
 
 
 def _describe(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], files: Sequence[RunFile]) -> Assembled:
@@ -253,17 +254,18 @@ def _card(assembled: Assembled) -> str:
     """A README that lets `load_dataset(<run folder>)` work; it names files, never a pattern."""
     import yaml
 
-    configs = [_config(assembled, assembled.name, None, True)]
-    configs.append(_config(assembled, f"{assembled.name}_synthetic", "generated", False))
+    configs = [_config(assembled, assembled.name, default=True)]
+    configs.append(_config(assembled, f"{assembled.name}_synthetic", default=False))
     head = yaml.safe_dump({"configs": configs}, sort_keys=False, allow_unicode=True)
     title = f"# {assembled.name}\n\nAugmented with {assembled.method}; plan {assembled.plan_id[:16]}.\n"
     return f"---\n{head}---\n\n{title}"
 
 
-def _config(assembled: Assembled, name: str, origin: str | None, default: bool) -> dict[str, Any]:
+def _config(assembled: Assembled, name: str, *, default: bool) -> dict[str, Any]:
+    """All files, or, for a config that is not the default, those beside the real images: made or retrieved."""
     splits = []
     for split in ("train", "test"):
-        paths = [f.path for f in assembled.split_files(split) if origin in (None, f.origin)]
+        paths = [f.path for f in assembled.split_files(split) if default or f.origin != "real"]
         if paths:
             splits.append({"split": split, "path": paths})
     return {"config_name": name, "data_files": splits, **({"default": True} if default else {})}

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """A row with its picture: uint8 [h, w, 3]; `row` holds the draws of the attempt that worked."""
+    """A row with its picture: uint8 [h, w, 3]; `row` holds the draws of the attempt that worked.
+
+    `encoded`: the bytes of a picture that was found, not made.
+    """
 
     row: PlanRow
     pixels: "NDArray[np.uint8]"
     measured: dict[str, Any]
     attempt: int
     batch_shape: int
+    encoded: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -115,13 +119,15 @@ def _made(row: PlanRow, image: Generated, attempt: int, shape: int) -> Made:
     from diffaug_datasets.run.context import to_uint8
 
     chosen = row.model_copy(update=dict(image.chosen))
-    return Made(chosen, to_uint8(image.pixels), dict(image.measured), attempt, shape)
+    return Made(chosen, to_uint8(image.pixels), dict(image.measured), attempt, shape, image.encoded)
 
 
 def flaw(image: Generated) -> str:
-    """Why an image cannot stay: not finite, or one flat colour; empty where it can."""
+    """Why an image cannot stay: there is none, it is not finite, or of one flat colour; empty where it can."""
     import torch
 
+    if image.lacking:
+        return image.lacking
     if not bool(torch.isfinite(image.pixels).all()):
         return "not finite"
     low, high = image.pixels.amin(), image.pixels.amax()

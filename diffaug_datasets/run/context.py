@@ -1,7 +1,7 @@
 """What a method may touch while it works: models loaded once, real images, finished fits, noise."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RunError, SourceError
 from diffaug_datasets.core.images import decode_image, source_id
+from diffaug_datasets.core.pools import Pool
 from diffaug_datasets.core.rows import PlanRow
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ReadSource = Callable[[str], bytes]
 LoadBackbone = Callable[[BackboneSpec, str], "Backbone"]
 Report = Callable[[int, int, float], None]
+HeldOut = Callable[[], Iterable[bytes]]
 
 
 def load_backbone(spec: BackboneSpec, device: str) -> "Backbone":
@@ -44,12 +46,14 @@ class WorkContext:
         batch_shape: int = 8,
         loader: LoadBackbone = load_backbone,
         report: Report | None = None,
+        pool: Pool | None = None,
+        held_out: HeldOut = tuple,
     ) -> None:
         self.spec, self.fits, self.device = spec, fits, device
         self.batch_shape = batch_shape
         self.folder = fits
         self._read, self._encoder, self._loader = read_source, encoder, loader
-        self._report = report
+        self._report, self._pool, self._held_out = report, pool, held_out
         self._concepts: str | None = None
 
     @cached_property
@@ -96,6 +100,21 @@ class WorkContext:
         """Unit-norm features [n d]; the encoder always sees batches of the planned shape."""
         return self.encoder.image_features(list(images), batch_shape=self.batch_shape)
 
+    def text_features(self, texts: Sequence[str]) -> "Tensor":
+        """Unit-norm features [n d] of texts, each encoded alone."""
+        return self.encoder.text_features(list(texts))
+
+    @property
+    def pool(self) -> Pool:
+        """The images that may be retrieved."""
+        if self._pool is None:
+            raise RunError("this method retrieves nothing; name a pool in config.pool.")
+        return self._pool
+
+    def held_out(self) -> Iterator[bytes]:
+        """The encoded test images that the run carries."""
+        return iter(self._held_out())
+
     def fit(self, name: str) -> Mapping[str, "Tensor"]:
         """All tensors of a finished fit."""
         return self._loaded(name)
@@ -141,9 +160,11 @@ class WorkContext:
 
 
 def to_uint8(pixels: "Tensor") -> Any:
-    """uint8 array [h, w, 3] of float pixels in [0, 1], rounded; not-a-number becomes 0."""
+    """uint8 array [h, w, 3] of float pixels in [0, 1], rounded (not-a-number becomes 0), or of uint8 pixels."""
     import torch
 
+    if pixels.dtype == torch.uint8:
+        return pixels.cpu().numpy()
     return torch.nan_to_num(pixels.detach().float().cpu()).mul(255).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
@@ -180,3 +201,10 @@ def sources_in(tables: Sequence[Any]) -> ReadSource:
         return bytes(table.column("image")[index].as_py()["bytes"])
 
     return read
+
+
+def images_in(tables: Sequence[Any]) -> Iterator[bytes]:
+    """The encoded bytes of every image of Arrow tables, in order."""
+    for table in tables:
+        for image in table.column("image"):
+            yield bytes(image.as_py()["bytes"])

@@ -83,6 +83,17 @@ def _check_writable(run: Run) -> None:
         raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
 
 
+def emptied(assembled: Assembled) -> str:
+    """A sentence if filters left a class without a single image, else an empty string."""
+    lost = [count for count in assembled.counts if count.written and not count.kept]
+    if not lost:
+        return ""
+    return (
+        f"the filters left no image of {len(lost)} of {len(assembled.counts)} classes, such as {lost[0].name!r} (of "
+        f"{lost[0].written} written); give the filters a min_keep, or loosen them. No image need be made again."
+    )
+
+
 def over_budget(run: Run, assembled: Assembled) -> str:
     """A sentence if more rows failed than the recipe accepts, else an empty string."""
     planned, failed = len(run.plan.rows), len(assembled.failed)

@@ -10,6 +10,7 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import LoadBackbone, ReadSource, WorkContext, load_backbone, settle
+from diffaug_datasets.run.pools import recipe_pool
 from diffaug_datasets.run.shards import ImageFormat, encode_row
 
 
@@ -36,7 +37,8 @@ def regenerator(
     """
     settle(recipe.threads)
     encoder = getattr(recipe.method_config, "encoder", None)
-    ctx = WorkContext(recipe.backbone, fits, read_source, device=device, encoder=encoder, loader=loader)
+    beside = recipe_pool(recipe)
+    ctx = WorkContext(recipe.backbone, fits, read_source, device=device, encoder=encoder, loader=loader, pool=beside)
     job = BatchJob(recipe.module, recipe.method_config, ctx, recipe.seed, recipe.batch_size, 1)
 
     def rebuild(columns: Mapping[str, Any]) -> Rebuilt:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from diffaug_datasets.core.canonical import canonical
-from diffaug_datasets.core.images import encode_image, pixel_sha256, xmp_packet
+from diffaug_datasets.core.images import DigitalSourceType, encode_image, format_of, pixel_sha256, xmp_packet
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.run.features import arrow_schema, schema_digest, write_stream
 from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from diffaug_datasets.run.batch import Made
 
 ImageFormat = Literal["png", "webp"]
@@ -65,20 +67,24 @@ def encode_rows(
 
 
 def encode_row(made: "Made", scores: dict[str, Any], plan_id: str, image_format: ImageFormat) -> dict[str, Any]:
-    """One row: planned columns, measurements, and the encoded image with its XMP packet."""
+    """One row: planned columns, measurements, and the image with its XMP packet; a found image stays as it is."""
     from PIL import Image
 
     picture = Image.fromarray(made.pixels)
-    edited = bool(made.row.source_ids)
-    packet = xmp_packet(
-        made.row.row_id, "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
-    )
+    data = made.encoded if made.encoded is not None else _stamped(made, picture, image_format)
     outcome = {"measured": canonical(made.measured), "attempt": made.attempt, "batch_shape": made.batch_shape}
     image = {
-        "image": {"bytes": encode_image(picture, image_format, packet), "path": None},
-        "image_format": image_format,
+        "image": {"bytes": data, "path": None},
+        "image_format": image_format if made.encoded is None else format_of(data),
         "pixel_sha256": pixel_sha256(picture),
         "width": picture.width,
         "height": picture.height,
     }
     return {**planned_columns(made.row), "plan_id": plan_id, **outcome, **scores, **image}
+
+
+def _stamped(made: "Made", picture: "Image", image_format: ImageFormat) -> bytes:
+    """The picture, encoded, with a packet that says it was made and from what."""
+    edited = bool(made.row.source_ids)
+    kind: DigitalSourceType = "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
+    return encode_image(picture, image_format, xmp_packet(made.row.row_id, kind))

@@ -173,6 +173,11 @@ class Run:
         """File of a shard."""
         return self.folder / "shards" / f"{name}.arrow"
 
+    @property
+    def pool_path(self) -> Path:
+        """The list of a retrieval pool's images, where the method has one."""
+        return self.folder / "pool.parquet"
+
     def fit_folder(self, name: str) -> Path:
         """Folder of a fit."""
         return self.folder / "fits" / name

@@ -17,8 +17,17 @@ from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
 from diffaug_datasets.run.batch import BatchJob
-from diffaug_datasets.run.context import LoadBackbone, WorkContext, load_backbone, settle, sources_in, stack
+from diffaug_datasets.run.context import (
+    LoadBackbone,
+    WorkContext,
+    images_in,
+    load_backbone,
+    settle,
+    sources_in,
+    stack,
+)
 from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.pools import recipe_pool
 from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.shards import encode_rows, write_arrow
 from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
@@ -111,19 +120,23 @@ class Worker:
 
     @cached_property
     def _ctx(self) -> WorkContext:
-        tables = [
-            read_stream(str(self.run.shard_path(s.name))) for s in self.plan.real_shards() if s.name[:4] == "real"
-        ]
         return WorkContext(
             self.recipe.backbone,
             self.run.folder / "fits",
-            sources_in(tables),
+            sources_in(self._tables("real")),
             device=self.options.device,
             encoder=getattr(self.recipe.method_config, "encoder", None),
             batch_shape=self.recipe.batch_size,
             loader=self.options.loader,
             report=self._report_fit,
+            pool=recipe_pool(self.recipe, self.run.pool_path),
+            held_out=lambda: images_in(self._tables("test")),
         )
+
+    def _tables(self, kind: str) -> list[Any]:
+        """The run's real images, `real` (for training) or `test`, as memory-mapped tables."""
+        names = [shard.name for shard in self.plan.real_shards() if shard.name.startswith(kind)]
+        return [read_stream(str(self.run.shard_path(name))) for name in names]
 
     def _report_fit(self, step: int, total: int, loss: float) -> None:
         self.options.hook(f"fit step {step}")

@@ -13,9 +13,9 @@ from jaxtyping import install_import_hook
 if TYPE_CHECKING:
     from diffaug_datasets.models.backbone import Backbone
 
-CHECKED = ["backbone", "concepts", "draws", "features", "learned", "lora", "pixels", "prompts", "training"]
+CHECKED = ["backbone", "concepts", "draws", "features", "image_embeddings", "learned", "lora", "pixels", "prompts"]
 install_import_hook(
-    [f"diffaug_datasets.models.{module}" for module in [*CHECKED, "textual_inversion", "toy"]],
+    [f"diffaug_datasets.models.{module}" for module in [*CHECKED, "search", "textual_inversion", "toy", "training"]],
     # The tower lets an int stand for a float, as mypy does.
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )

@@ -2,9 +2,14 @@
 
 import hashlib
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
+import diffaug_datasets
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.data.catalogue import config_recipe, merged
@@ -27,13 +32,30 @@ METHODS: dict[str, dict[str, Any]] = {
     "diffmix": {**QUICK, "concepts": CONCEPTS},
     "realmix": QUICK,
     "dafusion": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0, "templates": ["a {token}", "the {token}"]}},
+    "retrieval": {},
+    "diffinversion": {
+        **QUICK,
+        "embeddings": {"vectors": 3, "steps": 4, "batch": 4, "group": 12, "checkpoint_every": 2},
+    },
 }
+IMAGE_ALONE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
+
+
+@cache
+def small_pool() -> str:
+    """A pool of 30 images a class, as a Parquet file without labels."""
+    whole = pq.read_table(Path(diffaug_datasets.__file__).parent / "assets" / "tiny" / "fashion" / "retrieval.parquet")
+    chosen = [i for i in range(len(whole)) if i % 500 < 30]
+    path = Path(tempfile.mkdtemp(prefix="diffaug-pool-")) / "pool.parquet"
+    pq.write_table(whole.take(chosen).select(["image"]).replace_schema_metadata(IMAGE_ALONE), path)
+    return str(path)
 
 
 def small_recipe(slug: str, **changes: Any) -> Recipe:
     """A recipe of 2 images a class in few steps; shards of 8 rows in batches of 3, so that the last batch is ragged."""
     small = {"per_class": 2, "batch_size": 3, "shard_rows": 8, "include_test": False, "config": METHODS[slug]}
-    return config_recipe(f"fashion_2shot_{slug}", **merged(small, changes))
+    pool = {"config": {"pool": small_pool()}} if slug == "retrieval" else {}
+    return config_recipe(f"fashion_2shot_{slug}", **merged(merged(small, pool), changes))
 
 
 def small_run(folder: Path, slug: str, **changes: Any) -> Run:

@@ -1,0 +1,209 @@
+"""Retrieval: real images of a large pool, found by the class's name (Burg et al. 2023, arXiv 2304.10253).
+
+1. a query a class: its name as a text, or its real images          `plan`, `Config.query`
+2. features of the whole pool, seen once                            fit `pool_features`
+3. the nearest pool images of every query, by cosine                fit `retrieval`, `models.search`
+4. no image twice, none that is a test or source image              `numerics.duplicates.Sieve`
+5. the image itself, byte for byte, with the label of its query     `generate`
+
+The pool is meant to be what the diffusion model was trained on, so that retrieval is what its synthetic images compete
+with. The paper searches LAION-5B through a public service that is gone; any pool that `datasets` reads takes its place,
+and every row says which image it is (`pool_id`, sha256 of the bytes), its rank and its similarity. Image queries follow
+the comparison in the code of Diffusion Inversion (arXiv 2305.15316). An image that several classes want goes to the one
+that it is most similar to; the paper does not say. Rows are planned without the pool being searched: row k of a query
+is the k-th image that is left after step 4, and fails where the pool has no more.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.errors import PlanError
+from diffaug_datasets.core.images import decode_image
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.pools import PoolTable
+from diffaug_datasets.core.prompts import fill
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.seeds import RowKey
+from diffaug_datasets.core.sources import SourceTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "retrieval"
+SLUG = "retrieval"
+VERSION = 1
+TITLE = "Retrieval"
+PAPER = "2304.10253"
+N_SOURCES = 0
+LABEL_RULE = "target"
+NEEDS = frozenset({"pool", "encoder"})
+LOCAL = frozenset({"pool"})
+CHUNK = 2048
+
+
+class Duplicates(BaseModel):
+    """When two pictures count as the same by look; byte-equal ones always do. Null turns a test off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hash_distance: int | None = Field(
+        default=5,
+        ge=0,
+        le=64,
+        description="differing bits of 64 in the perceptual hash, at most (Krawetz 2011: 0 to 5)",
+    )
+    cosine: float | None = Field(
+        default=0.94, ge=-1, le=1, description="of the encoder's features, at least (clip-retrieval removes above 0.94)"
+    )
+    rule: Literal["either", "both"] = Field(default="either", description="one test suffices, or both must agree")
+
+
+class Config(BaseModel):
+    """Where to look, with what, and what counts as found already."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool: str = Field(
+        default="", description="a builder's name, a Hub id, an image folder, a saved dataset, Parquet or Arrow files"
+    )
+    encoder: str = Field(default="openai/clip-vit-large-patch14", description="`tiny`, a folder or a Hub id")
+    query: Literal["text", "image"] = Field(default="text", description="the class's name, or its real images in turn")
+    prompt: str = Field(default="a photo of a {name}", description="text query; {name}, {metaclass} are filled in")
+    search: Literal["auto", "exact", "faiss"] = Field(
+        default="auto", description="auto is exact up to a million images, then approximate with faiss"
+    )
+    duplicates: Duplicates = Duplicates()
+
+
+class Draw(BaseModel):
+    """rank: place among the images that the query gets, 0 = most similar."""
+
+    rank: int
+
+
+def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """`spec.count` rows a class; a class without images has rows only where texts are the queries."""
+    index = fits(cfg, table, spec)[-1].name
+    for label, images in table.by_class().items():
+        wanted = spec.count(len(images)) if label in (spec.targets or (label,)) else 0
+        for k in range(wanted if images or cfg.query == "text" else 0):
+            yield new_row(
+                VERSION,
+                RowKey(spec.seed, NAME, label, k),
+                spec,
+                origin="retrieved",
+                is_synthetic=False,
+                backbone=None,
+                adapters=(index,),
+                **_query(cfg, table, label, k),
+            )
+
+
+def _query(cfg: Config, table: SourceTable, label: int, k: int) -> dict[str, Any]:
+    if cfg.query == "text":
+        return {"prompt": _text(cfg, table, label), "draw": _draw(k)}
+    images = table.by_class()[label]
+    source = images[k % len(images)]
+    return {"source_ids": (source.id,), "source_labels": (label,), "draw": _draw(k // len(images))}
+
+
+def _draw(rank: int) -> str:
+    return canonical(Draw(rank=rank).model_dump())
+
+
+def _text(cfg: Config, table: SourceTable, label: int) -> str:
+    return fill(cfg.prompt, table.prompt_names[label], table.metaclass)
+
+
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+    """Features of the pool in chunks, then the index of what every query gets.
+
+    Raises:
+        PlanError: there is no pool.
+    """
+    pool = _pool(spec)
+    chunks = [
+        FitUnit.of("pool_features", {"pool": pool.digest, "encoder": cfg.encoder, "begin": i, "shape": spec.batch_size})
+        for i in range(0, len(pool), CHUNK)
+    ]
+    index: dict[str, Any] = {
+        "pool": pool.digest,
+        "encoder": cfg.encoder,
+        "search": cfg.search,
+        "held_out": spec.held_out,
+    }
+    index |= {"duplicates": cfg.duplicates.model_dump(), "queries": _queries(cfg, table, spec)}
+    index |= {"sources": sorted({source.id for source in table.sources}), "shape": spec.batch_size}
+    return (*chunks, FitUnit.of("retrieval", index, after=[unit.name for unit in chunks]))
+
+
+def _pool(spec: PlanSpec) -> PoolTable:
+    if not spec.pool:
+        raise PlanError(
+            "retrieval: there is no pool to retrieve from; set config.pool to a builder's name, a Hub id (org/name), "
+            "an image folder, a saved dataset, or Parquet or Arrow files."
+        )
+    return spec.pool
+
+
+def _queries(cfg: Config, table: SourceTable, spec: PlanSpec) -> list[list[Any]]:
+    """[name, text or null, rows] of every query; an image query is named `source id/class id`."""
+    queries: list[list[Any]] = []
+    for label, images in table.by_class().items():
+        wanted = spec.count(len(images)) if label in (spec.targets or (label,)) else 0
+        if cfg.query == "text":
+            queries += [[str(label), _text(cfg, table, label), wanted]] if wanted else []
+        else:
+            turns = range(min(wanted, len(images)))
+            queries += [[f"{images[i].id}/{label}", None, len(range(i, wanted, len(images)))] for i in turns]
+    return queries
+
+
+def evaluations(cfg: Config, row: PlanRow) -> int:
+    """None: no diffusion model is asked."""
+    return 0
+
+
+def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
+    """Features and perceptual hashes of a part of the pool, or the index."""
+    from diffaug_datasets.models.retrieval_index import Query, index, see
+    from diffaug_datasets.numerics.duplicates import LikenessRule
+
+    if unit.kind == "pool_features":
+        begin = int(unit.content["begin"])
+        return see(ctx, range(begin, min(begin + CHUNK, len(ctx.pool.table))))
+    queries = [Query(*query) for query in unit.content["queries"]]
+    rule = LikenessRule(**cfg.duplicates.model_dump())
+    return index(ctx, queries, unit.after, unit.content["sources"], rule, cfg.search)
+
+
+def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
+    """The pool images that the index names, untouched."""
+    return [_retrieved(row, ctx) for row in rows]
+
+
+def _retrieved(row: PlanRow, ctx: Context) -> Generated:
+    import torch
+
+    from diffaug_datasets.models.retrieval_index import entry
+
+    query = f"{row.source_ids[0]}/{row.label}" if row.source_ids else str(row.label)
+    rank = Draw.model_validate_json(row.draw).rank
+    found = entry(ctx.fit(row.adapters[0]), query, rank)
+    if found is None:
+        lacking = f"the pool has no image of rank {rank} left for this query; give a larger pool or plan fewer rows"
+        return Generated(torch.zeros(1, 1, 3), lacking=lacking)
+    data = ctx.pool.read(found.row, found.image_id)
+    measured = {"pool_id": found.image_id, "pool_row": found.row, "rank": rank, "similarity": found.similarity}
+    return Generated(picture(data), {**measured, **ctx.pool.facts(found.row)}, encoded=data)
+
+
+def picture(data: bytes) -> "Tensor":
+    """Encoded bytes as uint8 RGB pixels [h, w, 3]."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.array(decode_image(data)))

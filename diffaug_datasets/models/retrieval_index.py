@@ -1,0 +1,153 @@
+"""The retrieval index: what the pool looks like, and which of its images every query gets."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.images import decode_image, source_id
+from diffaug_datasets.core.method import Context, FitFiles
+from diffaug_datasets.core.perceptual_hash import perceptual_hash
+from diffaug_datasets.core.pools import PoolTable
+from diffaug_datasets.models.search import Search, searcher
+from diffaug_datasets.numerics.duplicates import LikenessRule, Looks, Sieve
+from diffaug_datasets.numerics.nearest import Match, assign
+
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for: a text, or, where that is None, the source image that the name `source id/class id` begins
+    with; and how many images it is to get.
+    """
+
+    name: str
+    text: str | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A found image: its row in the pool, its id, and its cosine to the query in [-1, 1]."""
+
+    row: int
+    image_id: str
+    similarity: float
+
+
+def see(ctx: Context, places: range) -> FitFiles:
+    """Unit-norm `features` [n d] and perceptual hashes `bits` [n 64] of a part of the pool; NaN where unreadable.
+
+    Raises:
+        SourceError: none of the images can be read.
+    """
+    table = ctx.pool.table
+    readable = {i: image for i in places if (image := _picture(ctx.pool.read(table.rows[i], table.ids[i])))}
+    if not readable:
+        raise SourceError(f"config.pool: none of {len(places):,} images can be read; give a pool of intact images.")
+    seen = looks(ctx, list(readable.values()))
+    where = torch.tensor([i - places.start for i in readable])
+    features = torch.full((len(places), seen.features.shape[1]), torch.nan)
+    bits = torch.zeros(len(places), 64, dtype=torch.bool)
+    features[where], bits[where] = seen.features, seen.bits
+    files = {"features.safetensors": {"features": features, "bits": bits}}
+    return FitFiles(files, {"images": len(places), UNREADABLE: len(places) - len(readable)})
+
+
+def looks(ctx: Context, images: Sequence[Image.Image]) -> Looks:
+    """How pictures look to the hash and to the method's encoder."""
+    bits = [torch.from_numpy(perceptual_hash(image)) for image in images]
+    return Looks(torch.stack(bits), ctx.features(images).cpu())
+
+
+def index(
+    ctx: Context,
+    queries: Sequence[Query],
+    chunks: Sequence[str],
+    sources: Sequence[str],
+    rule: LikenessRule,
+    how: Search,
+) -> FitFiles:
+    """Of every query, most similar first: `rows` [n] in the pool, `ids` [n 32] (sha256) and `similarity` [n].
+
+    `chunks`: the fits that hold the pool's features; `sources`: the real images that nothing found may repeat. What was
+    refused stands in `removed.safetensors` by reason, and in numbers in the receipt.
+    """
+    parts = [ctx.fit(name) for name in chunks]
+    features = torch.cat([part["features"] for part in parts])
+    pool = Looks(torch.cat([part["bits"] for part in parts]), features.nan_to_num())
+    told, against = _known(ctx, sources)
+    told |= dict.fromkeys(features.isnan().any(1).nonzero().flatten().tolist(), UNREADABLE)
+    counts = [query.rows for query in queries]
+    passes: list[Sieve] = []
+
+    def judge() -> Sieve:
+        passes.append(Sieve(pool, told, against, rule, sum(counts)))
+        return passes[-1]
+
+    got = assign(searcher(_features(ctx, queries), pool.features, how), counts, len(pool), judge)
+    refused = passes[-1].refused
+    files = {"index.safetensors": _entries(ctx.pool.table, queries, got)}
+    if refused:
+        lists = {
+            f"removed/{reason.replace(' ', '_')}": _digests(ctx.pool.table, sorted(p)) for reason, p in refused.items()
+        }
+        files["removed.safetensors"] = lists
+    removed = {reason: len(places) for reason, places in sorted(refused.items())}
+    return FitFiles(files, {"pool": len(pool), "found": sum(map(len, got)), "removed": removed})
+
+
+def entry(tensors: Mapping[str, Tensor], query: str, rank: int) -> Entry | None:
+    """The image that a query got at a rank, or None where the pool had no more."""
+    rows = tensors[f"{query}/rows"]
+    if rank >= len(rows):
+        return None
+    image_id = bytes(tensors[f"{query}/ids"][rank].tolist()).hex()
+    return Entry(int(rows[rank]), image_id, float(tensors[f"{query}/similarity"][rank]))
+
+
+def _picture(data: bytes) -> Image.Image | None:
+    try:
+        return decode_image(data)
+    except SourceError:
+        return None
+
+
+def _known(ctx: Context, sources: Sequence[str]) -> tuple[dict[int, str], dict[str, Looks]]:
+    """Pool places that are a test or source image by their bytes, and how all test and source images look."""
+    tests = {source_id(data): data for data in ctx.held_out()}
+    place = {image_id: i for i, image_id in enumerate(ctx.pool.table.ids)}
+    told = {place[i]: "same bytes as a source" for i in sources if i in place}
+    told |= {place[i]: "same bytes as a test" for i in tests if i in place}
+    pictures = {"source": [ctx.source(i) for i in sources], "test": _pictures(tests.values())}
+    return told, {name: looks(ctx, images) for name, images in pictures.items() if images}
+
+
+def _pictures(encoded: Iterable[bytes]) -> list[Image.Image]:
+    return [image for data in encoded if (image := _picture(data)) is not None]
+
+
+def _features(ctx: Context, queries: Sequence[Query]) -> Tensor:
+    texts = [query.text for query in queries if query.text is not None]
+    if texts:
+        return ctx.text_features(texts).cpu()
+    return ctx.features([ctx.source(query.name.split("/")[0]) for query in queries]).cpu()
+
+
+def _entries(table: PoolTable, queries: Sequence[Query], got: Sequence[Sequence[Match]]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for query, matches in zip(queries, got, strict=True):
+        places = [match.place for match in matches]
+        tensors[f"{query.name}/rows"] = torch.tensor([table.rows[i] for i in places], dtype=torch.int64)
+        tensors[f"{query.name}/ids"] = _digests(table, places)
+        tensors[f"{query.name}/similarity"] = torch.tensor([match.cosine for match in matches], dtype=torch.float32)
+    return tensors
+
+
+def _digests(table: PoolTable, places: Sequence[int]) -> UInt8[Tensor, "n 32"]:
+    return torch.tensor([list(bytes.fromhex(table.ids[i])) for i in places], dtype=torch.uint8).reshape(-1, 32)
