@@ -182,6 +182,35 @@ def build(
 
 
 @app.command()
+def publish(
+    run: RunFolder,
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="org/name on the Hub, or an address (s3://..., file://...).")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show files, card and licence verdict; send nothing.")
+    ] = False,
+    format: Annotated[str, typer.Option("--format", help="arrow or parquet.")] = "arrow",
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; made if missing.")] = None,
+    i_have_rights: Annotated[
+        bool, typer.Option("--i-have-rights", help="You may publish what the licence forbids.")
+    ] = False,
+    recipe_only: Annotated[bool, typer.Option("--recipe-only", help="Everything but pixels.")] = False,
+    allow: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Overrule a gate; the card says so.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Publish a finished run: shards, provenance, recipe, plan, card. Killed, the same command continues."""
+    from diffaug_datasets.cli.publishing import options_of, print_preview, run_publish
+
+    options = options_of(format, (private, create_pr, revision), i_have_rights, recipe_only, allow or [])
+    if dry_run:
+        raise typer.Exit(print_preview(run, target, options, json))
+    run_publish(run, target, options, json)
+
+
+@app.command()
 def regen(
     run: RunFolder,
     row: RowPrefix,

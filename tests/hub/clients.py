@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.utils import close_session
+from huggingface_hub.utils import close_session, disable_progress_bars
 
 from hub.server import LoopbackHub
 
@@ -29,5 +29,6 @@ def loopback_hub(folder: Path, *, xet: bool = False) -> Iterator[LoopbackHub]:
         for name, value in hub.environment(folder / "home").items():
             patch.setenv(name, value)
         close_session()
+        disable_progress_bars()
         yield hub
         close_session()

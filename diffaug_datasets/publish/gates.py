@@ -1,0 +1,110 @@
+"""What must hold before a run goes out. A gate says in one sentence why not, and how to pass it on one's own word."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.publish.contents import Contents
+from diffaug_datasets.publish.licences import model_terms
+from diffaug_datasets.publish.options import PublishOptions
+from diffaug_datasets.run.execute import over_budget
+from diffaug_datasets.run.features import arrow_schema, read_stream
+
+RIGHTS = "--i-have-rights"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate found: nothing, or a reason that `allowed` may overrule."""
+
+    gate: str
+    reason: str = ""
+    allowed: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether the release may go out as far as this gate knows."""
+        return not self.reason or self.allowed
+
+
+def verdicts(contents: Contents, options: PublishOptions) -> tuple[Verdict, ...]:
+    """All gates, in order."""
+    reasons = {
+        "licence": _licence(contents, options),
+        "model-licence": _model(contents),
+        "failed-rows": _failed(contents),
+        "rows": next(_rows(contents), ""),
+    }
+    allowed = {*options.allow, *(("licence",) if options.with_rights else ())}
+    return tuple(Verdict(gate, reason, gate in allowed) for gate, reason in reasons.items())
+
+
+def refuse(found: Sequence[Verdict]) -> None:
+    """Raises PublishError with the first reason that nobody overruled."""
+    for verdict in found:
+        if not verdict.passed:
+            raise PublishError(verdict.reason)
+
+
+def _licence(contents: Contents, options: PublishOptions) -> str:
+    facts = contents.facts
+    if facts.redistributable or options.recipe_only:
+        return ""
+    return (
+        f"licence: images of {facts.title} may not be redistributed ({facts.licence}), and these are made from them; "
+        f"publish with --recipe-only, or with {RIGHTS} where you hold the rights."
+    )
+
+
+def _model(contents: Contents) -> str:
+    backbone = contents.run.plan.header.backbone
+    if model_terms(backbone).licence != "unknown":
+        return ""
+    return (
+        f"model-licence: the terms of {backbone} are not known here; read them, then publish with "
+        "--allow model-licence."
+    )
+
+
+def _failed(contents: Contents) -> str:
+    if trouble := over_budget(contents.run, contents.release):
+        return f"failed-rows: {trouble} Publish with --allow failed-rows if that is meant."
+    if not any(count.kept for count in contents.release.counts):
+        return "failed-rows: no synthetic row was kept; loosen the filters, or publish with --allow failed-rows."
+    return ""
+
+
+def _rows(contents: Contents) -> Iterator[str]:
+    """One schema over all shards, every image there, every label in range, counts as stated."""
+    names = contents.release.class_names
+    schema, run = arrow_schema(names), contents.run
+    kept = 0
+    for item, file in zip(contents.items, contents.release.files, strict=False):
+        table = read_stream(str(item.content)) if item.path.endswith(".arrow") else _parquet(item.content)
+        if not _same(table.schema, schema):
+            yield f"rows: {item.name} has another schema than run.json; `diffaug generate {run.folder}` makes it again."
+        labels = table.column("label").to_pylist()
+        if any(label is None or not 0 <= label < len(names) for label in labels):
+            yield f"rows: {item.name} has a label that no class has; publish nothing of this run."
+        if pa.compute.struct_field(table.column("image"), "bytes").null_count:
+            yield f"rows: {item.name} has rows without image bytes; publish nothing of this run."
+        if table.num_rows != file.rows:
+            yield f"rows: {item.name} has {table.num_rows} rows, stated are {file.rows}; assemble the run again."
+        kept += table.num_rows if file.origin != "real" else 0
+    stated = sum(count.kept for count in contents.release.counts)
+    if kept != stated and not contents.release.recipe_only:
+        yield f"rows: {kept} synthetic rows lie in the shards, stated are {stated}; assemble the run again."
+
+
+def _same(found: pa.Schema, expected: pa.Schema) -> bool:
+    """The same columns, and the same features for `datasets`: label order included."""
+    key = b"huggingface"
+    return bool(found.equals(expected) and (found.metadata or {}).get(key) == expected.metadata[key])
+
+
+def _parquet(content: object) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(content)
