@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Waits
 from hub.clients import loopback_hub
 from hub.faults import ANSWERS, WAYS, Way
 from hub.server import LoopbackHub
+from small_release import Waits
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.options import PublishOptions

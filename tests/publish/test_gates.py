@@ -7,8 +7,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 from command_line import Command
-from conftest import made
 from hub.server import LoopbackHub
+from small_release import made
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.sources import BuilderFacts

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import Waits
 from hub.clients import loopback_hub
 from hub.server import LoopbackHub
 from hub.store import Entry, git_sha1
 from huggingface_hub import HfApi
+from small_release import Waits
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.data.release import read_release
