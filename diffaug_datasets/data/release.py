@@ -80,7 +80,10 @@ def read_release(text: str | bytes, where: str) -> Release:
             "update diffaug-datasets."
         )
     names = [*(file.path for file in found.files), *(file.file for file in found.beside)]
-    if wrong := next((name for name in names if not PLAIN.fullmatch(name)), None):
-        raise PublishError(f"{where}: names the file {wrong!r}, expected plain names inside its folder; do not use it.")
+    for name in names:
+        if not PLAIN.fullmatch(name):
+            raise PublishError(
+                f"{where}: names the file {name!r}, expected plain names inside its folder; do not use it."
+            )
     release_folder(found.name, found.plan_id)
     return found
