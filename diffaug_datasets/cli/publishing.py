@@ -11,7 +11,7 @@ from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import Preview, preview, publish
 from diffaug_datasets.run.store import Run
 
-GATES = ("licence", "model-licence", "failed-rows", "rows")
+GATES = ("licence", "model-licence", "failed-rows", "rows", "test-leak")
 
 
 def options_of(

@@ -9,6 +9,7 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.contents import Contents
 from diffaug_datasets.publish.licences import model_terms
 from diffaug_datasets.publish.options import PublishOptions
+from diffaug_datasets.publish.testing import leak_reason
 from diffaug_datasets.run.execute import over_budget
 from diffaug_datasets.run.features import arrow_schema, read_stream
 
@@ -36,6 +37,7 @@ def verdicts(contents: Contents, options: PublishOptions) -> tuple[Verdict, ...]
         "model-licence": _model(contents),
         "failed-rows": _failed(contents),
         "rows": next(_rows(contents), ""),
+        "test-leak": leak_reason(contents.run),
     }
     allowed = {*options.allow, *(("licence",) if options.with_rights else ())}
     return tuple(Verdict(gate, reason, gate in allowed) for gate, reason in reasons.items())

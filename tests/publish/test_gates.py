@@ -170,7 +170,10 @@ def test_dry_run_shows_a_refusal(hub: LoopbackHub, finished: Run, diffaug: Comma
     ("words", "reason"),
     [
         (("--format", "csv"), "--format: got 'csv', expected arrow or parquet."),
-        (("--allow", "all"), "--allow: got 'all', expected one of licence, model-licence, failed-rows, rows."),
+        (
+            ("--allow", "all"),
+            "--allow: got 'all', expected one of licence, model-licence, failed-rows, rows, test-leak.",
+        ),
     ],
 )
 def test_wrong_words(finished: Run, diffaug: Command, words: tuple[str, ...], reason: str) -> None:
