@@ -31,6 +31,8 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work
 MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
 RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
 Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
+Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]
+Revision = Annotated[str | None, typer.Option(help="A tag, branch or commit of the Hub.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
 
 
@@ -212,13 +214,45 @@ def publish(
 
 @app.command()
 def regen(
-    run: RunFolder,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a published set (org/name, s3://...).")],
     row: RowPrefix,
     out: Annotated[Path | None, typer.Option("--out", help="Write the rebuilt image here.")] = None,
+    config: Config = None,
+    revision: Revision = None,
+    source: Source = None,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
     """Rebuild one row from its own columns and say whether it is bit-equal (exit code 1 if not)."""
-    from diffaug_datasets.cli.inspecting import rebuild_row
+    folder = Path(run)
+    if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
+        from diffaug_datasets.cli.inspecting import rebuild_row
 
-    raise typer.Exit(rebuild_row(run, row, out, device, json))
+        raise typer.Exit(rebuild_row(folder, row, out, device, json))
+    from diffaug_datasets.cli.published import Where, rebuild_published
+
+    raise typer.Exit(rebuild_published(Where(run, config, revision, source, _resolved(device)), row, out, json))
+
+
+@app.command()
+def verify(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A published set: org/name, a folder or s3://...")],
+    sample: Annotated[int, typer.Option(min=0, help="Rows to make again.")] = 0,
+    config: Config = None,
+    revision: Revision = None,
+    source: Source = None,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again."""
+    from diffaug_datasets.cli.published import Where, run_verify
+
+    raise typer.Exit(
+        run_verify(Where(place, config, revision, source, _resolved(device) if sample else device), sample, json)
+    )
+
+
+def _resolved(device: str) -> str:
+    from diffaug_datasets.run.execute import resolve_device
+
+    return resolve_device(device)

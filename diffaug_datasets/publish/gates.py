@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.contents import Contents
 from diffaug_datasets.publish.licences import model_terms
 from diffaug_datasets.publish.options import PublishOptions
+from diffaug_datasets.publish.tables import faults, open_table
 from diffaug_datasets.publish.testing import leak_reason
 from diffaug_datasets.run.execute import over_budget
-from diffaug_datasets.run.features import arrow_schema, read_stream
 
 RIGHTS = "--i-have-rights"
 
@@ -80,33 +78,12 @@ def _failed(contents: Contents) -> str:
 
 def _rows(contents: Contents) -> Iterator[str]:
     """One schema over all shards, every image there, every label in range, counts as stated."""
-    names = contents.release.class_names
-    schema, run = arrow_schema(names), contents.run
-    kept = 0
-    for item, file in zip(contents.items, contents.release.files, strict=False):
-        table = read_stream(str(item.content)) if item.path.endswith(".arrow") else _parquet(item.content)
-        if not _same(table.schema, schema):
-            yield f"rows: {item.name} has another schema than run.json; `diffaug generate {run.folder}` makes it again."
-        labels = table.column("label").to_pylist()
-        if any(label is None or not 0 <= label < len(names) for label in labels):
-            yield f"rows: {item.name} has a label that no class has; publish nothing of this run."
-        if pa.compute.struct_field(table.column("image"), "bytes").null_count:
-            yield f"rows: {item.name} has rows without image bytes; publish nothing of this run."
-        if table.num_rows != file.rows:
-            yield f"rows: {item.name} has {table.num_rows} rows, stated are {file.rows}; assemble the run again."
+    release, kept = contents.release, 0
+    for item, file in zip(contents.items, release.files, strict=False):
+        table = open_table(item.content, release.file_format)
+        for fault in faults(table, file, release.class_names):
+            yield f"rows: {fault}; `diffaug generate {contents.run.folder}` makes it again."
         kept += table.num_rows if file.origin != "real" else 0
-    stated = sum(count.kept for count in contents.release.counts)
-    if kept != stated and not contents.release.recipe_only:
+    stated = sum(count.kept for count in release.counts)
+    if kept != stated and not release.recipe_only:
         yield f"rows: {kept} synthetic rows lie in the shards, stated are {stated}; assemble the run again."
-
-
-def _same(found: pa.Schema, expected: pa.Schema) -> bool:
-    """The same columns, and the same features for `datasets`: label order included."""
-    key = b"huggingface"
-    return bool(found.equals(expected) and (found.metadata or {}).get(key) == expected.metadata[key])
-
-
-def _parquet(content: object) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(content)

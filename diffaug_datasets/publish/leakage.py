@@ -105,9 +105,13 @@ def _pair(place: int, likeness: Vector) -> Pair:
 
 
 def _views(picture: Image.Image) -> Iterator[Vector]:
-    """All crops as they are, then all of the mirrored image."""
-    for one in (picture, ImageOps.mirror(picture)):
-        yield from (_vector(one, crop, COARSE) for crop in CROPS)
+    """All crops as they are, then the same crops of the mirrored image."""
+    grey = picture.convert("L")
+    found = {crop: _vector(grey, crop, COARSE) for crop in CROPS}
+    yield from found.values()
+    for crop in CROPS:
+        opposite = found.get(crop._replace(x=1 - crop.x), found[crop])
+        yield opposite.reshape(COARSE, COARSE)[:, ::-1].ravel()
 
 
 def _vector(picture: Image.Image, crop: Crop, side: int) -> Vector:
