@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from diffaug_datasets.core.recipe import Recipe
     from diffaug_datasets.data.builder import list_builders, load_builder
     from diffaug_datasets.data.loader import load
+    from diffaug_datasets.data.mixed import MixedDataset, MixedStream
     from diffaug_datasets.run.store import Run
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "Run", "list_builders", "load", "load_builder"]
+__all__ = ["MixedDataset", "MixedStream", "Recipe", "Run", "list_builders", "load", "load_builder"]
 
 _HOMES = {
+    "MixedDataset": "data.mixed",
+    "MixedStream": "data.mixed",
     "Recipe": "core.recipe",
     "Run": "run.store",
     "list_builders": "data.builder",

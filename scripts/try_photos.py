@@ -219,7 +219,7 @@ class Trial:
         rows, self.names = load(folder, "train"), first.class_names
         self.real = _only(rows, "real")
         self.side = int(rows[len(rows) - 1]["width"])
-        self.few, self.test = Pictures.of(self.real, self.side), Pictures.of(load(folder, "test"), self.side)
+        self.few, self.test = Pictures.of(self.real, self.side), Pictures.of(load(folder, split="test"), self.side)
         self.settings = [given.iterations, self.side, self.real["source_ids"][:]]
 
     def whole(self) -> Pictures:

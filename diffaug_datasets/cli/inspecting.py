@@ -67,7 +67,7 @@ def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_jso
     rebuild = regenerator(run.recipe, run.folder / "fits", sources_in(tables), device=resolve_device(device))
     made = rebuild(columns)
     if out is not None:
-        _write_new(out, made.data)
+        write_new(out, made.data)
     digests = {"stored": columns["pixel_sha256"], "made": made.pixel_sha256}
     if as_json:
         say_json({"row_id": columns["row_id"], "equal": made.equal, **digests})
@@ -77,7 +77,8 @@ def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_jso
     return 0 if made.equal else 1
 
 
-def _write_new(out: Path, data: bytes) -> None:
+def write_new(out: Path, data: bytes) -> None:
+    """Raises RunError where it cannot be written."""
     try:
         out.write_bytes(data)
     except OSError as error:

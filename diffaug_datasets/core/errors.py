@@ -23,3 +23,7 @@ class RunError(DiffAugError):
 
 class BackboneError(DiffAugError):
     """A diffusion model that cannot be reached or does not fit."""
+
+
+class PublishError(DiffAugError):
+    """A release that may not go out, a place that does not take it, or a published set that cannot be trusted."""

@@ -21,7 +21,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, datasets.Dataset
         builder = load_builder(f"fashion_1shot_{slug}", run_dir=folder, config={"num_inference_steps": 3}, **QUICK)
         builder.download_and_prepare()
         made[slug] = builder.as_dataset(split="train")
-        made["real"] = load(folder, "test")
+        made["real"] = load(folder, split="test")
     return made
 
 

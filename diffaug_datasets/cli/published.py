@@ -1,0 +1,63 @@
+"""Verbs that look at published sets: check one, make one of its rows again."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from diffaug_datasets.cli.screen import say, say_json
+from diffaug_datasets.data.repository import Repository
+from diffaug_datasets.publish.rebuild import Rebuilder
+from diffaug_datasets.publish.verify import verify
+
+
+@dataclass(frozen=True)
+class Where:
+    """A config of a published set, and the real images where it does not carry them."""
+
+    place: str
+    config: str | None
+    revision: str | None
+    source: str | None
+    device: str
+
+
+@contextmanager
+def opened(where: Where) -> Iterator[Rebuilder]:
+    """The release, ready to be rebuilt."""
+    repository = Repository.open(where.place, where.revision)
+    release = repository.release(where.config)
+    with tempfile.TemporaryDirectory(prefix="diffaug-") as folder:
+        yield Rebuilder(repository, release, Path(folder), where.source, where.device)
+
+
+def run_verify(where: Where, sample: int, as_json: bool) -> int:
+    """Print every check; 1 where one failed."""
+    failed, told = False, []
+    with opened(where) as rebuilder:
+        if not as_json:
+            say(f"{where.place}: {rebuilder.release.name}, plan {rebuilder.release.plan_id[:16]}")
+        for check in verify(rebuilder.repository, rebuilder.release, rebuilder, sample):
+            failed |= not check.passed
+            told.append(asdict(check))
+            if not as_json:
+                say(f"  {check.name}: {'ok' if check.passed else 'WRONG'}, {check.told}")
+    if as_json:
+        say_json({"passed": not failed, "checks": told})
+    return int(failed)
+
+
+def rebuild_published(where: Where, prefix: str, out: Path | None, as_json: bool) -> int:
+    """Make one row again; 1 where its pixels are others than the published ones."""
+    from diffaug_datasets.cli.inspecting import write_new
+
+    with opened(where) as rebuilder:
+        made, closeness = rebuilder.rebuild(rebuilder.row(prefix))
+    if out is not None:
+        write_new(out, made.data)
+    if as_json:
+        say_json(asdict(closeness))
+    else:
+        say(str(closeness))
+    return 0 if closeness.equal else 1

@@ -1,0 +1,85 @@
+"""Putting a person's own real images into a release that may not carry them: found by the sha256 of their bytes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffaug_datasets.core.errors import PublishError, SourceError
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.real import RealSet, read_real
+from diffaug_datasets.data.release import Release
+from diffaug_datasets.data.repository import Repository
+from diffaug_datasets.run.features import BATCH_ROWS, arrow_schema
+from diffaug_datasets.run.store import write_atomically
+
+if TYPE_CHECKING:
+    import datasets
+
+Place = tuple[str, int]
+
+
+def real_rows(repository: Repository, release: Release, split: str, source: str | Path) -> "datasets.Dataset":
+    """The real rows of a split as the run had them, written once to the cache of `datasets`.
+
+    Raises:
+        PublishError: the release has its real rows already.
+        SourceError: `source` cannot be read or lacks images that the plan names.
+    """
+    import datasets
+
+    if release.real:
+        raise PublishError(f"{repository.where}: {release.name} has its real images; leave with_real out.")
+    rows = planned_real(repository, release, split)
+    recipe = Recipe.from_yaml(repository.checked(release, "recipe.yaml"))
+    real = read_real(recipe.builder, source, partial=True)
+    places = located(real, rows, str(source))
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "diffaug_datasets" / f"{release.plan_id[:16]}-{split}.arrow"
+    schema = arrow_schema(release.class_names)
+    write_atomically(path, lambda temporary: _write(temporary, _filled(rows, real, places), schema))
+    return datasets.Dataset.from_file(str(path))
+
+
+def planned_real(repository: Repository, release: Release, split: str) -> list[dict[str, Any]]:
+    """Provenance of the real rows of a split."""
+    table = pq.read_table(repository.checked(release, "provenance.parquet"))
+    return [row for row in table.to_pylist() if row["origin"] == "real" and row["split"] == split]
+
+
+def located(real: RealSet, rows: list[dict[str, Any]], source: str) -> Mapping[str, Place]:
+    """Source id -> where a source has it.
+
+    Raises:
+        SourceError: images are missing; says how many and names one.
+    """
+    places: dict[str, Place] = {}
+    for name, table in (("test", real.test), ("train", real.train)):
+        if table is not None:
+            places |= {found.id: (name, index) for index, found in enumerate(table.sources)}
+    missing = [row["source_ids"][0] for row in rows if row["source_ids"][0] not in places]
+    if missing:
+        raise SourceError(
+            f"{source}: lacks {len(missing)} of {len(rows)} real images of this release, such as the one with sha256 "
+            f"{missing[0][:16]}; give the same files that the run was made from."
+        )
+    return places
+
+
+def _filled(rows: list[dict[str, Any]], real: RealSet, places: Mapping[str, Place]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        columns = {key: value for key, value in row.items() if key not in ("status", "reason", "split")}
+        yield {**columns, "image": {"bytes": real.read(*places[row["source_ids"][0]]), "path": None}}
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> None:
+    batch: list[dict[str, Any]] = []
+    with path.open("wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == BATCH_ROWS:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+                batch = []
+        if batch:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))

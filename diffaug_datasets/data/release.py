@@ -1,0 +1,89 @@
+"""A published config: where its files lie in a repository, and what its `run.json` says of them.
+
+data/<config>/<plan id>/{train,test}-00000-of-00005.arrow  provenance.parquet  recipe.yaml  plan.*  fits/  run.json
+"""
+
+import re
+from typing import Literal
+
+from pydantic import Field
+
+from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.run.assembly import Assembled
+from diffaug_datasets.run.store import FileDigest
+
+RELEASE_SCHEMA = 1
+FileFormat = Literal["arrow", "parquet"]
+SYNTHETIC, PROVENANCE = "_synthetic", "_provenance"
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+PLAIN = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+){0,2}", re.ASCII)
+
+
+class Release(Assembled):
+    """`run.json` of a published config; `files` are relative to its folder.
+
+    `real`: real rows lie beside the synthetic ones. `recipe_only`: no pixels at all. `beside`: the other files.
+    `overrides`: gates that were passed by request, as the card states. `quality`: means over the kept synthetic rows.
+    """
+
+    release_schema: int = RELEASE_SCHEMA
+    package: str
+    method_version: int
+    file_format: FileFormat
+    real: bool
+    recipe_only: bool = False
+    beside: tuple[FileDigest, ...] = ()
+    overrides: tuple[str, ...] = ()
+    quality: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Where the config's files lie in the repository."""
+        return release_folder(self.name, self.plan_id)
+
+    @property
+    def tag(self) -> str:
+        """The tag under which this plan stays loadable."""
+        return f"{self.name}-{self.plan_id[:16]}"
+
+    def text(self) -> str:
+        """Canonical JSON."""
+        return canonical(self.model_dump(mode="json", by_alias=True)) + "\n"
+
+
+def release_folder(name: str, plan_id: str) -> str:
+    """`data/<config>/<first 16 digits of the plan id>`.
+
+    Raises:
+        PublishError: the name or the id could lead elsewhere.
+    """
+    if not NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{16,64}", plan_id):
+        raise PublishError(f"got the config {name!r} of plan {plan_id!r}, expected a plain name and hex digits.")
+    return f"data/{name}/{plan_id[:16]}"
+
+
+def read_release(text: str | bytes, where: str) -> Release:
+    """A checked `run.json`; `where` is for the message.
+
+    Raises:
+        PublishError: no such file of ours, a newer schema, or a file name that leads out of its folder.
+    """
+    try:
+        found = Release.model_validate_json(text)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PublishError(f"{where}: is no run.json of a published config ({reason}); publish it again.") from None
+    if found.release_schema > RELEASE_SCHEMA:
+        raise PublishError(
+            f"{where}: has release schema {found.release_schema}, this version reads up to {RELEASE_SCHEMA}; "
+            "update diffaug-datasets."
+        )
+    names = [*(file.path for file in found.files), *(file.file for file in found.beside)]
+    for name in names:
+        if not PLAIN.fullmatch(name):
+            raise PublishError(
+                f"{where}: names the file {name!r}, expected plain names inside its folder; do not use it."
+            )
+    release_folder(found.name, found.plan_id)
+    return found

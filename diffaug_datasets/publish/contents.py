@@ -1,0 +1,170 @@
+"""The files of a release: which there are, where their bytes come from, and their digests."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffaug_datasets import __version__
+from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.sources import BuilderFacts
+from diffaug_datasets.data.real import builder_facts
+from diffaug_datasets.data.release import Release
+from diffaug_datasets.publish.contact import contact_sheet
+from diffaug_datasets.publish.options import PublishOptions
+from diffaug_datasets.publish.provenance import provenance_stream, provenance_table, write_parquet
+from diffaug_datasets.publish.quality import quality
+from diffaug_datasets.publish.recipe import public_recipe
+from diffaug_datasets.run.assembly import Assembled, RunFile, finished
+from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.store import FileDigest, Receipt, Run, sha256_file
+
+RUN_JSON, SHEET = "run.json", "sheet.png"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file: its path in the repository, its bytes or the file that holds them, their digest."""
+
+    path: str
+    content: Path | bytes
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: str, content: Path | bytes) -> "Item":
+        """A file with its digest taken now."""
+        if isinstance(content, bytes):
+            return cls(path, content, hashlib.sha256(content).hexdigest(), len(content))
+        return cls(path, content, sha256_file(content), content.stat().st_size)
+
+    @property
+    def name(self) -> str:
+        """Its path inside the config's folder."""
+        return self.path.split("/", 3)[-1]
+
+    def read(self) -> bytes:
+        """The bytes."""
+        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+
+    @property
+    def blob_id(self) -> str:
+        """What git calls these bytes (sha1)."""
+        data = self.read()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A run as it goes out: all files of its folder, `run.json` last; the card is made from `release` and `run`."""
+
+    run: Run
+    release: Release
+    facts: BuilderFacts
+    items: tuple[Item, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(item.size for item in self.items)
+
+
+def done(run: Run) -> Assembled:
+    """The finished run.
+
+    Raises:
+        PublishError: it is not finished.
+    """
+    found = finished(run)
+    if found is None:
+        raise PublishError(f"{run.folder}: not finished; `diffaug generate {run.folder}` continues it.")
+    return found
+
+
+def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
+    """Everything that a release of this run consists of; converted shards are written to `stage`.
+
+    Raises:
+        PublishError: the run is not finished, or a file is not the one that its receipt names.
+    """
+    assembled, facts = done(run), builder_facts(str(run.plan.header.recipe["builder"]))
+    files = [] if options.recipe_only else [f for f in assembled.files if f.origin != "real" or facts.redistributable]
+    release = Release(
+        **{**assembled.model_dump(by_alias=True), "files": (), "stacks": assembled.stacks},
+        package=__version__,
+        method_version=run.plan.header.method_version,
+        file_format=options.file_format,
+        real=facts.redistributable and not options.recipe_only,
+        recipe_only=options.recipe_only,
+    )
+    shards = tuple(_shards(run, release, files, stage))
+    beside = tuple(_beside(run, release, options))
+    told = {
+        "files": tuple(file for file, _ in shards),
+        "beside": tuple(FileDigest(file=i.name, sha256=i.sha256, size=i.size) for i in beside),
+        "quality": quality(run, assembled),
+        "overrides": tuple(sorted({*options.allow, *(("licence",) if options.with_rights else ())})),
+    }
+    release = release.model_copy(update=told)
+    last = Item.of(f"{release.folder}/{RUN_JSON}", release.text().encode())
+    return Contents(run, release, facts, (*(item for _, item in shards), *beside, last))
+
+
+def _shards(run: Run, release: Release, files: Sequence[RunFile], stage: Path) -> Iterator[tuple[RunFile, Item]]:
+    for split in ("train", "test"):
+        chosen = [file for file in files if file.split == split]
+        for number, file in enumerate(chosen):
+            name = f"{split}-{number:05d}-of-{len(chosen):05d}.{release.file_format}"
+            item = _shard(run, file, f"{release.folder}/{name}", stage)
+            changes = {"path": name, "sha256": item.sha256, "size": item.size}
+            yield file.model_copy(update=changes), item
+
+
+def _shard(run: Run, file: RunFile, path: str, stage: Path) -> Item:
+    """The shard itself, or its rows as Parquet."""
+    own = Item.of(path, checked(run, file))
+    if path.endswith(".arrow"):
+        return own
+    converted = stage / path.replace("/", "_")
+    write_parquet(read_stream(str(own.content)), converted)
+    return Item.of(path, converted)
+
+
+def checked(run: Run, file: RunFile) -> Path:
+    """A file of the run, if it still is the one that `run.json` names.
+
+    Raises:
+        PublishError: it is missing or has other bytes.
+    """
+    path = run.folder / file.path
+    if not path.is_file() or sha256_file(path) != file.sha256:
+        raise PublishError(
+            f"{path}: missing or not the file that run.json names; `diffaug generate {run.folder}` makes it again."
+        )
+    return path
+
+
+def _beside(run: Run, release: Release, options: PublishOptions) -> Iterator[Item]:
+    """What stands beside the shards: provenance, recipe, plan, selection, fits, contact sheet."""
+    folder, table = release.folder, provenance_table(run, release)
+    if options.file_format == "arrow":
+        yield Item.of(f"{folder}/provenance.arrow", provenance_stream(table))
+    yield Item.of(f"{folder}/provenance.parquet", write_parquet(table))
+    yield Item.of(f"{folder}/recipe.yaml", public_recipe(run.recipe).to_yaml().encode())
+    for name in ("plan.json", "plan.parquet", "selection.parquet"):
+        yield Item.of(f"{folder}/{name}", run.folder / name)
+    for unit in run.plan.fits:
+        yield from _fit(run, unit.name, folder)
+    if not options.recipe_only and (sheet := contact_sheet(run, release)):
+        yield Item.of(f"{folder}/{SHEET}", sheet)
+
+
+def _fit(run: Run, name: str, folder: str) -> Iterator[Item]:
+    """The files of a fit and its receipt, without the name of the machine."""
+    receipt = run.receipt(name)
+    if receipt is None or not run.intact(name):
+        raise PublishError(f"{run.fit_folder(name)}: damaged or not finished; `diffaug fit {run.folder}` makes it.")
+    for file in receipt.files:
+        yield Item.of(f"{folder}/fits/{name}/{file.file}", run.fit_folder(name) / file.file)
+    told: Receipt = receipt.model_copy(update={"worker": ""})
+    yield Item.of(f"{folder}/fits/{name}/receipt.json", told.model_dump_json(indent=1).encode())

@@ -1,0 +1,152 @@
+"""The YAML head of a card: what the Hub and `load_dataset` read. Our configs are replaced, everything else is kept."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData
+
+from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, Release
+from diffaug_datasets.publish.contents import Contents
+from diffaug_datasets.publish.provenance import provenance_features
+from diffaug_datasets.run.features import features
+
+SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
+TAGS = ("synthetic", "data-augmentation", "diffusion", "diffaug-datasets")
+SETTLED = ("annotations_creators", "task_categories", "source_datasets", "tags")
+
+
+def merged_head(old: Mapping[str, Any], contents: Contents, ours: Mapping[str, str]) -> dict[str, Any]:
+    """The head with this release in it. `ours`: config -> licence of the sections that we wrote before.
+
+    A licence that a person changed stays; lists are joined; exactly one config is the default.
+    """
+    head = dict(old)
+    configs = _joined_entries(head.get("configs"), _configs(contents.release))
+    _check_formats(configs, contents.release)
+    infos = _joined_entries(head.get("dataset_info"), _infos(contents))
+    licence = _licence(head, contents, ours)
+    lists = {key: _union(head.get(key), value) for key, value in _lists(contents).items()}
+    return {**head, **licence, **lists, "size_categories": [_size(infos)], "configs": configs, "dataset_info": infos}
+
+
+def _licence(head: Mapping[str, Any], contents: Contents, ours: Mapping[str, str]) -> dict[str, Any]:
+    before, after = _words(ours), _words({**ours, contents.release.name: contents.facts.licence_id})
+    if head.get("license") not in (None, before):
+        return {}
+    link = {"license_name": contents.facts.name, "license_link": contents.facts.licence_url}
+    return {"license": after, **(link if after == "other" and contents.facts.licence_url else {})}
+
+
+def _words(licences: Mapping[str, str]) -> str | list[str] | None:
+    found = sorted(set(licences.values()))
+    return found[0] if len(found) == 1 else found or None
+
+
+def _lists(contents: Contents) -> dict[str, list[str]]:
+    facts, method = contents.facts, discover_methods().get(contents.release.method)
+    named = [method.SLUG, *([f"arxiv:{method.PAPER}"] if method.PAPER else [])] if method else []
+    return {
+        "annotations_creators": ["machine-generated"],
+        "task_categories": ["image-classification"],
+        "source_datasets": [facts.hub_id or facts.name],
+        "tags": [*TAGS, *named],
+    }
+
+
+def _union(old: Any, new: list[str]) -> list[Any]:
+    found = old if isinstance(old, list) else [old] if old else []
+    return [*found, *(item for item in new if item not in found)]
+
+
+def _joined_entries(old: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries by config name: ours replace their namesakes in place, new ones follow; one default at most."""
+    entries = [dict(entry) for entry in (old if isinstance(old, list) else [old] if old else [])]
+    names = [entry.get("config_name") for entry in entries]
+    has_default = any(entry.get("default") for entry in entries)
+    for entry in new:
+        place = names.index(entry["config_name"]) if entry["config_name"] in names else None
+        default = entries[place].get("default") if place is not None else entry.get("default") and not has_default
+        made = {key: value for key, value in entry.items() if key != "default"} | ({"default": True} if default else {})
+        if place is None:
+            entries.append(made)
+        else:
+            entries[place] = made
+    return entries
+
+
+def _configs(release: Release) -> list[dict[str, Any]]:
+    """The entries that `load_dataset` goes by; they name files, never a pattern."""
+    configs = []
+    for name, origins in ((release.name, None), (release.name + SYNTHETIC, ("generated", "retrieved"))):
+        splits = []
+        for split in ("train", "test"):
+            paths = [
+                f"{release.folder}/{f.path}" for f in release.split_files(split) if not origins or f.origin in origins
+            ]
+            splits += [{"split": split, "path": paths}] if paths else []
+        configs += [{"config_name": name, "data_files": splits}] if splits else []
+    rows = [{"split": "train", "path": [f"{release.folder}/provenance.{release.file_format}"]}]
+    configs.append({"config_name": release.name + PROVENANCE, "data_files": rows})
+    return [{**configs[0], "default": True}, *configs[1:]]
+
+
+def _check_formats(configs: list[dict[str, Any]], release: Release) -> None:
+    """`load_dataset` reads all configs of a repository with the reader that suits the first one's files."""
+    for config in configs:
+        files = config.get("data_files")
+        for entry in files if isinstance(files, list) else []:
+            paths = entry.get("path") if isinstance(entry, dict) else entry
+            for path in paths if isinstance(paths, list) else [paths]:
+                if not str(path).endswith(f".{release.file_format}"):
+                    raise PublishError(
+                        f"README.md: config {config.get('config_name')!r} has {path}, and this would add "
+                        f"{release.file_format} files; `load_dataset` reads one format a repository, so use another "
+                        "one or the same --format."
+                    )
+
+
+def _infos(contents: Contents) -> list[dict[str, Any]]:
+    release = contents.release
+    plain, rows = features(release.class_names), provenance_features(release.class_names)
+    entries = []
+    for config in _configs(release):
+        name = config["config_name"]
+        if name.endswith(PROVENANCE):
+            [item] = [i for i in contents.items if i.path == config["data_files"][0]["path"][0]]
+            count = len(contents.run.plan.rows) + len(contents.run.plan.real)
+            entries.append(_info(name, rows, {"train": (count, item.size)}, item.size))
+        else:
+            entries.append(_config_info(release, config, plain))
+    return entries
+
+
+def _config_info(release: Release, config: dict[str, Any], columns: Features) -> dict[str, Any]:
+    files = {f"{release.folder}/{file.path}": file for file in release.files}
+    sizes, download = {}, 0
+    for entry in config["data_files"]:
+        found = [files[path] for path in entry["path"]]
+        sizes[entry["split"]] = (sum(f.rows for f in found), sum(f.num_bytes for f in found))
+        download += sum(f.size for f in found)
+    return _info(config["config_name"], columns, sizes, download)
+
+
+def _info(name: str, columns: Features, sizes: Mapping[str, tuple[int, int]], download: int) -> dict[str, Any]:
+    splits = SplitDict()
+    for split, (rows, size) in sizes.items():
+        splits.add(SplitInfo(split, num_bytes=size, num_examples=rows))
+    total = sum(size for _, size in sizes.values())
+    info = DatasetInfo(features=columns, splits=splits, download_size=download, dataset_size=total, config_name=name)
+    data = DatasetCardData()
+    DatasetInfosDict({name: info}).to_dataset_card_data(data)
+    found: Any = data.get("dataset_info")
+    return {"config_name": name, **(found[0] if isinstance(found, list) else found)}
+
+
+def _size(infos: list[dict[str, Any]]) -> str:
+    ours = [info for info in infos if not str(info.get("config_name", "")).endswith((SYNTHETIC, PROVENANCE))]
+    rows = sum(split["num_examples"] for info in ours for split in info.get("splits") or [])
+    return next((word for word, limit in SIZES if rows < limit), "1M<n<10M")

@@ -1,0 +1,101 @@
+"""To any fsspec address (file, memory, s3, ...): each file under another name first, its receipt, `run.json` last."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.publish.card import dataset_card
+from diffaug_datasets.publish.contents import RUN_JSON, Contents, Item
+from diffaug_datasets.publish.croissant import croissant
+from diffaug_datasets.publish.push import CROISSANT, README, Published
+
+RECEIPT, PARTIAL = ".receipt.json", ".partial"
+
+
+@dataclass
+class Place:
+    """A folder behind an address such as `s3://bucket/birds`, `file:///data/birds` or `memory://birds`."""
+
+    address: str
+
+    def __post_init__(self) -> None:
+        protocol = self.address.partition("://")[0]
+        if protocol == "hf":
+            raise PublishError(f"{self.address}: give a Hub dataset as org/name; it goes out in one commit then.")
+        try:
+            self.files, root = fsspec.core.url_to_fs(self.address)
+        except (ValueError, ImportError, OSError) as error:
+            raise PublishError(f"{self.address}: no place that fsspec reaches ({error}).") from None
+        self.root = str(root).rstrip("/")
+
+    def publish(self, contents: Contents) -> Published:
+        """Send what is not there yet, check each file's size and receipt, then write `run.json`.
+
+        Raises:
+            PublishError: the place refuses, or a file is not what was sent.
+        """
+        try:
+            sent = sum(self._send(item) for item in contents.items if item.name != RUN_JSON)
+            shared = {README: dataset_card(self.text(README), contents, self.address, None)}
+            shared[CROISSANT] = croissant(self.text(CROISSANT), contents, self.address)
+            for path, text in shared.items():
+                self._write(path, text.encode())
+            last = contents.items[-1]
+            self._write(last.path, last.read())
+        except OSError as error:
+            raise PublishError(
+                f"{self.address}: cannot be written ({error}); run the same command again, finished files stay."
+            ) from None
+        return Published(self.address, contents.release.folder, "", sent=sent)
+
+    def text(self, path: str) -> str | None:
+        """A small file; None where it is not there."""
+        place = self._at(path)
+        return self.files.cat_file(place).decode() if self.files.exists(place) else None
+
+    def _at(self, path: str) -> str:
+        return f"{self.root}/{path}" if self.root else path
+
+    def _send(self, item: Item) -> bool:
+        """Whether the file had to be sent."""
+        if self._is_there(item):
+            return False
+        place = self._at(item.path)
+        self.files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        if isinstance(item.content, bytes):
+            self.files.pipe_file(place + PARTIAL, item.content)
+        else:
+            self.files.put_file(str(item.content), place + PARTIAL)
+        self.files.mv(place + PARTIAL, place)
+        self._check(item)
+        self._write(item.path + RECEIPT, canonical({"sha256": item.sha256, "size": item.size}).encode())
+        return True
+
+    def _is_there(self, item: Item) -> bool:
+        told = self.text(item.path + RECEIPT)
+        try:
+            receipt: Any = json.loads(told) if told else None
+        except ValueError:
+            return False
+        same = receipt == {"sha256": item.sha256, "size": item.size}
+        return same and self._size(item.path) == item.size
+
+    def _size(self, path: str) -> int:
+        place = self._at(path)
+        return int(self.files.info(place)["size"]) if self.files.exists(place) else -1
+
+    def _check(self, item: Item) -> None:
+        if (size := self._size(item.path)) != item.size:
+            raise PublishError(
+                f"{self.address}: {item.path} has {size} bytes there, sent were {item.size}; publish again."
+            )
+
+    def _write(self, path: str, data: bytes) -> None:
+        place = self._at(path)
+        self.files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        self.files.pipe_file(place + PARTIAL, data)
+        self.files.mv(place + PARTIAL, place)

@@ -1,0 +1,99 @@
+"""Every planned row without its pixels: published, dropped by a filter, failed, or kept by the owner."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Value
+
+from diffaug_datasets.core.plan import Shard
+from diffaug_datasets.core.rows import FailedRow
+from diffaug_datasets.data.release import Release
+from diffaug_datasets.run.features import BATCH_ROWS, features, read_stream
+from diffaug_datasets.run.shards import planned_columns
+from diffaug_datasets.run.store import Run
+
+KEPT, FILTERED, FAILED, WITHHELD = "kept", "filtered", "failed", "withheld"
+STATUS = {
+    "status": f"{KEPT}: published; {FILTERED}: dropped by the selection; {FAILED}: has no image; "
+    f"{WITHHELD}: a real image that may not be redistributed, or pixels left out of a recipe-only release",
+    "reason": "why a row was dropped or failed",
+    "split": "train or test",
+}
+
+
+def provenance_features(class_names: Sequence[str]) -> Features:
+    """The published columns but the image, and how each row ended."""
+    columns = {name: kind for name, kind in features(class_names).items() if name != "image"}
+    return Features({**columns, **{name: Value("string") for name in STATUS}})
+
+
+def provenance_table(run: Run, release: Release) -> pa.Table:
+    """One row a planned row, real ones first, in row order."""
+    dropped = dropped_rows(run)
+    rows = [*_real(run, release), *_made(run, release, dropped)]
+    return pa.Table.from_pylist(rows, provenance_features(release.class_names).arrow_schema)
+
+
+def dropped_rows(run: Run) -> Mapping[str, str]:
+    """Row id -> reason of every written row that the selection takes out."""
+    rows = pq.read_table(run.folder / "selection.parquet").to_pylist()
+    return {row["row_id"]: row["reason"] or "" for row in rows if not row["keep"]}
+
+
+def _real(run: Run, release: Release) -> Iterator[dict[str, Any]]:
+    for shard in run.plan.real_shards():
+        splits = {row.row_id: row.split for row in shard.rows}
+        for row in _columns(run, shard):
+            status = KEPT if release.real else WITHHELD
+            yield {**row, "status": status, "reason": None, "split": splits[row["row_id"]]}
+
+
+def _made(run: Run, release: Release, dropped: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for shard in run.plan.shards():
+        receipt = run.receipt(shard.name)
+        failed = {row.row_id: row for row in receipt.failed} if receipt else {}
+        written = {row["row_id"]: row for row in _columns(run, shard)}
+        for row in shard.rows:
+            if row.row_id in failed:
+                yield _failed({**planned_columns(row), "plan_id": release.plan_id}, failed[row.row_id])
+            else:
+                yield {**written[row.row_id], **_ending(row.row_id, release, dropped), "split": row.split}
+
+
+def _ending(row_id: str, release: Release, dropped: Mapping[str, str]) -> dict[str, Any]:
+    if row_id in dropped:
+        return {"status": FILTERED, "reason": dropped[row_id]}
+    return {"status": WITHHELD if release.recipe_only else KEPT, "reason": None}
+
+
+def _failed(columns: dict[str, Any], row: FailedRow) -> dict[str, Any]:
+    return {**columns, "attempt": row.attempts, "status": FAILED, "reason": row.reason, "split": "train"}
+
+
+def _columns(run: Run, shard: Shard) -> list[dict[str, Any]]:
+    table = read_stream(str(run.shard_path(shard.name)))
+    rows: list[dict[str, Any]] = table.drop_columns(["image"]).to_pylist()
+    return rows
+
+
+def provenance_stream(table: pa.Table) -> bytes:
+    """The table as an Arrow IPC stream."""
+    sink = BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=BATCH_ROWS)
+    return sink.getvalue()
+
+
+@overload
+def write_parquet(table: pa.Table, path: Path) -> None: ...
+@overload
+def write_parquet(table: pa.Table) -> bytes: ...
+def write_parquet(table: pa.Table, path: Path | None = None) -> bytes | None:
+    """The table as Parquet in row groups of 100, into a file or as bytes; the same rows give the same bytes."""
+    sink = BytesIO()
+    pq.write_table(table, path or sink, row_group_size=BATCH_ROWS, use_content_defined_chunking=True)
+    return None if path else sink.getvalue()

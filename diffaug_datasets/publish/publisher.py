@@ -1,0 +1,77 @@
+"""A finished run to the Hub (`org/name`) or to any fsspec address: check, then send; or say what would be sent."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.publish.card import dataset_card
+from diffaug_datasets.publish.contents import Contents, contents
+from diffaug_datasets.publish.gates import Verdict, refuse, verdicts
+from diffaug_datasets.publish.options import PublishOptions
+from diffaug_datasets.publish.patience import Patience
+from diffaug_datasets.publish.place import Place
+from diffaug_datasets.publish.push import README, Published, Push
+from diffaug_datasets.run.store import Run
+
+REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a release would be: its files, what the gates say, and the README as it would stand."""
+
+    target: str
+    contents: Contents
+    verdicts: tuple[Verdict, ...]
+    card: str
+
+
+def publish(
+    run: Run, target: str, options: PublishOptions | None = None, patience: Patience | None = None
+) -> Published:
+    """Publish a finished run.
+
+    Raises:
+        PublishError: not finished, a gate says no, or the place does not take it; nothing half is visible then.
+    """
+    options = options or PublishOptions()
+    with _opened(run, target, options) as found:
+        refuse(verdicts(found, options))
+        if "://" in target:
+            return Place(target).publish(found)
+        return _push(target, found, options, patience).run()
+
+
+def preview(run: Run, target: str, options: PublishOptions | None = None, patience: Patience | None = None) -> Preview:
+    """What `publish` would do; reads, but sends nothing."""
+    options = options or PublishOptions()
+    with _opened(run, target, options) as found:
+        remote = "://" not in target
+        old = _push(target, found, options, patience).preview() if remote else Place(target).text(README)
+        card = dataset_card(old, found, target, found.release.tag if remote else None)
+        return Preview(target, found, verdicts(found, options), card)
+
+
+@contextmanager
+def _opened(run: Run, target: str, options: PublishOptions) -> Iterator[Contents]:
+    if "://" not in target and not REPO.fullmatch(target):
+        raise PublishError(
+            f"got the target {target!r}, expected org/name for the Hub or an address such as file:///folder or s3://bucket."
+        )
+    if "://" in target and (options.create_pr or options.revision or options.private):
+        raise PublishError(f"{target}: --private, --create-pr and --revision are for the Hub alone; leave them out.")
+    if options.create_pr and options.revision:
+        raise PublishError("--create-pr opens a branch of its own; leave --revision out.")
+    with tempfile.TemporaryDirectory(prefix="diffaug-") as stage:
+        yield contents(run, options, Path(stage))
+
+
+def _push(target: str, found: Contents, options: PublishOptions, patience: Patience | None) -> Push:
+    from huggingface_hub import HfApi
+
+    api = HfApi(library_name="diffaug-datasets", library_version=found.release.package)
+    return Push(api, target, found, options, patience or Patience())

@@ -1,0 +1,127 @@
+"""Making one published image again from the repository alone, plus the real source where it may not lie there."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.images import decode_image
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.joining import located, planned_real
+from diffaug_datasets.data.real import read_real
+from diffaug_datasets.data.release import Release
+from diffaug_datasets.data.repository import Repository
+from diffaug_datasets.publish.provenance import FAILED
+from diffaug_datasets.publish.tables import open_table
+from diffaug_datasets.run.context import ReadSource, sources_in
+from diffaug_datasets.run.regenerate import Rebuilt, regenerator
+
+FITS = "fits/"
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How a rebuilt image compares with what was published. Differences are in grey levels from 0 to 255.
+
+    `mean` and `largest` are None where the published image could not be looked at; equal pixels need none.
+    """
+
+    row_id: str
+    equal: bool
+    stored: str
+    made: str
+    mean: float | None = None
+    largest: int | None = None
+
+    def __str__(self) -> str:
+        if self.equal:
+            return f"row {self.row_id}: bit-equal to the published image (pixel sha256 {self.made[:16]})"
+        far = "" if self.mean is None else f" by {self.mean:.3f} grey levels on average, {self.largest} at most"
+        return f"row {self.row_id}: differs from the published image{far}"
+
+
+@dataclass
+class Rebuilder:
+    """Rebuilds rows of one release; models and sources are loaded once. `folder` holds the fits meanwhile."""
+
+    repository: Repository
+    release: Release
+    folder: Path
+    source: str | None = None
+    device: str = "cpu"
+
+    def row(self, prefix: str) -> Mapping[str, Any]:
+        """The provenance of the one generated row that begins so.
+
+        Raises:
+            PublishError: none or several do, or it failed and has no image.
+        """
+        found = [row for row in self.rows if row["row_id"].startswith(prefix)]
+        if len(found) != 1:
+            first = self.rows[0]["row_id"]
+            raise PublishError(f"row {prefix!r}: {len(found)} generated rows begin so; the first one is {first}.")
+        if found[0]["status"] == FAILED:
+            raise PublishError(f"row {found[0]['row_id']}: has no image; it failed ({found[0]['reason']}).")
+        return found[0]
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Provenance of all generated rows."""
+        table = pq.read_table(self.repository.checked(self.release, "provenance.parquet"))
+        return [row for row in table.to_pylist() if row["origin"] != "real"]
+
+    def rebuild(self, row: Mapping[str, Any]) -> tuple[Rebuilt, Closeness]:
+        """The image, and how close it came; the digest of the provenance decides.
+
+        Raises:
+            DiffAugError: another version of the method made it, or a model, fit or source is missing.
+        """
+        made = self._regenerate(row)
+        stored = str(row["pixel_sha256"])
+        far = (None, None) if made.equal else self._distance(str(row["row_id"]), made.data)
+        return made, Closeness(str(row["row_id"]), made.equal, stored, made.pixel_sha256, *far)
+
+    @cached_property
+    def _regenerate(self) -> Callable[[Mapping[str, Any]], Rebuilt]:
+        recipe = Recipe.from_yaml(self.repository.checked(self.release, "recipe.yaml"))
+        for file in self.repository.beside(self.release, FITS):
+            target = self.folder / file.file.removeprefix(FITS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.repository.checked(self.release, file.file), target)
+        return regenerator(recipe, self.folder, self._sources(recipe), device=self.device)
+
+    def _sources(self, recipe: Recipe) -> ReadSource:
+        """Real images by id: from a person's own copy if given, else from the release."""
+        if self.source is not None or not self.release.real:
+            return self._own(recipe)
+        files = [f for f in self.release.split_files("train") if f.origin == "real"]
+        return sources_in([open_table(self._checked(f.path), self.release.file_format) for f in files])
+
+    def _own(self, recipe: Recipe) -> ReadSource:
+        rows = planned_real(self.repository, self.release, "train")
+        real = read_real(recipe.builder, self.source, partial=self.source is not None)
+        places = located(real, rows, self.source or recipe.builder)
+        return lambda wanted: real.read(*places[wanted])
+
+    def _checked(self, name: str) -> Path:
+        return self.repository.checked(self.release, name)
+
+    def _distance(self, row_id: str, data: bytes) -> tuple[float, int] | tuple[None, None]:
+        """Mean and largest absolute difference to the published pixels."""
+        for file in self.release.split_files("train"):
+            if file.origin == "real":
+                continue
+            table = open_table(self.repository.checked(self.release, file.path, check=False), self.release.file_format)
+            ids = table.column("row_id").to_pylist()
+            cell = table.column("image")[ids.index(row_id)].as_py() if row_id in ids else None
+            if cell and cell["bytes"]:
+                there, here = (np.asarray(decode_image(d), dtype=np.int16) for d in (cell["bytes"], data))
+                gap = np.abs(there - here)
+                return float(gap.mean()), int(gap.max())
+        return None, None
