@@ -10,6 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
 from diffaug_datasets.core.method import Method, discover_methods, find_method
+from diffaug_datasets.data.presets import presets
 from diffaug_datasets.data.real import builder_facts, discover_builders
 
 LABELS = {
@@ -59,6 +60,9 @@ def print_method(name: str, as_json: bool) -> None:
     say()
     rows = [(p["key"], p["type"], p["default"], p["meaning"]) for p in parameters]
     say_table(("PARAMETER", "TYPE", "DEFAULT", "MEANING"), rows)
+    if known := [preset for preset in presets().values() if preset.method == name]:
+        say()
+        say_table(("PRESET", "SOURCE", "AT SECOND HAND"), [(p.name, p.source, ", ".join(p.unsure)) for p in known])
 
 
 def _summary(method: Method) -> str:

@@ -1,4 +1,7 @@
-"""Config names and the recipe behind each: `cub_5shot_diffii` is builder, protocol and the method's slug."""
+"""Config names and the recipe behind each: `cub_5shot_diffii` is builder, protocol and the method's slug.
+
+A preset's name stands for a recipe too: `diff_ii@cub_5shot_code` (`data.presets`).
+"""
 
 import fnmatch
 from collections.abc import Mapping
@@ -12,6 +15,7 @@ from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.presets import find_preset
 from diffaug_datasets.data.real import builder_facts, discover_builders
 
 
@@ -44,12 +48,14 @@ def config_name(recipe: Recipe) -> str:
 
 
 def config_recipe(name: str, **overrides: Any) -> Recipe:
-    """The default recipe of a config name, with the caller's changes on top (`config` is merged key by key)."""
-    builder, protocol, method = parse_config_name(name)
+    """The recipe of a config name or preset, with the caller's changes on top (`config` is merged key by key)."""
+    preset = find_preset(name) if "@" in name else None
+    builder, protocol, method = parse_config_name(preset.config if preset else name)
     content: dict[str, Any] = {"builder": builder, "protocol": protocol, "method": method}
     for rule in _defaults():
         if all(fnmatch.fnmatchcase(content[key], pattern) for key, pattern in rule["when"].items()):
             content = merged(content, rule["set"])
+    content = merged(content, preset.changes if preset else {})
     return Recipe.from_dict(merged(content, overrides))
 
 

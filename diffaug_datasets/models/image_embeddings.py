@@ -54,7 +54,7 @@ class EmbeddingTraining:
         self.optimiser = torch.optim.AdamW(self.embeddings, lr=cfg.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
         self.state = TrainingState({f"{j:06d}": c for j, c in enumerate(self.embeddings)}, self.optimiser)
         steps = backbone.schedule.num_train_timesteps
-        self.draws = StepDraws(cfg, (0,) * len(latents), backbone.latent_shape, steps, "image embeddings")
+        self.draws = StepDraws(cfg, (0,) * len(latents), backbone.latent_shape, steps, purpose="image embeddings")
         self.descent = Descent(self.optimiser, backbone.dtype, "image embeddings", "embeddings.lr")
 
     def to_the_end(self, checkpoint: Checkpoint, progress: Progress | None) -> list[float]:
