@@ -12,6 +12,7 @@ from small_runs import digests
 
 from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
 from diffaug_datasets.core.plan import Plan, draw_plan
+from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
@@ -25,6 +26,7 @@ from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker
 
 NAMES = sorted(discover_methods())
+POOL = PoolTable.of(f"{i:02x}" * 32 for i in range(40))
 FITS_OF_A_NEED = {"concepts": "concepts", "inversions": "inversions"}
 # Small values of parameters; a method gets those that its `Config` has.
 SMALL: dict[str, Any] = {
@@ -35,6 +37,7 @@ SMALL: dict[str, Any] = {
     "strengths": [0.5, 1.0],
     "levels": [0.5, 0.75, 1.0],
     "concepts": {"steps": 2, "batch": 2, "checkpoint_every": 2},
+    "embeddings": {"vectors": 3, "steps": 2, "batch": 4, "group": 10, "checkpoint_every": 2},
 }
 
 
@@ -53,7 +56,8 @@ def table(counts: Sequence[int] = (3, 2, 4)) -> SourceTable:
 def plan_of(name: str, seed: int = 0, batch_size: int = 4, **changes: Any) -> Plan:
     """A plan over invented images."""
     content = {"builder": "toy", "method": name, "config": small_config(name), "seed": seed}
-    spec = PlanSpec(seed=seed, backbone="model@0123", batch_size=batch_size, per_image=2.0, suffixes=("at night.",))
+    known: dict[str, Any] = {"backbone": "model@0123", "suffixes": ("at night.",), "pool": POOL}
+    spec = PlanSpec(seed=seed, batch_size=batch_size, per_image=2.0, **known)
     return draw_plan("toy_full", Recipe.from_dict({**content, **changes}), table(), None, spec)
 
 
@@ -77,7 +81,7 @@ def assert_row_is_true(name: str, row: PlanRow) -> None:
     """A row says what its method declares."""
     method = find_method(name)
     assert (row.method, row.method_version) == (name, method.VERSION)
-    assert row.is_synthetic == (row.origin == "generated")
+    assert row.is_synthetic == (row.origin == "generated") == (row.backbone is not None)
     assert len(row.source_ids) == len(row.source_labels)
     method.Draw.model_validate_json(row.draw)
     sources, label, weighted = set(row.source_labels), {row.label}, set(row.soft_label.classes)
