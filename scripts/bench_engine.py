@@ -31,7 +31,11 @@ from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 STEPS = 25
-CONCEPTS = {"concepts": {"steps": 50, "batch": 8, "rank": 4, "lr_lora": 1e-3, "lr_embedding": 1e-3}}
+LEARNED = ("concepts", "image_embeddings")
+LEARNING = {
+    "diff_ii": {"concepts": {"steps": 50, "batch": 8, "rank": 4, "lr_lora": 1e-3, "lr_embedding": 1e-3}},
+    "diffusion_inversion": {"embeddings": {"steps": 20, "batch": 8}},
+}
 
 
 @dataclass
@@ -58,10 +62,12 @@ def backbone(spec: BackboneSpec, device: str) -> Backbone:
 
 
 def plan_runs(folder: Path, per_class: int) -> list[Run]:
-    """A planned run of every method, concepts learned."""
+    """A planned run of every method that asks the diffusion model."""
     runs = []
     for name, method in sorted(discover_methods().items()):
-        config = {"num_inference_steps": STEPS, **(CONCEPTS if name == "diff_ii" else {})}
+        if "num_inference_steps" not in method.Config.model_fields:
+            continue  # retrieval calls no network here
+        config = {"num_inference_steps": STEPS, **LEARNING.get(name, {})}
         scores = {"encoder": None, "judge": None}
         given = {"per_class": per_class, "config": config, "scores": scores, "include_test": False}
         prepared = prepare(config_recipe(f"fashion_5shot_{method.SLUG}", **given))
@@ -69,11 +75,11 @@ def plan_runs(folder: Path, per_class: int) -> list[Run]:
     return runs
 
 
-def learn_concepts(run: Run) -> None:
-    """Make the concept fits and nothing else."""
+def learn(run: Run) -> None:
+    """Make what is learned and nothing else."""
     worker = Worker(run, WorkerOptions(loader=backbone))
     for kind, units in run.units():
-        if kind == "concepts":
+        if kind in LEARNED:
             worker._stage(units)
 
 
@@ -92,11 +98,11 @@ def engine_seconds(runs: Sequence[Run], calls: Calls) -> dict[str, float]:
 
 
 def forget(run: Run) -> None:
-    """Remove shards, inversions and embeddings, not the concepts."""
+    """Remove shards and computed fits, not the learned ones."""
     for path in [*run.folder.glob("shards/synthetic-*"), run.folder / "run.json"]:
         path.unlink(missing_ok=True)
     for fit in run.plan.fits:
-        if fit.kind != "concepts":
+        if fit.kind not in LEARNED:
             shutil.rmtree(run.fit_folder(fit.name), ignore_errors=True)
 
 
@@ -151,7 +157,7 @@ def main() -> None:
         for module in (model.unet, model._vae.encoder, model._vae.decoder):
             calls.follow(module)
         for run in runs:
-            learn_concepts(run)
+            learn(run)
         engine_seconds(runs, calls)
         spent, bare, loop = interleaved(
             given.repeats,

@@ -105,11 +105,11 @@ def full_networks() -> Iterator[tuple[str, Any]]:
     yield "vae", vae.to(torch.bfloat16)
 
 
-def draw_pictures(folder: Path, pixels: int) -> Path:
-    """Three classes of two drawn pictures."""
+def draw_pictures(folder: Path, pixels: int, numbers: range) -> Path:
+    """Three classes of drawn pictures, one a number."""
     for number, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
-        for i in range(2):
+        for i in numbers:
             noise = np.random.default_rng([number, i]).integers(0, 160, (8, 8, 3), dtype=np.uint8)
             noise[2:6, 2:6, number] = 255
             Image.fromarray(noise).resize((pixels, pixels), Image.Resampling.BICUBIC).save(folder / name / f"{i}.png")
@@ -121,6 +121,8 @@ def recipe(method: Method, pipeline: Path, pictures: Path, size: Size) -> Recipe
     concepts = {"steps": size.concept_steps, "batch": 2, "rank": 4, "checkpoint_every": 1}
     known = {"num_inference_steps": size.steps, "inversion_steps": size.steps, "encoder": "tiny", "concepts": concepts}
     known |= {"suffixes": ["in the snow", "at night"], "split_ratio": 0.5}
+    known["embeddings"] = {"steps": size.concept_steps, "batch": 2, "checkpoint_every": 1}
+    known |= {"pool": str(pictures.with_name("pool")), "duplicates": {"hash_distance": None, "cosine": None}}
     return Recipe(
         builder="imagefolder",
         source=str(pictures),
@@ -190,10 +192,11 @@ class Bench:
             child.join()
 
     def kill_and_resume(self, method: str) -> tuple[Run, int]:
-        """SIGKILL while concepts are learned and inside the second shard, then resume; the run and how many kills."""
-        learns = any(unit.kind == "concepts" for unit in Run.open(self.folder / "killed" / method).plan.fits)
+        """SIGKILL while something is learned and inside the second shard, then resume; the run and how many kills."""
+        kinds = {unit.kind for unit in Run.open(self.folder / "killed" / method).plan.fits}
         codes = []
-        for point in (*(["fit step 2"] if learns else []), "synthetic-00001: batch done"):
+        learning = ["fit step 2"] if kinds & {"concepts", "image_embeddings"} else []
+        for point in (*learning, "synthetic-00001: batch done"):
             child = self.start([method], "killed", replace(self.options, hook=KillAt(point)))
             child.join()
             codes.append(child.exitcode)
@@ -285,7 +288,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pipeline = build_pipeline(folder / "pipeline", size, given.device)
-        pictures, bench = draw_pictures(folder / "pictures", size.pixels), Bench(folder, given.device)
+        pictures, bench = draw_pictures(folder / "pictures", size.pixels, range(2)), Bench(folder, given.device)
+        draw_pictures(folder / "pool", size.pixels, range(2, 7))
         for method in given.methods:
             bench.plan(recipe(discover_methods()[method], pipeline, pictures, size))
         held = list(checked(bench, given.methods))

@@ -18,7 +18,7 @@ from diffaug_datasets.cli.planning import shipped_recipes
 from diffaug_datasets.core.recipe import Recipe
 
 VERBS = [
-    *("demo", "doctor", "builders", "methods", "cp", "plan", "fit"),
+    *("demo", "doctor", "builders", "methods", "cp", "captions", "plan", "fit"),
     *("generate", "status", "show", "report", "build", "publish", "regen", "verify"),
 ]
 SMALL = ("--set", "per_class=1", "--set", "config.num_inference_steps=2", "--set", "include_test=false")
@@ -105,13 +105,14 @@ def test_set_reaches_into_the_recipe(diffaug: Command, tmp_path: Path) -> None:
     assert recipe.config["strength"] == 0.3 and recipe.backbone.id == "tiny" and recipe.source is None
 
 
-def test_planning_needs_no_torch_and_gives_the_same_plan(shell: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("slug", ["diffii", "diffinversion", "retrieval"])
+def test_planning_needs_no_torch_and_gives_the_same_plan(shell: Command, tmp_path: Path, slug: str) -> None:
     code = (
         "import sys, hiding\nhiding.hide(*hiding.GENERATING)\nfrom diffaug_datasets.cli import main\n"
         "try: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
     )
     bare = (sys.executable, "-c", code)
-    line = ("plan", "fashion_5shot_diffii", "--set", "per_class=2")
+    line = ("plan", f"fashion_5shot_{slug}", "--set", "per_class=2")
     without = shell(*bare, *line, "--run", tmp_path / "a")
     assert without.code == 0, without.err
     with_torch = shell(*DIFFAUG, *line, "--run", tmp_path / "b")

@@ -109,6 +109,28 @@ def cp(
 
 
 @app.command()
+def captions(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write; config.suffixes takes its name.")],
+    captioner: Annotated[str, typer.Option(help="Image captioner: a Hub id or a folder.")] = (
+        "Salesforce/blip-image-captioning-large"
+    ),
+    summariser: Annotated[str, typer.Option(help="clusters (no model), or the id of a chat model.")] = "clusters",
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of an OpenAI-like chat service; default: the Hub's.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Images that are captioned at most.")] = 200,
+    source: Source = None,
+    device: Device = "cpu",
+) -> None:
+    """Caption real images and sum the captions up as context suffixes for diff_ii; done once, before planning."""
+    from diffaug_datasets.cli.wording import make_suffixes
+    from diffaug_datasets.data.captions import Wording
+
+    make_suffixes(recipe, out, source, Wording(captioner, summariser, endpoint, limit, device))
+
+
+@app.command()
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/NAME-PLANID.")] = None,

@@ -17,6 +17,7 @@ from diffaug_datasets.core.prompts import suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Manifest, frequency_groups, parse_protocol, select
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.core.suffix_document import read_suffixes
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
 from diffaug_datasets.data.real import RealSet, builder_facts, discover_builders, read_real
@@ -48,7 +49,7 @@ def prepare(recipe: Recipe) -> Prepared:
     manifest = select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
     table = real.train.subset(manifest.indices)
     test = real.test if recipe.include_test else None
-    recipe = _with_pool_found(recipe)
+    recipe = _with_pool_found(_with_suffixes_read(recipe))
     pool = recipe_pool(recipe)
     spec = replace(
         _spec(recipe, table, real, manifest),
@@ -58,6 +59,15 @@ def prepare(recipe: Recipe) -> Prepared:
     warnings = (*manifest.warnings, *_pool_warnings(spec))
     plan = draw_plan(config_name(recipe), recipe, table, test, spec, warnings)
     return Prepared(recipe, plan, real, manifest, spec.pool)
+
+
+def _with_suffixes_read(recipe: Recipe) -> Recipe:
+    """The recipe with the texts of a suffix file in it: what a plan rests on is what it says, not where it lies."""
+    named = recipe.config.get("suffixes")
+    if not isinstance(named, str) or not named.endswith(".json"):
+        return recipe
+    texts = list(read_suffixes(Path(named).expanduser()).suffixes)
+    return recipe.model_copy(update={"config": {**recipe.config, "suffixes": texts}})
 
 
 def _with_pool_found(recipe: Recipe) -> Recipe:

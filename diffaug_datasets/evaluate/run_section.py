@@ -53,6 +53,7 @@ class RunSection:
     name: str
     plan_id: str
     method: MethodText
+    made: str
     totals: counts.Totals
     facts: tuple[Fact, ...]
     notes: tuple[str, ...]
@@ -88,6 +89,7 @@ def run_section(gathered: Gathered, number: int, per_class: int = PER_CLASS, at_
         name=gathered.header.name,
         plan_id=gathered.run.plan.id,
         method=method_text(str(gathered.header.recipe["method"])),
+        made=gathered.run.plan.rows[0].origin,
         totals=counts.totals(gathered, table),
         facts=_facts(gathered),
         notes=_notes(gathered),

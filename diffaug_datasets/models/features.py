@@ -43,9 +43,9 @@ class Encoder:
             BackboneError: it cannot be reached or read.
         """
         place, (folder, name) = checked_device(device), find_model(id_or_path, "encoder")
-        model = _read(AutoModel, folder, id_or_path, place)
+        model = read_model(AutoModel, folder, id_or_path, place)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True) if _reads_text(model) else None
-        return cls(model, _processor(folder), tokenizer, name, place)
+        return cls(model, image_processor(folder), tokenizer, name, place)
 
     @property
     def has_text(self) -> bool:
@@ -106,7 +106,9 @@ class Judge:
             BackboneError: it cannot be reached or read, or is no image classifier.
         """
         place, (folder, name) = checked_device(device), find_model(id_or_path, "judge")
-        return cls(_read(AutoModelForImageClassification, folder, id_or_path, place), _processor(folder), name, place)
+        return cls(
+            read_model(AutoModelForImageClassification, folder, id_or_path, place), image_processor(folder), name, place
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -153,7 +155,7 @@ def _reads_text(model: Any) -> bool:
     return hasattr(model, "get_text_features")
 
 
-def _processor(folder: Path) -> Any:
+def image_processor(folder: Path) -> Any:
     """The PIL one: torchvision is no dependency, and its resize gives other bits."""
     is_old = int(transformers.__version__.split(".")[0]) < 5
     backend: dict[str, Any] = {"use_fast": False} if is_old else {"backend": "pil"}
@@ -198,7 +200,7 @@ def _snapshot(repository: str, revision: str | None, kind: str) -> Path:
     )
 
 
-def _read(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
+def read_model(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
     try:
         with quiet():
             model, info = kind.from_pretrained(

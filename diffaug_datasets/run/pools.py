@@ -1,7 +1,8 @@
 """Pools as `datasets` reads them: a Hub id, an image folder, a saved dataset, Parquet or Arrow files, or `tiny`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -118,18 +119,41 @@ def write_manifest(table: PoolTable, path: Path) -> None:
 def _open(place: str) -> "datasets.Dataset":
     import datasets
 
-    folder = Path(place).expanduser()
     try:
-        if place == "tiny":
-            return datasets.Dataset(pq.read_table(str(files("diffaug_datasets") / TINY)))
-        if folder.exists():
-            return _one_table(_local(folder))
-        if match := HUB_ID.fullmatch(place):
-            return _one_table(datasets.load_dataset(match["name"], revision=match["revision"]))
+        with _without_bars():
+            if (found := _found(place)) is not None:
+                return _one_table(found)
     except (OSError, ValueError, RuntimeError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SourceError(f"config.pool: {place!r} cannot be read ({reason}); expected {WAYS}.") from None
     raise SourceError(f"config.pool: got {place!r}, where nothing is; expected {WAYS}.")
+
+
+def _found(place: str) -> Any:
+    """What is at a place: a dataset, or one by split; None where nothing is."""
+    import datasets
+
+    folder = Path(place).expanduser()
+    if place == "tiny":
+        return datasets.Dataset(pq.read_table(str(files("diffaug_datasets") / TINY)))
+    if folder.exists():
+        return _local(folder)
+    match = HUB_ID.fullmatch(place)
+    return datasets.load_dataset(match["name"], revision=match["revision"]) if match else None
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of `datasets` inside; its setting comes back afterwards."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _local(place: Path) -> Any:

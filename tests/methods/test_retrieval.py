@@ -22,6 +22,7 @@ from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.data.catalogue import config_recipe, merged
 from diffaug_datasets.data.loader import load
 from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.evaluate.report import write_report
 from diffaug_datasets.methods import retrieval
 from diffaug_datasets.models import search
 from diffaug_datasets.run.execute import execute
@@ -98,6 +99,10 @@ def test_a_row_is_the_pool_image_itself_and_says_so(tmp_path: Path, pool: list[b
     assert len(load(run.folder, augmented_only=True)) == 30
     both = datasets.load_dataset(str(run.folder), "fashion_2shot_retrieval_synthetic", cache_dir=str(tmp_path / "c"))
     assert set(both["train"]["origin"]) == {"retrieved"}
+    page = write_report([run], tmp_path / "report.html").read_text()
+    assert "images retrieved with <b>Retrieval</b>" in page
+    assert "images generated with" not in page
+    assert "cosine of a retrieved image to what it was looked for with" in page
 
 
 def test_the_nearest_images_are_those_that_a_plain_search_finds(tmp_path: Path, pool: list[bytes]) -> None:

@@ -1,0 +1,81 @@
+"""From real images to context suffixes: caption each image, sum the captions up, check, keep the whole story."""
+
+from dataclasses import dataclass
+
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.images import decode_image
+from diffaug_datasets.core.prompts import fill
+from diffaug_datasets.core.protocols import parse_protocol, select
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.seeds import uint63
+from diffaug_datasets.core.suffix_document import Caption, SuffixDocument, accepted, caption_prefix
+from diffaug_datasets.data.real import RealSet, read_real
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Who captions and who sums up. `summariser`: `clusters` (no model) or the id of a chat model.
+
+    `endpoint`: the URL of an OpenAI-like service, null for the Hub's own. `limit`: images that are captioned at most,
+    as in Diff-II's code.
+    """
+
+    captioner: str
+    summariser: str = "clusters"
+    endpoint: str | None = None
+    limit: int = 200
+    device: str = "cpu"
+
+
+def write_suffixes(recipe: Recipe, wording: Wording) -> SuffixDocument:
+    """The suffixes of a recipe's real training images.
+
+    Follows the steps of Diff-II, appendix A.5; the images, where there are more than `limit`, follow from the recipe's
+    seed.
+
+    Raises:
+        DiffAugError: the images, the captioner or the chat model cannot be reached, or no suffix is left.
+    """
+    from diffaug_datasets.models.captions import Captioner, length_check, summarise_by_chat, summarise_by_clusters
+
+    real = read_real(recipe.builder, recipe.source, recipe.partial)
+    prefix = caption_prefix(real.train.metaclass)
+    captioner = Captioner.load(wording.captioner, wording.device)
+    captions = []
+    for index in _chosen(recipe, wording.limit, real):
+        image = decode_image(real.read("train", index), real.train.sources[index].key)
+        captions.append(Caption(source_id=real.train.sources[index].id, text=captioner.caption(image, prefix)))
+    texts = [caption.text for caption in captions]
+    if wording.summariser == "clusters":
+        proposed, summary = summarise_by_clusters(texts, prefix)
+    else:
+        proposed, summary = summarise_by_chat(texts, prefix, wording.summariser, wording.endpoint)
+    names = [*real.train.class_names, *real.train.prompt_names]
+    is_too_long = length_check(recipe.backbone, _longest_prompt(real))
+    taken, dropped = accepted(proposed, names, is_too_long)
+    if not taken:
+        reasons = ", ".join(sorted({one.reason for one in dropped})) or "nothing was proposed"
+        raise RecipeError(f"captions: no suffix is left ({reasons}); use another captioner or --summariser.")
+    return SuffixDocument(
+        builder=recipe.builder,
+        protocol=recipe.protocol,
+        prefix=prefix,
+        captioner=captioner.name,
+        captions=tuple(captions),
+        summary=summary,
+        tokens_checked=is_too_long is not None,
+        suffixes=taken,
+        dropped=dropped,
+    )
+
+
+def _chosen(recipe: Recipe, limit: int, real: RealSet) -> list[int]:
+    """Places of the images of the recipe's protocol, in the table's order; of too many, those of the lowest draws."""
+    places = list(select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class).indices)
+    draws = {i: uint63(f"{recipe.seed}|captions|{real.train.sources[i].id}") for i in places}
+    return sorted(sorted(set(places), key=lambda i: (draws[i], i))[:limit])
+
+
+def _longest_prompt(real: RealSet) -> str:
+    prompts = [fill("a photo of a {name} {metaclass}", name, real.train.metaclass) for name in real.train.prompt_names]
+    return max(prompts, key=len)

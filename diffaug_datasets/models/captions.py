@@ -1,0 +1,158 @@
+"""Captions of images, and what many captions have in common: the steps before suffixes, each done once a dataset."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import InferenceClient
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_revision, hub_cache, local_folder, resolve
+from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.suffix_document import MOST, Summary, after_prefix
+from diffaug_datasets.models.device import checked_device
+from diffaug_datasets.models.features import find_model, image_processor, read_model
+
+MOST_TOKENS = 40
+ENDPOINT_TOKEN = "DIFFAUG_CHAT_TOKEN"
+EXAMPLES = (
+    *("standing on a branch.", "flying in the sky with the Austin skyline in the background."),
+    "playing in a river at night.",
+)
+
+
+class Captioner:
+    """An image captioner such as BLIP, greedy, in float32; every image is seen alone."""
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self._model, self._processor, self._tokenizer = model, processor, tokenizer
+
+    @classmethod
+    def load(cls, id_or_path: str, device: str = "cpu") -> "Captioner":
+        """A folder or a Hub id, with `@<commit>` to pin it.
+
+        Raises:
+            BackboneError: it cannot be reached or read, or does not caption images.
+        """
+        place, (folder, name) = checked_device(device), find_model(id_or_path, "captioner")
+        model = read_model(AutoModelForImageTextToText, folder, id_or_path, place)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(model, image_processor(folder), tokenizer, name, place)
+
+    @torch.no_grad()
+    def caption(self, image: Image.Image, prefix: str) -> str:
+        """The picture's caption, which the model continues from the prefix (conditional captioning)."""
+        pixels = self._processor(images=[image.convert("RGB")], return_tensors="pt")["pixel_values"]
+        words = self._tokenizer([prefix], return_tensors="pt")
+        ids = self._model.generate(
+            pixel_values=pixels.to(self.device),
+            input_ids=words.input_ids.to(self.device),
+            attention_mask=words.attention_mask.to(self.device),
+            max_new_tokens=MOST_TOKENS,
+            do_sample=False,
+        )
+        text: str = self._tokenizer.decode(ids[0], skip_special_tokens=True)
+        return " ".join(text.split())
+
+
+def chat_prompt(captions: Sequence[str], prefix: str) -> str:
+    """What a language model is asked; the task, the form and the three examples of Diff-II's appendix, in our words."""
+    lines = [
+        "Below are captions of the pictures of one dataset.",
+        "Sum them up as objective descriptions of scene, action, camera position, zoom and picture quality.",
+        f"Give at most {MOST} lines. Each line describes another setting and has the form `{prefix} ...`, for example:",
+        *(f"{prefix} {example}" for example in EXAMPLES),
+        "Name no species, model, brand or other kind of thing. Write the lines alone, nothing before or after them.",
+        "The captions:",
+        *captions,
+    ]
+    return "\n".join(lines)
+
+
+def summarise_by_chat(
+    captions: Sequence[str], prefix: str, model: str, endpoint: str | None
+) -> tuple[list[str], Summary]:
+    """Suffixes proposed by a chat model: one on the Hub's inference providers, or any OpenAI-like `endpoint` URL.
+
+    An endpoint gets no Hub token; it gets the one in DIFFAUG_CHAT_TOKEN, if that is set. One request, temperature 0.
+
+    Raises:
+        BackboneError: the model does not answer, or with nothing.
+    """
+    prompt = chat_prompt(captions, prefix)
+    try:
+        client = _client(endpoint)
+        answer = client.chat_completion([{"role": "user", "content": prompt}], model=model, temperature=0, seed=0)
+        reply = answer.choices[0].message.content or ""
+    except Exception as error:  # of whichever HTTP library this release of huggingface_hub stands on
+        reason = " ".join(str(error).split("\n")[0].split())[:200]
+        raise BackboneError(
+            f"chat model {model!r} gave no answer ({type(error).__name__}: {reason}); check the id, the endpoint and "
+            "the login, or use --summariser clusters, which needs no model."
+        ) from None
+    lines = [line for line in reply.splitlines() if line.strip()]
+    formed = [line for line in lines if prefix.casefold() in line.casefold()]
+    proposed = [after_prefix(line, prefix) for line in formed or lines]
+    return proposed, Summary(kind="chat", model=model, prompt=prompt, reply=reply)
+
+
+def _client(endpoint: str | None) -> InferenceClient:
+    if endpoint is None:
+        return InferenceClient(timeout=120)
+    # Without a token of its own the client would hand the Hub login to whoever serves the endpoint.
+    return InferenceClient(base_url=endpoint, api_key=os.environ.get(ENDPOINT_TOKEN) or "none", timeout=120)
+
+
+def summarise_by_clusters(captions: Sequence[str], prefix: str) -> tuple[list[str], Summary]:
+    """Suffixes without a language model: captions in up to ten clusters of their words, the middle one of each.
+
+    The largest cluster comes first. Departs from the papers, which ask a language model.
+    """
+    counts = Counter(after_prefix(caption, prefix) for caption in captions)
+    texts = sorted(text for text in counts if text)
+    summary = Summary(kind="clusters", model="tf-idf, k-means")
+    if len(texts) <= MOST:
+        return sorted(texts, key=lambda text: (-counts[text], text)), summary
+    return _middles(texts, [counts[text] for text in texts]), summary
+
+
+def _middles(texts: Sequence[str], weights: Sequence[int]) -> list[str]:
+    import numpy as np
+    from sklearn.cluster import KMeans
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    places = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(texts).toarray()
+    clusters = KMeans(MOST, n_init=10, random_state=0).fit(places, sample_weight=weights)
+    distances = clusters.transform(places)
+    found = []
+    for number in range(MOST):
+        own = np.flatnonzero(clusters.labels_ == number).tolist()
+        if own:
+            middle = texts[min(own, key=lambda i: (distances[i, number], texts[i]))]
+            found.append((-sum(weights[i] for i in own), middle))
+    return [text for _, text in sorted(found)]
+
+
+def length_check(spec: BackboneSpec, longest_prompt: str) -> Callable[[str], bool] | None:
+    """Whether the backbone's text encoder cuts a suffix behind the prompt; None where its tokenizer is not here."""
+    folder = _tokenizer_folder(spec)
+    if folder is None:
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    most = min(int(tokenizer.model_max_length), 77)
+    return lambda suffix: len(tokenizer(f"{longest_prompt} {suffix}", verbose=False).input_ids) > most
+
+
+def _tokenizer_folder(spec: BackboneSpec) -> Path | None:
+    found = resolve(spec)
+    try:
+        snapshots = hub_cache() / f"models--{found.id.replace('/', '--')}" / "snapshots"
+        folder = (local_folder(found) or snapshots / backbone_revision(found)) / "tokenizer"
+    except BackboneError:
+        return None
+    return folder if folder.is_dir() else None
