@@ -31,7 +31,7 @@ from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 STEPS = 25
-CONCEPTS = {"concepts": {"steps": 50, "batch": 8, "rank": 4, "lr_lora": 1e-3, "lr_embedding": 1e-3}}
+CONCEPTS = {"concepts": {"steps": 50, "batch": 8, "lr_lora": 1e-3, "lr_embedding": 1e-3}}
 
 
 @dataclass
@@ -61,7 +61,7 @@ def plan_runs(folder: Path, per_class: int) -> list[Run]:
     """A planned run of every method, concepts learned."""
     runs = []
     for name, method in sorted(discover_methods().items()):
-        config = {"num_inference_steps": STEPS, **(CONCEPTS if name == "diff_ii" else {})}
+        config = {"num_inference_steps": STEPS, **(CONCEPTS if "concepts" in method.Config.model_fields else {})}
         scores = {"encoder": None, "judge": None}
         given = {"per_class": per_class, "config": config, "scores": scores, "include_test": False}
         prepared = prepare(config_recipe(f"fashion_5shot_{method.SLUG}", **given))
