@@ -428,3 +428,6 @@ def test_the_textual_inversion_of_da_fusion() -> None:
     assert (cfg.rank, cfg.steps, cfg.batch, cfg.lr_embedding, cfg.init) == (0, 1000, 4, 2e-3, "the")
     with pytest.raises(ValueError, match=r"must contain \{token\} exactly once"):
         TextualInversionConfig(templates=("a photo",))
+    with pytest.raises(ValueError, match="expected one or more templates, or `objects`"):
+        TextualInversionConfig(templates=())
+    assert TextualInversionConfig(templates=tuple(cfg.texts)).identity() == cfg.identity()
