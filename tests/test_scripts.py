@@ -137,6 +137,17 @@ def test_the_parity_test_catches_a_planted_fault() -> None:
     assert done.stdout.endswith("PASS: every fault is caught\n")
 
 
+def test_every_method_has_a_fault_of_every_kind_and_its_place(scripts: None) -> None:
+    import mutate_parity
+
+    assert set(mutate_parity.FAULTS) == {method.SLUG for method in discover_methods().values()}
+    for slug, faults in mutate_parity.FAULTS.items():
+        assert len(faults) == len(set(faults)) == len(mutate_parity.KINDS)
+        for fault in faults:
+            text = (SCRIPTS.parent / "diffaug_datasets" / fault.file).read_text(encoding="utf-8")
+            assert text.count(fault.old) == 1, (slug, fault)
+
+
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_the_parity_tests_catch_every_planted_fault() -> None:
