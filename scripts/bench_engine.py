@@ -31,7 +31,7 @@ from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 STEPS = 25
-CONCEPTS = {"concepts": {"steps": 50, "batch": 8, "lr_lora": 1e-3, "lr_embedding": 1e-3}}
+CONCEPTS = {"concepts": {"steps": 5, "batch": 8, "lr_lora": 1e-3, "lr_embedding": 1e-3}}
 
 
 @dataclass
