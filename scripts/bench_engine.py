@@ -1,6 +1,6 @@
 """What the engine costs beyond the network: time of whole runs over the time of the bare network calls inside them.
 
-    python scripts/bench_engine.py [--per-class 20] [--repeats 3]
+    python scripts/bench_engine.py [--per-class 8] [--repeats 3]
 
 Numerator: from the first batch to the last receipt of runs of every method on the embedded model, in one process and
 thread: DDIM inversion, Ada's encoder, XMP, PNG, digests, receipts. Concepts are learned before. Denominator: the same
@@ -33,8 +33,8 @@ from diffaug_datasets.run.worker import Worker, WorkerOptions
 STEPS = 25
 LEARNED = ("concepts", "image_embeddings")
 LEARNING = {
-    "diff_ii": {"concepts": {"steps": 50, "batch": 8, "rank": 4, "lr_lora": 1e-3, "lr_embedding": 1e-3}},
-    "diffusion_inversion": {"embeddings": {"steps": 20, "batch": 8}},
+    "concepts": {"steps": 5, "batch": 8, "lr_lora": 1e-3, "lr_embedding": 1e-3},
+    "embeddings": {"steps": 20, "batch": 8},
 }
 
 
@@ -67,7 +67,8 @@ def plan_runs(folder: Path, per_class: int) -> list[Run]:
     for name, method in sorted(discover_methods().items()):
         if "num_inference_steps" not in method.Config.model_fields:
             continue  # retrieval calls no network here
-        config = {"num_inference_steps": STEPS, **LEARNING.get(name, {})}
+        learning = {key: given for key, given in LEARNING.items() if key in method.Config.model_fields}
+        config = {"num_inference_steps": STEPS, **learning}
         scores = {"encoder": None, "judge": None}
         given = {"per_class": per_class, "config": config, "scores": scores, "include_test": False}
         prepared = prepare(config_recipe(f"fashion_5shot_{method.SLUG}", **given))
@@ -147,7 +148,7 @@ def interleaved(repeats: int, *timed: Callable[[], Any]) -> list[list[Any]]:
 def main() -> None:
     """Plan, learn, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--per-class", type=int, default=20)
+    parser.add_argument("--per-class", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loop-images", type=int, default=30)
     given = parser.parse_args()

@@ -118,11 +118,12 @@ def draw_pictures(folder: Path, pixels: int, numbers: range) -> Path:
 
 def recipe(method: Method, pipeline: Path, pictures: Path, size: Size) -> Recipe:
     """A small recipe of a method; of these parameters it gets those that its `Config` has."""
-    concepts = {"steps": size.concept_steps, "batch": 2, "rank": 4, "checkpoint_every": 1}
+    concepts = {"steps": size.concept_steps, "batch": 2, "checkpoint_every": 1}
     known = {"num_inference_steps": size.steps, "inversion_steps": size.steps, "encoder": "tiny", "concepts": concepts}
     known |= {"suffixes": ["in the snow", "at night"], "split_ratio": 0.5}
     known["embeddings"] = {"steps": size.concept_steps, "batch": 2, "checkpoint_every": 1}
     known |= {"pool": str(pictures.with_name("pool")), "duplicates": {"hash_distance": None, "cosine": None}}
+    known |= {"strength": 0.5, "strengths": [0.5, 1.0]}
     return Recipe(
         builder="imagefolder",
         source=str(pictures),

@@ -22,8 +22,12 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
 
 
+OF_EVERY_KIND = ["genie", "diff_ii"]
+
+
 @pytest.mark.parametrize(
-    "methods", [["genie", "diff_ii"], pytest.param(sorted(discover_methods()), marks=pytest.mark.full, id="all")]
+    "methods",
+    [OF_EVERY_KIND, pytest.param(sorted(discover_methods()), marks=[pytest.mark.full, pytest.mark.timeout(900)])],
 )
 def test_check_gpu_holds_on_the_cpu(methods: list[str]) -> None:
     """At 64 px in two steps: 1 and 2 processes and a killed one leave the same bytes."""
@@ -117,3 +121,57 @@ def test_try_photos_reads_hyphens_as_the_captions_do(scripts: None, toys: Path, 
 def test_try_photos_names_a_folder_that_is_not_there(try_photos: Callable[..., list[str]], toys: Path) -> None:
     with pytest.raises(SystemExit, match="nowhere: no such folder; give --data"):
         try_photos("--data", toys, "--model", "nowhere")
+
+
+def mutate_parity(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / "mutate_parity.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=dict(os.environ))
+
+
+@pytest.mark.full
+def test_the_parity_test_catches_a_planted_fault() -> None:
+    done = mutate_parity("--methods", "txt2img", "--kinds", "label")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[:2] == [["method", "as", "it", "is", "label"], ["txt2img", "passes", "caught"]]
+    assert done.stdout.endswith("PASS: every fault is caught\n")
+
+
+def test_every_method_has_a_fault_of_every_kind_and_its_place(scripts: None) -> None:
+    import mutate_parity
+
+    assert set(mutate_parity.FAULTS) == {method.SLUG for method in discover_methods().values()}
+    for slug, faults in mutate_parity.FAULTS.items():
+        assert len(faults) == len(set(faults)) == len(mutate_parity.KINDS)
+        for fault in faults:
+            text = (SCRIPTS.parent / "diffaug_datasets" / fault.file).read_text(encoding="utf-8")
+            assert text.count(fault.old) == 1, (slug, fault)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_the_parity_tests_catch_every_planted_fault() -> None:
+    done = mutate_parity()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("caught") == 4 * len(discover_methods()) + 1
+
+
+def test_a_fault_that_changes_nothing_is_missed_and_one_without_its_place_is_named(
+    scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mutate_parity
+
+    harmless = mutate_parity.Fault(
+        "numerics/guidance.py", "uncond + w * (cond - uncond)", "w * (cond - uncond) + uncond"
+    )
+    faults = {"txt2img": [harmless, harmless._replace(old="no such text")]}
+    monkeypatch.setattr(mutate_parity, "FAULTS", faults)
+    monkeypatch.setattr(mutate_parity, "verdict", lambda folder, slug, context: [])
+    monkeypatch.setattr(sys, "argv", ["mutate_parity.py", "--methods", "txt2img", "--kinds", "sign"])
+    with pytest.raises(SystemExit) as stopped:
+        mutate_parity.main()
+    out = capsys.readouterr().out.splitlines()
+    assert stopped.value.code == 1 and out[1].split() == ["txt2img", "passes", "MISSED"] and out[-1] == "FAIL"
+    monkeypatch.setattr(sys, "argv", ["mutate_parity.py", "--methods", "txt2img", "--kinds", "step"])
+    with pytest.raises(SystemExit, match="'no such text' stands there 0 times, expected once"):
+        mutate_parity.main()

@@ -83,16 +83,27 @@ class TextualInversionConfig(ConceptConfig):
     batch: int = Field(default=4, ge=1, description="images a step")
     lr_embedding: float = Field(default=2e-3, ge=0, description="AdamW learning rate of the token embeddings")
     prompt_template: str = Field(default="a photo of a {token}", description="of the generated images' prompts")
-    templates: tuple[str, ...] = Field(
-        default=OBJECT_TEMPLATES, min_length=1, description="of training; one a step and image"
+    templates: Literal["objects"] | tuple[str, ...] = Field(
+        default="objects", description="of training, one a step and image; objects = the 27 of Textual Inversion"
     )
     init: int | str = Field(default="the", description="start of a token: a vocabulary id or a phrase")
 
     @field_validator("templates")
     @classmethod
-    def _all_name_the_token(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(cls._names_the_token(template) for template in value)
+    def _all_name_the_token(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("expected one or more templates, or `objects`")
+        return value if isinstance(value, str) else tuple(cls._names_the_token(template) for template in value)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The templates themselves."""
+        return OBJECT_TEMPLATES if isinstance(self.templates, str) else self.templates
 
     def training_prompts(self, class_id: int, metaclass: str = "") -> tuple[str, ...]:
         """Every template with the class's token."""
-        return tuple(self.model_copy(update={"prompt_template": t}).prompt(class_id, metaclass) for t in self.templates)
+        return tuple(self.model_copy(update={"prompt_template": t}).prompt(class_id, metaclass) for t in self.texts)
+
+    def identity(self) -> dict[str, object]:
+        """With the templates' texts, whatever they are called."""
+        return super().identity() | {"templates": self.texts}

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RecipeError
@@ -50,6 +59,13 @@ class Filter(BaseModel):
     maximum: float | None = Field(default=None, description="drop rows above")
     equals_label: bool = Field(default=False, description="drop rows whose value differs from their label")
     min_keep: int = Field(default=0, ge=0, description="rows a class keeps at least, best first")
+    lowest: float = Field(default=0, ge=0, lt=1, description="drop this share of all rows, the lowest (Diff-Mix: 0.1)")
+
+    @model_serializer(mode="wrap")
+    def _without_an_unused_share(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`lowest` came later: a filter that does not use it counts in plan ids as it did before."""
+        content: dict[str, Any] = serialise(self)
+        return content if self.lowest else {key: value for key, value in content.items() if key != "lowest"}
 
 
 class Recipe(BaseModel):

@@ -216,4 +216,5 @@ def reason_text(reason: str) -> str:
     words = {"minimum": "below", "maximum": "above"}
     limits = [f"{word} {rule[key]:g}" for key, word in words.items() if rule.get(key) is not None]
     limits += ["not its label"] if rule.get("equals_label") else []
+    limits += [f"among the lowest {percent(rule['lowest'])}"] if rule.get("lowest") else []
     return f"{column} {' or '.join(limits)}"

@@ -11,7 +11,7 @@ Follows the authors' code in prompt, sampler, resize and in drawing the source c
 in C edits an image of its own class. Departs from it: every target class gets its planned number of rows (theirs is
 itself drawn), weights sum to 1 (0.9 in most of their loaders, not in the paper: `soft_scaler`), and the source is
 recorded. For long tails they draw sources uniformly over all images and targets uniformly over classes (`sources`,
-`targets`).
+`targets`). Their optional filter is a recipe's: `filters: [{column: clip_score, lowest: 0.1}]`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -140,7 +140,9 @@ def decide(rows: Sequence[Mapping[str, Any]], filters: Sequence[Filter]) -> dict
     """row id -> reason of every row that a filter drops; each class keeps a filter's `min_keep` best."""
     dropped: dict[str, str] = {}
     for rule in filters:
-        losers = [row for row in rows if row["row_id"] not in dropped and _breaks(row, rule)]
+        left = [row for row in rows if row["row_id"] not in dropped]
+        worst = _lowest(left, rule)
+        losers = [row for row in left if row["row_id"] in worst or _breaks(row, rule)]
         spared = _spared(rows, losers, dropped, rule)
         dropped |= {row["row_id"]: _reason(rule) for row in losers if row["row_id"] not in spared}
     return dropped
@@ -153,6 +155,12 @@ def _breaks(row: Mapping[str, Any], rule: Filter) -> bool:
     low = rule.minimum is not None and value < rule.minimum
     high = rule.maximum is not None and value > rule.maximum
     return low or high or (rule.equals_label and value != row["label"])
+
+
+def _lowest(rows: Sequence[Mapping[str, Any]], rule: Filter) -> set[str]:
+    """Ids of the share of rows with the lowest values, rounded down; rows without a value are not counted."""
+    known = sorted((row[rule.column], row["row_id"]) for row in rows if row[rule.column] is not None)
+    return {row_id for _, row_id in known[: int(rule.lowest * len(known))]}
 
 
 def _reason(rule: Filter) -> str:

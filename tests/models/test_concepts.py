@@ -5,13 +5,14 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sd_tiny
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,13 +25,16 @@ from diffaug_datasets.models.concepts import (
     ConceptExample,
     LoadedConcepts,
     TrainedConcepts,
+    _collect,
+    _latents,
+    _trainable,
     held_out_loss,
     load_concepts,
     train_concepts,
     unlearned_concepts,
 )
-from diffaug_datasets.models.draws import StepDraws
-from diffaug_datasets.models.training import Progress, min_snr_weights
+from diffaug_datasets.models.draws import StepDraw, StepDraws
+from diffaug_datasets.models.training import ConceptTraining, Progress, min_snr_weights
 from diffaug_datasets.numerics.sampling import ddim_sample
 from diffaug_datasets.numerics.schedule import ddim_timesteps
 
@@ -276,6 +280,52 @@ def test_files_give_plain_diffusers_the_same_latents(
         assert float((ours(LoadedConcepts(concepts.tokens)) - expected).abs().max()) > 1e-3 * size
 
 
+def loss_of_diffusers(folder: Path, concepts: Path, prompts: list[str], draw: StepDraw, size: int) -> float:
+    """The reference: diffusers, its LoRA layers and files; no fusing, nothing of ours but the weights and the draws."""
+    pipe = sd_tiny.pipeline(folder)
+    for token, rows in load_file(concepts / "learned_embeds.safetensors").items():
+        pipe.load_textual_inversion({token: rows})
+    pipe.load_lora_weights(concepts)
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    errors = []
+    for j, (image, is_mirrored, t) in enumerate(zip(draw.images.tolist(), draw.mirrored.tolist(), draw.t, strict=True)):
+        resized = picture(image).resize((size, size), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(resized)).float().permute(2, 0, 1)[None] / 127.5 - 1
+        pixels = pixels.flip(-1) if is_mirrored else pixels
+        x0 = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+        eps, label = draw.eps[j][None], torch.tensor([t])
+        xt = DDPMScheduler(**betas).add_noise(x0, eps, label)
+        cond, _ = pipe.encode_prompt(prompts[image], "cpu", 1, do_classifier_free_guidance=False)
+        errors.append(torch.nn.functional.mse_loss(pipe.unet(xt, label, encoder_hidden_states=cond).sample, eps))
+    return float(torch.stack(errors).mean())
+
+
+@pytest.mark.parametrize("fault", ["", "target", "scale", "token"])
+def test_the_loss_is_the_one_of_plain_diffusers(
+    backbone: Backbone, sd_folder: Path, tmp_path: Path, fault: str
+) -> None:
+    """Textual inversion and unfused LoRA in the forward pass; with a fault planted the two differ."""
+    latents = _latents(backbone, EXAMPLES, "bilinear")
+    labels = [example.class_id for example in EXAMPLES]
+    start = unlearned_concepts(backbone, NAMES, CFG, metaclass="bird")
+    generator = torch.Generator().manual_seed(3)
+    with _trainable(backbone, start, CFG) as (rows, lora):
+        for parameter in (rows, *lora.values()):
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+        ids = {label: torch.stack([backbone.text.ids(CFG.prompt(label, "bird"))]) for label in NAMES}
+        training = ConceptTraining(backbone, CFG, latents, labels, ids, rows, lora)
+        draw = training.draws.step(4)
+        _collect(start, rows, lora).save(tmp_path)
+        with torch.no_grad():
+            training.latents = latents * (1.1 if fault == "scale" else 1.0)
+            training.ids = training.ids[[1, 0, 3, 2, 4]] if fault == "token" else training.ids
+            ours = float(training.loss(replace(draw, eps=-draw.eps) if fault == "target" else draw))
+    prompts = [CFG.prompt(label, "bird") for label in labels]
+    with torch.no_grad():
+        theirs = loss_of_diffusers(sd_folder, tmp_path, prompts, draw, backbone.height)
+    assert (abs(ours - theirs) < 1e-6 * theirs) == (fault == "")
+
+
 def test_concepts_of_another_model_are_refused_and_change_nothing(backbone: Backbone, learned: TrainedConcepts) -> None:
     before = answers(backbone)
     tokens, lora = learned.concepts.tokens, learned.concepts.lora
@@ -378,3 +428,6 @@ def test_the_textual_inversion_of_da_fusion() -> None:
     assert (cfg.rank, cfg.steps, cfg.batch, cfg.lr_embedding, cfg.init) == (0, 1000, 4, 2e-3, "the")
     with pytest.raises(ValueError, match=r"must contain \{token\} exactly once"):
         TextualInversionConfig(templates=("a photo",))
+    with pytest.raises(ValueError, match="expected one or more templates, or `objects`"):
+        TextualInversionConfig(templates=())
+    assert TextualInversionConfig(templates=tuple(cfg.texts)).identity() == cfg.identity()

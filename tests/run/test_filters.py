@@ -68,6 +68,25 @@ def test_a_class_without_real_images_is_never_the_nearest(worker: Worker, made: 
     assert all(0 < columns["judge_confidence"] <= 1 for columns in scored)
 
 
+def test_a_share_of_the_lowest_is_dropped() -> None:
+    """Diff-Mix's filter; ties go by row id, rows without a score stay and do not count."""
+    scores = [0.3, 0.1, None, 0.2, 0.1, 0.5, 0.4, 0.9, 0.8, 0.7, 0.6]
+    rows = [{"row_id": f"{i:02d}", "label": i % 2, "clip_score": score} for i, score in enumerate(scores)]
+    for share, lost in ((0.1, {"01"}), (0.29, {"01", "04"}), (0.3, {"01", "04", "03"})):
+        assert decide(rows, [Filter(column="clip_score", lowest=share)]).keys() == lost
+    spared = decide(rows, [Filter(column="clip_score", lowest=0.5, min_keep=4)])
+    assert spared.keys() == {"00", "01", "04"}
+    after = [Filter(column="clip_score", minimum=0.15), Filter(column="clip_score", lowest=0.25)]
+    assert decide(rows, after).keys() == {"01", "04", "03", "00"}
+    assert '"lowest":0.25' in decide(rows, after)["03"]
+
+
+def test_a_filter_without_a_share_is_written_as_before() -> None:
+    old = {"column": "clip_margin", "minimum": 0.0, "maximum": None, "equals_label": False, "min_keep": 1}
+    assert Filter(column="clip_margin", minimum=0.0, min_keep=1).model_dump() == old
+    assert Filter(column="clip_margin", lowest=0.1).model_dump()["lowest"] == 0.1
+
+
 def test_the_class_rule_needs_an_encoder() -> None:
     with pytest.raises(RecipeError, match="judge: shots compares features, so give an encoder too"):
         Recipe.from_dict({"builder": "fashion", "method": "txt2img", "scores": {"judge": "shots"}})
