@@ -131,16 +131,22 @@ def test_what_people_write_stays(hub: LoopbackHub, finished: Run, other_plan: Ru
     assert finished.plan.id[:16] not in card.body
 
 
-def test_an_edit_between_reading_and_committing_is_merged(hub: LoopbackHub, finished: Run, other_plan: Run) -> None:
+def test_an_edit_between_reading_and_committing_is_merged(
+    hub: LoopbackHub, finished: Run, other_plan: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card is read, a person saves theirs, then our commit arrives: the server says 412, and both stay."""
     publish(finished, NAME)
-    seen: list[str] = []
+    merge, seen = push.dataset_card, []
 
-    def meanwhile(_: float) -> None:
+    def slowly(old: str | None, *words: object) -> str:
+        merged = merge(old, *words)
         if not seen:
             seen.append(edit("# fashion\n", "# Edited meanwhile\n"))
+        return merged
 
-    hub.breaks("commit", 412)
-    publish(other_plan, NAME, patience=Waits().patience.__class__(sleep=meanwhile))
+    monkeypatch.setattr(push, "dataset_card", slowly)
+    publish(other_plan, NAME, patience=Waits().patience)
+    assert [call.status for call in hub.calls("commit")[-2:]] == [412, 200]
     body = hub.files(NAME)["README.md"].decode()
     assert "# Edited meanwhile\n" in body
     assert other_plan.plan.id[:16] in body
