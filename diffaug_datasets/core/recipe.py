@@ -50,6 +50,7 @@ class Recipe(BaseModel):
     protocol: str = Field(default="full", description="full, 5shot, 10shot, lt100, 10pct; _seed1 for another trial")
     source: str | None = Field(default=None, description="Hub id, image folder or the dataset's own folder")
     partial: bool = Field(default=False, description="accept a source without the official counts")
+    without: tuple[str, ...] = Field(default=(), description="sha256 of real images that were withdrawn")
     method: str = Field(description="see `diffaug methods`")
     config: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
     per_image: float = Field(default=5.0, gt=0, description="synthetic images a real one")
@@ -99,7 +100,8 @@ class Recipe(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
-        content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS)
+        unused = set() if self.without else {"without"}  # plans made before this key existed keep their id
+        content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS | unused)
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
         return content | {"config": self.method_config.model_dump(mode="json"), "backbone": weights}
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,29 @@ def prepare(recipe: Recipe) -> Prepared:
         DiffAugError: one sentence on the source, the recipe or the plan.
     """
     real = read_real(recipe.builder, recipe.source, recipe.partial)
-    manifest = select(parse_protocol(recipe.protocol), real.train)
+    manifest = remaining(select(parse_protocol(recipe.protocol), real.train), recipe.without)
     table = real.train.subset(manifest.indices)
     test = real.test if recipe.include_test else None
     spec = _spec(recipe, table, real, manifest)
     plan = draw_plan(config_name(recipe), recipe, table, test, spec, manifest.warnings)
     return Prepared(recipe, plan, real, manifest)
+
+
+def remaining(manifest: Manifest, without: Sequence[str]) -> Manifest:
+    """The subset without withdrawn images; what a protocol drew beside them stays.
+
+    Raises:
+        RecipeError: an id that no image of the subset has.
+    """
+    if unknown := next((name for name in without if name not in manifest.ids), None):
+        raise RecipeError(f"without: got {unknown!r}, expected the sha256 of a real image of this protocol's subset.")
+    kept = [place for place, name in enumerate(manifest.ids) if name not in without]
+    return replace(
+        manifest,
+        indices=tuple(manifest.indices[place] for place in kept),
+        ids=tuple(manifest.ids[place] for place in kept),
+        labels=tuple(manifest.labels[place] for place in kept),
+    )
 
 
 def _spec(recipe: Recipe, table: SourceTable, real: RealSet, manifest: Manifest) -> PlanSpec:
