@@ -124,9 +124,17 @@ class Recipe(BaseModel):
         content = _read_yaml(path)
         for key in LOCAL_KEYS & content.keys():
             beside = path.parent / str(content[key])
-            if content[key] is not None and beside.exists():
+            if content[key] is not None and _exists(beside):
                 content[key] = str(beside.resolve())
         return cls.from_dict(content)
+
+
+def _exists(path: Path) -> bool:
+    """Whether a file or folder is there; a text that no path can be is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -134,8 +142,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; `diffaug cp` lists the shipped ones.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())}).") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())[:300]}).") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: got {type(content).__name__}, expected a mapping of recipe keys.")
     return content

@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.card import dataset_card
 from diffaug_datasets.publish.contents import RUN_JSON, Contents, Item
 from diffaug_datasets.publish.croissant import croissant
@@ -141,7 +142,10 @@ class Push:
         from pathlib import Path
 
         local = self.api.hf_hub_download(self.name, path, repo_type=DATASET, revision=head)
-        return Path(local).read_text(encoding="utf-8")
+        try:
+            return Path(local).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise PublishError(f"{self.name}: {path} is no UTF-8 text; put it right or remove it.") from None
 
     def _missing(self, state: State) -> list[Item]:
         return [i for i in self.contents.items if state.files.get(i.path) not in (i.sha256, self._blob_ids.get(i.path))]
