@@ -61,3 +61,20 @@ def rebuild_published(where: Where, prefix: str, out: Path | None, as_json: bool
     else:
         say(str(closeness))
     return 0 if closeness.equal else 1
+
+
+def build_published(place: str, source: str | None, folder: Path | None, workers: int, device: str) -> int:
+    """Make a published plan's images here and say how many are equal; 1 where some are not."""
+    from diffaug_datasets.cli.running import finish
+    from diffaug_datasets.publish.remake import match, planned_again
+    from diffaug_datasets.run.worker import WorkerOptions
+
+    repository = Repository.open(place)
+    release = repository.release(None)
+    run = planned_again(repository, release, source, folder)
+    say(f"{release.name}: {len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
+    finish(run, WorkerOptions(device=device), workers)
+    found = match(repository, release, run)
+    say(f"{release.name}: {found}")
+    say(f"run folder: {run.folder}")
+    return int(found.equal != found.published)

@@ -210,13 +210,17 @@ def report(
 
 @app.command()
 def build(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A config name such as fashion_5shot_diffii.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A config name, or a published set to make again.")],
     source: Source = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/NAME-PLANID.")] = None,
     workers: Workers = 0,
     device: Device = "auto",
 ) -> None:
     """Plan, generate and prepare a config as a `datasets` builder, in one go."""
+    if "/" in name:
+        from diffaug_datasets.cli.published import build_published
+
+        raise typer.Exit(build_published(name, source, run, workers, device))
     from diffaug_datasets.cli.running import run_build
 
     run_build(name, source, run, workers, device)

@@ -25,7 +25,7 @@ from diffaug_datasets.core.protocols import SmallClass, parse_protocol
 RECIPE_SCHEMA = 1
 LOCAL_KEYS = {"source", "confusion"}
 SHOTS = "shots"
-LATER_KEYS = ("on_small_class",)
+LATER_KEYS = ("on_small_class", "without")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -78,6 +78,7 @@ class Recipe(BaseModel):
     protocol: str = Field(default="full", description="full, 5shot, 10shot, lt100, 10pct; _seed1 for another trial")
     source: str | None = Field(default=None, description="Hub id, image folder or the dataset's own folder")
     partial: bool = Field(default=False, description="accept a source without the official counts")
+    without: tuple[str, ...] = Field(default=(), description="sha256 of real images that were withdrawn")
     method: str = Field(description="see `diffaug methods`")
     on_small_class: SmallClass = Field(
         default="warn", description="a class with too few images for the protocol: warn, error, or duplicate images"
@@ -167,8 +168,16 @@ def _resolve(content: dict[str, Any], keys: Collection[str], folder: Path) -> No
     """Make absolute what lies beside the recipe."""
     for key in content.keys() & set(keys):
         beside = folder / str(content[key])
-        if content[key] is not None and beside.exists():
+        if content[key] is not None and _exists(beside):
             content[key] = str(beside.resolve())
+
+
+def _exists(path: Path) -> bool:
+    """Whether a file or folder is there; a text that no path can be is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -176,8 +185,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; `diffaug cp` lists the shipped ones.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())}).") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())[:300]}).") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: got {type(content).__name__}, expected a mapping of recipe keys.")
     return content

@@ -46,7 +46,8 @@ def prepare(recipe: Recipe) -> Prepared:
         DiffAugError: one sentence on the source, the recipe or the plan.
     """
     real = read_real(recipe.builder, recipe.source, recipe.partial)
-    manifest = select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
+    drawn = select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
+    manifest = remaining(drawn, recipe.without)
     table = real.train.subset(manifest.indices)
     test = real.test if recipe.include_test else None
     recipe = _with_pool_found(_with_suffixes_read(recipe))
@@ -93,6 +94,23 @@ def _pool_warnings(spec: PlanSpec) -> tuple[str, ...]:
     if spec.pool is None or spec.held_out is not None:
         return ()
     return ("the run carries no test images, so retrieved images cannot be compared with them (include_test)",)
+
+
+def remaining(manifest: Manifest, without: Sequence[str]) -> Manifest:
+    """The subset without withdrawn images; what a protocol drew beside them stays.
+
+    Raises:
+        RecipeError: an id that no image of the subset has.
+    """
+    if unknown := next((name for name in without if name not in manifest.ids), None):
+        raise RecipeError(f"without: got {unknown!r}, expected the sha256 of a real image of this protocol's subset.")
+    kept = [place for place, name in enumerate(manifest.ids) if name not in without]
+    return replace(
+        manifest,
+        indices=tuple(manifest.indices[place] for place in kept),
+        ids=tuple(manifest.ids[place] for place in kept),
+        labels=tuple(manifest.labels[place] for place in kept),
+    )
 
 
 def _spec(recipe: Recipe, table: SourceTable, real: RealSet, manifest: Manifest) -> PlanSpec:

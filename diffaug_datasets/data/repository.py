@@ -114,14 +114,15 @@ class Repository:
         Raises:
             PublishError: the card cannot be read or lists none.
         """
-        text = self.files.local(README).read_text(encoding="utf-8")
-        head = HEAD.match(text)
+        path = self.files.local(README)
         try:
+            head = HEAD.match(path.read_text(encoding="utf-8"))
             listed = (yaml.safe_load(head[1]) if head else {}).get("configs") or []
             ordered = sorted(listed, key=lambda config: not config.get("default"))
             found = {str(config["config_name"]): _paths(config["data_files"]) for config in ordered}
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-            raise PublishError(f"{self.where}: its README.md names no configs that can be read ({error}).") from None
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise PublishError(f"{self.where}: its README.md names no configs that can be read ({reason}).") from None
         if not found:
             raise PublishError(f"{self.where}: its README.md names no config; it was not published by diffaug.")
         return found

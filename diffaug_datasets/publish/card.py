@@ -32,8 +32,9 @@ class Card:
         found = HEAD.match(text)
         try:
             head = yaml.safe_load(found[1]) if found else {}
-        except yaml.YAMLError as error:
-            raise PublishError(f"README.md: its YAML head cannot be read ({' '.join(str(error).split())}).") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise PublishError(f"README.md: its YAML head cannot be read ({reason}).") from None
         if not isinstance(head or {}, dict):
             raise PublishError("README.md: its YAML head is no mapping; put it right and publish again.")
         return cls(head or {}, text[found.end() :] if found else text)

@@ -88,7 +88,7 @@ def croissant(old: str | None, contents: Contents, target: str) -> str:
 def _parsed(old: str | None) -> dict[str, Any]:
     try:
         found = json.loads(old) if old is not None else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PublishError(f"croissant.json: cannot be read ({error}); put it right or remove it.") from None
     if not isinstance(found, dict):
         raise PublishError("croissant.json: holds no JSON object; put it right or remove it.")

@@ -58,6 +58,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _wait(error: BaseException, number: int) -> float | None:
     """Seconds until another try; None where there is no use in one."""
+    if _is_offline(error):
+        return None
     answer = _answer(error)
     if answer is not None:
         if answer.status_code not in AGAIN:
@@ -86,6 +88,13 @@ def _is_transport(error: BaseException) -> bool:
 
     family = HfHubHTTPError.__mro__[1]  # of the HTTP library that this huggingface_hub uses
     return isinstance(error, (family, LocalEntryNotFoundError, ConnectionError, TimeoutError))
+
+
+def _is_offline(error: BaseException) -> bool:
+    """Whether a person told huggingface_hub to stay off the network."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return any(isinstance(found, OfflineModeIsEnabled) for found in _chain(error))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -121,6 +130,8 @@ def _said(what: str, error: BaseException, tries: int = 0) -> BaseException:
 
 def _refused(what: str, error: BaseException) -> BaseException:
     """`huggingface_hub` raises ValueError for metadata that the Hub does not accept."""
+    if _is_offline(error):
+        return PublishError(f"{what}: HF_HUB_OFFLINE is set, so the Hub is out of reach; unset it and run this again.")
     if isinstance(error, ValueError) and "metadata" in str(error):
         return PublishError(
             f"{what}: the Hub does not accept the card ({' '.join(str(error).split())[:300]}); put it right."

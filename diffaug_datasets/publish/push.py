@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.card import dataset_card
 from diffaug_datasets.publish.contents import RUN_JSON, Contents, Item
 from diffaug_datasets.publish.croissant import croissant
@@ -63,9 +64,10 @@ class Push:
         self._do(self._have_repo)
         self.branch = self._do(self._have_branch)
         self._do(self._upload)
+        self._do(self._keep_older)
         commit = self._do(self._commit)
-        tag = "" if self.options.create_pr else self._do(lambda: self._have_tag(commit))
         release = self.contents.release
+        tag = "" if self.options.create_pr else self._do(lambda: self._have_tag(commit, release.tag))
         return Published(self.name, release.folder, self.branch, commit, tag, len(self._operations))
 
     def preview(self) -> str | None:
@@ -119,12 +121,12 @@ class Push:
         return State(head, files, shared)
 
     def _tree(self, head: str) -> Iterator[tuple[str, str]]:
-        """Path and digest of the files at the root and in our own folder, which may not be there yet."""
+        """Path and digest of the files at the root and of our config, which may not be there yet."""
         from huggingface_hub.errors import EntryNotFoundError
 
         yield from self._listed(None, head)
         try:
-            yield from self._listed(self.contents.release.folder, head)
+            yield from self._listed(self._plans, head)
         except EntryNotFoundError:
             return
 
@@ -140,7 +142,10 @@ class Push:
         from pathlib import Path
 
         local = self.api.hf_hub_download(self.name, path, repo_type=DATASET, revision=head)
-        return Path(local).read_text(encoding="utf-8")
+        try:
+            return Path(local).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise PublishError(f"{self.name}: {path} is no UTF-8 text; put it right or remove it.") from None
 
     def _missing(self, state: State) -> list[Item]:
         return [i for i in self.contents.items if state.files.get(i.path) not in (i.sha256, self._blob_ids.get(i.path))]
@@ -178,12 +183,22 @@ class Push:
             else:
                 self._send(state, [*missing, *shared], stale)
 
+    @property
+    def _plans(self) -> str:
+        """The folder of all plans of our config."""
+        return self.contents.release.folder.rpartition("/")[0]
+
     def _stale(self, state: State) -> list[str]:
-        """Files of this plan's folder that no longer belong to it, as after a change of format."""
+        """Files of our config that the card no longer lists: of older plans, which have a tag, or of another format."""
         ours = {item.path for item in self.contents.items}
-        return [
-            path for path in state.files if path.startswith(self.contents.release.folder + "/") and path not in ours
-        ]
+        return [path for path in state.files if path.startswith(f"{self._plans}/") and path not in ours]
+
+    def _keep_older(self) -> None:
+        """Tag what is there of older plans before the next commit takes it off the branch."""
+        state, name = self._state(self.branch), self.contents.release.name
+        older = {path.split("/")[2] for path in self._stale(state)} - {self.contents.release.plan_id[:16]}
+        for plan in sorted(older):
+            self._have_tag(state.head, f"{name}-{plan}")
 
     def _shared(self, state: State) -> list[Item]:
         """README and croissant.json, merged with what the head has, where that changes them."""
@@ -210,9 +225,8 @@ class Push:
             parent_commit=state.head,
         )
 
-    def _have_tag(self, commit: str) -> str:
+    def _have_tag(self, commit: str, tag: str) -> str:
         """The first commit of a plan keeps its tag."""
-        tag = self.contents.release.tag
         refs = self.api.list_repo_refs(self.name, repo_type=DATASET)
         if tag not in {ref.name for ref in refs.tags}:
             self.api.create_tag(self.name, tag=tag, revision=commit, repo_type=DATASET)

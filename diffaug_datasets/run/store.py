@@ -193,7 +193,7 @@ class Run:
         """The receipt of a finished unit of this plan, or None."""
         try:
             receipt = Receipt(**json.loads(self.receipt_path(unit).read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
         return receipt if receipt.plan_id == self.plan.id else None
 

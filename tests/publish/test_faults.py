@@ -174,3 +174,10 @@ def test_pull_requests_and_branches_break_too(hub: LoopbackHub, finished: Run, w
     assert set(hub.repo(NAME).heads) == {"main", "next", "refs/pr/1"}
     request, branch = hub.files(NAME, "refs/pr/1"), hub.files(NAME, "next")
     assert {path for path in request if request[path] != branch.get(path)} == {"README.md"}, "they differ by the tag"
+
+
+def test_offline_is_said_at_once(finished: Run, waits: Waits) -> None:
+    """No Hub here: this process is told to stay off the network."""
+    with pytest.raises(PublishError, match="org/fashion: HF_HUB_OFFLINE is set, so the Hub is out of reach; unset it"):
+        publish(finished, NAME, patience=waits.patience)
+    assert not waits.seconds

@@ -12,9 +12,9 @@ from hub.clients import loopback_hub
 from hub.server import LoopbackHub
 from hub.store import Entry, git_sha1
 from huggingface_hub import HfApi
-from small_release import Waits
+from small_release import Waits, made
 
-from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.errors import PublishError, RecipeError
 from diffaug_datasets.data.release import read_release
 from diffaug_datasets.publish import push
 from diffaug_datasets.publish.card import Card
@@ -103,6 +103,7 @@ def test_runs_and_configs_share_a_repository(
         other_config: True,
     }
     assert hub.files(NAME, first.tag) == before, "the old plan's tag moved"
+    assert not any(path.startswith(folder_of(finished)) for path in files), "the old plan still lies there"
     assert second.tag != first.tag
     assert files["README.md"].count(b"<!-- diffaug: begin") == 2
 
@@ -131,16 +132,22 @@ def test_what_people_write_stays(hub: LoopbackHub, finished: Run, other_plan: Ru
     assert finished.plan.id[:16] not in card.body
 
 
-def test_an_edit_between_reading_and_committing_is_merged(hub: LoopbackHub, finished: Run, other_plan: Run) -> None:
+def test_an_edit_between_reading_and_committing_is_merged(
+    hub: LoopbackHub, finished: Run, other_plan: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card is read, a person saves theirs, then our commit arrives: the server says 412, and both stay."""
     publish(finished, NAME)
-    seen: list[str] = []
+    merge, seen = push.dataset_card, []
 
-    def meanwhile(_: float) -> None:
+    def slowly(old: str | None, *words: object) -> str:
+        merged = merge(old, *words)
         if not seen:
             seen.append(edit("# fashion\n", "# Edited meanwhile\n"))
+        return merged
 
-    hub.breaks("commit", 412)
-    publish(other_plan, NAME, patience=Waits().patience.__class__(sleep=meanwhile))
+    monkeypatch.setattr(push, "dataset_card", slowly)
+    publish(other_plan, NAME, patience=Waits().patience)
+    assert [call.status for call in hub.calls("commit")[-2:]] == [412, 200]
     body = hub.files(NAME)["README.md"].decode()
     assert "# Edited meanwhile\n" in body
     assert other_plan.plan.id[:16] in body
@@ -268,3 +275,32 @@ def test_the_published_recipe_plans_the_same(hub: LoopbackHub, finished: Run, tm
     assert prepare(Recipe.from_yaml(path)).plan.id == finished.plan.id
     assert yaml.safe_load(path.read_text())["source"] is None
     assert sha256_file(finished.folder / "plan.parquet")
+
+
+def test_an_older_plan_without_a_tag_gets_one_before_it_goes(hub: LoopbackHub, finished: Run, other_plan: Run) -> None:
+    """As where it came in by a pull request, which a person merged."""
+    publish(finished, NAME)
+    before, tags = hub.files(NAME), hub.repo(NAME).tags
+    [tag] = list(tags)
+    tags.clear()
+    publish(other_plan, NAME)
+    assert hub.files(NAME, tag) == before
+
+
+def test_a_withdrawn_image_and_its_rows_are_gone(
+    hub: LoopbackHub, finished: Run, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gone = finished.plan.rows[0].source_ids[0]
+    run = made(tmp_path_factory.mktemp("withdrawn") / "run", without=[gone])
+    assert run.plan.id != finished.plan.id
+    assert all(gone not in row.source_ids for row in (*run.plan.rows, *run.plan.real))
+    assert len(run.plan.real) == len(finished.plan.real) - 1
+    first = publish(finished, NAME)
+    publish(run, NAME)
+    files = hub.files(NAME)
+    assert "1 real images were withdrawn" in files["README.md"].decode()
+    holding = {path.rsplit("/", 1)[1] for path, data in files.items() if gone.encode() in data}
+    assert holding <= {"recipe.yaml", "plan.json"}, "only the request itself may name it"
+    assert any(gone.encode() in data for data in hub.files(NAME, first.tag).values())
+    with pytest.raises(RecipeError, match="without: got 'abc', expected the sha256 of a real image"):
+        made(tmp_path_factory.mktemp("unknown") / "run", without=["abc"])

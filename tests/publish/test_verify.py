@@ -181,3 +181,23 @@ def test_rows_that_are_not_there(shelf: Shelf, diffaug: Command) -> None:
     assert "0 generated rows begin so; the first one is" in diffaug("regen", shelf.place, "zz").sentence
     assert "10 generated rows begin so" in diffaug("regen", shelf.place, "").sentence
     assert "is not there; check the address" in diffaug("verify", shelf.place + "/data").sentence
+
+
+def test_a_recipe_is_enough_to_build_the_set(finished: Run, tmp_path: Path, diffaug: Command) -> None:
+    shelf = Shelf(finished, tmp_path / "fashion", recipe_only=True)
+    words = ("--run", tmp_path / "again", "--workers", 1, "--device", "cpu")
+    said = diffaug("build", shelf.place, *words)
+    assert said.code == 0, said
+    assert "10 of 10 images are bit-equal to the published ones (100.0%)" in said.out
+    shelf.change("provenance.parquet", with_column("pixel_sha256", lambda old: [*old[:-1], "0" * 64]))
+    said = diffaug("build", shelf.place, *words)
+    assert (said.code, "9 of 10 images are bit-equal to the published ones (90.0%)" in said.out) == (1, True)
+
+
+def test_other_images_are_another_plan(finished: Run, tmp_path: Path, diffaug: Command) -> None:
+    shelf = Shelf(finished, tmp_path / "fashion", recipe_only=True)
+    path = shelf.folder / "recipe.yaml"
+    path.write_text(path.read_text().replace("seed: 0", "seed: 5"))
+    shelf.agree("recipe.yaml")
+    assert "give --source with the very images" in diffaug("build", shelf.place, "--run", tmp_path / "again").sentence
+    assert not (tmp_path / "again").exists()

@@ -1,0 +1,56 @@
+"""All images of a published plan made again from one's own copy of the real data, and how many came out equal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.data.release import Release
+from diffaug_datasets.data.repository import Repository
+from diffaug_datasets.publish.provenance import FAILED
+from diffaug_datasets.publish.recipe import public_recipe
+from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.store import Run
+
+
+@dataclass(frozen=True)
+class Match:
+    """Of the published images, how many have the same pixels here."""
+
+    equal: int
+    published: int
+
+    def __str__(self) -> str:
+        share = f"{self.equal / self.published:.1%}" if self.published else "none"
+        return f"{self.equal} of {self.published} images are bit-equal to the published ones ({share})"
+
+
+def planned_again(repository: Repository, release: Release, source: str | None, folder: Path | None) -> Run:
+    """The published plan as a run folder, on the reader's own real images; nothing is generated yet.
+
+    Raises:
+        PublishError: the images give another plan, so they are not those that the release was made from.
+        DiffAugError: the recipe or the source cannot be used.
+    """
+    recipe = public_recipe(Recipe.from_yaml(repository.checked(release, "recipe.yaml")))  # nobody names our folders
+    prepared = prepare(recipe.model_copy(update={"source": source or recipe.source}))
+    if prepared.plan.id != release.plan_id:
+        raise PublishError(
+            f"{repository.where}: these real images give plan {prepared.plan.id[:16]}, the release is "
+            f"{release.plan_id[:16]}; give --source with the very images that it was made from."
+        )
+    return write_run(prepared, folder or Path("runs") / f"{release.name}-{release.plan_id[:8]}")
+
+
+def match(repository: Repository, release: Release, run: Run) -> Match:
+    """Compare the pixel digests of a finished run with those of the provenance."""
+    rows = pq.read_table(repository.checked(release, "provenance.parquet")).to_pylist()
+    stated = {r["row_id"]: r["pixel_sha256"] for r in rows if r["origin"] != "real" and r["status"] != FAILED}
+    made: dict[str, str] = {}
+    for shard in run.plan.shards():
+        table = read_stream(str(run.shard_path(shard.name)))
+        made |= dict(zip(table.column("row_id").to_pylist(), table.column("pixel_sha256").to_pylist(), strict=True))
+    return Match(sum(made.get(row_id) == digest for row_id, digest in stated.items()), len(stated))
