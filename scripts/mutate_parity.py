@@ -19,7 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-TEST = "tests/run/test_published.py"
+TEST = "tests/run/test_published.py::test_latents_and_labels[{}]"
+OWN_TESTS = {
+    "diffinversion": "tests/methods/test_diffusion_inversion.py",
+    "retrieval": "tests/methods/test_retrieval.py::test_the_nearest_images_are_those_that_a_plain_search_finds",
+}
 KINDS = ("sign", "step", "scale", "label")
 PRELOAD = ["torch", "diffusers", "transformers", "peft", "pytest", "datasets"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -133,6 +137,22 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
             "cfg.concepts.prompt(9 - key.class_id, metaclass)",
         ),
     ),
+    "diffinversion": (
+        Fault("models/image_embeddings.py", "alpha * partner + lam * noise", "alpha * partner - lam * noise"),
+        Fault("methods/diffusion_inversion.py", "[0] * len(rows))", "[1] * len(rows))"),
+        Fault("methods/diffusion_inversion.py", "in sorted(group)]).mean(0)", "in sorted(group)]).mean(0) * 1.5"),
+        Fault("methods/diffusion_inversion.py", "if source is not own]", "if source is own]"),
+    ),
+    "retrieval": (
+        Fault("numerics/nearest.py", "key=lambda pair: (-pair[0],", "key=lambda pair: (pair[0],"),
+        Fault(
+            "methods/retrieval.py",
+            "entry(ctx.fit(row.adapters[0]), query, rank)",
+            "entry(ctx.fit(row.adapters[0]), query, 2 - rank)",
+        ),
+        Fault("numerics/nearest.py", "append(Match(place, cosine))", "append(Match(place, cosine * 1.01))"),
+        Fault("methods/retrieval.py", "table.prompt_names[label]", "table.prompt_names[9 - label]"),
+    ),
 }
 
 
@@ -159,7 +179,7 @@ def run_test(folder: Path, slug: str, answer: Any) -> None:
     os.dup2(null, 1)
     os.dup2(null, 2)
     failures = Failures()
-    chosen = f"{TEST}::test_latents_and_labels[{slug}]"
+    chosen = OWN_TESTS.get(slug, TEST.format(slug))
     code = pytest.main(["-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", chosen], plugins=[failures])
     import diffaug_datasets
 

@@ -21,16 +21,18 @@ from diffaug_datasets.run.store import Run
 
 
 def shipped_recipes() -> dict[str, Traversable]:
-    """Name -> file of every recipe inside the package (`defaults` is none: it is what config names stand for)."""
+    """Name -> file of every recipe inside the package (`defaults` and `presets` say what names stand for)."""
     found = (files("diffaug_datasets") / "recipes").iterdir()
     named = {item.name.removesuffix(".yaml"): item for item in found if item.name.endswith(".yaml")}
-    return {name: named[name] for name in sorted(named) if name != "defaults"}
+    return {name: named[name] for name in sorted(named) if name not in ("defaults", "presets")}
 
 
 def print_recipes() -> None:
     """The shipped recipes and their first line; a config name is a recipe too."""
     facts = {name: item.read_text("utf-8").splitlines()[0].lstrip("# ") for name, item in shipped_recipes().items()}
-    say_facts({**facts, "BUILDER_PROTOCOL_SLUG": "the default recipe of a config name, such as cub_5shot_diffii"})
+    facts["BUILDER_PROTOCOL_SLUG"] = "the default recipe of a config name, such as cub_5shot_diffii"
+    facts["METHOD@SETTING"] = "a published setting, such as diff_ii@cub_5shot; `diffaug methods METHOD` lists them"
+    say_facts(facts)
 
 
 def copy_recipe(name: str, file: Path | None) -> None:

@@ -52,10 +52,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 @app.callback()
-def root(
-    version: Version = False,
-    debug: Debug = False,
-) -> None:
+def root(version: Version = False, debug: Debug = False) -> None:
     """Options of every verb."""
 
 
