@@ -219,7 +219,7 @@ def digests(run: Run) -> dict[str, str]:
 
 def images_a_second(run: Run) -> float:
     """Of all shards but the first, which has the loading of the model in it."""
-    done = [receipts(run)[shard.name] for shard in run.plan.shards()][1:]
+    done = [receipts(run)[shard.name] for shard in run.plan.shards()[1:]]
     return sum(receipt.rows for receipt in done) / sum(receipt.seconds for receipt in done)
 
 
@@ -257,9 +257,7 @@ def heading(size: Size, device: str) -> str:
     found = stack(device)
     versions = ", ".join(f"{name} {version}" for name, version in found.items() if name != "device")
     shape = f"{size.name} Stable Diffusion 1.5 shape, random weights, bfloat16"
-    work = (
-        f"{size.pixels} px, {size.steps} steps, batches of {size.batch}, {size.concept_steps} steps of concept learning"
-    )
+    work = f"{size.pixels} px, {size.steps} steps, batches of {size.batch}, {size.concept_steps} steps of learning"
     return f"device: {device}, {found['device']}\npython {platform.python_version()}, {versions}\n{shape}; {work}"
 
 
@@ -287,8 +285,7 @@ def main() -> None:
     size = replace(size, pixels=given.pixels or size.pixels, steps=given.steps or size.steps)
     print(heading(size, given.device), flush=True)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        pipeline = build_pipeline(folder / "pipeline", size, given.device)
+        pipeline = build_pipeline((folder := Path(name)) / "pipeline", size, given.device)
         pictures, bench = draw_pictures(folder / "pictures", size.pixels, range(2)), Bench(folder, given.device)
         draw_pictures(folder / "pool", size.pixels, range(2, 7))
         for method in given.methods:

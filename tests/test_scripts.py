@@ -175,3 +175,9 @@ def test_a_fault_that_changes_nothing_is_missed_and_one_without_its_place_is_nam
     monkeypatch.setattr(sys, "argv", ["mutate_parity.py", "--methods", "txt2img", "--kinds", "step"])
     with pytest.raises(SystemExit, match="'no such text' stands there 0 times, expected once"):
         mutate_parity.main()
+
+
+def test_the_table_of_methods_is_current(scripts: None) -> None:
+    import write_methods
+
+    assert write_methods.FILE.read_text(encoding="utf-8") == write_methods.document()

@@ -201,6 +201,11 @@ def _snapshot(repository: str, revision: str | None, kind: str) -> Path:
 
 
 def read_model(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
+    """A transformers model of that class, in evaluation mode.
+
+    Raises:
+        BackboneError: the folder holds no such model, or not all of its weights.
+    """
     try:
         with quiet():
             model, info = kind.from_pretrained(
