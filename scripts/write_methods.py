@@ -17,8 +17,8 @@ HEAD = """# Methods
 Written by `python scripts/write_methods.py` from the modules in `diffaug_datasets/methods/`; `diffaug methods NAME`
 prints a method's whole page: steps, equations, parameters, presets.
 
-| method | in config names | what it does | paper | real images a row | needs | label | presets |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| method | in config names | what it does | paper | real images a row | needs | label | presets | the publication |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -34,7 +34,7 @@ def line(method: Method) -> str:
     paper = f"[{method.PAPER}](https://arxiv.org/abs/{method.PAPER})"
     needs = ", ".join(sorted(method.NEEDS)) or "-"
     cells = (f"`{method.NAME}`", f"`{method.SLUG}`", summary(method), paper, str(method.N_SOURCES), needs)
-    return f"| {' | '.join((*cells, LABELS[method.LABEL_RULE], str(count)))} |\n"
+    return f"| {' | '.join((*cells, LABELS[method.LABEL_RULE], str(count), method.PARITY))} |\n"
 
 
 def document() -> str:

@@ -12,6 +12,7 @@ from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
 from diffaug_datasets.core.method import Method, discover_methods, find_method
 from diffaug_datasets.data.presets import presets
 from diffaug_datasets.data.real import builder_facts, discover_builders
+from diffaug_datasets.publish.citations import bibtex
 
 LABELS = {
     "source": "of the source class",
@@ -56,13 +57,15 @@ def print_method(name: str, as_json: bool) -> None:
     say(cleandoc(method.__doc__ or ""))
     say()
     facts = _facts(method)
-    say_facts({key: str(facts[key]) for key in ("name", "slug", "version", "sources", "label", "needs")})
+    say_facts({key: str(facts[key]) for key in ("name", "slug", "version", "sources", "label", "needs", "parity")})
     say()
     rows = [(p["key"], p["type"], p["default"], p["meaning"]) for p in parameters]
     say_table(("PARAMETER", "TYPE", "DEFAULT", "MEANING"), rows)
     if known := [preset for preset in presets().values() if preset.method == name]:
         say()
         say_table(("PRESET", "SOURCE", "AT SECOND HAND"), [(p.name, p.source, ", ".join(p.unsure)) for p in known])
+    say()
+    say(bibtex(method.PAPER, method.TITLE))
 
 
 def _summary(method: Method) -> str:
@@ -78,6 +81,7 @@ def _facts(method: Method) -> dict[str, Any]:
         "version": method.VERSION,
         "title": method.TITLE,
         "paper": method.PAPER,
+        "parity": method.PARITY,
         "sources": method.N_SOURCES,
         "label": LABELS[method.LABEL_RULE],
         "needs": ", ".join(sorted(method.NEEDS)) or "nothing beside the backbone",

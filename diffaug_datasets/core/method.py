@@ -150,6 +150,7 @@ class Context(Protocol):
 class Method(Protocol):
     """The facts and functions of a method module.
 
+    `PARITY`: how it stands to the publication: begins with matches, differs or reconstruction.
     `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
     """
 
@@ -158,6 +159,7 @@ class Method(Protocol):
     VERSION: int
     TITLE: str
     PAPER: str
+    PARITY: str
     N_SOURCES: int
     LABEL_RULE: LabelRule
     NEEDS: frozenset[str]

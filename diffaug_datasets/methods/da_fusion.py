@@ -32,6 +32,7 @@ SLUG = "dafusion"
 VERSION = 1
 TITLE = "DA-Fusion"
 PAPER = "2302.07944"
+PARITY = "differs: the base model is Stable Diffusion 1.5 unless a preset says 1.4; no masks, no concept erasure"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts"})

@@ -27,6 +27,7 @@ SLUG = "diffaug"
 VERSION = 1
 TITLE = "Diff-AUG"
 PAPER = "2403.19600"
+PARITY = "matches the authors' `diff-aug`"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts"})

@@ -26,6 +26,7 @@ SLUG = "diffgen"
 VERSION = 1
 TITLE = "Diff-Gen"
 PAPER = "2403.19600"
+PARITY = "matches the authors' `diff-gen`"
 N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS = frozenset({"concepts"})

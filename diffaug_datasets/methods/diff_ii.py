@@ -37,6 +37,7 @@ SLUG = "diffii"
 VERSION = 1
 TITLE = "Diff-II"
 PAPER = "2408.16266"
+PARITY = "differs: the authors' code in the split ratio, the paper in the inversion steps (25, not 200)"
 N_SOURCES = 2
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts", "inversions"})

@@ -33,6 +33,7 @@ SLUG = "diffmix"
 VERSION = 1
 TITLE = "Diff-Mix"
 PAPER = "2403.19600"
+PARITY = "differs: a fixed number of rows a target class, where the authors draw the class"
 N_SOURCES = 1
 LABEL_RULE = "mixed"
 NEEDS = frozenset({"concepts"})

@@ -34,6 +34,7 @@ SLUG = "diffinversion"
 VERSION = 1
 TITLE = "Diffusion Inversion"
 PAPER = "2305.15316"
+PARITY = "differs: DDIM or DPM-Solver++ for PNDM, and an image not shown in a step is not moved by it"
 N_SOURCES = 2
 LABEL_RULE = "source"
 NEEDS = frozenset({"image_embeddings"})

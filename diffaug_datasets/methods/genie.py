@@ -29,6 +29,7 @@ SLUG = "genie"
 VERSION = 1
 TITLE = "GeNIe"
 PAPER = "2312.02548"
+PARITY = "differs: one synonym in the prompt, not all; the long-tail sources are a reconstruction"
 N_SOURCES = 1
 LABEL_RULE = "target"
 NEEDS: frozenset[str] = frozenset()

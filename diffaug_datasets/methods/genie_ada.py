@@ -27,6 +27,7 @@ SLUG = "genieada"
 VERSION = 1
 TITLE = "GeNIe-Ada"
 PAPER = "2312.02548"
+PARITY = "differs: as genie; encoders outside the few-shot experiments are a reconstruction"
 N_SOURCES = 1
 LABEL_RULE = "target"
 NEEDS = frozenset({"encoder"})

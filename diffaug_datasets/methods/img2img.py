@@ -25,6 +25,7 @@ SLUG = "img2img"
 VERSION = 1
 TITLE = "Img2Img"
 PAPER = "2312.02548"
+PARITY = "matches the authors' edits with the own class as target"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS: frozenset[str] = frozenset()

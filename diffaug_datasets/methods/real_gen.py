@@ -25,6 +25,7 @@ SLUG = "realgen"
 VERSION = 1
 TITLE = "Real-Gen"
 PAPER = "2403.19600"
+PARITY = "differs: class names in the prompt without underscores"
 N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS: frozenset[str] = frozenset()

@@ -29,6 +29,7 @@ SLUG = "realguidance"
 VERSION = 1
 TITLE = "Real-Guidance"
 PAPER = "2210.07574"
+PARITY = "matches Diff-Mix's `real-aug`; presets hold DA-Fusion's and He et al.'s settings"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS: frozenset[str] = frozenset()

@@ -29,6 +29,7 @@ SLUG = "realmix"
 VERSION = 1
 TITLE = "Real-Mix"
 PAPER = "2403.19600"
+PARITY = "differs: as diff_mix; the authors' strategy of this name fails on an empty dictionary"
 N_SOURCES = 1
 LABEL_RULE = "mixed"
 NEEDS: frozenset[str] = frozenset()

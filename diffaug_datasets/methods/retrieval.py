@@ -37,6 +37,7 @@ SLUG = "retrieval"
 VERSION = 1
 TITLE = "Retrieval"
 PAPER = "2304.10253"
+PARITY = "reconstruction: no code was released"
 N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS = frozenset({"pool", "encoder"})

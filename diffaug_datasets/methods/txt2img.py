@@ -23,6 +23,7 @@ SLUG = "txt2img"
 VERSION = 1
 TITLE = "Txt2Img"
 PAPER = "2312.02548"
+PARITY = "differs: the authors' script of this name edits an image at ratio 0.8"
 N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS: frozenset[str] = frozenset()

@@ -68,6 +68,7 @@ def test_declared_facts_are_true(name: str) -> None:
     assert parse_config_name(f"fashion_5shot_{method.SLUG}") == ("fashion", "5shot", name)
     assert (method.__doc__ or "").startswith(f"{method.TITLE}: ")
     assert re.search(r"^1\. ", method.__doc__ or "", re.MULTILINE), "the page has no numbered steps"
+    assert re.match(r"(matches|differs|reconstruction)\b", method.PARITY)
     assert method.Config.model_config.get("extra") == "forbid"
     assert {len(row.source_ids) for row in plan.rows} == {method.N_SOURCES}
     needs = {need for need, kind in FITS_OF_A_NEED.items() if kind in {unit.kind for unit in plan.fits}}

@@ -35,6 +35,7 @@ from diffaug_datasets.core.method import Generated, new_row
 from diffaug_datasets.core.seeds import RowKey
 
 NAME, SLUG, VERSION, TITLE, PAPER = "mirrored", "mirrored", 1, "Mirrored", "0000.00000"
+PARITY = "matches nothing published"
 N_SOURCES, LABEL_RULE, NEEDS = 1, "source", frozenset()
 
 
