@@ -2,7 +2,7 @@
 
     python scripts/try_photos.py [--data DIR ...] [--model DIR] [--work DIR]
 
-- rows, seconds: images made, and what the workers' receipts sum to (fits included).
+- rows, seconds: images made, and the sum of the workers' receipts (fits included).
 - distance: mean over the images of 1 - cosine to the nearest real training image, in the last features of a small
   ResNet that learned the *whole* real training split (a measuring device: no run and no classifier below sees it).
 - accuracy on the real test split, last iteration, mean and standard deviation over seeds, of the same small ResNet
@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import ResNetConfig
+from transformers import ResNetForImageClassification as Network
 
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.data.builder import load_builder
@@ -36,7 +37,7 @@ from diffaug_datasets.models.features import Encoder
 from diffaug_datasets.models.pixels import preprocess
 from diffaug_datasets.run.assembly import Assembled
 
-SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 NOUNS = {"flowers": "flower", "birds": "bird"}
 COLOURS = ("blue", "green", "black", "gray", "brown")
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -124,11 +125,11 @@ def generate(method: str, source: Path, given: argparse.Namespace, encoder: Path
     return builder.run.folder, builder.finish()
 
 
-def network(names: Sequence[str], seed: int) -> ResNetForImageClassification:
+def network(names: Sequence[str], seed: int) -> Network:
     """An untrained residual network of three stages, about 0.2 million weights."""
     torch.manual_seed(seed)
     labels = dict(enumerate(names))
-    return ResNetForImageClassification(
+    return Network(
         ResNetConfig(
             embedding_size=24, hidden_sizes=[24, 48, 96], depths=[1, 1, 1], layer_type="basic",
             id2label=labels, label2id={name: i for i, name in labels.items()},
@@ -136,8 +137,8 @@ def network(names: Sequence[str], seed: int) -> ResNetForImageClassification:
     )  # fmt: skip
 
 
-def learn(parts: Sequence[Pictures], names: Sequence[str], iterations: int, seed: int) -> ResNetForImageClassification:
-    """Train from scratch; every batch takes as many images of each part. Mirrored and shifted at random."""
+def learn(parts: Sequence[Pictures], names: Sequence[str], iterations: int, seed: int, moved: bool = True) -> Network:
+    """Train from scratch; every batch takes as many images of each part, mirrored and shifted at random if `moved`."""
     torch.set_num_threads(1)
     model, draw = network(names, seed).train(), torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
@@ -147,7 +148,7 @@ def learn(parts: Sequence[Pictures], names: Sequence[str], iterations: int, seed
         pixels = torch.cat([part.pixels[rows] for part, rows in zip(parts, chosen, strict=True)])
         labels = torch.cat([part.labels[rows] for part, rows in zip(parts, chosen, strict=True)])
         optimiser.zero_grad()
-        F.cross_entropy(model(_moved(pixels, draw)).logits, labels, label_smoothing=0.1).backward()
+        F.cross_entropy(model(_moved(pixels, draw) if moved else pixels).logits, labels, label_smoothing=0.1).backward()
         optimiser.step()
         schedule.step()
     return model.eval()
@@ -162,13 +163,13 @@ def _moved(pixels: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: ResNetForImageClassification, test: Pictures) -> float:
+def accuracy(model: Network, test: Pictures) -> float:
     """Share of test images whose class the model names."""
     guesses = torch.cat([model(part).logits.argmax(1) for part in test.pixels.split(200)])
     return float((guesses == test.labels).float().mean())
 
 
-def saved(model: ResNetForImageClassification, folder: Path, side: int) -> None:
+def saved(model: Network, folder: Path, side: int) -> None:
     """Save the network below the classes as a transformers folder that `Encoder` and GeNIe-Ada read."""
     model.resnet.save_pretrained(folder)
     half, size = [0.5] * 3, {"height": side, "width": side}
@@ -216,7 +217,7 @@ class Trial:
         self.source = staged(data, self.work)
         # Any run holds the protocol's draw of real images; this one needs no network of ours.
         folder, first = generate("txt2img", self.source, given, self.work)
-        rows, self.names = load(folder, "train"), first.class_names
+        rows, self.names = load(folder), first.class_names
         self.real = _only(rows, "real")
         self.side = int(rows[len(rows) - 1]["width"])
         self.few, self.test = Pictures.of(self.real, self.side), Pictures.of(load(folder, split="test"), self.side)
@@ -241,8 +242,7 @@ class Trial:
 
         def measure() -> Iterator[float]:
             for seed in range(self.given.seeds):
-                model = learn([self.few, *made], self.names, self.given.iterations, seed)
-                yield accuracy(model, self.test)
+                yield accuracy(learn([self.few, *made], self.names, self.given.iterations, seed), self.test)
 
         key = [*self.settings, plan_id, self.given.seeds]
         return remembered(self.work / f"accuracy-{name}.json", key, measure)
@@ -250,7 +250,7 @@ class Trial:
     def line(self, method: str) -> str:
         """Run one method and measure what it made."""
         folder, assembled = generate(method, self.source, self.given, self.trained("few"))
-        rows = load(folder, "train")
+        rows = load(folder)
         made = _only(rows, "generated")
         contact_sheet(rows, self.names, self.work / f"{method}.png")
         [away] = remembered(

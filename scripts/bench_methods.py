@@ -1,0 +1,179 @@
+"""What each method's images do to a small classifier: 5-shot and long-tail Fashion-MNIST, the same budget for all.
+
+    python scripts/bench_methods.py NAME [NAME ...]     some lines, e.g. real classic diffii genie; resumable
+    python scripts/bench_methods.py --table             print what is known and write it to docs/bench_methods.csv
+
+A line is a baseline or a method (its name in config names): `real` = the real images alone, `duplicated` = half of
+every batch are copies of them, `classic` = mirrored and shifted at random; a method has half of every batch from its 5
+images a real one. The classifier (ResNet, 0.2 million weights) learns from scratch for the same number of iterations,
+nothing is tuned, and the last iteration is measured on the packaged 1,000 test images. `label accuracy` is the share of
+synthetic images that the packaged judge (91.8 % on real images) gives their own label. After --minutes a command stops;
+the same command goes on.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from try_photos import Pictures, accuracy, learn, remembered
+
+from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.data.catalogue import config_recipe
+from diffaug_datasets.data.loader import load
+from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.run.assembly import finished
+from diffaug_datasets.run.store import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "docs" / "bench_methods.csv"
+PROTOCOLS = {"5shot": 5, "lt100": 3}
+BASELINES = ("real", "duplicated", "classic")
+SIDE = 32
+
+
+class Cell(NamedTuple):
+    """One line of one trial: what the classifier reached, and how many synthetic labels the judge confirms."""
+
+    accuracy: float
+    label_accuracy: float
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    slugs = sorted(method.SLUG for method in discover_methods().values())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*BASELINES, *slugs, []], metavar="NAME")
+    parser.add_argument("--table", action="store_true", help="print and write what is known")
+    parser.add_argument("--work", type=Path, default=Path("runs") / "bench_methods", help="run folders and results")
+    parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
+    parser.add_argument("--trials", type=int, help="instead of 5 for 5-shot and 3 for the long tail")
+    parser.add_argument("--per-image", type=float, default=5.0, help="synthetic images a real one")
+    parser.add_argument("--iterations", type=int, default=400, help="of every classifier")
+    parser.add_argument("--minutes", type=float, default=9.0, help="start nothing more after this time")
+    return parser.parse_args()
+
+
+def trials(given: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """(protocol, seed) of every trial."""
+    for protocol in given.protocols:
+        yield from ((protocol, seed) for seed in range(given.trials or PROTOCOLS[protocol]))
+
+
+def planned(slug: str, protocol: str, seed: int, given: argparse.Namespace) -> Run:
+    """The run folder of a method in a trial."""
+    drawn = f"{protocol}_seed{seed}" if seed else protocol
+    recipe = config_recipe(f"fashion_{drawn}_{slug}", per_image=given.per_image)
+    return write_run(prepare(recipe), given.work / f"{protocol}-{seed}-{slug}")
+
+
+def generated(run: Run, end: float) -> bool:
+    """Whether a run is finished; if not, works on it until `end`."""
+    if finished(run):
+        return True
+    line = [sys.executable, "-m", "diffaug_datasets", "generate", str(run.folder)]
+    try:
+        subprocess.run(line, check=True, timeout=max(1.0, end - time.monotonic()), stdout=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def pictures(run: Run, split: str, origin: str) -> Pictures:
+    """The real images of a split, or what a method put beside them."""
+    rows = load(run.folder, split=split)
+    real = [one == "real" for one in rows["origin"]]
+    return Pictures.of(rows.select([i for i, is_real in enumerate(real) if is_real == (origin == "real")]), SIDE)
+
+
+def measured(name: str, run: Run, seed: int, given: argparse.Namespace) -> Cell:
+    """Train and test one line of a trial; `run` holds the trial's real images too."""
+    real, names = pictures(run, "train", "real"), run.plan.header.class_names
+    parts = {"real": [real], "classic": [real], "duplicated": [real, real]}.get(name)
+    confirmed = 1.0
+    if parts is None:
+        parts = [real, pictures(run, "train", "other")]
+        rows = load(run.folder, augmented_only=True)
+        confirmed = mean(float(a == b) for a, b in zip(rows["label"], rows["judge_label"], strict=True))
+    model = learn(parts, names, given.iterations, seed, moved=name == "classic")
+    return Cell(accuracy(model, pictures(run, "test", "real")), confirmed)
+
+
+def known(name: str, protocol: str, seed: int, given: argparse.Namespace) -> Path:
+    """The file of a cell."""
+    return Path(given.work) / "cells" / f"{protocol}-{seed}-{name}.json"
+
+
+def work_on(name: str, given: argparse.Namespace, end: float) -> bool:
+    """All trials of a line; False where the time is over before they are done."""
+    for protocol, seed in trials(given):
+        run = planned("txt2img" if name in BASELINES else name, protocol, seed, given)
+        if time.monotonic() > end or not generated(run, end):
+            return False
+        path = known(name, protocol, seed, given)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cell = remembered(path, [run.plan.id, given.iterations], lambda: measured(name, run, seed, given))  # noqa: B023
+        print(f"{name} {protocol} trial {seed}: {100 * cell[0]:.1f} %, labels {100 * cell[1]:.1f} %", flush=True)
+    return True
+
+
+def spread(values: Sequence[float]) -> str:
+    """`71.2 +- 1.3` in per cent."""
+    return f"{100 * mean(values):.1f} +- {100 * (stdev(values) if len(values) > 1 else 0.0):.1f}"
+
+
+def lines(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What is known of every line and protocol."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    slugs = sorted(method.SLUG for method in discover_methods().values())
+    for protocol in given.protocols:
+        for name in (*BASELINES, *slugs):
+            paths = sorted((given.work / "cells").glob(f"{protocol}-*-{name}.json"))
+            cells = [Cell(*remembered_numbers(path)) for path in paths]
+            if cells:
+                label = "-" if name in BASELINES else f"{100 * mean(c.label_accuracy for c in cells):.1f}"
+                found = {"accuracy, %": spread([c.accuracy for c in cells]), "label accuracy, %": label}
+                yield {"protocol": protocol, "line": name, "trials": len(cells), **found, "commit": commit.strip()}
+
+
+def remembered_numbers(path: Path) -> list[float]:
+    """The numbers of a cell's file."""
+    import json
+
+    numbers: list[float] = json.loads(path.read_text(encoding="utf-8"))["numbers"]
+    return numbers
+
+
+def write_table(given: argparse.Namespace, path: Path = TABLE) -> None:
+    """Print the table and write it as CSV."""
+    found = list(lines(given))
+    if not found:
+        raise SystemExit("nothing is known yet; name some lines first, e.g. real classic genie.")
+    widths = {key: max(len(key), *(len(str(line[key])) for line in found)) + 2 for key in found[0]}
+    for line in [{key: key for key in widths}, *found]:
+        print("".join(str(line[key]).ljust(width) for key, width in widths.items()).rstrip())
+    with path.open("w", encoding="utf-8", newline="") as sink:
+        writer = csv.DictWriter(sink, list(widths), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+
+
+def main() -> None:
+    """Work on the named lines, or print the table."""
+    given = arguments()
+    end = time.monotonic() + 60 * given.minutes
+    if given.table:
+        write_table(given)
+        return
+    for name in given.names:
+        if not work_on(name, given, end):
+            raise SystemExit(f"{name}: not done yet after {given.minutes:g} minutes; the same command goes on.")
+
+
+if __name__ == "__main__":
+    main()
