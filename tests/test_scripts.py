@@ -188,7 +188,7 @@ def test_bench_methods_prints_a_line_a_method_and_goes_on_where_it_was(
 ) -> None:
     import bench_methods
 
-    few = ["--work", str(tmp_path), "--protocols", "5shot", "--trials", "2", "--iterations", "2", "--per-image", "0.2"]
+    few = ["--work", str(tmp_path), "--protocols", "5shot", "--trials", "1", "--iterations", "2", "--per-image", "0.2"]
 
     def call(*words: str) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["bench_methods.py", *words, *few])
@@ -196,12 +196,10 @@ def test_bench_methods_prints_a_line_a_method_and_goes_on_where_it_was(
         return capsys.readouterr().out.splitlines()
 
     lines = call("real", "realgen")
-    assert [line.split(":")[0] for line in lines if "trial" in line] == [
-        f"{name} 5shot trial {seed}" for name in ("real", "realgen") for seed in range(2)
-    ]
+    assert [line.split(":")[0] for line in lines] == ["real 5shot trial 0", "realgen 5shot trial 0"]
     events = {path: path.read_bytes() for path in tmp_path.rglob("events.jsonl")}
-    assert [line for line in call("real", "realgen") if "trial" in line] == [line for line in lines if "trial" in line]
+    assert call("real", "realgen") == lines
     assert {path: path.read_bytes() for path in tmp_path.rglob("events.jsonl")} == events
     monkeypatch.setattr(bench_methods.write_table, "__defaults__", (tmp_path / "table.csv",))
-    assert [line.split()[:3] for line in call("--table")[1:]] == [["5shot", "real", "2"], ["5shot", "realgen", "2"]]
+    assert [line.split()[:3] for line in call("--table")[1:]] == [["5shot", "real", "1"], ["5shot", "realgen", "1"]]
     assert (tmp_path / "table.csv").read_text().startswith('protocol,line,trials,"accuracy, %"')
