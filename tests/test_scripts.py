@@ -22,12 +22,12 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
 
 
-OF_EVERY_KIND = ["genie", "diff_ii"]
+LEARNED = ["diff_ii"]
 
 
 @pytest.mark.parametrize(
     "methods",
-    [OF_EVERY_KIND, pytest.param(sorted(discover_methods()), marks=[pytest.mark.full, pytest.mark.timeout(900)])],
+    [LEARNED, pytest.param(sorted(discover_methods()), marks=[pytest.mark.full, pytest.mark.timeout(900)])],
 )
 def test_check_gpu_holds_on_the_cpu(methods: list[str]) -> None:
     """At 64 px in two steps: 1 and 2 processes and a killed one leave the same bytes."""
@@ -183,6 +183,7 @@ def test_the_table_of_methods_is_current(scripts: None) -> None:
     assert write_methods.FILE.read_text(encoding="utf-8") == write_methods.document()
 
 
+@pytest.mark.full
 def test_bench_methods_prints_a_line_a_method_and_goes_on_where_it_was(
     scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 import diffaug_datasets
@@ -28,6 +29,7 @@ def examples(split: str, a_class: int) -> list[ConceptExample]:
     return found
 
 
+@pytest.mark.full
 def test_five_images_a_class_lower_the_held_out_loss(tmp_path: Path) -> None:
     method_config = config_recipe("fashion_5shot_diffii").method_config
     assert isinstance(method_config, Config)
