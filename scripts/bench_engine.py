@@ -139,9 +139,11 @@ def loop_images_per_second(images: int) -> float:
 def interleaved(repeats: int, *timed: Callable[[], Any]) -> list[list[Any]]:
     """Results of every function, run in turn."""
     results: list[list[Any]] = [[] for _ in timed]
-    for _ in range(repeats):
+    for done in range(repeats):
         for found, run in zip(results, timed, strict=True):
             found.append(run())
+        engine, bare = sum(results[0][done].values()), results[1][done]
+        print(f"round {done + 1} of {repeats}: engine {engine:.0f} s, bare calls {bare:.0f} s", flush=True)
     return results
 
 

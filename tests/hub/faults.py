@@ -37,13 +37,13 @@ class Fault:
         return max(0, min(self.seen - self.skip, self.times))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """One request of the log; status 0: no answer was sent."""
+    """One request of the log; status 0: no answer was sent (yet)."""
 
     kind: str
     method: str
     path: str
-    status: int
-    size: int
     writes: bool
+    status: int = 0
+    size: int = 0

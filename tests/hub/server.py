@@ -124,19 +124,16 @@ class Handler(BaseHTTPRequestHandler):
         """Answer any method."""
         parts = urlsplit(self.path)
         self.place, self.query = parts.path, parse_qs(parts.query)
-        self.status, self.received, self.told = 0, b"", False
-        self.cut = False
+        self.received, self.cut = b"", False
         found, words = self._find()
-        fault = self._fault(found.kind if found else "unknown")
+        kind, writes = (found.kind, found.writes) if found else ("unknown", False)
+        self.call = Call(kind, self.command, self.place, writes)
+        with self.hub.lock:  # before any answer: who has the answer finds the call in the log
+            self.hub.log.append(self.call)
         try:
-            self._work(found, words, fault)
+            self._work(found, words, self._fault(kind))
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
-        finally:
-            kind, writes = (found.kind, found.writes) if found else ("unknown", False)
-            call = Call(kind, self.command, self.place, self.status, len(self.received), writes)
-            with self.hub.lock:
-                self.hub.log.append(call)
 
     do_POST = do_PUT = do_DELETE = do_HEAD = do_GET
 
@@ -154,6 +151,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _work(self, found: Route | None, words: dict[str, str], fault: Fault | None) -> None:
         self.received = self._body()
+        self.call.size = len(self.received)
         way = fault.way if fault else None
         if way == "drop":
             self._hang_up()
@@ -168,7 +166,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(found, words)
         if way == "late":
             self.wfile.close()
-            self.wfile, self.status = wire, 0
+            self.wfile, self.call.status = wire, 0
             self._hang_up()
 
     def _answer(self, found: Route | None, words: dict[str, str]) -> None:
@@ -202,11 +200,11 @@ class Handler(BaseHTTPRequestHandler):
     ) -> None:
         """Answer with JSON or bytes."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.call.status = status
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.status = status
         if self.command == "HEAD":
             return
         self.wfile.write(data[: len(data) // 2] if self.cut else data)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import small_run
+from small_runs import METHODS, small_run
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.run.context import sources_in
@@ -18,7 +18,7 @@ from diffaug_datasets.run.worker import WorkerOptions
 ROWS = 20
 
 
-@pytest.mark.parametrize("slug", ["txt2img", "img2img", "genie", "genieada", "diffii", "diffmix"])
+@pytest.mark.parametrize("slug", sorted(METHODS))
 def test_twenty_rows_rebuild_bit_equal_without_the_run(tmp_path: Path, slug: str) -> None:
     run = small_run(tmp_path / "run", slug)
     execute(run, WorkerOptions(), workers=1)
