@@ -33,9 +33,11 @@ PARTS = (
     Part("fashion_5shot_genie", {"per_class": 8}),
     Part("fashion_5shot_genieada", {"per_class": 4}),
 )
+FEW = {"num_inference_steps": 8}
+HASTY = {**FEW, "inversion_steps": 8, "concepts": {"steps": 10}}
 SHORT = (
-    Part("fashion_5shot_diffii", {"per_class": 2, "config": {"concepts": {"steps": 20}}, "include_test": False}),
-    Part("fashion_5shot_genie", {"per_class": 2, "include_test": False}),
+    Part("fashion_5shot_diffii", {"per_class": 2, "config": HASTY, "include_test": False}),
+    Part("fashion_5shot_genie", {"per_class": 2, "config": FEW, "include_test": False}),
 )
 ONE_WORKER = 100  # rows up to which a second process costs more time than it saves
 
