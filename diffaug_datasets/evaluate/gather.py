@@ -104,14 +104,23 @@ class Gathered:
     @cached_property
     def dropped(self) -> Mapping[str, str]:
         """Row id -> reason of every row that the selection takes out; empty before there is one."""
+        return {row["row_id"]: row["reason"] or "" for row in self._selection if not row["keep"]}
+
+    @cached_property
+    def spared(self) -> Mapping[str, str]:
+        """Row id -> what speaks against it, of every row that only a filter's `min_keep` keeps."""
+        return {row["row_id"]: row["reason"] for row in self._selection if row["keep"] and row["reason"]}
+
+    @cached_property
+    def _selection(self) -> list[dict[str, Any]]:
         if self.run.receipt("selection") is None:
-            return {}
+            return []
         try:
-            rows = pq.read_table(self.run.folder / "selection.parquet").to_pylist()
+            rows: list[dict[str, Any]] = pq.read_table(self.run.folder / "selection.parquet").to_pylist()
         except (OSError, pa.ArrowException):
             self.gaps.append("selection.parquet cannot be read")
-            return {}
-        return {row["row_id"]: row["reason"] or "" for row in rows if not row["keep"]}
+            return []
+        return rows
 
     @cached_property
     def fits(self) -> tuple[FitState, ...]:
