@@ -1,6 +1,7 @@
 """What a report needs of a run folder, finished or not: rows, real images, receipts, and what is missing."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.store import Receipt, Run
 
+PREVIEW = re.compile(r"step-(?P<step>\d{1,9})-class-(?P<label>\d{1,6})\.png", re.ASCII)
 SCANNED = ("row_id", "label", "strength", "judge_label", "judge_confidence", "clip_margin")
 
 
@@ -63,6 +65,15 @@ class LossPoint:
 
     step: int
     loss: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture of a class, drawn after so many steps of a fit."""
+
+    step: int
+    label: int
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,16 @@ class Gathered:
         events = (event for event in self._events if event.get("unit") == fit)
         latest = {int(event["step"]): float(event["loss"]) for event in events}
         return [LossPoint(step, latest[step]) for step in sorted(latest)]
+
+    def previews(self, fit: str) -> list[Preview]:
+        """Pictures that were drawn while a fit was learned here, by class and step; none where it was taken over."""
+        receipt = self.run.receipt(fit)
+        if receipt is not None and not receipt.evaluations:
+            return []
+        found = [(PREVIEW.fullmatch(path.name), path) for path in (self.run.fit_folder(fit) / "previews").glob("*.png")]
+        known = [(int(match["label"]), int(match["step"]), path) for match, path in found if match and path.is_file()]
+        rows = [(label, step, path) for label, step, path in sorted(known) if label < len(self.class_names)]
+        return [Preview(step, label, path.read_bytes()) for label, step, path in rows]
 
     @cached_property
     def _events(self) -> list[dict[str, Any]]:
