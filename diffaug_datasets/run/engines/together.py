@@ -25,9 +25,9 @@ def learn_together(worker: Worker) -> None:
     """
     from diffaug_datasets.models.team import Processes
 
-    worker.begin()
-    team = Processes(worker.options.device)
+    team = Processes(worker.options.device)  # accelerate may set CPU threads, so the plan's are set after it
     try:
+        worker.begin()
         for unit in worker.plan.fits:
             if unit.kind == "concepts":
                 _learn(worker, unit, team)
