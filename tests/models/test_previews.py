@@ -65,6 +65,7 @@ def test_the_fit_has_the_same_bytes_with_and_without(
     assert drawn(tmp_path / "seen") == pictures
 
 
+@pytest.mark.full
 def test_a_continued_training_draws_the_same_pictures(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
