@@ -18,7 +18,7 @@ from diffaug_datasets.cli.planning import shipped_recipes
 from diffaug_datasets.core.recipe import Recipe
 
 VERBS = [
-    *("demo", "doctor", "builders", "methods", "cp", "captions", "plan", "fit"),
+    *("demo", "doctor", "builders", "methods", "cp", "captions", "plan", "fit", "convert"),
     *("generate", "status", "show", "report", "build", "publish", "regen", "verify"),
 ]
 SMALL = ("--set", "per_class=1", "--set", "config.num_inference_steps=2", "--set", "include_test=false")

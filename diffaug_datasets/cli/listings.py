@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
-from diffaug_datasets.core.method import Method, discover_methods, find_method
+from diffaug_datasets.core.method import Method, discover_methods, find_method, unsure_keys
 from diffaug_datasets.data.presets import presets
 from diffaug_datasets.data.real import builder_facts, discover_builders
 from diffaug_datasets.publish.citations import bibtex
@@ -49,8 +49,10 @@ def print_method(name: str, as_json: bool) -> None:
     """Everything about one method: its steps, facts and parameters."""
     method = find_method(name)
     parameters = list(_parameters(method.Config))
+    unsure = dict(unsure_keys(method))
     if as_json:
-        say_json({**_facts(method), "text": cleandoc(method.__doc__ or ""), "parameters": parameters})
+        text = cleandoc(method.__doc__ or "")
+        say_json({**_facts(method), "text": text, "parameters": parameters, "unsure": unsure})
         return
     say(f"{method.TITLE} (arXiv {method.PAPER})")
     say()
@@ -61,6 +63,9 @@ def print_method(name: str, as_json: bool) -> None:
     say()
     rows = [(p["key"], p["type"], p["default"], p["meaning"]) for p in parameters]
     say_table(("PARAMETER", "TYPE", "DEFAULT", "MEANING"), rows)
+    if unsure:
+        say()
+        say_table(("NOT FROM THE PUBLICATION ITSELF", "WHAT WE HAVE"), list(unsure.items()))
     if known := [preset for preset in presets().values() if preset.method == name]:
         say()
         say_table(("PRESET", "SOURCE", "AT SECOND HAND"), [(p.name, p.source, ", ".join(p.unsure)) for p in known])

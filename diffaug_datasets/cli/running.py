@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from diffaug_datasets.cli.screen import clock, following, say
+from diffaug_datasets.run.adoption import refusals
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.engines import accelerated
 from diffaug_datasets.run.execute import emptied, execute, over_budget
@@ -27,6 +28,7 @@ def run_fits(folder: Path, workers: int, options: WorkerOptions) -> None:
     run = Run.open(folder)
     if leads():
         say(f"{run.plan.header.name}: {len(run.plan.fits)} fits, for {len(run.plan.rows)} images later")
+        _say_refusals(run, options)
     finish(run, replace(options, only_fits=True), workers)
     if leads():
         say(f"{folder}: all fits are there; next: diffaug generate {folder}")
@@ -37,6 +39,7 @@ def run_generate(folder: Path, workers: int, options: WorkerOptions) -> int:
     run = Run.open(folder)
     if leads():
         say(f"{run.plan.header.name}: {len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
+        _say_refusals(run, options)
     done = finish(run, options, workers)
     if done is None or not leads():
         return 0
@@ -48,6 +51,11 @@ def run_generate(folder: Path, workers: int, options: WorkerOptions) -> int:
         return 1
     say(f"next: diffaug report {folder}")
     return 0
+
+
+def _say_refusals(run: Run, options: WorkerOptions) -> None:
+    for sentence in refusals(run, options.fits_from):
+        say(f"note: {sentence}")
 
 
 def finish(run: Run, options: WorkerOptions, workers: int) -> Assembled | None:

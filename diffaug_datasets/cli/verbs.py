@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.cli.arguments import (
+    AsJson,
+    Config,
+    Debug,
+    Device,
+    FitsFrom,
+    MixedStack,
+    Revision,
+    RowPrefix,
+    RunFolder,
+    Set,
+    Source,
+    Version,
+    Workers,
+)
 
 app = typer.Typer(
     help="Reproducible, diffusion-augmented datasets for image classification.",
@@ -16,39 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _device(device: str) -> str:
-    if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
-        return device
-    raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `diffaug plan` made.")]
-Device = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or cuda:N.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one a GPU, or one a core.")]
-MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
-FitsFrom = Annotated[
-    list[Path] | None, typer.Option(metavar="RUN", help="Copy equal fits of another run folder; repeatable.")
-]
-RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
-Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
-Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]
-Revision = Annotated[str | None, typer.Option(help="A tag, branch or commit of the Hub.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from diffaug_datasets import __version__
-
-        typer.echo(f"diffaug {__version__}")
-        raise typer.Exit
-
-
-Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]
 
 
 @app.callback()
@@ -149,13 +130,27 @@ def fit(
     device: Device = "auto",
     fits_from: FitsFrom = None,
     allow_mixed_stack: MixedStack = False,
+    split_batches: Annotated[
+        bool, typer.Option("--split-batches", help="Under accelerate launch: learn every concept fit together.")
+    ] = False,
 ) -> None:
     """Make only what rows need first: concepts, inversions."""
     from diffaug_datasets.cli.running import run_fits
     from diffaug_datasets.run.worker import WorkerOptions
 
-    options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from or ()))
-    run_fits(run, workers, options)
+    others = tuple(fits_from or ())
+    run_fits(run, workers, WorkerOptions(device, 0, True, allow_mixed_stack, others, split_batches))
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A learned_embeds pickle that authors released.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the safetensors go; made if missing.")],
+) -> None:
+    """Turn released learned_embeds pickles into safetensors that diffusers loads. Runs no code of the pickle's."""
+    from diffaug_datasets.cli.converting import convert_embeddings
+
+    convert_embeddings(file, folder)
 
 
 @app.command()

@@ -27,7 +27,7 @@ CASES: Mapping[str, str] = MappingProxyType(
         "antipodal_latents": "noise takes the partner's place; the row says so",
         "cosine_above_one": "angles are computed in float64 and held inside [-1, 1]",
         "negative_cosine": "no special case",
-        "unequal_norms": "kept as in the paper, an ellipse; all three norms are measured",
+        "unequal_norms": "kept as in the paper, an ellipse, unless diff_ii has `norm: geodesic`; norms are measured",
         "not_finite": "tried again with other seeds, then a failed row with its reason",
         "target_without_images": "genie plans it; genie_ada keeps its largest level",
         "source_equals_target": "genie_ada keeps its largest level",

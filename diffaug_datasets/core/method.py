@@ -112,6 +112,10 @@ class Context(Protocol):
     folder: Path
 
     @property
+    def team(self) -> Any:
+        """The processes that share a fit's batches (`models.team.Team`); mostly this one alone."""
+
+    @property
     def backbone(self) -> Any:
         """The diffusion model (`models.backbone.Backbone`)."""
 
@@ -189,6 +193,12 @@ def new_row(version: int, key: RowKey, spec: PlanSpec, **columns: Any) -> PlanRo
 def local_keys(method: Method) -> frozenset[str]:
     """Keys of a method's `Config` that say where data lies: what lies there has a digest, the place does not count."""
     keys: frozenset[str] = getattr(method, "LOCAL", frozenset())
+    return keys
+
+
+def unsure_keys(method: Method) -> Mapping[str, str]:
+    """Keys of a method's `Config` whose default or stated range is known from others or from memory alone, and how."""
+    keys: Mapping[str, str] = getattr(method, "UNSURE", {})
     return keys
 
 

@@ -25,6 +25,7 @@ from diffaug_datasets.core.protocols import SmallClass, parse_protocol
 RECIPE_SCHEMA = 1
 LOCAL_KEYS = {"source", "confusion"}
 SHOTS = "shots"
+CLASS_PROBABILITY = "class_probability"
 LATER_KEYS = ("on_small_class", "without")
 
 M = TypeVar("M", bound=BaseModel)
@@ -41,6 +42,22 @@ class Scores(BaseModel):
         description="image classifier over the same classes, or `shots`: the class whose real images the encoder finds "
         "nearest (Real-Filter)",
     )
+    probability: bool = Field(
+        default=False,
+        description="measure class_probability too: the encoder's softmax over the class prompts, at the row's label",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_an_unused_probability(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`probability` came later: scores that do not use it count in plan ids as they did before."""
+        content: dict[str, Any] = serialise(self)
+        return {key: value for key, value in content.items() if key != "probability" or value}
+
+    @model_validator(mode="after")
+    def _probability_is_the_encoders(self) -> "Scores":
+        if self.probability and self.encoder is None:
+            raise ValueError("probability compares images with class prompts, so give an encoder too")
+        return self
 
     @model_validator(mode="after")
     def _shots_are_encoded(self) -> "Scores":
@@ -54,7 +71,9 @@ class Filter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    column: Literal["clip_score", "clip_margin", "judge_confidence", "source_similarity", "judge_label"]
+    column: Literal[
+        "clip_score", "clip_margin", "judge_confidence", "source_similarity", "judge_label", "class_probability"
+    ]
     minimum: float | None = Field(default=None, description="drop rows below; null rows are kept")
     maximum: float | None = Field(default=None, description="drop rows above")
     equals_label: bool = Field(default=False, description="drop rows whose value differs from their label")
@@ -117,6 +136,12 @@ class Recipe(BaseModel):
     def _known_config(self) -> "Recipe":
         module = find_method(self.method)
         _checked(module.Config, self.config, where="config.")
+        return self
+
+    @model_validator(mode="after")
+    def _filtered_numbers_are_measured(self) -> "Recipe":
+        if any(rule.column == CLASS_PROBABILITY for rule in self.filters) and not self.scores.probability:
+            raise ValueError("filters: class_probability is not measured; set scores.probability: true")
         return self
 
     @property

@@ -1,6 +1,7 @@
 """What a report needs of a run folder, finished or not: rows, real images, receipts, and what is missing."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.store import Receipt, Run
 
+PREVIEW = re.compile(r"step-(?P<step>\d{1,9})-class-(?P<label>\d{1,6})\.png", re.ASCII)
 SCANNED = ("row_id", "label", "strength", "judge_label", "judge_confidence", "clip_margin")
 
 
@@ -66,6 +68,15 @@ class LossPoint:
 
 
 @dataclass(frozen=True)
+class Preview:
+    """A picture of a class, drawn after so many steps of a fit."""
+
+    step: int
+    label: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class FitState:
     """A fit of the plan and its receipt, None while it is not done."""
 
@@ -104,14 +115,23 @@ class Gathered:
     @cached_property
     def dropped(self) -> Mapping[str, str]:
         """Row id -> reason of every row that the selection takes out; empty before there is one."""
+        return {row["row_id"]: row["reason"] or "" for row in self._selection if not row["keep"]}
+
+    @cached_property
+    def spared(self) -> Mapping[str, str]:
+        """Row id -> what speaks against it, of every row that only a filter's `min_keep` keeps."""
+        return {row["row_id"]: row["reason"] for row in self._selection if row["keep"] and row["reason"]}
+
+    @cached_property
+    def _selection(self) -> list[dict[str, Any]]:
         if self.run.receipt("selection") is None:
-            return {}
+            return []
         try:
-            rows = pq.read_table(self.run.folder / "selection.parquet").to_pylist()
+            rows: list[dict[str, Any]] = pq.read_table(self.run.folder / "selection.parquet").to_pylist()
         except (OSError, pa.ArrowException):
             self.gaps.append("selection.parquet cannot be read")
-            return {}
-        return {row["row_id"]: row["reason"] or "" for row in rows if not row["keep"]}
+            return []
+        return rows
 
     @cached_property
     def fits(self) -> tuple[FitState, ...]:
@@ -142,6 +162,16 @@ class Gathered:
         events = (event for event in self._events if event.get("unit") == fit)
         latest = {int(event["step"]): float(event["loss"]) for event in events}
         return [LossPoint(step, latest[step]) for step in sorted(latest)]
+
+    def previews(self, fit: str) -> list[Preview]:
+        """Pictures that were drawn while a fit was learned here, by class and step; none where it was taken over."""
+        receipt = self.run.receipt(fit)
+        if receipt is not None and not receipt.evaluations:
+            return []
+        found = [(PREVIEW.fullmatch(path.name), path) for path in (self.run.fit_folder(fit) / "previews").glob("*.png")]
+        known = [(int(match["label"]), int(match["step"]), path) for match, path in found if match and path.is_file()]
+        rows = [(label, step, path) for label, step, path in sorted(known) if label < len(self.class_names)]
+        return [Preview(step, label, path.read_bytes()) for label, step, path in rows]
 
     @cached_property
     def _events(self) -> list[dict[str, Any]]:

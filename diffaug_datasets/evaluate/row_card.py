@@ -73,6 +73,7 @@ class Card:
     trajectory: Trajectory | None
     verdict: Verdict | None
     dropped: str
+    spared: str
 
 
 def card(gathered: Gathered, picture: Picture) -> Card:
@@ -92,6 +93,7 @@ def card(gathered: Gathered, picture: Picture) -> Card:
         trajectory=_trajectory(picture),
         verdict=_verdict(picture, names),
         dropped=reason_text(gathered.dropped[row.row_id]) if row.row_id in gathered.dropped else "",
+        spared=reason_text(gathered.spared[row.row_id]) if row.row_id in gathered.spared else "",
     )
 
 

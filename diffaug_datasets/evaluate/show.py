@@ -91,6 +91,8 @@ def _state(gathered: Gathered, planned: PlanRow, picture: Picture | None) -> str
         return "no image yet: its shard is not made"
     if planned.row_id in gathered.dropped:
         return f"written, taken out by the selection: {reason_text(gathered.dropped[planned.row_id])}"
+    if planned.row_id in gathered.spared:
+        return f"written, kept for its class's min_keep: {reason_text(gathered.spared[planned.row_id])}"
     return "written and kept" if gathered.run.receipt("selection") or planned.origin == "real" else "written"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from diffaug_datasets.evaluate.drawing import Curve, curve
 from diffaug_datasets.evaluate.gather import FitState, Gathered
 from diffaug_datasets.evaluate.row_card import Fact
+from diffaug_datasets.evaluate.thumbnails import Thumbnail, thumbnail
 from diffaug_datasets.run.store import Receipt
 
 LISTED_SHARDS = 24
@@ -29,8 +30,24 @@ class ShardTime:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a class looked like after so many steps."""
+
+    step: int
+    thumb: Thumbnail
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A class while it was learned, from the first look to the last."""
+
+    class_name: str
+    looks: tuple[Look, ...]
+
+
+@dataclass(frozen=True)
 class FitView:
-    """A fit: what it is, what it measured and, where its events are left, its losses."""
+    """A fit: what it is, what it measured and, where they are left, its losses and pictures."""
 
     name: str
     kind: str
@@ -39,6 +56,7 @@ class FitView:
     evaluations: int
     facts: tuple[Fact, ...]
     curve: Curve | None
+    growth: tuple[Growth, ...] = ()
 
 
 def shard_times(gathered: Gathered) -> tuple[ShardTime, ...]:
@@ -59,7 +77,7 @@ def _shard_time(receipt: Receipt) -> ShardTime:
 def fit_views(gathered: Gathered) -> tuple[FitView, ...]:
     """Every fit of the plan, in order; fits of a kind that measure nothing are summed up in one line."""
     views = [_fit_view(gathered, state) for state in gathered.fits]
-    telling = [view for view in views if view.facts or view.curve]
+    telling = [view for view in views if view.facts or view.curve or view.growth]
     kinds = dict.fromkeys(view.kind for view in views if view not in telling)
     return (*telling, *(_summed(kind, [v for v in views if v.kind == kind and v not in telling]) for kind in kinds))
 
@@ -70,7 +88,16 @@ def _fit_view(gathered: Gathered, state: FitState) -> FitView:
     losses = gathered.losses(unit.name)
     drawn = curve([point.step for point in losses], [point.loss for point in losses])
     facts = _measured(receipt.measured) if receipt else ()
-    return FitView(unit.name, unit.kind, receipt is not None, seconds, evaluations, facts, drawn)
+    growth = _growth(gathered, unit.name)
+    return FitView(unit.name, unit.kind, receipt is not None, seconds, evaluations, facts, drawn, growth)
+
+
+def _growth(gathered: Gathered, fit: str) -> tuple[Growth, ...]:
+    looks: dict[int, list[Look]] = {}
+    for preview in gathered.previews(fit):
+        if shown := thumbnail(preview.data):
+            looks.setdefault(preview.label, []).append(Look(preview.step, shown))
+    return tuple(Growth(gathered.class_names[label], tuple(seen)) for label, seen in looks.items())
 
 
 def _summed(kind: str, views: list[FitView]) -> FitView:

@@ -32,7 +32,7 @@ def unit_of(
 
 
 def learn(unit: FitUnit, concepts: ConceptConfig, ctx: Context) -> FitFiles:
-    """Train one unit; killed and called again, it goes on from its last checkpoint."""
+    """Train one unit; killed and called again, it goes on from its last checkpoint. A team trains it together."""
     from diffaug_datasets.models.concepts import ConceptExample, train_concepts
 
     content = unit.content
@@ -41,6 +41,6 @@ def learn(unit: FitUnit, concepts: ConceptConfig, ctx: Context) -> FitFiles:
     names = {int(label): name for label, name in content["names"].items()}
     learned = train_concepts(
         ctx.backbone, examples, names, concepts, metaclass=content["metaclass"], resize=content["resize"],
-        workdir=ctx.folder, progress=ctx.report,
+        workdir=ctx.folder, progress=ctx.report, team=ctx.team,
     )  # fmt: skip
     return FitFiles(learned.files(), learned.measured())

@@ -14,9 +14,9 @@ leaves open: classes with one image get a stated policy, angles are computed in 
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.concept_config import ConceptConfig
@@ -61,11 +61,20 @@ class Config(BaseModel):
     split_convention: Literal["code", "paper"] = Field(default="code", description="share with, or without, the suffix")
     suffixes: tuple[str, ...] | str = Field(default="auto", description="texts, the name of a shipped list, or auto")
     arc: Literal["full", "short", "long"] = Field(default="full", description="short = interpolation only")
+    norm: Literal["paper", "geodesic"] = Field(
+        default="paper", description="paper = latents of unequal norm span an ellipse; geodesic = norms go evenly"
+    )
     single_image_policy: Policy = Field(default="noise_partner", description="what a class with one image gets")
     fallback_strength: float = Field(default=0.7, gt=0, le=1, description="img2img strength of the policy diff_aug")
     resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
         default="lanczos", description="how sources are fitted"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_the_papers_norm(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`norm` came later: a config that does not use it counts in plan ids as it did before."""
+        content: dict[str, Any] = serialise(self)
+        return {key: value for key, value in content.items() if key != "norm" or value != "paper"}
 
 
 class Draw(BaseModel):
@@ -216,8 +225,8 @@ def _start(row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context)
     known = {name: latent for adapter in row.adapters[1:] for name, latent in ctx.fit(adapter).items()}
     ends = [known[image_key(i, row.label)].to(noise.device, noise.dtype) for i in row.source_ids]
     if len(ends) == 2 and (state := is_degenerate(angle(*ends))) == "ok":
-        return _on_circle(ends[0], ends[1], draw)
-    point, measured = _on_circle(ends[0], _partner(ends[0], noise), _shorter(draw, row.fallback))
+        return _on_circle(ends[0], ends[1], draw, cfg.norm)
+    point, measured = _on_circle(ends[0], _partner(ends[0], noise), _shorter(draw, row.fallback), cfg.norm)
     return point, measured if len(ends) == 1 else {**measured, "fallback": f"{state}_noise_partner"}
 
 
@@ -232,12 +241,14 @@ def _shorter(draw: Draw, policy: str | None) -> Draw:
     return draw.model_copy(update={"u": draw.u / 4, "arc": "full"}) if policy == "self_noise" else draw
 
 
-def _on_circle(a: "Tensor", b: "Tensor", draw: Draw) -> tuple["Tensor", dict[str, object]]:
+def _on_circle(
+    a: "Tensor", b: "Tensor", draw: Draw, norm: Literal["paper", "geodesic"]
+) -> tuple["Tensor", dict[str, object]]:
     from diffaug_datasets.numerics.interpolation import angle, circle, turn
 
     alpha = angle(a, b)
     phi = turn(draw.u, alpha, draw.arc)
-    point = circle(a, b, phi)
+    point = circle(a, b, phi, norm)
     norms = {name: float(x.double().norm()) for name, x in (("norm_a", a), ("norm_b", b), ("norm_z", point))}
     return point, {"alpha": alpha, "phi": phi, **norms}
 

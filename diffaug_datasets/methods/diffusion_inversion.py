@@ -38,6 +38,12 @@ PARITY = "differs: DDIM or DPM-Solver++ for PNDM, and an image not shown in a st
 N_SOURCES = 2
 LABEL_RULE = "source"
 NEEDS = frozenset({"image_embeddings"})
+UNSURE = {
+    "interpolation": "at second hand: the paper's range of alpha",
+    "noise": "at second hand: the paper's range of lambda",
+    "guidance_scale": "at second hand: the paper's w of 2 to 3; 2.0 is the authors' code",
+    "embeddings.steps": "at second hand: the paper's limit of 3,000; the number is also in the authors' code",
+}
 
 
 class Config(BaseModel):

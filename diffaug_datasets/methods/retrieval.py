@@ -42,6 +42,11 @@ N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS = frozenset({"pool", "encoder"})
 LOCAL = frozenset({"pool"})
+UNSURE = {
+    "query": "from memory: the nearest neighbours of the class's text",
+    "prompt": "from memory: one prompt a class, and its words",
+    "duplicates": "from memory: the service that the paper asked left near-duplicates out",
+}
 CHUNK = 2048
 
 

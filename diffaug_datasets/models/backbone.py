@@ -55,7 +55,7 @@ class Backbone:
         self.text = PromptEncoder(pieces.tokenizer, pieces.text_encoder)
         self.tokenizer, self.text_encoder = pieces.tokenizer, pieces.text_encoder
         self._spec, self._factor = spec, 2 ** (len(pieces.vae.config.block_out_channels) - 1)
-        self.height, self.width = self._size(spec)
+        self.height, self.width = self.size_of(spec)
         self._unfused: dict[str, Tensor] = {}
 
     @classmethod
@@ -69,7 +69,12 @@ class Backbone:
         pieces = load_pieces(spec, place)
         return cls(pieces, spec, backbone_name(spec), place)
 
-    def _size(self, spec: BackboneSpec) -> tuple[int, int]:
+    def size_of(self, spec: BackboneSpec) -> tuple[int, int]:
+        """(height, width) in pixels that a spec of this model asks for, its own where the spec leaves it open.
+
+        Raises:
+            BackboneError: a side is no multiple of the VAE's factor.
+        """
         native = self.unet.config.sample_size or 64  # as diffusers' pipelines take it where it is not stated
         rows, columns = (native, native) if isinstance(native, int) else native
         height, width = spec.height or rows * self._factor, spec.width or columns * self._factor

@@ -45,10 +45,14 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run with this fingerprint is kept; another fingerprint is another file, so settings never mix."""
+    """Where a run with this fingerprint is kept; another fingerprint is another file, so settings never mix.
+
+    `writes`: of processes that train together one alone writes, and all read.
+    """
 
     folder: Path
     fingerprint: str
+    writes: bool = True
 
     @property
     def path(self) -> Path:
@@ -57,6 +61,8 @@ class Checkpoint:
 
     def write(self, state: TrainingState, losses: list[float]) -> None:
         """Replace the checkpoint by the state after `len(losses)` steps."""
+        if not self.writes:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = state.tensors() | {LOSSES: torch.tensor(losses, dtype=torch.float64)}
         write_whole(self.path, save(tensors))

@@ -3,7 +3,7 @@
 Minimises E || eps - eps_theta(z_t, t, "a photo of a <class_i> ...") ||^2 over token rows and LoRA matrices. Follows the
 authors' code in optimiser, clipping, template and targets. Departs from it: frozen rows are never in the optimiser, the
 gradient of the embeddings is clipped too, latents are the posterior's mode and are encoded once, and training resumes
-exactly, since every draw of step i is a function of the seed and i.
+exactly, since every draw of step i is a function of the seed and i. Several processes may share every batch.
 """
 
 import hashlib
@@ -29,6 +29,8 @@ from diffaug_datasets.models.checkpoint import Checkpoint
 from diffaug_datasets.models.learned import LoadedConcepts, load_concepts
 from diffaug_datasets.models.lora import attach, detach
 from diffaug_datasets.models.pixels import Resize
+from diffaug_datasets.models.previews import Previews, shown_classes
+from diffaug_datasets.models.team import ALONE, Team
 from diffaug_datasets.models.textual_inversion import initial_rows, starting_point
 from diffaug_datasets.models.training import ConceptTraining, Progress
 from diffaug_datasets.numerics.schedule import add_noise
@@ -87,28 +89,44 @@ def train_concepts(
     metaclass: str = "",
     resize: Resize = "lanczos",
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> TrainedConcepts:
     """Learn the concepts of all classes (`names`: class id -> phrase, where its token starts) in one run.
 
     Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
     same bits: always on a CPU, on a GPU as far as the backward kernels that torch picks are deterministic. The backbone
-    is left without concepts. `progress` gets (steps done, of how many, loss).
+    is left without concepts. `progress` gets (steps done, of how many, loss). The processes of a `team` call it alike
+    and each computes its part of every batch; the first one keeps checkpoints and draws pictures for the report.
 
     Raises:
-        BackboneError: there is no example, an example's class has no name, or training diverges.
+        BackboneError: there is no example, an example's class has no name, a batch has fewer images than the team
+            processes, or training diverges.
     """
     _check(examples, names)
+    if cfg.batch < team.size:
+        raise BackboneError(f"concepts.batch: {cfg.batch} images cannot be shared by {team.size} processes; use fewer.")
     backbone.use_concepts(None)
     latents = _latents(backbone, examples, resize)
     labels = [example.class_id for example in examples]
     start = unlearned_concepts(backbone, names, cfg, metaclass=metaclass)
-    settings = [backbone.name, str(backbone.dtype), cfg.identity(), metaclass, sorted(names.items()), labels]
+    settings: list[object] = [
+        backbone.name,
+        str(backbone.dtype),
+        cfg.identity(),
+        metaclass,
+        sorted(names.items()),
+        labels,
+    ]
+    settings += [team.size] if team.size > 1 else []  # sums in another order have other bits
     fingerprint = digest([*settings, hashlib.sha256(latents.numpy().data).hexdigest()])[:16]
     with _trainable(backbone, start, cfg) as (rows, lora):
         prompts = {label: cfg.training_prompts(label, metaclass) for label in set(labels)}
         ids = {label: torch.stack([backbone.text.ids(text) for text in texts]) for label, texts in prompts.items()}
-        training = ConceptTraining(backbone, cfg, latents, labels, ids, rows, lora)
-        losses = training.to_the_end(Checkpoint(workdir / "concept-checkpoint", fingerprint), progress)
+        training = ConceptTraining(backbone, cfg, latents, labels, ids, rows, lora, team)
+        checkpoint = Checkpoint(workdir / "concept-checkpoint", fingerprint, writes=team.rank == 0)
+        shown = shown_classes(labels, cfg) if team.rank == 0 else ()
+        look = Previews(backbone, cfg, {label: ids[label][0] for label in shown}, workdir)
+        losses = training.to_the_end(checkpoint, progress, look)
         learned = _collect(start, rows, lora)
     return TrainedConcepts(learned, tuple(losses), str(starting_point(backbone.text_encoder, cfg, metaclass)))
 

@@ -38,6 +38,12 @@ class StepDraw:
     eps: Float[Tensor, "b c h w"]
     prompts: Int[Tensor, " b"]
 
+    def part(self, number: int, of: int) -> "StepDraw":
+        """Part `number` of `of` nearly equal ones, in order; the parts together are the whole."""
+        size = len(self.t)
+        cut = slice(number * size // of, (number + 1) * size // of)
+        return StepDraw(self.images[cut], self.mirrored[cut], self.t[cut], self.eps[cut], self.prompts[cut])
+
 
 @dataclass(frozen=True)
 class StepDraws:

@@ -1,4 +1,7 @@
-"""The training loop of concept learning: AdamW on token rows and LoRA matrices, mean squared error on eps."""
+"""The training loop of concept learning: AdamW on token rows and LoRA matrices, mean squared error on eps.
+
+Several processes may share every batch: their gradients are weighted by their share of it and added up.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +15,7 @@ from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.checkpoint import Checkpoint, TrainingState
 from diffaug_datasets.models.draws import StepDraw, StepDraws
+from diffaug_datasets.models.team import ALONE, Team
 from diffaug_datasets.numerics.schedule import Schedule, add_noise
 
 MAX_NORM = 1.0
@@ -35,17 +39,20 @@ class ConceptTraining:
         ids: Mapping[int, Int[Tensor, "k s"]],
         rows: nn.Parameter,
         lora: Mapping[str, nn.Parameter],
+        team: Team = ALONE,
     ) -> None:
-        self.backbone, self.cfg, self.latents = backbone, cfg, latents
+        self.backbone, self.cfg, self.latents, self.team = backbone, cfg, latents, team
         self.ids = torch.stack([ids[label] for label in labels])
         steps = backbone.schedule.num_train_timesteps
         self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
         self.optimiser = _adamw(cfg, rows, list(lora.values()))
         self.state = TrainingState({"rows": rows, **lora}, self.optimiser)
-        self.descent = Descent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding")
+        self.descent = Descent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding", team)
 
-    def to_the_end(self, checkpoint: Checkpoint, progress: Progress | None) -> list[float]:
-        """The losses of all steps, those before the checkpoint included.
+    def to_the_end(
+        self, checkpoint: Checkpoint, progress: Progress | None, look: Callable[[int], None] | None = None
+    ) -> list[float]:
+        """The losses of all steps, those before the checkpoint included; `look` is called after every step.
 
         Raises:
             BackboneError: training diverges, or the checkpoint is damaged.
@@ -53,13 +60,17 @@ class ConceptTraining:
 
         def step(i: int) -> float:
             self._set_rates(i)
-            return self.step(self.draws.step(i))
+            loss = self.step(self.draws.step(i))
+            if look:
+                look(i + 1)
+            return loss
 
         return run_steps(step, self.cfg.steps, self.cfg.checkpoint_every, checkpoint, self.state, progress)
 
     def step(self, draw: StepDraw) -> float:
-        """One update, each group clipped to norm 1; returns the loss before it."""
-        return self.descent(self.loss(draw), MAX_NORM)
+        """One update, each group clipped to norm 1; returns the loss of the whole batch before it."""
+        own = draw.part(self.team.rank, self.team.size)
+        return self.descent(self.loss(own) * (len(own.t) / len(draw.t)), MAX_NORM)
 
     def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
         """Mean squared error on eps, with Min-SNR weights if asked for."""
@@ -82,11 +93,13 @@ class ConceptTraining:
 class Descent:
     """Steps of an optimiser. The loss of a half-precision network is scaled up, and a step that overflows left out.
 
-    `what` diverges, and which `rates` to lower then, is for the message.
+    `what` diverges, and which `rates` to lower then, is for the message. The losses of a `team` are parts of one sum.
     """
 
-    def __init__(self, optimiser: torch.optim.Optimizer, dtype: torch.dtype, what: str, rates: str) -> None:
-        self.optimiser, self._what, self._rates = optimiser, what, rates
+    def __init__(
+        self, optimiser: torch.optim.Optimizer, dtype: torch.dtype, what: str, rates: str, team: Team = ALONE
+    ) -> None:
+        self.optimiser, self._what, self._rates, self._team = optimiser, what, rates, team
         self.loss_scale = HALF_LOSS_SCALE if dtype == torch.float16 else 1.0
         self.skipped = 0
 
@@ -100,16 +113,18 @@ class Descent:
         (loss * self.loss_scale).backward()  # type: ignore[no-untyped-call]
         groups = [group["params"] for group in self.optimiser.param_groups]
         gradients = [p.grad for group in groups for p in group if p.grad is not None]
+        whole = loss.detach().clone()
+        self._team.add([*gradients, whole])
         for gradient in gradients:
             gradient.div_(self.loss_scale)
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self._skip()
-            return float(loss.detach())
+            return float(whole)
         self.skipped = 0
         for group in groups if max_norm else ():
             nn.utils.clip_grad_norm_(group, max_norm or MAX_NORM)
         self.optimiser.step()
-        return float(loss.detach())
+        return float(whole)
 
     def _skip(self) -> None:
         self.skipped += 1

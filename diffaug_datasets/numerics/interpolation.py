@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Arc = Literal["full", "short", "long"]
+Norm = Literal["paper", "geodesic"]
 
 
 def angle(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
@@ -36,12 +37,15 @@ def is_degenerate(alpha: float, eps: float = 1e-4) -> Literal["ok", "coincident"
     return "coincident" if alpha < math.pi / 2 else "antipodal"
 
 
-def circle(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], phi: float) -> Float[Tensor, "*shape"]:
+def circle(
+    a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], phi: float, norm: Norm = "paper"
+) -> Float[Tensor, "*shape"]:
     """The point of the circle through a and b at angle phi from a, measured away from b; phi in [0, 2 pi], radians.
 
     Implements Eq. 7 of Diff-II with phi = lambda alpha: Z = sin(alpha + phi) / sin(alpha) a - sin(phi) / sin(alpha) b.
     phi = 0 gives a and phi = 2 pi - alpha gives b; phi = 2 pi - lambda alpha is Eq. 5, phi = lambda alpha is Eq. 6. The
-    norm is constant only if a and b have one norm; otherwise the circle is an ellipse, as in the paper.
+    norm is constant only if a and b have one norm; otherwise the circle is an ellipse, as in the paper. Departs from it
+    where `norm` is 'geodesic': directions turn, and the norm goes evenly from a's to b's along either arc.
 
     Raises:
         ValueError: a latent is zero or not finite, or the two are (anti)parallel.
@@ -50,7 +54,17 @@ def circle(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], phi: float) -
     if (verdict := is_degenerate(alpha)) != "ok":
         raise ValueError(f"got {verdict} latents (angle {alpha:.3g} rad); use lerp or draw another pair")
     of_a, of_b = math.sin(alpha + phi) / math.sin(alpha), math.sin(phi) / math.sin(alpha)
+    if norm == "geodesic":
+        length_a, length_b = _length(a), _length(b)
+        length = length_a + _share_of_b(phi, alpha) * (length_b - length_a)
+        of_a, of_b = of_a * length / length_a, of_b * length / length_b
     return (of_a * a.double() - of_b * b.double()).to(a.dtype)
+
+
+def _share_of_b(phi: float, alpha: float) -> float:
+    """How far from a to b a turn lies, in [0, 1], on whichever arc it is."""
+    back = math.tau - phi
+    return back / alpha if back < alpha else phi / (math.tau - alpha)
 
 
 def turn(u: float, alpha: float, arc: Arc) -> float:
@@ -83,11 +97,15 @@ def noise_partner(a: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) ->
     Raises:
         ValueError: the noise is zero or not finite.
     """
-    length = float(torch.linalg.vector_norm(_flat(noise)))
+    length = _length(noise)
     if not 0 < length < math.inf:
         raise ValueError(f"got noise of norm {length}; draw it from a standard normal")
-    scale = float(torch.linalg.vector_norm(_flat(a))) / length
+    scale = _length(a) / length
     return (scale * noise.double()).to(a.dtype)
+
+
+def _length(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(_flat(x)))
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ KEPT, FILTERED, FAILED, WITHHELD = "kept", "filtered", "failed", "withheld"
 STATUS = {
     "status": f"{KEPT}: published; {FILTERED}: dropped by the selection; {FAILED}: has no image; "
     f"{WITHHELD}: a real image that may not be redistributed, or pixels left out of a recipe-only release",
-    "reason": "why a row was dropped or failed",
+    "reason": "why a row was dropped or failed; of a kept row, the filter whose min_keep saved it",
     "split": "train or test",
 }
 
@@ -33,15 +33,14 @@ def provenance_features(class_names: Sequence[str]) -> Features:
 
 def provenance_table(run: Run, release: Release) -> pa.Table:
     """One row a planned row, real ones first, in row order."""
-    dropped = dropped_rows(run)
-    rows = [*_real(run, release), *_made(run, release, dropped)]
+    rows = [*_real(run, release), *_made(run, release, selected_rows(run))]
     return pa.Table.from_pylist(rows, provenance_features(release.class_names).arrow_schema)
 
 
-def dropped_rows(run: Run) -> Mapping[str, str]:
-    """Row id -> reason of every written row that the selection takes out."""
+def selected_rows(run: Run) -> Mapping[str, tuple[bool, str | None]]:
+    """Row id -> whether the selection keeps a written row, and the filter that speaks against it."""
     rows = pq.read_table(run.folder / "selection.parquet").to_pylist()
-    return {row["row_id"]: row["reason"] or "" for row in rows if not row["keep"]}
+    return {row["row_id"]: (row["keep"], row["reason"]) for row in rows}
 
 
 def _real(run: Run, release: Release) -> Iterator[dict[str, Any]]:
@@ -52,7 +51,7 @@ def _real(run: Run, release: Release) -> Iterator[dict[str, Any]]:
             yield {**row, "status": status, "reason": None, "split": splits[row["row_id"]]}
 
 
-def _made(run: Run, release: Release, dropped: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _made(run: Run, release: Release, selected: Mapping[str, tuple[bool, str | None]]) -> Iterator[dict[str, Any]]:
     for shard in run.plan.shards():
         receipt = run.receipt(shard.name)
         failed = {row.row_id: row for row in receipt.failed} if receipt else {}
@@ -61,13 +60,9 @@ def _made(run: Run, release: Release, dropped: Mapping[str, str]) -> Iterator[di
             if row.row_id in failed:
                 yield _failed({**planned_columns(row), "plan_id": release.plan_id}, failed[row.row_id])
             else:
-                yield {**written[row.row_id], **_ending(row.row_id, release, dropped), "split": row.split}
-
-
-def _ending(row_id: str, release: Release, dropped: Mapping[str, str]) -> dict[str, Any]:
-    if row_id in dropped:
-        return {"status": FILTERED, "reason": dropped[row_id]}
-    return {"status": WITHHELD if release.recipe_only else KEPT, "reason": None}
+                keep, reason = selected[row.row_id]
+                status = (WITHHELD if release.recipe_only else KEPT) if keep else FILTERED
+                yield {**written[row.row_id], "status": status, "reason": reason, "split": row.split}
 
 
 def _failed(columns: dict[str, Any], row: FailedRow) -> dict[str, Any]:

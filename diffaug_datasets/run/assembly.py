@@ -14,14 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from diffaug_datasets.core.canonical import canonical, digest
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Plan
-from diffaug_datasets.core.recipe import Filter
 from diffaug_datasets.core.rows import FailedRow, Split
+from diffaug_datasets.run.deciding import columns_for, scored, verdicts
 from diffaug_datasets.run.features import read_stream, schema_digest
 from diffaug_datasets.run.shards import write_arrow
 from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, write_atomically, write_text
 
 RUN_SCHEMA = 1
-DECIDING = ("row_id", "label", "clip_score", "clip_margin", "judge_confidence", "source_similarity", "judge_label")
 
 
 class RunFile(BaseModel):
@@ -117,15 +116,19 @@ def _receipts(run: Run) -> list[Receipt]:
     return [receipt for receipt in receipts if receipt is not None]
 
 
-def _select(run: Run, receipts: Sequence[Receipt], hook: Hook) -> dict[str, str]:
-    """row id -> reason for every written row that does not stay; stored as selection.parquet and its receipt."""
-    tables = [read_stream(str(run.shard_path(r.unit))).select(DECIDING) for r in receipts]
-    rows = pa.concat_tables(tables).to_pylist()
-    dropped = decide(rows, run.recipe.filters)
+def _select(run: Run, receipts: Sequence[Receipt], hook: Hook) -> Mapping[str, str]:
+    """row id -> reason for every written row that does not stay; stored as selection.parquet and its receipt.
+
+    A row that stays and has a reason is one that a filter's `min_keep` saved.
+    """
+    filters = run.recipe.filters
+    tables = [read_stream(str(run.shard_path(r.unit))).select(columns_for(filters)) for r in receipts]
+    rows = [scored(row, filters) for row in pa.concat_tables(tables).to_pylist()]
+    decision = verdicts(rows, filters)
     content = {
         "row_id": [row["row_id"] for row in rows],
-        "keep": [row["row_id"] not in dropped for row in rows],
-        "reason": [dropped.get(row["row_id"]) for row in rows],
+        "keep": [row["row_id"] not in decision.dropped for row in rows],
+        "reason": [decision.reason(row["row_id"]) for row in rows],
     }
     schema = pa.schema([("row_id", pa.string()), ("keep", pa.bool_()), ("reason", pa.string())])
     done = write_atomically(
@@ -133,51 +136,7 @@ def _select(run: Run, receipts: Sequence[Receipt], hook: Hook) -> dict[str, str]
     )
     hook("selection: before receipt")
     run.write_receipt(Receipt(plan_id=run.plan.id, unit="selection", files=(done,), rows=len(rows)))
-    return dropped
-
-
-def decide(rows: Sequence[Mapping[str, Any]], filters: Sequence[Filter]) -> dict[str, str]:
-    """row id -> reason of every row that a filter drops; each class keeps a filter's `min_keep` best."""
-    dropped: dict[str, str] = {}
-    for rule in filters:
-        left = [row for row in rows if row["row_id"] not in dropped]
-        worst = _lowest(left, rule)
-        losers = [row for row in left if row["row_id"] in worst or _breaks(row, rule)]
-        spared = _spared(rows, losers, dropped, rule)
-        dropped |= {row["row_id"]: _reason(rule) for row in losers if row["row_id"] not in spared}
-    return dropped
-
-
-def _breaks(row: Mapping[str, Any], rule: Filter) -> bool:
-    value = row[rule.column]
-    if value is None:
-        return False
-    low = rule.minimum is not None and value < rule.minimum
-    high = rule.maximum is not None and value > rule.maximum
-    return low or high or (rule.equals_label and value != row["label"])
-
-
-def _lowest(rows: Sequence[Mapping[str, Any]], rule: Filter) -> set[str]:
-    """Ids of the share of rows with the lowest values, rounded down; rows without a value are not counted."""
-    known = sorted((row[rule.column], row["row_id"]) for row in rows if row[rule.column] is not None)
-    return {row_id for _, row_id in known[: int(rule.lowest * len(known))]}
-
-
-def _reason(rule: Filter) -> str:
-    return canonical(rule.model_dump(exclude_defaults=True))
-
-
-def _spared(
-    rows: Sequence[Mapping[str, Any]], losers: Sequence[Mapping[str, Any]], dropped: Mapping[str, str], rule: Filter
-) -> set[str]:
-    left = Counter(row["label"] for row in rows if row["row_id"] not in dropped)
-    left.subtract(Counter(row["label"] for row in losers))
-    spared: set[str] = set()
-    for row in sorted(losers, key=lambda r: (-r[rule.column], r["row_id"])):
-        if left[row["label"]] < rule.min_keep:
-            left[row["label"]] += 1
-            spared.add(row["row_id"])
-    return spared
+    return decision.dropped
 
 
 def _real_files(run: Run) -> list[RunFile]:

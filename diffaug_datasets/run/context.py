@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from diffaug_datasets.models.backbone import Backbone
     from diffaug_datasets.models.features import Encoder
+    from diffaug_datasets.models.team import Team
 
 ReadSource = Callable[[str], bytes]
 LoadBackbone = Callable[[BackboneSpec, str], "Backbone"]
@@ -55,6 +56,13 @@ class WorkContext:
         self._read, self._encoder, self._loader = read_source, encoder, loader
         self._report, self._pool, self._held_out = report, pool, held_out
         self._concepts: str | None = None
+
+    @cached_property
+    def team(self) -> "Team":
+        """This process alone, until an engine puts others beside it."""
+        from diffaug_datasets.models.team import ALONE
+
+        return ALONE
 
     @cached_property
     def backbone(self) -> "Backbone":
@@ -153,9 +161,15 @@ class WorkContext:
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.randn(self.backbone.latent_shape, generator=generator)
 
+    def team_total(self, count: int) -> int:
+        """The sum of a count over the team."""
+        from diffaug_datasets.models.team import total
+
+        return count if self.team.size == 1 else total(self.team, count)
+
     def report(self, step: int, total: int, loss: float) -> None:
-        """Progress of a fit."""
-        if self._report:
+        """Progress of a fit; of a team the first process tells it."""
+        if self._report and self.team.rank == 0:
             self._report(step, total, loss)
 
 

@@ -25,6 +25,11 @@ def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lam
     for folder in options.fits_from:
         Run.open(folder)
     options = replace(options, device=resolve_device(options.device))
+    if options.split_batches and not accelerated.launched():
+        raise RunError(
+            "--split-batches: this process is alone; run it under `accelerate launch` with several processes (without "
+            "GPUs: `accelerate launch --multi_gpu --num_processes 2 -m diffaug_datasets fit ... --device cpu`)."
+        )
     if accelerated.launched():
         accelerated.execute(run, options, tick)
     else:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.plan import Plan
-from diffaug_datasets.core.recipe import SHOTS, Scores
+from diffaug_datasets.core.recipe import CLASS_PROBABILITY, SHOTS, Scores
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
 
@@ -30,7 +30,7 @@ class Scorer:
         self._sources: dict[str, Tensor] = {}
 
     def score(self, made: Sequence[Made]) -> list[dict[str, Any]]:
-        """The score columns of every image, in order."""
+        """The score columns of every image, in order; under `measured`, what goes into that column."""
         if not made:
             return []
         images = [Image.fromarray(one.pixels) for one in made]
@@ -66,8 +66,18 @@ class Scorer:
         scored: list[dict[str, Any]] = []
         for i, one in enumerate(made):
             margins = self._margin(cosines[i], one.row.label) if cosines is not None else {}
-            scored.append({**margins, "source_similarity": self._nearest(features[i], one.row.source_ids)})
+            similarity = {"source_similarity": self._nearest(features[i], one.row.source_ids)}
+            scored.append({**margins, **similarity, **self._probability(cosines, i, one.row.label)})
         return scored
+
+    def _probability(self, cosines: "Tensor | None", place: int, label: int) -> dict[str, Any]:
+        """CLIP's zero-shot probability of the row's class, which He et al. keep above 1/C (arXiv 2210.07574)."""
+        if not self.names.probability:
+            return {}
+        if cosines is None:
+            raise RecipeError(f"scores.probability: encoder {self.names.encoder} reads no text; name a CLIP model.")
+        share = (LOGIT_SCALE * cosines[place]).softmax(dim=0)[label]
+        return {"measured": {CLASS_PROBABILITY: float(share)}}
 
     def _margin(self, cosines: "Tensor", label: int) -> dict[str, float]:
         own = float(cosines[label])

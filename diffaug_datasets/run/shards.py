@@ -72,7 +72,8 @@ def encode_row(made: "Made", scores: dict[str, Any], plan_id: str, image_format:
 
     picture = Image.fromarray(made.pixels)
     data = made.encoded if made.encoded is not None else _stamped(made, picture, image_format)
-    outcome = {"measured": canonical(made.measured), "attempt": made.attempt, "batch_shape": made.batch_shape}
+    measured = {**made.measured, **scores.get("measured", {})}
+    outcome = {"measured": canonical(measured), "attempt": made.attempt, "batch_shape": made.batch_shape}
     image = {
         "image": {"bytes": data, "path": None},
         "image_format": image_format if made.encoded is None else format_of(data),
@@ -80,7 +81,7 @@ def encode_row(made: "Made", scores: dict[str, Any], plan_id: str, image_format:
         "width": picture.width,
         "height": picture.height,
     }
-    return {**planned_columns(made.row), "plan_id": plan_id, **outcome, **scores, **image}
+    return {**planned_columns(made.row), "plan_id": plan_id, **scores, **outcome, **image}
 
 
 def _stamped(made: "Made", picture: "Image", image_format: ImageFormat) -> bytes:

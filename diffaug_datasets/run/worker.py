@@ -4,18 +4,20 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
+from diffaug_datasets.run.adoption import adoptable, same_stack
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import (
     LoadBackbone,
@@ -32,6 +34,9 @@ from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.shards import encode_rows, write_arrow
 from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
 
+if TYPE_CHECKING:
+    from diffaug_datasets.models.team import Team
+
 POLL_SECONDS = 0.1
 
 
@@ -39,7 +44,8 @@ POLL_SECONDS = 0.1
 class WorkerOptions:
     """Where and how one worker runs; `only_fits` leaves the shards alone, `number` spreads workers over the units.
 
-    `fits_from`: other run folders whose finished fits may be copied instead of made again.
+    `fits_from`: other run folders whose finished fits may be copied instead of made again. `split_batches`: the
+    processes of one `accelerate launch` learn each concept fit together.
     """
 
     device: str = "cpu"
@@ -47,6 +53,7 @@ class WorkerOptions:
     only_fits: bool = False
     allow_mixed_stack: bool = False
     fits_from: tuple[Path, ...] = ()
+    split_batches: bool = False
     loader: LoadBackbone = load_backbone
     hook: Hook = no_hook
 
@@ -66,12 +73,16 @@ class Worker:
         Raises:
             RunError: the run was begun on another stack, or the disk is full.
         """
-        settle(self.recipe.threads)
-        self._check_stack()
-        self._check_real()
+        self.begin()
         for stage, units in self.run.units():
             if not (self.options.only_fits and stage == "synthetic"):
                 self._stage(units)
+
+    def begin(self) -> None:
+        """Set threads and kernels; check that the run can be continued here. Raises RunError as `work`."""
+        settle(self.recipe.threads)
+        self._check_stack()
+        self._check_real()
 
     def _stage(self, units: Sequence[FitUnit | Shard]) -> None:
         """Take free units until all are done; a unit whose holder dies becomes free again."""
@@ -86,24 +97,42 @@ class Worker:
         with self.run.lease(unit.name) as mine:
             if not mine:
                 return False
-            if not self._is_intact(unit.name):
-                self._make(unit)
+            if not self.is_intact(unit.name):
+                self.make(unit)
             return True
 
-    def _is_intact(self, name: str) -> bool:
+    def is_intact(self, name: str) -> bool:
+        """Whether a unit is finished; what was found whole once is not looked at again."""
         if name not in self._intact and self.run.intact(name):
             self._intact.add(name)
         return name in self._intact
 
-    def _make(self, unit: FitUnit | Shard) -> None:
+    def make(self, unit: FitUnit | Shard) -> None:
+        """Make a unit that this process holds the lease of, or copy a fit; its receipt is the last write."""
         self.run.event(event="start", unit=unit.name, worker=self.options.number)
         begin, calls = time.perf_counter(), self._evaluated
         receipt = self._adopt(unit) or self._make_fit(unit) if isinstance(unit, FitUnit) else self._make_shard(unit)
         self.options.hook(f"{unit.name}: before receipt")
-        spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": self._evaluated - calls}
+        evaluations = self._ctx.team_total(self._evaluated - calls)
+        spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": evaluations}
         self.run.write_receipt(receipt.model_copy(update=spent))
         self._intact.add(unit.name)
         self.run.event(event="done", unit=unit.name, rows=receipt.rows, failed=len(receipt.failed), **spent)
+
+    def help(self, unit: FitUnit) -> None:
+        """Compute this process's part of a fit that the first process of the team makes; nothing is written here."""
+        calls = self._evaluated
+        self._fitted(unit)
+        self._ctx.team_total(self._evaluated - calls)
+
+    @contextmanager
+    def joined(self, team: "Team") -> Iterator[None]:
+        """Fits made inside share their batches with a team."""
+        before, self._ctx.team = self._ctx.team, team
+        try:
+            yield
+        finally:
+            self._ctx.team = before
 
     @property
     def _evaluated(self) -> int:
@@ -112,7 +141,9 @@ class Worker:
 
     @property
     def _signature(self) -> dict[str, Any]:
-        return {"worker": f"{socket.gethostname()}:{os.getpid()}:{self.options.number}", "stack": self._stack}
+        shared = {"processes": str(self._ctx.team.size)} if self._ctx.team.size > 1 else {}
+        name = f"{socket.gethostname()}:{os.getpid()}:{self.options.number}"
+        return {"worker": name, "stack": {**self._stack, **shared}}
 
     @cached_property
     def _stack(self) -> dict[str, str]:
@@ -152,32 +183,43 @@ class Worker:
     def _check_stack(self) -> None:
         """Refuse to continue on another stack: two halves of one set would not be made alike."""
         names = [unit.name for _, units in self.run.units() for unit in units]
-        others = {canonical(r.stack) for name in names if (r := self.run.receipt(name)) and r.stack}
-        if others - {canonical(self._stack)} and not self.options.allow_mixed_stack:
+        stacks = [r.stack for name in names if (r := self.run.receipt(name)) and r.stack]
+        others = sorted(canonical(stack) for stack in stacks if not same_stack(stack, self._stack))
+        if others and not self.options.allow_mixed_stack:
             raise RunError(
-                f"{self.run.folder}: begun on {sorted(others)[0]}, this is {canonical(self._stack)}; the same rows "
+                f"{self.run.folder}: begun on {others[0]}, this is {canonical(self._stack)}; the same rows "
                 "would have other pixels here. Continue there, or give --allow-mixed-stack (the card will say so)."
             )
 
-    def _adopt(self, unit: FitUnit) -> Receipt | None:
-        """The same fit from another run folder made on this stack, copied; a fit's name is the digest of its inputs."""
-        for other in map(Run.open, self.options.fits_from):
-            receipt = other.receipt(unit.name)
-            if receipt is None or receipt.stack != self._stack or not other.intact(unit.name):
-                continue
-            folder = self.run.fit_folder(unit.name)
-            for file in receipt.files:
-                origin = other.fit_folder(unit.name) / file.file
-                write_atomically(folder / file.file, partial(_copy, origin))
-            return receipt.model_copy(update={"plan_id": self.plan.id})
-        return None
+    def adoptable(self, unit: FitUnit) -> tuple[Run, Receipt] | None:
+        """Another run folder that holds this fit, and its receipt there."""
+        return adoptable(unit, self.run, self.options.fits_from, self._stack, self._native_size)
 
-    def _make_fit(self, unit: FitUnit) -> Receipt:
+    def _native_size(self) -> tuple[int, int]:
+        backbone = self._ctx.backbone
+        return backbone.size_of(self.recipe.backbone.model_copy(update={"height": None, "width": None}))
+
+    def _adopt(self, unit: FitUnit) -> Receipt | None:
+        """The same fit from another run folder, copied."""
+        found = self.adoptable(unit)
+        if found is None:
+            return None
+        other, receipt = found
+        folder = self.run.fit_folder(unit.name)
+        for file in receipt.files:
+            origin = other.fit_folder(unit.name) / file.file
+            write_atomically(folder / file.file, partial(_copy, origin))
+        return receipt.model_copy(update={"plan_id": self.plan.id})
+
+    def _fitted(self, unit: FitUnit) -> FitFiles:
         folder = self.run.fit_folder(unit.name)
         folder.mkdir(parents=True, exist_ok=True)
         self._ctx.folder = folder
         self._ctx.batch_shape = self.recipe.batch_size
-        made: FitFiles = self.recipe.module.fit(unit, self.recipe.method_config, self._ctx)
+        return self.recipe.module.fit(unit, self.recipe.method_config, self._ctx)
+
+    def _make_fit(self, unit: FitUnit) -> Receipt:
+        made, folder = self._fitted(unit), self.run.fit_folder(unit.name)
         files = [self._save(folder / name, dict(tensors)) for name, tensors in sorted(made.tensors.items())]
         measured = dict(made.measured)
         return Receipt(plan_id=self.plan.id, unit=unit.name, files=tuple(files), measured=measured, **self._signature)

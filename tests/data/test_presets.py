@@ -144,7 +144,7 @@ def test_unknown_presets_name_those_of_the_method() -> None:
 
 def test_the_page_says_what_is_at_second_hand(diffaug: Command) -> None:
     page = diffaug("methods", "retrieval").out
-    assert "retrieval@imagenet_10pct" in page and "per_class, prompt" in page
+    assert "retrieval@imagenet_10pct" in page and "per_class, query, prompt" in page
     assert "reconstruction: no code was released" in page and "@article{burg2023retrieval" in page
 
 

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.evaluate import report
@@ -112,6 +113,39 @@ def test_diff_ii_shows_circle_suffix_and_losses(make_run, page) -> None:
     assert found.classes.count("circle") == 3 * 3
     assert "on a <b>table</b>" in found.text and "mean" in found.text and "suffix for 7 steps" in found.text
     assert found.classes.count("loss") == 1 and "loss first" in found.text
+
+
+def draw_previews(run: Run, *names: str) -> None:
+    """PNG files beside the concept fit."""
+    unit = next(unit for unit in run.plan.fits if unit.kind == "concepts")
+    folder = run.fit_folder(unit.name) / "previews"
+    folder.mkdir()
+    for name in names:
+        Image.new("RGB", (32, 32), "teal").save(folder / name, "PNG")
+
+
+def test_a_fit_shows_how_its_classes_grew(make_run, page) -> None:
+    steps = [f"step-{step:06d}-class-{label}.png" for label in (0, 2) for step in (100, 200, 300)]
+    strange = ["step-000100-class-9.png", "step-1-class-<b>.png", "step--1-class-0.png", "other.png"]
+    run = make_run(method="diff_ii", per_class=1)
+    draw_previews(run, *steps, *strange)
+    found = page(run)
+    assert found.classes.count("growth") == 2 and found.classes.count("loss") == 1
+    assert [alt for alt in found.alts if "after" in alt] == [
+        f"class {name} after {step} steps" for name in ("bag", "coat") for step in (100, 200, 300)
+    ]
+    assert found.text.count("step 100 step 200 step 300") == 2
+
+
+def test_a_fit_that_was_taken_over_or_has_no_pictures_shows_none(make_run, page) -> None:
+    run = make_run(method="diff_ii", per_class=1)
+    assert "growth" not in page(run).classes
+    draw_previews(run, "step-000100-class-0.png")
+    assert "growth" in page(run).classes
+    unit = next(unit for unit in run.plan.fits if unit.kind == "concepts")
+    receipt = run.receipt(unit.name)
+    run.write_receipt(receipt.model_copy(update={"evaluations": 0}))  # copied, so nothing was computed here
+    assert "growth" not in page(run).classes
 
 
 def test_diff_mix_shows_the_weights_of_its_label(make_run, page) -> None:

@@ -26,8 +26,9 @@ from diffaug_datasets.data.real import read_real
 from diffaug_datasets.methods import diff_ii, genie, genie_ada
 from diffaug_datasets.numerics.interpolation import angle, circle
 from diffaug_datasets.numerics.selection import largest_jump
-from diffaug_datasets.run.assembly import Assembled, ClassCount, decide
+from diffaug_datasets.run.assembly import Assembled, ClassCount
 from diffaug_datasets.run.batch import BatchJob, flaw
+from diffaug_datasets.run.deciding import verdicts
 from diffaug_datasets.run.execute import emptied
 
 # The rows of the table, in its order.
@@ -50,13 +51,13 @@ class Latents:
         return self.tensors
 
 
-def on_circle(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:
+def on_circle(a: torch.Tensor, b: torch.Tensor, **config: Any) -> tuple[torch.Tensor, dict[str, Any]]:
     """Diff-II's start of a row between two inversions."""
     row = next(row for row in plan_of("diff_ii").rows if row.start_step == 0)
     ends = {f"{source}/{row.label}": end for source, end in zip(row.source_ids, (a, b), strict=True)}
     draw = diff_ii.Draw.model_validate_json(row.draw)
     noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(1))
-    point, measured = diff_ii._start(row, draw, noise, diff_ii.Config(), Latents(ends))  # type: ignore[arg-type]
+    point, measured = diff_ii._start(row, draw, noise, diff_ii.Config(**config), Latents(ends))  # type: ignore[arg-type]
     return point, dict(measured)
 
 
@@ -124,6 +125,7 @@ def unequal_norms() -> str:
     a, b = latent(), 3 * latent(1)
     point, measured = on_circle(a, b)
     assert torch.equal(point, circle(a, b, measured["phi"]))
+    assert torch.equal(on_circle(a, b, norm="geodesic")[0], circle(a, b, measured["phi"], "geodesic"))
     assert measured["norm_b"] == pytest.approx(3 * float(latent(1).norm()), rel=1e-5)
     assert measured["norm_z"] == pytest.approx(float(point.norm()), rel=1e-5)
     return " ".join(sorted(key for key in measured if key.startswith("norm")))
@@ -237,10 +239,10 @@ def dotted_stems(folder: Path) -> str:
 
 def emptied_class() -> str:
     rows = [{"row_id": str(i), "label": i // 3, "clip_margin": -1.0 + i / 10} for i in range(6)]
-    drop = decide(rows, [Filter(column="clip_margin", minimum=0.0)])
-    keep = decide(rows, [Filter(column="clip_margin", minimum=0.0, min_keep=1)])
+    drop = verdicts(rows, [Filter(column="clip_margin", minimum=0.0)]).dropped
+    keep = verdicts(rows, [Filter(column="clip_margin", minimum=0.0, min_keep=1)])
     assert len(drop) == 6
-    assert set(drop) - set(keep) == {"2", "5"}  # the best of each class
+    assert set(drop) - set(keep.dropped) == set(keep.spared) == {"2", "5"}  # the best of each class, flagged
     kept = {"name": "bag", "real": 1, "planned": 3, "failed": 0}
     counts = (ClassCount(**kept, written=3, kept=0), ClassCount(**kept, written=3, kept=1))
     assert not emptied(Assembled.model_construct(counts=counts[1:]))

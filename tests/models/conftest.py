@@ -13,9 +13,10 @@ from jaxtyping import install_import_hook
 if TYPE_CHECKING:
     from diffaug_datasets.models.backbone import Backbone
 
-CHECKED = ["backbone", "concepts", "draws", "features", "image_embeddings", "learned", "lora", "pixels", "prompts"]
+CHECKED = ["backbone", "concepts", "converting", "draws", "features", "image_embeddings", "learned", "lora", "pixels"]
+CHECKED += ["previews", "prompts", "search", "team", "textual_inversion", "toy", "training"]
 install_import_hook(
-    [f"diffaug_datasets.models.{module}" for module in [*CHECKED, "search", "textual_inversion", "toy", "training"]],
+    [f"diffaug_datasets.models.{module}" for module in CHECKED],
     # The tower lets an int stand for a float, as mypy does.
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )

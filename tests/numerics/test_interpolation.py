@@ -56,6 +56,28 @@ def test_equal_norms_stay(seed, phi):
 
 
 @quick
+@given(seed=SEEDS, u=st.floats(0.0, 1.0))
+def test_a_geodesic_turns_as_the_circle_and_its_norm_goes_evenly(seed, u):
+    a, b = pair(seed)
+    b = 3 * b
+    alpha = angle(a, b)
+    for phi, share in ((u * (math.tau - alpha), u), (math.tau - u * alpha, u)):  # the long arc, then the short one
+        point = circle(a, b, phi, "geodesic")
+        assert point.norm().item() == pytest.approx((a.norm() + share * (b.norm() - a.norm())).item(), rel=1e-9)
+        unit = circle(a / a.norm(), b / b.norm(), phi)
+        close(point / point.norm(), unit / unit.norm())
+    close(circle(a, b, math.tau - alpha, "geodesic"), b)
+    close(circle(a, b, 0.0, "geodesic"), a)
+
+
+@quick
+@given(seed=SEEDS, phi=ANGLES)
+def test_with_equal_norms_the_geodesic_is_the_circle(seed, phi):
+    a, b = equal_norms(seed)
+    close(circle(a, b, phi, "geodesic"), circle(a, b, phi))
+
+
+@quick
 @given(seed=SEEDS, phi=st.floats(0.0, math.pi))
 def test_phi_is_the_angle_from_a_measured_away_from_b(seed, phi):
     a, b = equal_norms(seed)

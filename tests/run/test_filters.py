@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from small_runs import small_run
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.recipe import Filter, Recipe, Scores
-from diffaug_datasets.run.assembly import decide
 from diffaug_datasets.run.batch import Made
+from diffaug_datasets.run.deciding import decide, scored, verdicts
 from diffaug_datasets.run.scores import Scorer
+from diffaug_datasets.run.shards import encode_row
 from diffaug_datasets.run.worker import Worker
 
 CLASS_RULE = (Scores(encoder="tiny", judge="shots"), Filter(column="judge_label", equals_label=True))
 ORACLE = (Scores(judge="tiny"), Filter(column="judge_label", equals_label=True))
 CLIP = (Scores(encoder="tiny"), Filter(column="clip_margin", minimum=0.0))
-FILTERS = {"real_filter": CLASS_RULE, "oracle": ORACLE, "clip": CLIP}
+ZERO_SHOT = (Scores(encoder="tiny", probability=True), Filter(column="class_probability", minimum=0.1))
+FILTERS = {"real_filter": CLASS_RULE, "oracle": ORACLE, "clip": CLIP, "zero_shot": ZERO_SHOT}
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +45,10 @@ def kept(worker: Worker, made: list[Made], kind: str, labels: list[int]) -> floa
         Made(one.row.model_copy(update={"label": label}), one.pixels, {}, 0, 10)
         for one, label in zip(made, labels, strict=True)
     ]
-    scored = Scorer(scores, worker.plan, worker._ctx, 10).score(relabelled)
+    found = Scorer(scores, worker.plan, worker._ctx, 10).score(relabelled)
     empty: dict[str, Any] = dict.fromkeys(("clip_score", "clip_margin", "judge_confidence", "judge_label"))
-    rows = [
-        {**empty, **columns, "row_id": one.row.row_id, "label": one.row.label}
-        for one, columns in zip(relabelled, scored, strict=True)
-    ]
+    encoded = [encode_row(one, columns, "x", "png") for one, columns in zip(relabelled, found, strict=True)]
+    rows = [scored({**empty, **row}, [rule]) for row in encoded]
     return 1 - len(decide(rows, [rule])) / len(rows)
 
 
@@ -58,6 +59,46 @@ def test_true_labels_are_kept_and_shuffled_ones_are_not(worker: Worker, made: li
     shuffled = random.Random(0).sample(labels, len(labels))
     assert Counter(shuffled) == Counter(labels)
     assert kept(worker, made, kind, shuffled) <= 0.2
+
+
+def test_the_zero_shot_probability_is_a_softmax_over_the_class_prompts(worker: Worker, made: list[Made]) -> None:
+    """He et al. keep p > 1/C; the reference side is the encoder alone."""
+    import torch
+
+    from diffaug_datasets.models.features import Encoder
+
+    encoder = Encoder.load("tiny")
+    pictures = [Image.fromarray(one.pixels) for one in made[:10]]
+    texts = encoder.text_features([f"a photo of a {name}" for name in worker.plan.header.prompt_names])
+    cosines = encoder.image_features(pictures, batch_shape=10) @ texts.T
+    weights = torch.exp(100 * (cosines - cosines.amax(1, keepdim=True)))
+    expected = [float(row[one.row.label] / row.sum()) for row, one in zip(weights, made, strict=False)]
+    found = Scorer(ZERO_SHOT[0], worker.plan, worker._ctx, 10).score(made[:10])
+    assert [columns["measured"]["class_probability"] for columns in found] == pytest.approx(expected, abs=1e-5)
+    assert min(expected) < 0.5 < max(expected)
+    assert all("measured" not in columns for columns in Scorer(CLIP[0], worker.plan, worker._ctx, 10).score(made[:2]))
+
+
+def test_scores_without_the_probability_are_written_as_before() -> None:
+    assert Scores(encoder="tiny").model_dump() == {"encoder": "tiny", "judge": None}
+    assert ZERO_SHOT[0].model_dump()["probability"] is True
+    base = {"builder": "fashion", "method": "txt2img", "filters": [{"column": "class_probability", "minimum": 0.1}]}
+    with pytest.raises(RecipeError, match=r"class_probability is not measured; set scores\.probability: true"):
+        Recipe.from_dict(base)
+    with pytest.raises(RecipeError, match="probability compares images with class prompts, so give an encoder too"):
+        Recipe.from_dict({**base, "scores": {"probability": True}})
+
+
+def test_a_row_that_min_keep_alone_keeps_is_flagged() -> None:
+    rows = [{"row_id": f"{i}", "label": i // 3, "clip_margin": i / 10 - 0.35} for i in range(6)]
+    rule = Filter(column="clip_margin", minimum=0.0, min_keep=2)
+    decision = verdicts(rows, [rule])
+    assert set(decision.dropped) == {"0", "3"}
+    assert set(decision.spared) == {"1", "2"}
+    assert decision.reason("1") == decision.reason("0") == '{"column":"clip_margin","min_keep":2,"minimum":0.0}'
+    assert decision.reason("5") is None
+    again = verdicts(rows, [rule, Filter(column="clip_margin", minimum=-0.2)])
+    assert "1" in again.dropped and set(again.spared) == {"2"}  # a later rule may still drop it
 
 
 def test_a_class_without_real_images_is_never_the_nearest(worker: Worker, made: list[Made]) -> None:
@@ -98,3 +139,11 @@ def test_the_shipped_recipe_is_the_class_rule() -> None:
     recipe = Recipe.from_yaml(Path(diffaug_datasets.__file__).parent / "recipes" / "real_filter.yaml")
     assert (recipe.method, recipe.scores) == ("txt2img", CLASS_RULE[0])
     assert [f.model_copy(update={"min_keep": 0}) for f in recipe.filters] == [CLASS_RULE[1]]
+
+
+def test_the_shipped_clip_filter_is_the_one_of_he_et_al() -> None:
+    import diffaug_datasets
+
+    recipe = Recipe.from_yaml(Path(diffaug_datasets.__file__).parent / "recipes" / "clip_filter.yaml")
+    assert (recipe.method, recipe.scores) == ("txt2img", ZERO_SHOT[0])
+    assert [f.model_copy(update={"min_keep": 0}) for f in recipe.filters] == [ZERO_SHOT[1]]

@@ -38,11 +38,16 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path: Path, reference: d
 
 def test_accelerate_makes_the_same_bytes(tmp_path: Path, reference: dict[str, str]) -> None:
     run = mixed_start_run(tmp_path / "run")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no"]
-    command = [sys.executable, *launch, "--num_machines", "1", "--dynamo_backend", "no", "-m", "diffaug_datasets"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    plain = ["--mixed_precision", "no", "--num_machines", "1", "--dynamo_backend", "no", "-m", "diffaug_datasets"]
+    alone = ["--device", "cpu", "--workers", "1"]  # with `--cpu` accelerate starts one process, which would fail below
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "3"}
     done = subprocess.run(
-        [*command, "generate", str(run.folder)], capture_output=True, text=True, env=environment, timeout=240
+        [sys.executable, *launch, *plain, "generate", str(run.folder), *alone],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert digests(run.folder) == reference

@@ -1,4 +1,7 @@
-"""Under `accelerate launch` every process is a worker; the run folder shares the work, not a process group."""
+"""Under `accelerate launch` every process is a worker; the run folder shares the work, not a process group.
+
+Only where batches are to be split do the processes speak to each other, and only while they learn concepts.
+"""
 
 import os
 from dataclasses import replace
@@ -19,9 +22,14 @@ def rank() -> int:
 
 
 def execute(run: Run, options: WorkerOptions, tick: Tick) -> None:
-    """Work on this process's device; no collective is ever called, so one death does not stop the others."""
+    """Work on this process's device. Unless batches are split no collective is called, so one death stops no other."""
     device = options.device
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    Worker(run, replace(options, number=rank(), device=device)).work()
+    worker = Worker(run, replace(options, number=rank(), device=device))
+    if options.split_batches:
+        from diffaug_datasets.run.engines.together import learn_together
+
+        learn_together(worker)
+    worker.work()
     tick()

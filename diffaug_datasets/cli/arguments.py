@@ -1,0 +1,39 @@
+"""Arguments and options that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffaug_datasets.core.errors import RunError
+
+
+def _device(device: str) -> str:
+    if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
+        return device
+    raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from diffaug_datasets import __version__
+
+        typer.echo(f"diffaug {__version__}")
+        raise typer.Exit
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `diffaug plan` made.")]
+Device = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one a GPU, or one a core.")]
+MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
+FitsFrom = Annotated[
+    list[Path] | None, typer.Option(metavar="RUN", help="Copy equal fits of another run folder; repeatable.")
+]
+RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
+Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
+Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]
+Revision = Annotated[str | None, typer.Option(help="A tag, branch or commit of the Hub.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]

@@ -1,0 +1,75 @@
+"""Fits of other run folders: which may be copied instead of made again.
+
+A fit's name is a digest of its settings and images. It leaves out the size and dtype of the network, which therefore
+are compared here: what was learned or inverted at another resolution is another thing under the same name.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffaug_datasets.core.backbone_spec import BackboneSpec
+from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.run.store import Receipt, Run
+
+# What follows from an encoder and its images alone.
+WITHOUT_BACKBONE = frozenset({"embeddings", "pool_features", "retrieval"})
+NETWORK = ("variant", "dtype")
+Size = tuple[int, int]
+
+
+def same_stack(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two receipts were written on the same kind of device with the same versions.
+
+    How many processes shared a batch is written there too, but binds nobody who continues.
+    """
+    return {**one, "processes": ""} == {**other, "processes": ""}
+
+
+def same_network(ours: BackboneSpec, theirs: Mapping[str, Any], native: Callable[[], Size]) -> bool:
+    """Whether two recipes drive one backbone alike; `native` is asked for (height, width) where one leaves it open."""
+    if any(getattr(ours, key) != theirs.get(key) for key in NETWORK):
+        return False
+    sizes = {(ours.height, ours.width), (theirs.get("height"), theirs.get("width"))}
+    if len(sizes) == 1 or not any(None in size for size in sizes):
+        return len(sizes) == 1
+    height, width = native()
+    return len({(size[0] or height, size[1] or width) for size in sizes}) == 1
+
+
+def adoptable(
+    unit: FitUnit, run: Run, others: Sequence[Path], stack: Mapping[str, str], native: Callable[[], Size]
+) -> tuple[Run, Receipt] | None:
+    """The first of the other runs that holds this fit whole, made on this stack and by this network."""
+    for other in map(Run.open, others):
+        receipt = other.receipt(unit.name)
+        if receipt is None or not same_stack(receipt.stack, stack) or not other.intact(unit.name):
+            continue
+        theirs = other.plan.header.recipe["backbone"]
+        if unit.kind in WITHOUT_BACKBONE or same_network(run.recipe.backbone, theirs, native):
+            return other, receipt
+    return None
+
+
+def refusals(run: Run, others: Sequence[Path]) -> Iterator[str]:
+    """A sentence for every other run whose fits have names of ours and yet are not taken: size or dtype differ."""
+    ours = run.recipe.backbone
+    names = {unit.name for unit in run.plan.fits if unit.kind not in WITHOUT_BACKBONE}
+    for other in map(Run.open, others):
+        theirs = other.plan.header.recipe["backbone"]
+        shared = names & {unit.name for unit in other.plan.fits}
+        if shared and not same_network(ours, theirs, lambda: (0, 0)) and not _leaves_open(ours, theirs):
+            made, wanted = _text(theirs), _text(ours.model_dump())
+            yield f"{other.folder}: its fits were made at {made}, this run is {wanted}; they are made here instead."
+
+
+def _leaves_open(ours: BackboneSpec, theirs: Mapping[str, Any]) -> bool:
+    """Whether the sizes might be the same although one is not stated."""
+    stated = (ours.height, ours.width, theirs.get("height"), theirs.get("width"))
+    return None in stated and all(getattr(ours, key) == theirs.get(key) for key in NETWORK)
+
+
+def _text(backbone: Mapping[str, Any]) -> str:
+    height, width = backbone.get("height"), backbone.get("width")
+    size = f"{height} x {width} pixels" if height and width else "its own size"
+    return " ".join(filter(None, (f"{size} in", backbone["dtype"], backbone.get("variant"))))

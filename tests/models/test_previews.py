@@ -1,0 +1,89 @@
+"""Pictures drawn while concepts are learned: when, of which classes, and that the fit never notices."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_concepts import CFG, saved_bytes, train
+
+from diffaug_datasets.core.concept_config import ConceptConfig, TextualInversionConfig
+from diffaug_datasets.models import previews
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.previews import moments, shown_classes
+
+SHORT = CFG.model_copy(update={"steps": 3, "tokens_per_class": 1})
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "expected"),
+    [
+        (300, 500, (100, 200, 300)),
+        (35_000, 500, (11_500, 23_000, 35_000)),  # at the checkpoint before
+        (1000, 100, (300, 600, 1000)),
+        (1000, 333, (333, 666, 1000)),
+        (2, 500, (1, 2)),
+        (0, 500, ()),
+    ],
+)
+def test_the_moments_are_thirds_of_the_way(steps: int, every: int, expected: tuple[int, ...]) -> None:
+    assert moments(ConceptConfig(steps=steps, checkpoint_every=every)) == expected
+
+
+def test_a_few_classes_are_shown_where_that_costs_little() -> None:
+    assert shown_classes(range(200), ConceptConfig()) == (0, 50, 100, 150)
+    assert shown_classes([7, 7, 7], TextualInversionConfig()) == (7,)
+    assert shown_classes([3, 3, 1], ConceptConfig(steps=300)) == (1, 3)
+    enough = ConceptConfig(steps=200, batch=8)  # 3 looks at 4 classes in 10 guided steps: 240 evaluations
+    assert shown_classes(range(10), enough) == (0, 2, 5, 7)
+    assert shown_classes(range(10), enough.model_copy(update={"steps": 199})) == ()
+
+
+def drawn(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "previews").glob("*"))}
+
+
+def test_the_fit_has_the_same_bytes_with_and_without(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(backbone, tmp_path / "plain", SHORT)
+    assert not (tmp_path / "plain" / "previews").exists()
+    monkeypatch.setattr(previews, "SHARE", 0)
+    monkeypatch.setattr(previews, "STEPS", 2)
+    state = torch.random.get_rng_state()
+    seen = train(backbone, tmp_path / "seen", SHORT)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert seen.losses == plain.losses
+    assert saved_bytes(seen, tmp_path / "b") == saved_bytes(plain, tmp_path / "a")
+    pictures = drawn(tmp_path / "seen")
+    assert list(pictures) == [f"step-{step:06d}-class-{label}.png" for step in (1, 2, 3) for label in (0, 3)]
+    assert len(set(pictures.values())) == 6  # classes differ, and learning changes them
+    with Image.open(tmp_path / "seen" / "previews" / "step-000003-class-0.png") as picture:
+        assert picture.size == (64, 64)
+    # Drawn again after the end, from the weights that the checkpoint holds: nothing, as no step is left.
+    train(backbone, tmp_path / "seen", SHORT)
+    assert drawn(tmp_path / "seen") == pictures
+
+
+@pytest.mark.full
+def test_a_continued_training_draws_the_same_pictures(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(previews, "SHARE", 0)
+    monkeypatch.setattr(previews, "STEPS", 1)
+
+    def stop(step: int, total: int, loss: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    longer = SHORT.model_copy(update={"steps": 5})
+    with pytest.raises(KeyboardInterrupt):
+        train(backbone, tmp_path, longer, stop)
+    before = drawn(tmp_path)
+    for path in (tmp_path / "previews").iterdir():
+        path.unlink()
+    train(backbone, tmp_path, longer)  # from the checkpoint after two steps
+    after = drawn(tmp_path)
+    assert list(after) == [f"step-{step:06d}-class-{label}.png" for step in (3, 5) for label in (0, 3)]
+    again = [name for name in after if name in before]
+    assert len(again) == 2 and all(before[name] == after[name] for name in again)
