@@ -26,6 +26,14 @@ RECIPE_SCHEMA = 1
 LOCAL_KEYS = {"source", "confusion"}
 SHOTS = "shots"
 CLASS_PROBABILITY = "class_probability"
+MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
+    "clip_score": "encoder",
+    "clip_margin": "encoder",
+    "source_similarity": "encoder",
+    "judge_confidence": "judge",
+    "judge_label": "judge",
+    CLASS_PROBABILITY: "probability",
+}
 LATER_KEYS = ("on_small_class", "without")
 
 M = TypeVar("M", bound=BaseModel)
@@ -140,8 +148,10 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _filtered_numbers_are_measured(self) -> "Recipe":
-        if any(rule.column == CLASS_PROBABILITY for rule in self.filters) and not self.scores.probability:
-            raise ValueError("filters: class_probability is not measured; set scores.probability: true")
+        for rule in self.filters:
+            key = MEASURED_BY[rule.column]
+            if not getattr(self.scores, key):
+                raise ValueError(f"filters: {rule.column} is not measured; set scores.{key}")
         return self
 
     @property

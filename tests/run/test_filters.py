@@ -82,11 +82,17 @@ def test_the_zero_shot_probability_is_a_softmax_over_the_class_prompts(worker: W
 def test_scores_without_the_probability_are_written_as_before() -> None:
     assert Scores(encoder="tiny").model_dump() == {"encoder": "tiny", "judge": None}
     assert ZERO_SHOT[0].model_dump()["probability"] is True
-    base = {"builder": "fashion", "method": "txt2img", "filters": [{"column": "class_probability", "minimum": 0.1}]}
-    with pytest.raises(RecipeError, match=r"class_probability is not measured; set scores\.probability: true"):
-        Recipe.from_dict(base)
     with pytest.raises(RecipeError, match="probability compares images with class prompts, so give an encoder too"):
-        Recipe.from_dict({**base, "scores": {"probability": True}})
+        Recipe.from_dict({"builder": "fashion", "method": "txt2img", "scores": {"probability": True}})
+
+
+@pytest.mark.parametrize(
+    ("column", "key"), [("clip_margin", "encoder"), ("judge_label", "judge"), ("class_probability", "probability")]
+)
+def test_a_filter_on_what_nobody_measures_is_refused(column: str, key: str) -> None:
+    filters = [{"column": column, "minimum": 0.1}]
+    with pytest.raises(RecipeError, match=rf"{column} is not measured; set scores\.{key}\."):
+        Recipe.from_dict({"builder": "fashion", "method": "txt2img", "filters": filters})
 
 
 def test_a_row_that_min_keep_alone_keeps_is_flagged() -> None:
