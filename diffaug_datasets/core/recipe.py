@@ -244,6 +244,9 @@ def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str
         return f"{key}: unknown key{_suggestion(model, first['loc'])}."
     if first["type"] == "missing":
         return f"{key}: missing; a recipe needs it."
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # a rule over several keys names them
+        rule = str(first["ctx"]["error"]).rstrip(".")
+        return f"{key.rstrip('.')}: {rule}." if key else f"{rule}."
     return f"{key}: got {first['input']!r}, {first['msg'][0].lower()}{first['msg'][1:]}."
 
 

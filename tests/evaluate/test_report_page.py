@@ -200,9 +200,10 @@ def test_without_scores_nothing_is_judged(make_run, page) -> None:
 
 
 def test_filters_mark_rows_as_taken_out(make_run, page) -> None:
-    found = page(make_run(recipe={"filters": [{"column": "clip_margin", "minimum": 0.1}]}))
+    scores = {"encoder": "tiny"}
+    found = page(make_run(recipe={"scores": scores, "filters": [{"column": "clip_margin", "minimum": 0.1}]}))
     assert "taken out: clip_margin below 0.1" in found.text
-    lowest = page(make_run("share", recipe={"filters": [{"column": "clip_margin", "lowest": 0.5}]}))
+    lowest = page(make_run("share", recipe={"scores": scores, "filters": [{"column": "clip_margin", "lowest": 0.5}]}))
     assert "taken out: clip_margin among the lowest 50" in lowest.text
 
 
