@@ -141,8 +141,9 @@ def test_an_edit_between_reading_and_committing_is_merged(
 
     def slowly(old: str | None, *words: object) -> str:
         merged = merge(old, *words)
-        if not seen:
-            seen.append(edit("# fashion\n", "# Edited meanwhile\n"))
+        seen.append(merged)
+        if len(seen) == 2:  # the first time is before any byte goes
+            edit("# fashion\n", "# Edited meanwhile\n")
         return merged
 
     monkeypatch.setattr(push, "dataset_card", slowly)
@@ -169,6 +170,15 @@ def test_many_files_go_in_several_commits_and_the_card_last(
 def test_a_private_repository(hub: LoopbackHub, finished: Run) -> None:
     publish(finished, NAME, PublishOptions(private=True))
     assert hub.repo(NAME).private
+    publish(finished, NAME, PublishOptions(private=True))
+
+
+def test_a_public_repository_does_not_pass_for_a_private_one(hub: LoopbackHub, finished: Run, other_plan: Run) -> None:
+    publish(finished, NAME)
+    before = len(hub.writes())
+    with pytest.raises(PublishError, match="is there already, and public; make it private in its settings"):
+        publish(other_plan, NAME, PublishOptions(private=True))
+    assert len(hub.writes()) == before
 
 
 def test_a_branch(hub: LoopbackHub, finished: Run) -> None:
@@ -197,9 +207,11 @@ def test_parquet_and_back(hub: LoopbackHub, finished: Run, other_config: Run) ->
     shards = sorted(path for path in files if path.startswith(f"{place}/train-"))
     assert [path[-8:] for path in shards] == [".parquet"] * 4
     assert not any(path.endswith(".arrow") for path in files)
+    before = len(hub.writes())
     with pytest.raises(PublishError, match="reads one format a repository"):
         publish(other_config, NAME)
     assert hub.files(NAME) == files
+    assert len(hub.writes()) == before, "bytes were sent before it was refused"
 
 
 def test_both_modes_give_the_same_repository(finished: Run, tmp_path: Path) -> None:
