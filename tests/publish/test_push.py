@@ -12,9 +12,9 @@ from hub.clients import loopback_hub
 from hub.server import LoopbackHub
 from hub.store import Entry, git_sha1
 from huggingface_hub import HfApi
-from small_release import Waits, made
+from small_release import Waits
 
-from diffaug_datasets.core.errors import PublishError, RecipeError
+from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.data.release import read_release
 from diffaug_datasets.publish import push
 from diffaug_datasets.publish.card import Card
@@ -297,22 +297,3 @@ def test_an_older_plan_without_a_tag_gets_one_before_it_goes(hub: LoopbackHub, f
     tags.clear()
     publish(other_plan, NAME)
     assert hub.files(NAME, tag) == before
-
-
-def test_a_withdrawn_image_and_its_rows_are_gone(
-    hub: LoopbackHub, finished: Run, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    gone = finished.plan.rows[0].source_ids[0]
-    run = made(tmp_path_factory.mktemp("withdrawn") / "run", without=[gone])
-    assert run.plan.id != finished.plan.id
-    assert all(gone not in row.source_ids for row in (*run.plan.rows, *run.plan.real))
-    assert len(run.plan.real) == len(finished.plan.real) - 1
-    first = publish(finished, NAME)
-    publish(run, NAME)
-    files = hub.files(NAME)
-    assert "1 real images were withdrawn" in files["README.md"].decode()
-    holding = {path.rsplit("/", 1)[1] for path, data in files.items() if gone.encode() in data}
-    assert holding <= {"recipe.yaml", "plan.json"}, "only the request itself may name it"
-    assert any(gone.encode() in data for data in hub.files(NAME, first.tag).values())
-    with pytest.raises(RecipeError, match="without: got 'abc', expected the sha256 of a real image"):
-        made(tmp_path_factory.mktemp("unknown") / "run", without=["abc"])

@@ -7,7 +7,9 @@ from command_line import Command
 from hub.server import LoopbackHub
 from small_release import made
 
+from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.publish.publisher import publish
+from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.withdrawal import withdraw
 
 NAME = "org/fashion"
@@ -37,3 +39,22 @@ def test_fits_that_cannot_be_made_again_come_from_the_release(
     rows = len(left.plan.rows)
     assert (built.code, f"{rows} of {rows} images are bit-equal" in built.out) == (0, True), built
     assert done.folder.endswith(left.plan.id[:16])
+
+
+def test_a_withdrawn_image_and_its_rows_are_gone(
+    hub: LoopbackHub, finished: Run, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gone = finished.plan.rows[0].source_ids[0]
+    run = made(tmp_path_factory.mktemp("withdrawn") / "run", without=[gone])
+    assert run.plan.id != finished.plan.id
+    assert all(gone not in row.source_ids for row in (*run.plan.rows, *run.plan.real))
+    assert len(run.plan.real) == len(finished.plan.real) - 1
+    first = publish(finished, NAME)
+    publish(run, NAME)
+    files = hub.files(NAME)
+    assert "1 real images were withdrawn" in files["README.md"].decode()
+    holding = {path.rsplit("/", 1)[1] for path, data in files.items() if gone.encode() in data}
+    assert holding <= {"recipe.yaml", "plan.json"}, "only the request itself may name it"
+    assert any(gone.encode() in data for data in hub.files(NAME, first.tag).values())
+    with pytest.raises(RecipeError, match="without: got 'abc', expected the sha256 of a real image"):
+        made(tmp_path_factory.mktemp("unknown") / "run", without=["abc"])
