@@ -19,7 +19,7 @@ from diffaug_datasets.core.recipe import Recipe
 
 VERBS = [
     *("demo", "doctor", "builders", "methods", "cp", "captions", "plan", "fit", "convert"),
-    *("generate", "status", "show", "report", "build", "publish", "regen", "verify"),
+    *("generate", "status", "show", "report", "build", "withdraw", "publish", "regen", "verify"),
 ]
 SMALL = ("--set", "per_class=1", "--set", "config.num_inference_steps=2", "--set", "include_test=false")
 DIFFAUG = (sys.executable, "-m", "diffaug_datasets")

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from diffaug_datasets.cli.verbs import app
+from diffaug_datasets.cli.release_verbs import app
 from diffaug_datasets.core.errors import DiffAugError
 
 GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jaxtyping")

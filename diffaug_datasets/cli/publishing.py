@@ -1,5 +1,6 @@
 """The verb that publishes, and what it prints."""
 
+import sys
 from pathlib import Path
 
 import typer
@@ -9,9 +10,10 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.licences import model_terms
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import Preview, preview, publish
+from diffaug_datasets.publish.push import Published
 from diffaug_datasets.run.store import Run
 
-GATES = ("licence", "model-licence", "failed-rows", "rows", "test-leak")
+GATES = ("licence", "model-licence", "local-model", "failed-rows", "rows", "test-leak")
 
 
 def options_of(
@@ -35,14 +37,34 @@ def options_of(
 
 
 def run_publish(folder: Path, target: str, options: PublishOptions, as_json: bool) -> None:
-    """Publish and say where it is."""
-    done = publish(Run.open(folder), target, options)
+    """Publish and say where it is, and how others get at it."""
+    run = Run.open(folder)
+    if sys.stderr is None or not sys.stderr.isatty():
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
+    done = publish(run, target, options)
     if as_json:
         say_json(done.__dict__)
         return
     say(f"published: {done.target}, {done.folder}")
+    say(f"  {done.sent} files are new there" if done.sent else "  everything was there already, nothing was sent")
     if done.commit:
         say(f"  on {done.revision}, commit {done.commit[:12]}" + (f", tag {done.tag}" if done.tag else ""))
+    say(f"  {_next(done, options)}")
+
+
+def _next(done: Published, options: PublishOptions) -> str:
+    """What comes after it: a merge, a build, or loading."""
+    if options.create_pr:
+        return f"open pull request {done.revision.rpartition('/')[2]} of {done.target}: merge it on the Hub"
+    if options.recipe_only:
+        return f"without pixels: diffaug build {done.target} --source YOUR-IMAGES makes them"
+    config = done.folder.split("/")[1]
+    if done.commit:
+        branch = "" if done.revision == "main" else f', revision="{done.revision}"'
+        return f'load_dataset("{done.target}", "{config}"{branch}) loads it'
+    return f'diffaug_datasets.load("{done.target}", "{config}") loads it'
 
 
 def print_preview(folder: Path, target: str, options: PublishOptions, as_json: bool) -> int:
@@ -63,6 +85,8 @@ def _told(found: Preview) -> dict[str, object]:
 
 def _say_preview(found: Preview) -> None:
     contents, header = found.contents, found.contents.run.plan.header
+    say(found.card.rstrip())
+    say()
     for item in contents.items:
         say(f"{_size(item.size):>10}  {item.path}")
     facts = {
@@ -74,9 +98,7 @@ def _say_preview(found: Preview) -> None:
     for verdict in found.verdicts:
         word = "ok" if not verdict.reason else "allowed" if verdict.allowed else "REFUSED"
         say(f"  gate {verdict.gate}: {word}{f', {verdict.reason}' if verdict.reason else ''}")
-    say()
-    say(found.card.rstrip())
-    typer.echo("nothing was sent (--dry-run)", err=True)
+    typer.echo(f"nothing was sent to {found.target} (--dry-run)", err=True)
 
 
 def _size(size: int) -> str:

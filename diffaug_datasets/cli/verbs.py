@@ -7,12 +7,10 @@ import typer
 
 from diffaug_datasets.cli.arguments import (
     AsJson,
-    Config,
     Debug,
     Device,
     FitsFrom,
     MixedStack,
-    Revision,
     RowPrefix,
     RunFolder,
     Set,
@@ -216,78 +214,3 @@ def build(
     from diffaug_datasets.cli.running import run_build
 
     run_build(name, source, run, workers, device)
-
-
-@app.command()
-def publish(
-    run: RunFolder,
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="org/name on the Hub, or an address (s3://..., file://...).")
-    ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show files, card and licence verdict; send nothing.")
-    ] = False,
-    format: Annotated[str, typer.Option("--format", help="arrow or parquet.")] = "arrow",
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
-    revision: Annotated[str | None, typer.Option(help="A branch; made if missing.")] = None,
-    i_have_rights: Annotated[
-        bool, typer.Option("--i-have-rights", help="You may publish what the licence forbids.")
-    ] = False,
-    recipe_only: Annotated[bool, typer.Option("--recipe-only", help="Everything but pixels.")] = False,
-    allow: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Overrule a gate; the card says so.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Publish a finished run: shards, provenance, recipe, plan, card. Killed, the same command continues."""
-    from diffaug_datasets.cli.publishing import options_of, print_preview, run_publish
-
-    options = options_of(format, (private, create_pr, revision), i_have_rights, recipe_only, allow or [])
-    if dry_run:
-        raise typer.Exit(print_preview(run, target, options, json))
-    run_publish(run, target, options, json)
-
-
-@app.command()
-def regen(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a published set (org/name, s3://...).")],
-    row: RowPrefix,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the rebuilt image here.")] = None,
-    config: Config = None,
-    revision: Revision = None,
-    source: Source = None,
-    device: Device = "auto",
-    json: AsJson = False,
-) -> None:
-    """Rebuild one row from its own columns and say whether it is bit-equal (exit code 1 if not)."""
-    folder = Path(run)
-    if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
-        from diffaug_datasets.cli.inspecting import rebuild_row
-
-        raise typer.Exit(rebuild_row(folder, row, out, device, json))
-    from diffaug_datasets.cli.published import Where, rebuild_published
-
-    raise typer.Exit(rebuild_published(Where(run, config, revision, source, _resolved(device)), row, out, json))
-
-
-@app.command()
-def verify(
-    place: Annotated[str, typer.Argument(metavar="PLACE", help="A published set: org/name, a folder or s3://...")],
-    sample: Annotated[int, typer.Option(min=0, help="Rows to make again.")] = 0,
-    config: Config = None,
-    revision: Revision = None,
-    source: Source = None,
-    device: Device = "auto",
-    json: AsJson = False,
-) -> None:
-    """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again."""
-    from diffaug_datasets.cli.published import Where, run_verify
-
-    raise typer.Exit(
-        run_verify(Where(place, config, revision, source, _resolved(device) if sample else device), sample, json)
-    )
-
-
-def _resolved(device: str) -> str:
-    from diffaug_datasets.run.execute import resolve_device
-
-    return resolve_device(device)

@@ -156,6 +156,8 @@ class Method(Protocol):
 
     `PARITY`: how it stands to the publication: begins with matches, differs or reconstruction.
     `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
+    Optional: `LOCAL`, keys of `Config` that name places; `FITS_BY_IMAGE`, kinds of fits whose tensors are named after
+    real images and of which a row reads those of its own sources alone.
     """
 
     NAME: str

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError
@@ -29,12 +29,12 @@ REAL_SHARD_ROWS = 1000
 
 
 class PlanHeader(BaseModel):
-    """What the rows rest on."""
+    """What the rows rest on. `sizes`: rows a shard by its stem, where rows were taken out of a plan that was made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = PLAN_SCHEMA
-    name: str
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     recipe: dict[str, Any]
     method_version: int
     class_names: tuple[str, ...]
@@ -45,6 +45,13 @@ class PlanHeader(BaseModel):
     source_revision: str
     backbone: str
     warnings: tuple[str, ...] = ()
+    sizes: dict[str, tuple[NonNegativeInt, ...]] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unused_sizes(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`sizes` came later: a plan that nothing was taken out of counts as it did before."""
+        content: dict[str, Any] = serialise(self)
+        return content if self.sizes else {key: value for key, value in content.items() if key != "sizes"}
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,17 @@ class Plan:
 
     def shards(self) -> tuple[Shard, ...]:
         """The synthetic shards, in order."""
-        return cut(self.rows, "synthetic", int(self.header.recipe["shard_rows"]))
+        return self._cut(self.rows, "synthetic", int(self.header.recipe["shard_rows"]))
 
     def real_shards(self) -> tuple[Shard, ...]:
         """The shards of real rows: `real-...` for training, `test-...` for the test split."""
         train = tuple(r for r in self.real if r.split == "train")
         test = tuple(r for r in self.real if r.split == "test")
-        return cut(train, "real", REAL_SHARD_ROWS) + cut(test, "test", REAL_SHARD_ROWS)
+        return self._cut(train, "real", REAL_SHARD_ROWS) + self._cut(test, "test", REAL_SHARD_ROWS)
+
+    def _cut(self, rows: Sequence[PlanRow], stem: str, size: int) -> tuple[Shard, ...]:
+        sizes = (self.header.sizes or {}).get(stem)
+        return cut(rows, stem, size) if sizes is None else cut_unevenly(rows, stem, sizes)
 
     def images_a_class(self) -> Counter[str]:
         """Class name -> planned synthetic images."""
@@ -103,6 +114,19 @@ def cut(rows: Sequence[PlanRow], stem: str, size: int) -> tuple[Shard, ...]:
     """Shards of `size` rows named `<stem>-00000`, ...; the last may be short."""
     count = math.ceil(len(rows) / size)
     return tuple(Shard(f"{stem}-{i:05d}", tuple(rows[i * size : (i + 1) * size])) for i in range(count))
+
+
+def cut_unevenly(rows: Sequence[PlanRow], stem: str, sizes: Sequence[int]) -> tuple[Shard, ...]:
+    """Shards of so many rows each, under the names that they had; one that lost all its rows is left out.
+
+    Raises:
+        PlanError: the sizes are not those of the rows.
+    """
+    if sum(sizes) != len(rows):
+        raise PlanError(f"the plan has {len(rows)} {stem} rows, its shards {sum(sizes)}; plan again.")
+    ends = list(accumulate(sizes))
+    parts = enumerate(zip(sizes, ends, strict=True))
+    return tuple(Shard(f"{stem}-{i:05d}", tuple(rows[end - size : end])) for i, (size, end) in parts if size)
 
 
 def real_rows(table: SourceTable, seed: int, split: Split) -> tuple[PlanRow, ...]:
@@ -145,7 +169,7 @@ def draw_plan(
     Raises:
         PlanError: two rows share an id, the method draws no row at all, or none for a class without images.
     """
-    method, config = recipe.module, recipe.method_config
+    method, config = recipe.module, recipe.planned_config
     rows = tuple(sorted(method.plan(config, table, spec), key=lambda row: row.row_id))
     if not rows:
         raise PlanError(f"{name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")

@@ -19,6 +19,7 @@ from pydantic import (
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.local_places import model_name, placeless
 from diffaug_datasets.core.method import Method, discover_methods, find_method, local_keys
 from diffaug_datasets.core.protocols import SmallClass, parse_protocol
 
@@ -34,7 +35,7 @@ MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
     "judge_label": "judge",
     CLASS_PROBABILITY: "probability",
 }
-LATER_KEYS = ("on_small_class", "without")
+LATER_KEYS = ("on_small_class", "without", "withdrawn")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -105,7 +106,10 @@ class Recipe(BaseModel):
     protocol: str = Field(default="full", description="full, 5shot, 10shot, lt100, 10pct; _seed1 for another trial")
     source: str | None = Field(default=None, description="Hub id, image folder or the dataset's own folder")
     partial: bool = Field(default=False, description="accept a source without the official counts")
-    without: tuple[str, ...] = Field(default=(), description="sha256 of real images that were withdrawn")
+    without: tuple[str, ...] = Field(default=(), description="sha256 of real images that nothing is drawn from")
+    withdrawn: tuple[str, ...] = Field(
+        default=(), description="sha256 of real images whose rows go after drawing; `diffaug withdraw` fills it in"
+    )
     method: str = Field(description="see `diffaug methods`")
     on_small_class: SmallClass = Field(
         default="warn", description="a class with too few images for the protocol: warn, error, or duplicate images"
@@ -140,6 +144,11 @@ class Recipe(BaseModel):
         parse_protocol(value)
         return value
 
+    @field_validator("withdrawn")
+    @classmethod
+    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(value)))
+
     @model_validator(mode="after")
     def _known_config(self) -> "Recipe":
         module = find_method(self.method)
@@ -164,12 +173,19 @@ class Recipe(BaseModel):
         """The method's `Config`, with every default filled in."""
         return self.module.Config(**self.config)
 
+    @property
+    def planned_config(self) -> BaseModel:
+        """The method's `Config` as plans see it: an encoder in a folder goes by its name and digest."""
+        config = self.method_config
+        encoder = getattr(config, "encoder", None)
+        return config.model_copy(update={"encoder": model_name(encoder)}) if isinstance(encoder, str) else config
+
     def identity(self) -> dict[str, Any]:
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
         content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS | self._later_defaults())
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
-        config = self.method_config.model_dump(mode="json", exclude=set(local_keys(self.module)))
-        return content | {"config": config, "backbone": weights}
+        config = self.planned_config.model_dump(mode="json", exclude=set(local_keys(self.module)))
+        return content | {"config": placeless(config), "scores": placeless(content["scores"]), "backbone": weights}
 
     def _later_defaults(self) -> set[str]:
         """Keys that came after the first plans count only where they differ from their default: ids stay."""

@@ -20,7 +20,7 @@ def read_confusion(path: Path, classes: int) -> Matrix:
         text = path.read_text(encoding="utf-8")
         rows = json.loads(text) if path.suffix == ".json" else list(csv.reader(text.splitlines()))
         matrix = [[float(cell) for cell in row] for row in rows]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, csv.Error) as error:
         raise RecipeError(f"confusion: {path} is no matrix of numbers ({error}).") from None
     if len(matrix) != classes or any(len(row) != classes for row in matrix):
         widths = sorted({len(row) for row in matrix})

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diffaug_datasets.core.errors import PublishError, SourceError
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.foreign_tables import provenance_rows
 from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
@@ -44,8 +44,8 @@ def real_rows(repository: Repository, release: Release, split: str, source: str 
 
 def planned_real(repository: Repository, release: Release, split: str) -> list[dict[str, Any]]:
     """Provenance of the real rows of a split."""
-    table = pq.read_table(repository.checked(release, "provenance.parquet"))
-    return [row for row in table.to_pylist() if row["origin"] == "real" and row["split"] == split]
+    rows = provenance_rows(repository, release)
+    return [row for row in rows if row["origin"] == "real" and row["split"] == split]
 
 
 def located(real: RealSet, rows: list[dict[str, Any]], source: str) -> Mapping[str, Place]:

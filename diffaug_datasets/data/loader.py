@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffaug_datasets.core.errors import PublishError, RunError
+from diffaug_datasets.data.foreign_tables import read_foreign
 from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, FileFormat, Release
 from diffaug_datasets.data.repository import Repository, ending
 from diffaug_datasets.run.assembly import finished
@@ -42,7 +43,7 @@ def load(
         return _table(repository, release, check is not False)
     only = augmented_only or ending(config, release) == SYNTHETIC
     names = [f.path for f in release.split_files(split) if not (only and f.origin == "real")]
-    parts = [_open(repository.checked(release, name, check is not False), release.file_format) for name in names]
+    parts = [_published(repository, release, name, check is not False) for name in names]
     if with_real is not None and not only:
         from diffaug_datasets.data.joining import real_rows
 
@@ -74,7 +75,15 @@ def _load_run(run: Run, split: str, augmented_only: bool, check: bool) -> "datas
 
 
 def _table(repository: Repository, release: Release, check: bool) -> "datasets.Dataset":
-    return _open(repository.checked(release, f"provenance.{release.file_format}", check), release.file_format)
+    return _published(repository, release, f"provenance.{release.file_format}", check)
+
+
+def _published(repository: Repository, release: Release, name: str, check: bool) -> "datasets.Dataset":
+    """A file of a release; with `check`, its digest and everything in it is looked at before it is opened."""
+    path = repository.checked(release, name, check)
+    if check:
+        read_foreign(path, release.file_format)
+    return _open(path, release.file_format)
 
 
 def _open(path: Path, file_format: FileFormat = "arrow") -> "datasets.Dataset":

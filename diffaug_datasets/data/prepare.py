@@ -18,6 +18,7 @@ from diffaug_datasets.core.protocols import Manifest, frequency_groups, parse_pr
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.core.suffix_document import read_suffixes
+from diffaug_datasets.core.withdrawal import without_images
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
 from diffaug_datasets.data.real import RealSet, builder_facts, discover_builders, read_real
@@ -59,6 +60,9 @@ def prepare(recipe: Recipe) -> Prepared:
     )
     warnings = (*manifest.warnings, *_pool_warnings(spec))
     plan = draw_plan(config_name(recipe), recipe, table, test, spec, warnings)
+    if recipe.withdrawn:
+        manifest = remaining(manifest, recipe.withdrawn, "withdrawn")
+        plan = without_images(plan, recipe.withdrawn)
     return Prepared(recipe, plan, real, manifest, spec.pool)
 
 
@@ -96,14 +100,14 @@ def _pool_warnings(spec: PlanSpec) -> tuple[str, ...]:
     return ("the run carries no test images, so retrieved images cannot be compared with them (include_test)",)
 
 
-def remaining(manifest: Manifest, without: Sequence[str]) -> Manifest:
-    """The subset without withdrawn images; what a protocol drew beside them stays.
+def remaining(manifest: Manifest, without: Sequence[str], key: str = "without") -> Manifest:
+    """The subset without some images; what a protocol drew beside them stays. `key`: of the recipe, for the message.
 
     Raises:
         RecipeError: an id that no image of the subset has.
     """
     if unknown := next((name for name in without if name not in manifest.ids), None):
-        raise RecipeError(f"without: got {unknown!r}, expected the sha256 of a real image of this protocol's subset.")
+        raise RecipeError(f"{key}: got {unknown!r}, expected the sha256 of a real image of this protocol's subset.")
     kept = [place for place, name in enumerate(manifest.ids) if name not in without]
     return replace(
         manifest,

@@ -18,6 +18,13 @@ FileFormat = Literal["arrow", "parquet"]
 SYNTHETIC, PROVENANCE = "_synthetic", "_provenance"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 PLAIN = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+){0,2}", re.ASCII)
+RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?|.*\.", re.ASCII | re.IGNORECASE)  # of Windows
+
+
+class BesideFile(FileDigest):
+    """A file of a release that is no shard, by its path in the config's folder (`fits/NAME/receipt.json`)."""
+
+    file: str
 
 
 class Release(Assembled):
@@ -33,7 +40,7 @@ class Release(Assembled):
     file_format: FileFormat
     real: bool
     recipe_only: bool = False
-    beside: tuple[FileDigest, ...] = ()
+    beside: tuple[BesideFile, ...] = ()
     overrides: tuple[str, ...] = ()
     quality: dict[str, float] = Field(default_factory=dict)
 
@@ -81,7 +88,7 @@ def read_release(text: str | bytes, where: str) -> Release:
         )
     names = [*(file.path for file in found.files), *(file.file for file in found.beside)]
     for name in names:
-        if not PLAIN.fullmatch(name):
+        if not PLAIN.fullmatch(name) or any(RESERVED.fullmatch(part) for part in name.split("/")):
             raise PublishError(
                 f"{where}: names the file {name!r}, expected plain names inside its folder; do not use it."
             )

@@ -41,14 +41,19 @@ class HubFiles:
             PublishError: not on the Hub, or never read while there was a network.
         """
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
+        broken: Any = HfHubHTTPError.__mro__[1]  # whatever the HTTP library of this huggingface_hub raises
         revision = self._commit or self.revision
         try:
             local = hf_hub_download(
                 self.name, check_key(path), repo_type="dataset", revision=revision, token=self.token
             )
-        except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        except RepositoryNotFoundError:
+            raise PublishError(
+                f"{self.name}: no such dataset on the Hub, or a private one; check the name, or run `hf auth login`."
+            ) from None
+        except (EntryNotFoundError, broken, OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise PublishError(
                 f"{self.name}: {path} cannot be had ({reason}); check the name, the revision and the network, and run "

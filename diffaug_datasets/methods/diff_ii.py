@@ -41,6 +41,7 @@ PARITY = "differs: the authors' code in the split ratio, the paper in the invers
 N_SOURCES = 2
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts", "inversions"})
+FITS_BY_IMAGE = frozenset({"inversions"})
 
 Policy = Literal["noise_partner", "self_noise", "diff_aug", "skip", "error"]
 

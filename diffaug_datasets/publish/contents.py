@@ -9,7 +9,7 @@ from diffaug_datasets import __version__
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.sources import BuilderFacts
 from diffaug_datasets.data.real import builder_facts
-from diffaug_datasets.data.release import Release
+from diffaug_datasets.data.release import BesideFile, Release
 from diffaug_datasets.publish.contact import contact_sheet
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.provenance import provenance_stream, provenance_table, write_parquet
@@ -17,7 +17,7 @@ from diffaug_datasets.publish.quality import quality
 from diffaug_datasets.publish.recipe import public_recipe
 from diffaug_datasets.run.assembly import Assembled, RunFile, finished
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import FileDigest, Receipt, Run, sha256_file
+from diffaug_datasets.run.store import Receipt, Run, sha256_file
 
 RUN_JSON, SHEET = "run.json", "sheet.png"
 
@@ -101,7 +101,7 @@ def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
     beside = tuple(_beside(run, release, options))
     told = {
         "files": tuple(file for file, _ in shards),
-        "beside": tuple(FileDigest(file=i.name, sha256=i.sha256, size=i.size) for i in beside),
+        "beside": tuple(BesideFile(file=i.name, sha256=i.sha256, size=i.size) for i in beside),
         "quality": quality(run, assembled),
         "overrides": tuple(sorted({*options.allow, *(("licence",) if options.with_rights else ())})),
     }

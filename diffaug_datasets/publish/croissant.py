@@ -98,7 +98,8 @@ def _parsed(old: str | None) -> dict[str, Any]:
 def _by_id(old: Any, new: list[dict[str, Any]], name: str) -> list[Any]:
     """Old entries but those of this config (`<name>` or `<name>/...`), then the new ones."""
     ids = {entry["@id"] for entry in new}
-    kept = [entry for entry in old or [] if not _is_ours(entry, name, ids)]
+    entries = old if isinstance(old, list) else [old] if old else []
+    kept = [entry for entry in entries if not _is_ours(entry, name, ids)]
     return [*kept, *new]
 
 

@@ -7,6 +7,7 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.contents import Contents
 from diffaug_datasets.publish.licences import model_terms
 from diffaug_datasets.publish.options import PublishOptions
+from diffaug_datasets.publish.recipe import local_models
 from diffaug_datasets.publish.tables import faults, open_table
 from diffaug_datasets.publish.testing import leak_reason
 from diffaug_datasets.run.execute import over_budget
@@ -33,6 +34,7 @@ def verdicts(contents: Contents, options: PublishOptions) -> tuple[Verdict, ...]
     reasons = {
         "licence": _licence(contents, options),
         "model-licence": _model(contents),
+        "local-model": _local(contents),
         "failed-rows": _failed(contents),
         "rows": next(_rows(contents), ""),
         "test-leak": leak_reason(contents.run),
@@ -65,6 +67,16 @@ def _model(contents: Contents) -> str:
     return (
         f"model-licence: the terms of {backbone} are not known here; read them, then publish with "
         "--allow model-licence."
+    )
+
+
+def _local(contents: Contents) -> str:
+    keys = local_models(contents.run.recipe)
+    if not keys:
+        return ""
+    return (
+        f"local-model: {' and '.join(keys)} of the recipe name a folder of this machine, so nobody else could make the "
+        "images again; put the model on the Hub and plan with its id, or publish with --allow local-model."
     )
 
 

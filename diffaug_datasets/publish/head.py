@@ -25,12 +25,21 @@ def merged_head(old: Mapping[str, Any], contents: Contents, ours: Mapping[str, s
     A licence that a person changed stays; lists are joined; exactly one config is the default.
     """
     head = dict(old)
+    _check_entries(head)
     configs = _joined_entries(head.get("configs"), _configs(contents.release))
     _check_formats(configs, contents.release)
     infos = _joined_entries(head.get("dataset_info"), _infos(contents))
     licence = _licence(head, contents, ours)
     lists = {key: _union(head.get(key), value) for key, value in _lists(contents).items()}
     return {**head, **licence, **lists, "size_categories": [_size(infos)], "configs": configs, "dataset_info": infos}
+
+
+def _check_entries(head: Mapping[str, Any]) -> None:
+    """Raises PublishError where a person left lists that are no lists of mappings."""
+    for key in ("configs", "dataset_info"):
+        found = head.get(key) or []
+        if not all(isinstance(entry, dict) for entry in (found if isinstance(found, list) else [found])):
+            raise PublishError(f"README.md: {key} of its head is no list of mappings; put it right and publish again.")
 
 
 def _licence(head: Mapping[str, Any], contents: Contents, ours: Mapping[str, str]) -> dict[str, Any]:
@@ -148,5 +157,7 @@ def _info(name: str, columns: Features, sizes: Mapping[str, tuple[int, int]], do
 
 def _size(infos: list[dict[str, Any]]) -> str:
     ours = [info for info in infos if not str(info.get("config_name", "")).endswith((SYNTHETIC, PROVENANCE))]
-    rows = sum(split["num_examples"] for info in ours for split in info.get("splits") or [])
+    splits = [split for info in ours if isinstance(found := info.get("splits"), list) for split in found]
+    counts = [split.get("num_examples") for split in splits if isinstance(split, dict)]
+    rows = sum(count for count in counts if isinstance(count, int))
     return next((word for word, limit in SIZES if rows < limit), "1M<n<10M")

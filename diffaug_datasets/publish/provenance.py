@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Value
 
+from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
 from diffaug_datasets.data.release import Release
@@ -38,9 +39,21 @@ def provenance_table(run: Run, release: Release) -> pa.Table:
 
 
 def selected_rows(run: Run) -> Mapping[str, tuple[bool, str | None]]:
-    """Row id -> whether the selection keeps a written row, and the filter that speaks against it."""
-    rows = pq.read_table(run.folder / "selection.parquet").to_pylist()
-    return {row["row_id"]: (row["keep"], row["reason"]) for row in rows}
+    """Row id -> whether the selection keeps a written row, and the filter that speaks against it.
+
+    Raises:
+        RunError: `selection.parquet` cannot be read.
+    """
+    try:
+        table = pq.read_table(run.folder / "selection.parquet")
+        table.validate(full=True)
+        return {row["row_id"]: (bool(row["keep"]), row["reason"]) for row in table.to_pylist()}
+    except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"{run.folder}: selection.parquet cannot be read ({reason}); remove run.json, and `diffaug generate "
+            f"{run.folder}` makes it again."
+        ) from None
 
 
 def _real(run: Run, release: Release) -> Iterator[dict[str, Any]]:

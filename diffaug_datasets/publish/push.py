@@ -89,11 +89,20 @@ class Push:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            self.api.repo_info(self.name, repo_type=DATASET)
-            return
+            found = self.api.repo_info(self.name, repo_type=DATASET)
         except RepositoryNotFoundError:
-            pass  # made below, so that what goes wrong there is not told as this
+            found = None  # made below, so that what goes wrong there is not told as this
+        if found is not None:
+            self._check_private(bool(found.private))
+            return
         self.api.create_repo(self.name, repo_type=DATASET, private=self.options.private)
+
+    def _check_private(self, is_private: bool) -> None:
+        if self.options.private and not is_private:
+            raise PublishError(
+                f"{self.name}: is there already, and public; make it private in its settings on the Hub, give another "
+                "name, or leave --private out."
+            )
 
     def _have_branch(self) -> str:
         """The branch to commit to: main, the one asked for, or that of our own pull request."""
@@ -165,8 +174,10 @@ class Push:
         return self._operations[item.path]
 
     def _upload(self) -> None:
-        """Send the bytes; nobody sees them before the commit."""
-        waiting = iter([self._operation(item) for item in self._missing(self._state(self.branch))])
+        """Send the bytes; nobody sees them before the commit. What cannot be merged is refused before anything goes."""
+        state = self._state(self.branch)
+        self._shared(state)
+        waiting = iter([self._operation(item) for item in self._missing(state)])
         while batch := list(islice(waiting, UPLOAD_BATCH)):
             self.api.preupload_lfs_files(self.name, batch, repo_type=DATASET, revision=self.branch, free_memory=False)
 

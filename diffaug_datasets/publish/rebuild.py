@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.foreign_tables import provenance_rows, shard_table
 from diffaug_datasets.data.joining import located, planned_real
 from diffaug_datasets.data.real import read_real
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.publish.provenance import FAILED
-from diffaug_datasets.publish.tables import open_table
 from diffaug_datasets.run.context import ReadSource, sources_in
 from diffaug_datasets.run.regenerate import Rebuilt, regenerator
 
@@ -73,8 +73,7 @@ class Rebuilder:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Provenance of all generated rows."""
-        table = pq.read_table(self.repository.checked(self.release, "provenance.parquet"))
-        return [row for row in table.to_pylist() if row["origin"] != "real"]
+        return [row for row in provenance_rows(self.repository, self.release) if row["origin"] != "real"]
 
     def rebuild(self, row: Mapping[str, Any]) -> tuple[Rebuilt, Closeness]:
         """The image, and how close it came; the digest of the provenance decides.
@@ -82,7 +81,11 @@ class Rebuilder:
         Raises:
             DiffAugError: another version of the method made it, or a model, fit or source is missing.
         """
-        made = self._regenerate(row)
+        try:
+            made = self._regenerate(row)
+        except (ValidationError, TypeError, LookupError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise PublishError(f"row {row['row_id']}: its provenance cannot be followed ({reason}).") from None
         stored = str(row["pixel_sha256"])
         far = (None, None) if made.equal else self._distance(str(row["row_id"]), made.data)
         return made, Closeness(str(row["row_id"]), made.equal, stored, made.pixel_sha256, *far)
@@ -101,7 +104,7 @@ class Rebuilder:
         if self.source is not None or not self.release.real:
             return self._own(recipe)
         files = [f for f in self.release.split_files("train") if f.origin == "real"]
-        return sources_in([open_table(self._checked(f.path), self.release.file_format) for f in files])
+        return sources_in([shard_table(self.repository, self.release, f.path) for f in files])
 
     def _own(self, recipe: Recipe) -> ReadSource:
         rows = planned_real(self.repository, self.release, "train")
@@ -109,15 +112,12 @@ class Rebuilder:
         places = located(real, rows, self.source or recipe.builder)
         return lambda wanted: real.read(*places[wanted])
 
-    def _checked(self, name: str) -> Path:
-        return self.repository.checked(self.release, name)
-
     def _distance(self, row_id: str, data: bytes) -> tuple[float, int] | tuple[None, None]:
         """Mean and largest absolute difference to the published pixels."""
         for file in self.release.split_files("train"):
             if file.origin == "real":
                 continue
-            table = open_table(self.repository.checked(self.release, file.path, check=False), self.release.file_format)
+            table = shard_table(self.repository, self.release, file.path, check=False)
             ids = table.column("row_id").to_pylist()
             cell = table.column("image")[ids.index(row_id)].as_py() if row_id in ids else None
             if cell and cell["bytes"]:

@@ -1,19 +1,19 @@
 """All images of a published plan made again from one's own copy of the real data, and how many came out equal."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data.foreign_tables import provenance_rows
 from diffaug_datasets.data.prepare import prepare, write_run
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.publish.provenance import FAILED
 from diffaug_datasets.publish.recipe import public_recipe
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.store import Receipt, Run
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,33 @@ def planned_again(repository: Repository, release: Release, source: str | None, 
             f"{repository.where}: these real images give plan {prepared.plan.id[:16]}, the release is "
             f"{release.plan_id[:16]}; give --source with the very images that it was made from."
         )
-    return write_run(prepared, folder or Path("runs") / f"{release.name}-{release.plan_id[:8]}")
+    run = write_run(prepared, folder or Path("runs") / f"{release.name}-{release.plan_id[:8]}")
+    if recipe.withdrawn:
+        _take_fits(repository, release, run)
+    return run
+
+
+def _take_fits(repository: Repository, release: Release, run: Run) -> None:
+    """The published fits, which cannot be made again: images that they were learned from are no longer there."""
+    for unit in run.plan.fits:
+        told = repository.checked(release, f"fits/{unit.name}/receipt.json").read_text(encoding="utf-8")
+        try:
+            receipt = Receipt.model_validate_json(told)
+        except ValueError:
+            raise PublishError(
+                f"{repository.where}: {unit.name} has no receipt that can be read; do not use it."
+            ) from None
+        folder = run.fit_folder(unit.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in receipt.files:
+            shutil.copyfile(repository.checked(release, f"fits/{unit.name}/{file.file}"), folder / file.file)
+        told_here = {"plan_id": run.plan.id, "unit": unit.name, "stack": {}}  # the reader's own stack makes the images
+        run.write_receipt(receipt.model_copy(update=told_here))
 
 
 def match(repository: Repository, release: Release, run: Run) -> Match:
     """Compare the pixel digests of a finished run with those of the provenance."""
-    rows = pq.read_table(repository.checked(release, "provenance.parquet")).to_pylist()
+    rows = provenance_rows(repository, release)
     stated = {r["row_id"]: r["pixel_sha256"] for r in rows if r["origin"] != "real" and r["status"] != FAILED}
     made: dict[str, str] = {}
     for shard in run.plan.shards():

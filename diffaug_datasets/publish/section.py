@@ -10,15 +10,18 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.plan import PlanHeader
 from diffaug_datasets.core.rows import Outcome, PlanRow, published_columns
+from diffaug_datasets.core.withdrawal import learned_with
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.publish.citations import bibtex
 from diffaug_datasets.publish.contents import SHEET, Contents
 from diffaug_datasets.publish.licences import model_terms
 from diffaug_datasets.publish.provenance import STATUS
 from diffaug_datasets.publish.quality import TITLES
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.withdrawal import fits_by_image
 
 TEMPLATE = "dataset.md.jinja"
-CODE = {"image": "the encoded image", "plan_id": "sha256 of the plan that the row belongs to"}
+CODE = {"image": "the encoded image", "plan_id": "sha256 of the plan that the row was made under"}
 MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*!\\"} | {"\n": " ", "\r": " "})
 
 
@@ -43,6 +46,7 @@ def section(contents: Contents, target: str, tag: str | None) -> str:
             status=STATUS,
             quality=[(TITLES[name], value) for name, value in release.quality.items() if name in TITLES],
             splits=splits(release),
+            learned=_learned(contents.run),
             sheet=f"{release.folder}/{SHEET}" if any(f.file == SHEET for f in release.beside) else None,
             protocol=str(header.recipe["protocol"]),
             papers=[bibtex(method.PAPER, method.TITLE)] if method and method.PAPER else [],
@@ -52,6 +56,12 @@ def section(contents: Contents, target: str, tag: str | None) -> str:
             },
         )
     )
+
+
+def _learned(run: Run) -> str:
+    """Kinds of fits that withdrawn images had a part in."""
+    gone = run.plan.header.recipe.get("withdrawn", ())
+    return ", ".join(dict.fromkeys(unit.kind for unit in learned_with(run.plan, gone, fits_by_image(run))))
 
 
 def splits(release: Release) -> dict[str, dict[str, int]]:

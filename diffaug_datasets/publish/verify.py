@@ -6,20 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.rows import ROW_SCHEMA
+from diffaug_datasets.data.foreign_tables import provenance_rows, shard_table
 from diffaug_datasets.data.release import RELEASE_SCHEMA, Release
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.publish.provenance import FAILED, KEPT
 from diffaug_datasets.publish.rebuild import Rebuilder
-from diffaug_datasets.publish.tables import faults, open_table
+from diffaug_datasets.publish.tables import faults
 from diffaug_datasets.run.features import schema_digest
 from diffaug_datasets.run.store import Run
 
-LOCAL_MODELS = ("config", "scores")  # may name a folder of the publisher, which the public recipe shortens
 PLAN_FILES = ("plan.json", "plan.parquet", "recipe.yaml")
 
 
@@ -79,7 +77,7 @@ def _plan(repository: Repository, release: Release, folder: Path) -> str:
     if run.plan.id != release.plan_id:
         raise Wrong(f"the plan's rows give {run.plan.id[:16]}, run.json states {release.plan_id[:16]}")
     stated, planned = run.recipe.identity(), run.plan.header.recipe
-    if any(stated.get(key) != planned[key] for key in planned if key not in LOCAL_MODELS):
+    if any(stated.get(key) != planned[key] for key in planned):
         raise Wrong("recipe.yaml is not the recipe of the plan")
     return f"plan {release.plan_id[:16]} is the digest of its {len(run.plan.rows)} rows"
 
@@ -90,7 +88,7 @@ def _rows(repository: Repository, release: Release) -> str:
         raise Wrong(f"the columns are not those of row schema {ROW_SCHEMA}, which this version writes")
     total = 0
     for file in release.files:
-        table = open_table(repository.checked(release, file.path, check=False), release.file_format)
+        table = shard_table(repository, release, file.path, check=False)
         for fault in faults(table, file, release.class_names):
             raise Wrong(fault)
         total += table.num_rows
@@ -101,7 +99,7 @@ def _rows(repository: Repository, release: Release) -> str:
 
 def _counts(repository: Repository, release: Release) -> str:
     """The provenance, the shards and the stated counts say the same."""
-    rows = pq.read_table(repository.checked(release, "provenance.parquet")).to_pylist()
+    rows = provenance_rows(repository, release)
     made = [row for row in rows if row["origin"] != "real"]
     for label, count in enumerate(release.counts):
         ended = Counter(row["status"] for row in made if row["label"] == label)
@@ -118,7 +116,7 @@ def _counts(repository: Repository, release: Release) -> str:
 def _row_ids(repository: Repository, release: Release) -> Counter[str]:
     found: Counter[str] = Counter()
     for file in release.files:
-        table = open_table(repository.checked(release, file.path, check=False), release.file_format)
+        table = shard_table(repository, release, file.path, check=False)
         found.update(table.column("row_id").to_pylist())
     return found
 

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import RunError
@@ -129,14 +130,14 @@ class Run:
 
     @property
     def _stated_plan_id(self) -> str:
-        return str(self._plan_json["plan_id"])
+        return str(self._plan_json.get("plan_id"))
 
     @cached_property
     def _plan_json(self) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
             return content
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.folder / 'plan.json'}: unreadable ({error}); plan again.") from None
 
     @cached_property
@@ -144,14 +145,17 @@ class Run:
         """The plan, read back from its two files."""
         try:
             header = PlanHeader(**self._plan_json["header"])
-            fits = tuple(FitUnit(f["kind"], f["payload"], tuple(f["after"])) for f in self._plan_json["fits"])
-            rows = [PlanRow(**row) for row in pq.read_table(self.folder / "plan.parquet").to_pylist()]
-        except (OSError, KeyError, TypeError, ValidationError, pa.ArrowException) as error:
-            raise RunError(
-                f"{self.folder}: the plan cannot be read ({str(error).splitlines()[0]}); plan again."
-            ) from None
-        made = tuple(row for row in rows if row.origin != "real")
-        return Plan(header, made, tuple(row for row in rows if row.origin == "real"), fits)
+            fits = tuple(map(_unit, self._plan_json["fits"]))
+            table = pq.read_table(self.folder / "plan.parquet")
+            table.validate(full=True)
+            rows = [PlanRow(**row) for row in table.to_pylist()]
+            made = tuple(row for row in rows if row.origin != "real")
+            plan = Plan(header, made, tuple(row for row in rows if row.origin == "real"), fits)
+            _ = plan.id, plan.shards()
+        except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError, pa.ArrowException) as e:
+            reason = " ".join(str(e).split())[:200]
+            raise RunError(f"{self.folder}: the plan cannot be read ({reason}); plan again.") from None
+        return plan
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -250,6 +254,14 @@ class Run:
         for kind in dict.fromkeys(unit.kind for unit in self.plan.fits):
             yield kind, [unit for unit in self.plan.fits if unit.kind == kind]
         yield "synthetic", self.plan.shards()
+
+
+def _unit(told: dict[str, Any]) -> FitUnit:
+    """A fit of plan.json; its name becomes a folder's."""
+    kind, payload, after = told["kind"], told["payload"], tuple(told["after"])
+    if not re.fullmatch(r"\w[\w-]*", kind) or not isinstance(payload, str):
+        raise ValueError(f"a fit of kind {kind!r}")
+    return FitUnit(kind, payload, after)
 
 
 def _try_lock(handle: int) -> bool:

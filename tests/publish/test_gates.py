@@ -138,7 +138,7 @@ def test_a_filtered_run_says_what_was_dropped(hub: LoopbackHub, tmp_path_factory
 
 def test_dry_run_sends_nothing_and_shows_what_would_be(hub: LoopbackHub, finished: Run, diffaug: Command) -> None:
     said = diffaug("publish", finished.folder, NAME, "--dry-run")
-    assert (said.code, said.err) == (0, "nothing was sent (--dry-run)\n")
+    assert (said.code, said.err) == (0, "nothing was sent to org/fashion (--dry-run)\n")
     assert not hub.writes()
     told = json.loads(diffaug("publish", finished.folder, NAME, "--dry-run", "--json").out)
     assert not hub.writes()
@@ -147,7 +147,7 @@ def test_dry_run_sends_nothing_and_shows_what_would_be(hub: LoopbackHub, finishe
     assert done.code == 0, done
     files = hub.files(NAME)
     assert told["card"].encode() == files["README.md"]
-    assert said.out.rstrip().endswith(told["card"].rstrip())
+    assert said.out.startswith(told["card"].rstrip()), "the card scrolls the verdicts away"
     for file in told["files"]:
         assert len(files[file["path"]]) == file["size"]
         assert file["path"] in said.out
@@ -172,7 +172,7 @@ def test_dry_run_shows_a_refusal(hub: LoopbackHub, finished: Run, diffaug: Comma
         (("--format", "csv"), "--format: got 'csv', expected arrow or parquet."),
         (
             ("--allow", "all"),
-            "--allow: got 'all', expected one of licence, model-licence, failed-rows, rows, test-leak.",
+            "--allow: got 'all', expected one of licence, model-licence, local-model, failed-rows, rows, test-leak.",
         ),
     ],
 )

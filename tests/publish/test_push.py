@@ -12,9 +12,9 @@ from hub.clients import loopback_hub
 from hub.server import LoopbackHub
 from hub.store import Entry, git_sha1
 from huggingface_hub import HfApi
-from small_release import Waits, made
+from small_release import Waits
 
-from diffaug_datasets.core.errors import PublishError, RecipeError
+from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.data.release import read_release
 from diffaug_datasets.publish import push
 from diffaug_datasets.publish.card import Card
@@ -141,8 +141,9 @@ def test_an_edit_between_reading_and_committing_is_merged(
 
     def slowly(old: str | None, *words: object) -> str:
         merged = merge(old, *words)
-        if not seen:
-            seen.append(edit("# fashion\n", "# Edited meanwhile\n"))
+        seen.append(merged)
+        if len(seen) == 2:  # the first time is before any byte goes
+            edit("# fashion\n", "# Edited meanwhile\n")
         return merged
 
     monkeypatch.setattr(push, "dataset_card", slowly)
@@ -169,6 +170,15 @@ def test_many_files_go_in_several_commits_and_the_card_last(
 def test_a_private_repository(hub: LoopbackHub, finished: Run) -> None:
     publish(finished, NAME, PublishOptions(private=True))
     assert hub.repo(NAME).private
+    publish(finished, NAME, PublishOptions(private=True))
+
+
+def test_a_public_repository_does_not_pass_for_a_private_one(hub: LoopbackHub, finished: Run, other_plan: Run) -> None:
+    publish(finished, NAME)
+    before = len(hub.writes())
+    with pytest.raises(PublishError, match="is there already, and public; make it private in its settings"):
+        publish(other_plan, NAME, PublishOptions(private=True))
+    assert len(hub.writes()) == before
 
 
 def test_a_branch(hub: LoopbackHub, finished: Run) -> None:
@@ -197,9 +207,11 @@ def test_parquet_and_back(hub: LoopbackHub, finished: Run, other_config: Run) ->
     shards = sorted(path for path in files if path.startswith(f"{place}/train-"))
     assert [path[-8:] for path in shards] == [".parquet"] * 4
     assert not any(path.endswith(".arrow") for path in files)
+    before = len(hub.writes())
     with pytest.raises(PublishError, match="reads one format a repository"):
         publish(other_config, NAME)
     assert hub.files(NAME) == files
+    assert len(hub.writes()) == before, "bytes were sent before it was refused"
 
 
 def test_both_modes_give_the_same_repository(finished: Run, tmp_path: Path) -> None:
@@ -285,22 +297,3 @@ def test_an_older_plan_without_a_tag_gets_one_before_it_goes(hub: LoopbackHub, f
     tags.clear()
     publish(other_plan, NAME)
     assert hub.files(NAME, tag) == before
-
-
-def test_a_withdrawn_image_and_its_rows_are_gone(
-    hub: LoopbackHub, finished: Run, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    gone = finished.plan.rows[0].source_ids[0]
-    run = made(tmp_path_factory.mktemp("withdrawn") / "run", without=[gone])
-    assert run.plan.id != finished.plan.id
-    assert all(gone not in row.source_ids for row in (*run.plan.rows, *run.plan.real))
-    assert len(run.plan.real) == len(finished.plan.real) - 1
-    first = publish(finished, NAME)
-    publish(run, NAME)
-    files = hub.files(NAME)
-    assert "1 real images were withdrawn" in files["README.md"].decode()
-    holding = {path.rsplit("/", 1)[1] for path, data in files.items() if gone.encode() in data}
-    assert holding <= {"recipe.yaml", "plan.json"}, "only the request itself may name it"
-    assert any(gone.encode() in data for data in hub.files(NAME, first.tag).values())
-    with pytest.raises(RecipeError, match="without: got 'abc', expected the sha256 of a real image"):
-        made(tmp_path_factory.mktemp("unknown") / "run", without=["abc"])

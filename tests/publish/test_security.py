@@ -3,56 +3,26 @@
 import json
 import logging
 import random
-import subprocess
-import sys
+import traceback
 from pathlib import Path
 
 import pytest
 from command_line import Command
+from fuzz_readers import mutated
+from hub.faults import Way
 from hub.server import LoopbackHub
 from small_release import Waits
 
 from diffaug_datasets import load
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.data.repository import Repository
-from diffaug_datasets.publish.card import Card
+from diffaug_datasets.publish.options import PublishOptions
+from diffaug_datasets.publish.patience import Patience
 from diffaug_datasets.publish.publisher import publish
 from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"
 INPUTS = 1000
-FORMATS = {
-    "recipe.yaml": "Recipe.from_yaml(path)",
-    "run.json": "read_release(path.read_bytes(), 'run.json')",
-    "README.md": "Repository.open(str(path.parent)).configs",
-    "receipt.json": "run.receipt('synthetic-00000') if place(path) else None",
-}
-READER = """
-import resource, shutil, sys
-from pathlib import Path
-resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-from diffaug_datasets.core.errors import DiffAugError
-from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.release import read_release
-from diffaug_datasets.data.repository import Repository
-from diffaug_datasets.run.store import Run
-folder = Path(sys.argv[1])
-run = Run.open(folder)
-
-def place(path):
-    return shutil.copyfile(path, folder / "shards" / "synthetic-00000.json")
-
-refused = read = 0
-for path in sorted(Path(sys.argv[2]).iterdir()):
-    path = path / sys.argv[3]
-    try:
-        {code}
-        read += 1
-    except DiffAugError as error:
-        assert str(error) and "Traceback" not in str(error)
-        refused += 1
-print(refused, read)
-"""
 
 
 def test_the_token_appears_nowhere(
@@ -69,7 +39,9 @@ def test_the_token_appears_nowhere(
     publish(finished, NAME, patience=waits.patience)
     said.append(diffaug("verify", NAME, "--json"))
     assert said[-1].code == 0, said[-1]
+    assert len(load(NAME)) == 20
     told = "".join(answer.out + answer.err for answer in said) + caplog.text
+    told += "".join(raised(hub, finished, way, waits) for way in (401, 403, 500, "drop"))
     assert hub.token not in told
     files = [*finished.folder.rglob("*"), *tmp_path.rglob("*")]
     holding = [path for path in files if path.is_file() and hub.token.encode() in path.read_bytes()]
@@ -77,59 +49,21 @@ def test_the_token_appears_nowhere(
     assert caplog.text, "nothing was logged, so nothing was shown"
 
 
-def mutated(data: bytes, draw: random.Random) -> bytes:
-    """Cut, repeated, flipped, or with a hostile word put in."""
-    words = (
-        b"../../etc/passwd",
-        b"!!python/object/apply:os.system [id]",
-        b"\\0",
-        b"\\xff\\xfe",
-        b'"' * 50,
-        b"[" * 3000,
-    )
-    words += (b"999999999999999999999", b"-1", b"null", b"{}", b"&a [*a, *a]", b"1e999", b"NaN", b"\\ud800")
-    start = draw.randrange(len(data))
-    end = min(len(data), start + draw.choice((0, 1, 4, 40)))
-    kind = draw.randrange(4)
-    if kind == 0:
-        return data[:start]
-    if kind == 1:
-        return data[:end] + data[start:]
-    if kind == 2:
-        return data[:start] + bytes(draw.randrange(256) for _ in range(end - start)) + data[end:]
-    return data[:start] + draw.choice(words) + data[end:]
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_mutated_files_are_one_clear_error(name: str, finished: Run, tmp_path: Path) -> None:
-    """A thousand inputs in one child process: it must not die, hang, write elsewhere or raise anything else."""
-    done = publish(finished, f"file://{tmp_path}/fashion")
-    places = {
-        "README.md": tmp_path / "fashion" / name,
-        "receipt.json": finished.folder / "shards" / "synthetic-00000.json",
-    }
-    data = places.get(name, tmp_path / "fashion" / done.folder / name).read_bytes()
-    if name == "README.md":  # the rest of its head is long, and not what is read
-        data = Card({"configs": Card.parse(data.decode()).head["configs"]}, "").text().encode()
-    draw = random.Random(name)
-    for number in range(INPUTS):
-        path = tmp_path / "inputs" / f"{number:04d}" / name
-        path.parent.mkdir(parents=True)
-        path.write_bytes(mutated(data, draw))
-    folder = tmp_path / "folder"
-    (folder / "shards").mkdir(parents=True)
-    for needed in ("plan.json", "plan.parquet", "recipe.yaml"):
-        (folder / needed).write_bytes((finished.folder / needed).read_bytes())
-    before = sorted(path for path in tmp_path.rglob("*") if "shards" not in path.parts)
-    code = READER.replace("{code}", FORMATS[name])
-    line = [sys.executable, "-c", code, str(folder), str(tmp_path / "inputs"), name]
-    ended = subprocess.run(line, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == 0, (ended.returncode, ended.stderr[:1500])
-    refused, read = map(int, ended.stdout.split())
-    print(f"{name}: {refused} refused, {read} read, of {INPUTS}")
-    assert refused + read == INPUTS
-    assert refused > 50 or name == "receipt.json", "the mutations did no harm, so they show nothing"
-    assert sorted(path for path in tmp_path.rglob("*") if "shards" not in path.parts) == before
+def raised(hub: LoopbackHub, run: Run, way: Way, waits: Waits) -> str:
+    """Whole tracebacks, causes included, of publishing and loading where every request breaks."""
+    told = []
+    fault = hub.breaks(".*", way, times=1000)
+    for work in (
+        lambda: publish(run, NAME, patience=Patience(tries=2, sleep=waits)),
+        lambda: publish(run, NAME, PublishOptions(create_pr=True), Patience(tries=2, sleep=waits)),
+        lambda: load(NAME, revision="elsewhere"),
+    ):
+        with pytest.raises(PublishError) as broken:
+            work()
+        told += traceback.format_exception(broken.value)
+    assert fault.struck
+    hub.faults.clear()
+    return "".join(told)
 
 
 def test_mutated_shards_are_refused_by_digest(finished: Run, tmp_path: Path) -> None:
