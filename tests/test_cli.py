@@ -191,7 +191,8 @@ def test_ctrl_c_says_one_line_and_the_run_goes_on(diffaug: Command, tmp_path: Pa
     wait_for(folder / "events.jsonl")
     os.killpg(child.pid, signal.SIGINT)
     _, err = child.communicate(timeout=120)
-    assert child.returncode == 130
+    # A shell sees 130 either way: CPython ends by the signal itself if it came inside an `exec` of text, as imports do.
+    assert child.returncode in (130, -signal.SIGINT)
     assert err == "diffaug: interrupted; what is finished stays, and the same command continues.\n"
     assert "in work  nothing" in diffaug("status", folder).out
 

@@ -90,11 +90,13 @@ def test_bombs_are_one_sentence_or_a_small_picture() -> None:
     assert {name for name in REFUSED if told[name] != "refused"} == set(), told
 
 
-def test_nothing_of_ours_unpacks_archives_or_pickles() -> None:
-    """Where none is opened, none can be a bomb; what `datasets` unpacks for a Hub source is its own business."""
+def test_one_module_alone_looks_into_archives() -> None:
+    """Elsewhere none is opened, so none can be a bomb; `test_converting.py` has the bombs of `models/converting.py`. What
+    `datasets` unpacks for a Hub source is its own business."""
     import diffaug_datasets
 
     words = ("import zipfile", "import tarfile", "unpack_archive", "import pickle", "import gzip", "import lzma")
     files = [path for path in Path(diffaug_datasets.__file__).parent.rglob("*.py") if "assets" not in path.parts]
     assert len(files) > 100
-    assert [(path.name, word) for path in files for word in words if word in path.read_text("utf-8")] == []
+    found = [(path.name, word) for path in files for word in words if word in path.read_text("utf-8")]
+    assert found == [("converting.py", "import zipfile")]
