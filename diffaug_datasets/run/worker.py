@@ -16,6 +16,7 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
+from diffaug_datasets.run.appraisal import appraise
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import (
     LoadBackbone,
@@ -72,6 +73,11 @@ class Worker:
         for stage, units in self.run.units():
             if not (self.options.only_fits and stage == "synthetic"):
                 self._stage(units)
+
+    def appraise(self) -> None:
+        """Measure the set whose units are all done; see `run.appraisal`."""
+        settle(self.recipe.threads)
+        appraise(self.run, self._ctx, self.options.hook)
 
     def _stage(self, units: Sequence[FitUnit | Shard]) -> None:
         """Take free units until all are done; a unit whose holder dies becomes free again."""
