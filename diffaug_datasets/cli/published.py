@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import typer
+
 from diffaug_datasets.cli.screen import say, say_json
+from diffaug_datasets.data.release import other_form
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.publish.rebuild import Rebuilder
 from diffaug_datasets.publish.verify import verify
@@ -54,6 +57,8 @@ def rebuild_published(where: Where, prefix: str, out: Path | None, as_json: bool
 
     with opened(where) as rebuilder:
         made, closeness = rebuilder.rebuild(rebuilder.row(prefix))
+        if said := other_form(rebuilder.release):
+            typer.echo(f"{where.place}: {said}", err=True)
     if out is not None:
         write_new(out, made.data)
     if as_json:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
 
+from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import SourceError
 
@@ -21,12 +22,14 @@ TABLE_SCHEMA = 1
 class Source:
     """One real image. `id`: sha256 (64 hex digits) of its encoded bytes; `label`: class id, from 0.
 
-    `key`: its name inside the dataset, '/'-separated, NFC; for messages only, never a path to open.
+    `key`: its name inside the dataset, '/'-separated, NFC; for messages only, never a path to open. `facts`: its origin
+    as the dataset states it; like the key it counts in no digest, so the same images elsewhere are the same plan.
     """
 
     id: str
     label: int
     key: str
+    facts: Facts = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class SourceTable:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything that can change a plan: all but the revision and the keys."""
+        """sha256 of everything that can change a plan: all but the revision, the keys and the facts."""
         names = {"class_names": self.class_names, "prompt_names": self.prompt_names, "metaclass": self.metaclass}
         images = [(source.id, source.label) for source in self.sources]
         place = {"schema": TABLE_SCHEMA, "builder": self.builder, "split": self.split}

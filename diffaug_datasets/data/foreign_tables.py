@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.rows import ROW_SCHEMA
 from diffaug_datasets.data.release import FileFormat, Release
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.run.features import arrow_schema, read_stream
 
 ENDING = ("status", "reason", "split")
+NEEDED = ("row_id", "origin", "label", "status", "split", "source_ids")  # by whoever reads, whatever the row schema
 
 
 def read_foreign(path: Path, file_format: FileFormat) -> pa.Table:
@@ -52,15 +54,19 @@ def provenance_rows(repository: Repository, release: Release) -> list[dict[str, 
 
 
 def check_provenance(table: pa.Table, release: Release) -> None:
-    """Raises PublishError where a column is missing or of another type; more columns than ours do no harm."""
+    """Raises PublishError where a column is missing or of another type; more columns than ours do no harm.
+
+    Of sets with an older row schema, only the columns that every reader needs are looked at.
+    """
     wanted = {field.name: field.type for field in arrow_schema(release.class_names) if field.name != "image"}
     wanted |= dict.fromkeys(ENDING, pa.string())
+    if release.row_schema < ROW_SCHEMA:
+        wanted = {name: wanted[name] for name in NEEDED}
     found = {field.name: field.type for field in table.schema}
     if wrong := [name for name, kind in wanted.items() if found.get(name) != kind]:
         raise PublishError(
             f"provenance.parquet: the column {wrong[0]!r} is {found.get(wrong[0], 'missing')}, expected "
             f"{wanted[wrong[0]]}; do not use it."
         )
-    needed = ("row_id", "origin", "label", "status", "split", "source_ids")
-    if null := [name for name in needed if table.column(name).null_count]:
+    if null := [name for name in NEEDED if table.column(name).null_count]:
         raise PublishError(f"provenance.parquet: the column {null[0]!r} has rows without a value; do not use it.")

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from diffaug_datasets.core.errors import PublishError, SourceError
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import published_columns
 from diffaug_datasets.data.foreign_tables import provenance_rows
 from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.data.release import Release
@@ -69,7 +70,7 @@ def located(real: RealSet, rows: list[dict[str, Any]], source: str) -> Mapping[s
 
 def _filled(rows: list[dict[str, Any]], real: RealSet, places: Mapping[str, Place]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        columns = {key: value for key, value in row.items() if key not in ("status", "reason", "split")}
+        columns = {key: row[key] for key in published_columns() if key in row}
         yield {**columns, "image": {"bytes": real.read(*places[row["source_ids"][0]]), "path": None}}
 
 

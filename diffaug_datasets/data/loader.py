@@ -1,11 +1,12 @@
 """Finished and published runs as datasets, memory-mapped from their shards."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffaug_datasets.core.errors import PublishError, RunError
 from diffaug_datasets.data.foreign_tables import read_foreign
-from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, FileFormat, Release
+from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, FileFormat, Release, other_form
 from diffaug_datasets.data.repository import Repository, ending
 from diffaug_datasets.run.assembly import finished
 from diffaug_datasets.run.store import Run, sha256_file
@@ -30,7 +31,8 @@ def load(
     `config`: as the card lists it; default: the card's. `revision`: a tag, branch or commit of the Hub.
     `augmented_only` leaves the real rows out. `with_real`: your own copy of the real dataset (folder or Hub id), whose
     images are put in, by sha256, where the release may not carry them. `check` reads every byte and compares digests
-    first; default: for published sets, not for run folders. Shards are opened only after that.
+    first; default: for published sets, not for run folders. Shards are opened only after that. Warns where another
+    version of the method or of the columns made the set.
 
     Raises:
         DiffAugError: not finished or published, no such config, split or image, or a file with other bytes.
@@ -39,6 +41,8 @@ def load(
         return _load_run(Run.open(where), split, augmented_only, bool(check))
     repository = Repository.open(str(where), revision, token)
     release = repository.release(config)
+    if said := other_form(release):
+        warnings.warn(f"{where}, {release.name}: {said}; the rows are given as they were published.", stacklevel=2)
     if ending(config, release) == PROVENANCE:
         return _table(repository, release, check is not False)
     only = augmented_only or ending(config, release) == SYNTHETIC

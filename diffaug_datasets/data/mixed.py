@@ -12,7 +12,9 @@ from diffaug_datasets.data.mixing import Replacement, Replacer, Rows, shuffled
 if TYPE_CHECKING:
     import datasets
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
+FIRST_STATE = {"schema": STATE_SCHEMA, "begin": 0, "rank": 0, "world_size": 1, "batch_size": 1}
+"""What a state of schema 1 says without saying it."""
 Item = dict[str, Any]
 
 
@@ -73,19 +75,46 @@ def _rows(rows: "datasets.Dataset") -> Rows:
 
 
 class MixedStream(IterableDataset[Item]):
-    """The items of a `MixedDataset`, epoch after epoch in a drawn order; `state_dict` resumes at the exact item.
+    """The items of a `MixedDataset`, epoch after epoch in a drawn order, shared by ranks and by DataLoader workers.
 
-    Iterating gives what is left of the current epoch. Workers of a DataLoader share the places; a state belongs to one
-    worker of so many (torchdata's StatefulDataLoader keeps one for each).
+    Each rank has every `world_size`-th place of the order, so each row is given once an epoch and ranks differ by one
+    row at most; default: those of torch.distributed where it is initialised, else all. Workers of a rank take its
+    places in turn, `batch_size` at a time: give the DataLoader's, and its batches come in the order of one process,
+    whatever `num_workers` is. Iterating gives what is left of the epoch.
+
+    Two ways to resume exactly: `set_epoch(epoch, taken)` with the items that this rank was given, for any number of
+    workers; or `state_dict` of each worker, for loaders that keep one for each (torchdata's StatefulDataLoader).
+
+    Raises RecipeError where rank, world size or batch size cannot be.
     """
 
-    def __init__(self, mixed: MixedDataset, *, shuffle: bool = True) -> None:
-        self.mixed, self.shuffle = mixed, shuffle
-        self.epoch = self.position = 0
+    def __init__(
+        self,
+        mixed: MixedDataset,
+        *,
+        shuffle: bool = True,
+        batch_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        self.mixed, self.shuffle, self.batch_size = mixed, shuffle, batch_size
+        found = _rank()
+        self.rank = found[0] if rank is None else rank
+        self.world_size = found[1] if world_size is None else world_size
+        if not (0 <= self.rank < self.world_size and batch_size >= 1):
+            raise RecipeError(
+                f"got rank {self.rank} of {self.world_size} in batches of {batch_size}, expected a rank from 0 below "
+                "the world size and a batch size from 1."
+            )
+        self.epoch = self.begin = self.position = 0
+
+    def __len__(self) -> int:
+        """Rows of this rank in a whole epoch."""
+        return len(range(self.rank, len(self.mixed), self.world_size))
 
     def __iter__(self) -> Iterator[Item]:
         mine = self._places()
-        if self.position and self.position >= len(mine):  # stopped right behind the last item
+        if self._is_over(mine):  # stopped right behind the last item
             self.set_epoch(self.epoch + 1)
             mine = self._places()
         while self.position < len(mine):
@@ -94,31 +123,67 @@ class MixedStream(IterableDataset[Item]):
             yield self.mixed.item(self.epoch, place)
         self.set_epoch(self.epoch + 1)
 
+    def _is_over(self, mine: Sequence[int]) -> bool:
+        """Whether nothing is left of an epoch that was begun; one of several workers knows only what they all were."""
+        alone = _worker()[1] == 1
+        return self.begin >= len(self) > 0 or (alone and self.position >= len(mine) and self.position > 0)
+
     def _places(self) -> Sequence[int]:
         """This worker's places of the current epoch, in order."""
         count, (number, workers) = len(self.mixed), _worker()
         order = shuffled(count, self.mixed.replacer.seed, self.epoch) if self.shuffle else range(count)
-        return order[number::workers]
+        left = order[self.rank :: self.world_size][self.begin :]
+        size = self.batch_size
+        return [place for i in range(number * size, len(left), workers * size) for place in left[i : i + size]]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the start of an epoch."""
-        self.epoch, self.position = epoch, 0
+    def set_epoch(self, epoch: int, taken: int = 0) -> None:
+        """Go to an epoch, behind the first `taken` items of this rank; before workers start.
+
+        Raises:
+            RecipeError: the rank has fewer items.
+        """
+        if not 0 <= taken <= len(self):
+            raise RecipeError(f"got {taken} taken items, expected 0 to {len(self)}: that many an epoch has here.")
+        self.epoch, self.begin, self.position = epoch, taken, 0
 
     def state_dict(self) -> dict[str, int]:
         """Where this worker's stream is."""
-        return {"schema": STATE_SCHEMA, "epoch": self.epoch, "position": self.position, "rows": len(self.mixed)}
+        return {
+            "schema": STATE_SCHEMA,
+            "epoch": self.epoch,
+            "begin": self.begin,
+            "position": self.position,
+            "rows": len(self.mixed),
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "batch_size": self.batch_size,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind the last item that was given.
+        """Go on behind the last item that was given, in the same worker of as many.
 
         Raises:
-            RecipeError: the state belongs to another set.
+            RecipeError: the state belongs to another set, another rank or another batch size.
         """
-        if state.get("schema") != STATE_SCHEMA or state.get("rows") != len(self.mixed):
-            raise RecipeError(f"got the state {state}, expected one of a stream over {len(self.mixed)} real rows.")
-        self.epoch, self.position = state["epoch"], state["position"]
+        told = {**state, **FIRST_STATE} if state.get("schema") == 1 else state
+        ours = self.state_dict()
+        if any(told.get(key) != ours[key] for key in ours.keys() - {"epoch", "begin", "position"}):
+            raise RecipeError(
+                f"got the state {state}, expected one of a stream over {len(self.mixed)} real rows, rank {self.rank} "
+                f"of {self.world_size}, in batches of {self.batch_size}."
+            )
+        self.epoch, self.begin, self.position = told["epoch"], told["begin"], told["position"]
 
 
 def _worker() -> tuple[int, int]:
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)
+
+
+def _rank() -> tuple[int, int]:
+    """Rank and world size of this process."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

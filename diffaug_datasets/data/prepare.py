@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.backbone_spec import backbone_name
+from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError, RecipeError
 from diffaug_datasets.core.images import decode_image, format_of, pixel_sha256
 from diffaug_datasets.core.method import PlanSpec
@@ -229,16 +231,19 @@ def _places(prepared: Prepared) -> dict[str, tuple[str, int]]:
 
 def _write_real(run: Run, shard: Shard, real: RealSet, places: dict[str, tuple[str, int]]) -> None:
     def row(planned: Any) -> dict[str, Any]:
-        return _real_columns(planned_columns(planned), real.read(*places[planned.row_id]), run.plan.id)
+        split, index = places[planned.row_id]
+        facts = real.table(split).sources[index].facts
+        return _real_columns(planned_columns(planned), real.read(split, index), run.plan.id, facts)
 
     with ThreadPoolExecutor() as pool:
         rows = list(pool.map(row, shard.rows))
     run.write_receipt(write_arrow(run, run.shard_path(shard.name), rows).receipt(run.plan.id, shard.name))
 
 
-def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str) -> dict[str, Any]:
-    """A real row: the bytes as they came, and what decoding them shows."""
+def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str, facts: Facts) -> dict[str, Any]:
+    """A real row: the bytes as they came, what decoding them shows, and what the source says about their origin."""
     picture = decode_image(data, planned["source_ids"][0][:12])
     image = {"image": {"bytes": data, "path": None}, "image_format": format_of(data)}
     size = {"width": picture.width, "height": picture.height, "pixel_sha256": pixel_sha256(picture)}
-    return {**planned, "plan_id": plan_id, "measured": "{}", "attempt": 0, "batch_shape": 0, **image, **size}
+    told = {"plan_id": plan_id, "measured": canonical(dict(facts)), "attempt": 0, "batch_shape": 0}
+    return {**planned, **told, **image, **size}

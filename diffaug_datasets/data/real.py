@@ -12,14 +12,15 @@ import pkgutil
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import check_image, source_id
 from diffaug_datasets.core.sources import (
@@ -34,10 +35,12 @@ from diffaug_datasets.core.sources import (
     listed_rows,
     prompt_phrases,
 )
+from diffaug_datasets.data.fetching import ColumnFetch
+from diffaug_datasets.data.fetching import FolderFetch as FolderFetch
+from diffaug_datasets.data.metadata import column_facts, folder_facts
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 PACKAGE = "diffaug_datasets.builders"
 EMBEDDED = "the package"
@@ -54,16 +57,24 @@ class RealSet:
     read: Callable[[str, int], bytes]
     facts: BuilderFacts
 
+    def table(self, split: str) -> SourceTable:
+        """The table of `train`, or of `test` where there is one."""
+        return self.train if split == "train" or self.test is None else self.test
+
 
 @dataclass(frozen=True)
 class _Opened:
-    """A source before its images are hashed. `loose`: files of unknown origin, whose headers are looked at."""
+    """A source before its images are hashed. `loose`: files of unknown origin, whose headers are looked at.
+
+    `facts`: what it says about an image's origin, by key.
+    """
 
     where: str
     listing: Listing
     fetch: Callable[[str], bytes]
     revision: str = ""
     loose: bool = False
+    facts: Mapping[str, Facts] = field(default_factory=dict)
 
 
 @cache
@@ -147,7 +158,7 @@ def _identified(item: Listed, opened: _Opened) -> Source:
     data, name = opened.fetch(item.key), unicodedata.normalize("NFC", item.key)
     if opened.loose:
         check_image(data, name)
-    return Source(source_id(data), item.label, name)
+    return Source(source_id(data), item.label, name, opened.facts.get(item.key, ()))
 
 
 def _open(module: ModuleType, facts: BuilderFacts, source: str | os.PathLike[str] | None) -> _Opened:
@@ -177,55 +188,9 @@ def _ways(facts: BuilderFacts) -> str:
 def _folder(module: ModuleType, folder: Path) -> _Opened:
     own = module.read(folder) if hasattr(module, "read") else None
     listing = own or find_builder("imagefolder").read(folder)
-    return _Opened(f"'{folder}'", listing, FolderFetch(folder.resolve()), loose=True)
-
-
-@dataclass(frozen=True)
-class FolderFetch:
-    """The bytes of an entry; no entry, and no link behind one, leaves the folder."""
-
-    root: Path
-
-    def __call__(self, key: str) -> bytes:
-        """Raises SourceError if the entry is missing, unreadable or outside the folder."""
-        path = (self.root / check_key(key)).resolve()
-        if not path.is_relative_to(self.root):
-            raise SourceError(f"{key}: leads outside the dataset's folder {str(self.root)!r}; copy the image into it.")
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise SourceError(f"{key}: expected in {str(self.root)!r}, but not there; complete the copy.") from None
-        except OSError as error:
-            raise SourceError(f"{key}: cannot be read ({error.strerror}); check the file and its rights.") from None
-
-    def text(self, key: str) -> str:
-        """A UTF-8 text file such as a list of images; SourceError as above, or if it is no text."""
-        try:
-            return self(key).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise SourceError(f"{key}: got bytes that are not UTF-8, expected a text list; restore the file.") from None
-
-
-@dataclass(frozen=True)
-class ColumnFetch:
-    """The bytes at `<split>/<row>` of image columns (struct of bytes and path).
-
-    A path instead of bytes is followed only below `roots`, where `datasets` itself unpacked the files.
-    """
-
-    columns: Mapping[str, "pa.ChunkedArray[Any]"]
-    roots: tuple[Path, ...] = ()
-
-    def __call__(self, key: str) -> bytes:
-        """Raises SourceError if the row holds no image."""
-        split, row = key.rsplit("/", 1)
-        image = self.columns[split][int(row)].as_py() or {}
-        if isinstance(image.get("bytes"), bytes):
-            return bytes(image["bytes"])
-        path = Path(image.get("path") or "").resolve()
-        if not any(path.is_relative_to(root) for root in self.roots) or not path.is_file():
-            raise SourceError(f"{key}: the row holds no image bytes; expected images stored inside the dataset.")
-        return path.read_bytes()
+    fetch = FolderFetch(folder.resolve())
+    stated = folder_facts(fetch, [item.key for item in (*listing.train, *(listing.test or ()))])
+    return _Opened(f"'{folder}'", listing, fetch, loose=True, facts=stated)
 
 
 def _embedded(facts: BuilderFacts) -> _Opened:
@@ -256,7 +221,8 @@ def _hub(facts: BuilderFacts, name: str, revision: str | None) -> _Opened:
         test=rows[test[0]] if test else None,
     )
     fetch = ColumnFetch({split: splits[split].data.column(image) for split in rows}, _caches())
-    return _Opened(f"{name} on the Hub", listing, fetch, _commit(splits[train[0]]) or revision or "")
+    commit, stated = _commit(splits[train[0]]) or revision or "", column_facts({split: splits[split] for split in rows})
+    return _Opened(f"{name} on the Hub", listing, fetch, commit, facts=stated)
 
 
 def _download(facts: BuilderFacts, name: str, revision: str | None) -> "datasets.DatasetDict":

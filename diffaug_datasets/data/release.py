@@ -6,10 +6,12 @@ data/<config>/<plan id>/{train,test}-00000-of-00005.arrow  provenance.parquet  r
 import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.core.rows import ROW_SCHEMA
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.store import FileDigest
 
@@ -27,14 +29,26 @@ class BesideFile(FileDigest):
     file: str
 
 
+class LicenceCount(BaseModel):
+    """Real training images under a licence, and images made from such ones; '' is a licence that nobody stated."""
+
+    model_config = ConfigDict(frozen=True)
+
+    licence: str
+    real: int
+    made: int
+
+
 class Release(Assembled):
     """`run.json` of a published config; `files` are relative to its folder.
 
     `real`: real rows lie beside the synthetic ones. `recipe_only`: no pixels at all. `beside`: the other files.
     `overrides`: gates that were passed by request, as the card states. `quality`: means over the kept synthetic rows.
+    `extra`: columns of the provenance that not every set has. `licences`: of the source images, where they state one.
     """
 
     release_schema: int = RELEASE_SCHEMA
+    row_schema: int = 1
     package: str
     method_version: int
     file_format: FileFormat
@@ -43,6 +57,8 @@ class Release(Assembled):
     beside: tuple[BesideFile, ...] = ()
     overrides: tuple[str, ...] = ()
     quality: dict[str, float] = Field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    licences: tuple[LicenceCount, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -94,3 +110,16 @@ def read_release(text: str | bytes, where: str) -> Release:
             )
     release_folder(found.name, found.plan_id)
     return found
+
+
+def other_form(release: Release) -> str:
+    """What to say of a set that another version made or wrote; '' where it is of this one's form."""
+    method, told = discover_methods().get(release.method), []
+    if method is None or release.method_version != method.VERSION:
+        here = f"version {method.VERSION}" if method else "no such method"
+        told.append(f"its images were made by {release.method} version {release.method_version}, here is {here}")
+    if release.release_schema < RELEASE_SCHEMA:
+        told.append(f"it has release schema {release.release_schema}, today's is {RELEASE_SCHEMA}")
+    if release.row_schema != ROW_SCHEMA:
+        told.append(f"its columns are those of row schema {release.row_schema}, today's is {ROW_SCHEMA}")
+    return "; ".join(told)

@@ -10,6 +10,7 @@ import yaml
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.sources import check_key
+from diffaug_datasets.data.addresses import AddressFiles
 from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, Release, read_release
 from diffaug_datasets.run.store import FileDigest, sha256_file
 
@@ -68,34 +69,6 @@ def _snapshot(found: Path, path: str) -> str:
     """The commit that a cached file belongs to: its folder's name."""
     name = found.parents[path.count("/")].name
     return name if re.fullmatch(r"[0-9a-f]{40}", name) else ""
-
-
-@dataclass
-class AddressFiles:
-    """A folder, or whatever fsspec reaches; files that are not local are copied to a cache."""
-
-    address: str
-
-    def local(self, path: str) -> Path:
-        """The file, or a copy of it.
-
-        Raises:
-            PublishError: it is not there.
-        """
-        import fsspec
-
-        plain = "://" not in self.address
-        if plain or self.address.startswith("file://"):
-            found = Path(self.address.removeprefix("file://")) / check_key(path)
-        else:
-            place = f"simplecache::{self.address.rstrip('/')}/{check_key(path)}"
-            try:
-                found = Path(str(fsspec.open_local(place)))
-            except (OSError, ValueError, ImportError) as error:
-                raise PublishError(f"{self.address}: {path} cannot be had ({error}); publish it again.") from None
-        if not found.is_file():
-            raise PublishError(f"{self.address}: {path} is not there; check the address, or publish it again.")
-        return found
 
 
 @dataclass

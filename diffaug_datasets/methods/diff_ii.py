@@ -181,17 +181,31 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 def _invert(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     from diffaug_datasets.models.inversion import invert
 
+    names = unit.content["images"]
+    images, prompts = _inverted(unit, names, cfg, ctx)
+    latents = invert(ctx.backbone, images, prompts, steps=cfg.inversion_steps, batch=unit.content["batch"])
+    return FitFiles({"inversions.safetensors": dict(zip(names, latents, strict=True))})
+
+
+def inversion_psnr(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context) -> list[float]:
+    """PSNR in dB of images of a finished unit against what their inversions give, denoised under the same prompt.
+
+    Without guidance or suffix, in as many steps as rows take; what the autoencoder loses counts too.
+    """
+    from diffaug_datasets.models.inversion import psnr, restored
+
+    images, prompts = _inverted(unit, names, cfg, ctx)
+    latents, steps = ctx.fit(unit.name), cfg.num_inference_steps
+    made = restored(ctx.backbone, [latents[n] for n in names], prompts, steps=steps, batch=unit.content["batch"])
+    return [psnr(image / 2 + 0.5, other) for image, other in zip(images, made, strict=True)]
+
+
+def _inverted(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context) -> tuple[list["Tensor"], list[str]]:
+    """What inversion sees: images in [-1, 1] and prompts, under the concepts that the unit stands on."""
     ctx.use_concepts(unit.content["concepts"])
-    images = unit.content["images"]
-    pairs = [image.split("/") for image in images]
-    latents = invert(
-        ctx.backbone,
-        [ctx.backbone.preprocess(ctx.source(source), cfg.resize) for source, _ in pairs],
-        [cfg.concepts.prompt(int(label), unit.content["metaclass"]) for _, label in pairs],
-        steps=cfg.inversion_steps,
-        batch=unit.content["batch"],
-    )
-    return FitFiles({"inversions.safetensors": dict(zip(images, latents, strict=True))})
+    pairs = [name.split("/") for name in names]
+    images = [ctx.backbone.preprocess(ctx.source(source), cfg.resize) for source, _ in pairs]
+    return images, [cfg.concepts.prompt(int(label), unit.content["metaclass"]) for _, label in pairs]
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:

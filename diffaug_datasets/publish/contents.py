@@ -5,14 +5,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from diffaug_datasets import __version__
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.rows import ROW_SCHEMA
 from diffaug_datasets.core.sources import BuilderFacts
 from diffaug_datasets.data.real import builder_facts
 from diffaug_datasets.data.release import BesideFile, Release
 from diffaug_datasets.publish.contact import contact_sheet
 from diffaug_datasets.publish.options import PublishOptions
-from diffaug_datasets.publish.provenance import provenance_stream, provenance_table, write_parquet
+from diffaug_datasets.publish.origins import licence_counts
+from diffaug_datasets.publish.provenance import (
+    SHOWN,
+    extra_columns,
+    provenance_stream,
+    provenance_table,
+    write_parquet,
+)
 from diffaug_datasets.publish.quality import quality
 from diffaug_datasets.publish.recipe import public_recipe
 from diffaug_datasets.run.assembly import Assembled, RunFile, finished
@@ -91,6 +101,7 @@ def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
     files = [] if options.recipe_only else [f for f in assembled.files if f.origin != "real" or facts.redistributable]
     release = Release(
         **{**assembled.model_dump(by_alias=True), "files": (), "stacks": assembled.stacks},
+        row_schema=ROW_SCHEMA,
         package=__version__,
         method_version=run.plan.header.method_version,
         file_format=options.file_format,
@@ -98,11 +109,14 @@ def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
         recipe_only=options.recipe_only,
     )
     shards = tuple(_shards(run, release, files, stage))
-    beside = tuple(_beside(run, release, options))
+    table = provenance_table(run, release)
+    beside, rows = tuple(_beside(run, release, options, table)), table.to_pylist()
     told = {
         "files": tuple(file for file, _ in shards),
         "beside": tuple(BesideFile(file=i.name, sha256=i.sha256, size=i.size) for i in beside),
-        "quality": quality(run, assembled),
+        "quality": quality(rows),
+        "extra": extra_columns(table),
+        "licences": licence_counts(rows, SHOWN),
         "overrides": tuple(sorted({*options.allow, *(("licence",) if options.with_rights else ())})),
     }
     release = release.model_copy(update=told)
@@ -144,9 +158,9 @@ def checked(run: Run, file: RunFile) -> Path:
     return path
 
 
-def _beside(run: Run, release: Release, options: PublishOptions) -> Iterator[Item]:
+def _beside(run: Run, release: Release, options: PublishOptions, table: pa.Table) -> Iterator[Item]:
     """What stands beside the shards: provenance, recipe, plan, selection, fits, contact sheet."""
-    folder, table = release.folder, provenance_table(run, release)
+    folder = release.folder
     if options.file_format == "arrow":
         yield Item.of(f"{folder}/provenance.arrow", provenance_stream(table))
     yield Item.of(f"{folder}/provenance.parquet", write_parquet(table))

@@ -5,6 +5,7 @@ Follows the Croissant format (docs.mlcommons.org/croissant) and its RAI vocabula
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +13,14 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.rows import published_columns
 from diffaug_datasets.data.release import Release
+from diffaug_datasets.publish.citations import bibtex
 from diffaug_datasets.publish.contents import RUN_JSON, Contents
+from diffaug_datasets.publish.provenance import STATUS, column_meanings
 
 CONTEXT: Mapping[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
+    "arrayShape": "cr:arrayShape",
     "citeAs": "cr:citeAs",
     "column": "cr:column",
     "conformsTo": "dct:conformsTo",
@@ -25,27 +29,41 @@ CONTEXT: Mapping[str, Any] = {
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
     "fileObject": "cr:fileObject",
     "fileProperty": "cr:fileProperty",
     "fileSet": "cr:fileSet",
+    "format": "cr:format",
     "includes": "cr:includes",
+    "isArray": "cr:isArray",
     "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
     "key": "cr:key",
     "md5": "cr:md5",
+    "parentField": "cr:parentField",
+    "path": "cr:path",
     "prov": "http://www.w3.org/ns/prov#",
     "rai": "http://mlcommons.org/croissant/RAI/",
     "recordSet": "cr:recordSet",
     "references": "cr:references",
+    "regex": "cr:regex",
     "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
+    "separator": "cr:separator",
     "source": "cr:source",
+    "subField": "cr:subField",
     "transform": "cr:transform",
 }
 TYPES = {"int32": "sc:Integer", "int64": "sc:Integer", "label": "sc:Integer", "int32s": "sc:Integer"}
 TYPES |= {"float32": "sc:Float", "bool": "sc:Boolean", "image": "sc:ImageObject"}
 FORMATS = {"arrow": "application/vnd.apache.arrow.stream", "parquet": "application/x-parquet"}
+PROVENANCE_FILE = "provenance.parquet"
+DAY = re.compile(r"\d{4}\.\d{1,2}\.\d{1,2}", re.ASCII)
 RAI = {
     "rai:hasSyntheticData": True,
     "rai:dataCollection": "Real images of a public dataset, and images made from them by a diffusion model.",
@@ -73,16 +91,34 @@ def croissant(old: str | None, contents: Contents, target: str) -> str:
         "description": _description(contents),
         "url": url,
         "license": facts.licence_url or facts.licence,
+        "citeAs": citation(contents),
+        "datePublished": release.finished,
     }
+    latest = max(release.finished, str(found.get("dateModified") or ""))
+    dated = {"dateModified": latest, "version": _version(found.get("version"), latest)}
     entries = {
         "distribution": [_repository(url), *_files(release, url)],
-        "recordSet": _record_sets(release),
+        "recordSet": [*_record_sets(release), *_provenance(release), _labels(release)],
         "prov:wasDerivedFrom": [_source(contents)],
         "prov:wasGeneratedBy": [_activity(contents)],
     }
     joined = {key: _by_id(found.get(key), new, release.name) for key, new in entries.items()}
-    text = json.dumps({**fixed, **stated, **RAI, **found, **fixed, **joined}, indent=1, ensure_ascii=False)
+    text = json.dumps({**fixed, **stated, **RAI, **found, **fixed, **dated, **joined}, indent=1, ensure_ascii=False)
     return text + "\n"
+
+
+def _version(old: Any, finished: str) -> str:
+    """The day of the newest run as a version, `2026.11.21`, unless a person chose another one."""
+    if old is not None and not DAY.fullmatch(str(old)):
+        return str(old)
+    return ".".join(str(int(part)) for part in finished[:10].split("-"))
+
+
+def citation(contents: Contents) -> str:
+    """BibTeX of the method's paper and of the real dataset."""
+    method = discover_methods().get(contents.release.method)
+    papers = [bibtex(method.PAPER, method.TITLE)] if method and method.PAPER else []
+    return "\n\n".join([*papers, *([contents.facts.citation] if contents.facts.citation else [])])
 
 
 def _parsed(old: str | None) -> dict[str, Any]:
@@ -126,7 +162,7 @@ def _repository(url: str) -> dict[str, Any]:
 
 
 def _files(release: Release, url: str) -> list[dict[str, Any]]:
-    """`run.json`, which has the digest of every file, and one file set a split."""
+    """The provenance, which any reader can fetch and check, and one file set of shards a split."""
     place = f"{url}/resolve/main" if url.startswith("https://") else url
     listed: list[dict[str, Any]] = [
         {
@@ -134,11 +170,12 @@ def _files(release: Release, url: str) -> list[dict[str, Any]]:
             "@id": f"{release.name}/{file.file}",
             "name": file.file,
             "contentUrl": f"{place}/{release.folder}/{file.file}",
+            "contentSize": f"{file.size} B",
             "encodingFormat": FORMATS["parquet"],
             "sha256": file.sha256,
         }
         for file in release.beside
-        if file.file == "provenance.parquet"
+        if file.file == PROVENANCE_FILE
     ]
     for split in dict.fromkeys(file.split for file in release.files):
         listed.append(
@@ -155,24 +192,57 @@ def _files(release: Release, url: str) -> list[dict[str, Any]]:
 
 
 def _record_sets(release: Release) -> list[dict[str, Any]]:
+    """One a split, over its shards."""
     found = []
     for split in dict.fromkeys(file.split for file in release.files):
         place = f"{release.name}/{split}"
-        fields = [_field(place, name, kind) for name, kind in published_columns().items() if kind != "soft_label"]
-        found.append({"@type": "cr:RecordSet", "@id": place, "name": place.replace("/", "_"), "field": fields})
+        found.append(_records(place, {"fileSet": {"@id": f"{place}-files"}}, published_columns()))
     return found
 
 
-def _field(place: str, name: str, kind: str) -> dict[str, Any]:
-    extract = {"fileSet": {"@id": f"{place}-files"}, "extract": {"column": name}}
-    many = {"repeated": True} if kind.endswith("s") and kind not in ("bool",) else {}
+def _provenance(release: Release) -> list[dict[str, Any]]:
+    """Every planned row without pixels, over a Parquet file whatever the shards' format."""
+    if not any(file.file == PROVENANCE_FILE for file in release.beside):
+        return []
+    columns = {name: kind for name, kind in published_columns().items() if kind != "image"}
+    source = {"fileObject": {"@id": f"{release.name}/{PROVENANCE_FILE}"}}
+    return [_records(f"{release.name}/provenance", source, {**columns, **dict.fromkeys(STATUS, "string")})]
+
+
+def _records(place: str, source: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    fields = [_field(place, source, name, kind) for name, kind in columns.items() if kind != "soft_label"]
+    return {"@type": "cr:RecordSet", "@id": place, "name": place.replace("/", "_"), "field": fields}
+
+
+def _field(place: str, source: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
+    pixels = {"transform": {"jsonPath": "bytes"}} if kind == "image" else {}
+    many = {"repeated": True} if kind in ("strings", "int32s") else {}
     return {
         "@type": "cr:Field",
         "@id": f"{place}/{name}",
         "name": name,
+        "description": column_meanings()[name],
         "dataType": TYPES.get(kind, "sc:Text"),
-        "source": extract,
+        "source": {**source, "extract": {"column": name}, **pixels},
         **many,
+    }
+
+
+def _labels(release: Release) -> dict[str, Any]:
+    """What class each number of `label` is."""
+    place = f"{release.name}/labels"
+    kinds = {"id": "sc:Integer", "name": "sc:Text"}
+    fields = [{"@type": "cr:Field", "@id": f"{place}/{n}", "name": n, "dataType": kind} for n, kind in kinds.items()]
+    rows = [{f"{place}/id": i, f"{place}/name": name} for i, name in enumerate(release.class_names)]
+    name, key = place.replace("/", "_"), {"@id": f"{place}/id"}
+    return {
+        "@type": "cr:RecordSet",
+        "@id": place,
+        "name": name,
+        "dataType": "sc:Enumeration",
+        "key": key,
+        "field": fields,
+        "data": rows,
     }
 
 
@@ -181,7 +251,7 @@ def _source(contents: Contents) -> dict[str, Any]:
     place = facts.homepage or (f"https://huggingface.co/datasets/{facts.hub_id}" if facts.hub_id else "")
     told = {"name": facts.title, "license": facts.licence, "citeAs": facts.citation}
     return {
-        "@type": "sc:Dataset",
+        "@type": "prov:Entity",  # a second sc:Dataset in the file is taken for the first one
         "@id": f"{contents.release.name}/source",
         **told,
         **({"url": place} if place else {}),

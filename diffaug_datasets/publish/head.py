@@ -120,7 +120,7 @@ def _check_formats(configs: list[dict[str, Any]], release: Release) -> None:
 
 def _infos(contents: Contents) -> list[dict[str, Any]]:
     release = contents.release
-    plain, rows = features(release.class_names), provenance_features(release.class_names)
+    plain, rows = features(release.class_names), provenance_features(release.class_names, release.extra)
     entries = []
     for config in _configs(release):
         name = config["config_name"]

@@ -8,12 +8,14 @@ import fsspec
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.data.addresses import place_errors
 from diffaug_datasets.publish.card import dataset_card
 from diffaug_datasets.publish.contents import RUN_JSON, Contents, Item
 from diffaug_datasets.publish.croissant import croissant
 from diffaug_datasets.publish.push import CROISSANT, README, Published
 
 RECEIPT, PARTIAL = ".receipt.json", ".partial"
+FLAT = {"s3", "s3a", "gs", "gcs", "az", "abfs"}  # no folders there; making one would make a missing bucket
 
 
 @dataclass
@@ -46,16 +48,23 @@ class Place:
                 self._write(path, text.encode())
             last = contents.items[-1]
             self._write(last.path, last.read())
-        except OSError as error:
+        except place_errors() as error:
             raise PublishError(
                 f"{self.address}: cannot be written ({error}); run the same command again, finished files stay."
             ) from None
         return Published(self.address, contents.release.folder, "", sent=sent)
 
     def text(self, path: str) -> str | None:
-        """A small file; None where it is not there."""
+        """A small file; None where it is not there.
+
+        Raises:
+            PublishError: the place cannot be reached.
+        """
         place = self._at(path)
-        return self.files.cat_file(place).decode() if self.files.exists(place) else None
+        try:
+            return self.files.cat_file(place).decode() if self.files.exists(place) else None
+        except place_errors() as error:
+            raise PublishError(f"{self.address}: cannot be read ({error}); check it and its credentials.") from None
 
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if self.root else path
@@ -65,7 +74,7 @@ class Place:
         if self._is_there(item):
             return False
         place = self._at(item.path)
-        self.files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        self._have_folder(place)
         if isinstance(item.content, bytes):
             self.files.pipe_file(place + PARTIAL, item.content)
         else:
@@ -74,6 +83,10 @@ class Place:
         self._check(item)
         self._write(item.path + RECEIPT, canonical({"sha256": item.sha256, "size": item.size}).encode())
         return True
+
+    def _have_folder(self, place: str) -> None:
+        if self.address.partition("://")[0] not in FLAT:
+            self.files.makedirs(place.rpartition("/")[0], exist_ok=True)
 
     def _is_there(self, item: Item) -> bool:
         told = self.text(item.path + RECEIPT)
@@ -96,6 +109,6 @@ class Place:
 
     def _write(self, path: str, data: bytes) -> None:
         place = self._at(path)
-        self.files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        self._have_folder(place)
         self.files.pipe_file(place + PARTIAL, data)
         self.files.mv(place + PARTIAL, place)

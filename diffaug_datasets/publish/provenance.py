@@ -7,17 +7,21 @@ from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, Value
+from datasets import Features, List, Value
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Shard
-from diffaug_datasets.core.rows import FailedRow
+from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow
 from diffaug_datasets.data.release import Release
+from diffaug_datasets.publish.origins import MEANING, origin_columns, with_origins
+from diffaug_datasets.run.appraisal import COLUMNS as MEASURED
+from diffaug_datasets.run.appraisal import measured_rows
 from diffaug_datasets.run.features import BATCH_ROWS, features, read_stream
 from diffaug_datasets.run.shards import planned_columns
 from diffaug_datasets.run.store import Run
 
 KEPT, FILTERED, FAILED, WITHHELD = "kept", "filtered", "failed", "withheld"
+SHOWN = (KEPT, WITHHELD)  # what a card counts and measures
 STATUS = {
     "status": f"{KEPT}: published; {FILTERED}: dropped by the selection; {FAILED}: has no image; "
     f"{WITHHELD}: a real image that may not be redistributed, or pixels left out of a recipe-only release",
@@ -26,16 +30,46 @@ STATUS = {
 }
 
 
-def provenance_features(class_names: Sequence[str]) -> Features:
-    """The published columns but the image, and how each row ended."""
+CODE = {"image": "the encoded image", "plan_id": "sha256 of the plan that the row was made under"}
+EXTRA: Mapping[str, Any] = {
+    **{name: List(Value("string")) for name in MEANING},
+    "test_similarity": Value("float32"),
+    "nearest_test": Value("string"),
+    "inversion_psnr": Value("float32"),
+}
+EXTRA_MEANING: Mapping[str, str] = {
+    **MEANING,
+    "test_similarity": "largest cosine to an image of the test split",
+    "nearest_test": "sha256 of that test image",
+    "inversion_psnr": "of a real image: dB against what its inversion gives when denoised again",
+}
+
+
+def column_meanings() -> dict[str, str]:
+    """Column of a published set -> what it means."""
+    stated = {name: field.description or "" for m in (PlanRow, Outcome) for name, field in m.model_fields.items()}
+    return {**stated, **CODE, **STATUS, **EXTRA_MEANING}
+
+
+def provenance_features(class_names: Sequence[str], extra: Sequence[str] = ()) -> Features:
+    """The published columns but the image, how each row ended, and those of `EXTRA` that were stated or measured."""
     columns = {name: kind for name, kind in features(class_names).items() if name != "image"}
-    return Features({**columns, **{name: Value("string") for name in STATUS}})
+    return Features({**columns, **{name: Value("string") for name in STATUS}, **{name: EXTRA[name] for name in extra}})
 
 
 def provenance_table(run: Run, release: Release) -> pa.Table:
     """One row a planned row, real ones first, in row order."""
     rows = [*_real(run, release), *_made(run, release, selected_rows(run))]
-    return pa.Table.from_pylist(rows, provenance_features(release.class_names).arrow_schema)
+    origins, known = origin_columns(rows), measured_rows(run)
+    measured = [name for name in MEASURED if any(row[name] is not None for row in known.values())]
+    told = [{**row, **known.get(row["row_id"], {})} for row in with_origins(rows, origins)]
+    schema = provenance_features(release.class_names, [*origins, *measured]).arrow_schema
+    return pa.Table.from_pylist(told, schema)
+
+
+def extra_columns(table: pa.Table) -> tuple[str, ...]:
+    """Those of `EXTRA` that a provenance has."""
+    return tuple(name for name in table.column_names if name in EXTRA)
 
 
 def selected_rows(run: Run) -> Mapping[str, tuple[bool, str | None]]:

@@ -1,40 +1,38 @@
-"""What was measured of the published images: means over the kept synthetic rows; what nobody measured is absent."""
+"""What was measured of the published images: means over kept rows; what nobody measured is absent."""
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from diffaug_datasets.run.assembly import Assembled
-from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import Run
+from diffaug_datasets.publish.provenance import SHOWN
 
-MEASURED = ("label", "judge_label", "judge_confidence", "clip_score", "clip_margin", "source_similarity")
 TITLES = {
-    "judge_accuracy": "share of images in which the judge sees their label",
-    "judge_confidence": "mean probability that the judge gives what it sees",
-    "clip_score": "mean cosine of image and prompt of its class",
-    "clip_margin": "mean of that cosine minus the best other class's",
-    "source_similarity": "mean of the largest cosine to a source image",
-    "source_similarity_max": "the largest of those",
+    "judge_accuracy": "label accuracy: share of images in which the judge sees their label",
+    "judge_confidence": "probability that the judge gives the class it sees, mean",
+    "clip_score": "cosine of image and prompt of its class, mean",
+    "clip_margin": "margin: that cosine minus the best other class's, mean",
+    "source_similarity": "cosine to the nearest of the image's own sources, mean",
+    "source_similarity_max": "the same, largest",
+    "test_similarity": "cosine to the nearest test image, mean",
+    "test_similarity_max": "the same, largest",
+    "inversion_psnr": "PSNR in dB of real images, inverted and denoised again, mean",
 }
+JUDGED, INVERTED = ("judge_accuracy", "judge_confidence"), ("inversion_psnr",)
+MEANS = ("judge_confidence", "clip_score", "clip_margin", "source_similarity", "test_similarity")
+LARGEST = ("source_similarity", "test_similarity")
 DIGITS = 4
 
 
-def quality(run: Run, assembled: Assembled) -> dict[str, float]:
-    """Name -> value, rounded to 4 digits; see `TITLES`."""
-    rows: list[dict[str, Any]] = []
-    for file in assembled.files:
-        if file.origin != "real":
-            rows += read_stream(str(run.folder / file.path)).select(MEASURED).to_pylist()
-    return summary(rows)
-
-
-def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The same of rows that hold the columns `MEASURED`."""
-    judged = [row for row in rows if row["judge_label"] is not None]
+def quality(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Name -> value, rounded to 4 digits, of the rows of a provenance; see `TITLES`."""
+    made = [row for row in rows if row["origin"] != "real" and row["status"] in SHOWN]
+    judged = [row for row in made if row["judge_label"] is not None]
     found = {"judge_accuracy": [float(row["judge_label"] == row["label"]) for row in judged]}
-    for column in MEASURED[2:]:
-        found[column] = [row[column] for row in rows if row[column] is not None]
-    means = {name: fmean(values) for name, values in found.items() if values}
-    if found["source_similarity"]:
-        means["source_similarity_max"] = max(found["source_similarity"])
-    return {name: round(means[name], DIGITS) for name in TITLES if name in means}
+    found |= {name: _known(made, name) for name in MEANS}
+    found |= {f"{name}_max": [max(found[name])] for name in LARGEST if found[name]}
+    found["inversion_psnr"] = _known([row for row in rows if row["origin"] == "real"], "inversion_psnr")
+    return {name: round(fmean(found[name]), DIGITS) for name in TITLES if found.get(name)}
+
+
+def _known(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if row.get(name) is not None]

@@ -5,23 +5,32 @@ import inspect
 from functools import cache
 from importlib.resources import files
 
+import yaml
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.plan import PlanHeader
-from diffaug_datasets.core.rows import Outcome, PlanRow, published_columns
+from diffaug_datasets.core.recipe import SHOTS
+from diffaug_datasets.core.rows import published_columns
 from diffaug_datasets.core.withdrawal import learned_with
 from diffaug_datasets.data.release import Release
-from diffaug_datasets.publish.citations import bibtex
+from diffaug_datasets.publish.citations import bibtex, papers_used
 from diffaug_datasets.publish.contents import SHEET, Contents
-from diffaug_datasets.publish.licences import model_terms
-from diffaug_datasets.publish.provenance import STATUS
-from diffaug_datasets.publish.quality import TITLES
+from diffaug_datasets.publish.licences import MODELS, model_terms
+from diffaug_datasets.publish.provenance import EXTRA_MEANING, STATUS, column_meanings
+from diffaug_datasets.publish.quality import INVERTED, JUDGED, TITLES
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.withdrawal import fits_by_image
 
 TEMPLATE = "dataset.md.jinja"
-CODE = {"image": "the encoded image", "plan_id": "sha256 of the plan that the row was made under"}
+SHOTS_TEXT = "the mean features of each class's real images"
+TYPES = {
+    "label": "class label",
+    "soft_label": "lists class (int32) and weight (float32)",
+    "strings": "list of string",
+    "int32s": "list of int32",
+    "image": "image",
+}
 MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*!\\"} | {"\n": " ", "\r": " "})
 
 
@@ -41,15 +50,19 @@ def section(contents: Contents, target: str, tag: str | None) -> str:
             method=method,
             steps=inspect.getdoc(method) or "",
             terms=model_terms(header.backbone),
-            models=models(header),
+            models=models(header, release.package),
+            settings=settings(contents),
+            types=TYPES,
             columns=column_texts(),
-            status=STATUS,
-            quality=[(TITLES[name], value) for name, value in release.quality.items() if name in TITLES],
+            beside={**STATUS, **{name: EXTRA_MEANING[name] for name in release.extra}},
+            quality=[(TITLES[n], value, measurer(n, header)) for n, value in release.quality.items() if n in TITLES],
             splits=splits(release),
             learned=_learned(contents.run),
             sheet=f"{release.folder}/{SHEET}" if any(f.file == SHEET for f in release.beside) else None,
             protocol=str(header.recipe["protocol"]),
-            papers=[bibtex(method.PAPER, method.TITLE)] if method and method.PAPER else [],
+            papers=[
+                bibtex(p, method.TITLE if method else "") for p in papers_used(method, header.recipe, header.backbone)
+            ],
             total={
                 key: sum(getattr(c, key) for c in release.counts)
                 for key in ("real", "planned", "written", "failed", "kept")
@@ -73,18 +86,47 @@ def splits(release: Release) -> dict[str, dict[str, int]]:
     return found
 
 
-def models(header: PlanHeader) -> dict[str, str]:
-    """What each model did -> its name."""
+def models(header: PlanHeader, package: str) -> list[tuple[str, str, str]]:
+    """What each model did, its name with a link where it is on the Hub, and its licence."""
+    scores, config = header.recipe.get("scores") or {}, header.recipe.get("config") or {}
+    looked = {"scores": scores.get("encoder"), "judge": scores.get("judge"), "method's encoder": config.get("encoder")}
+    terms, (name, _, revision) = model_terms(header.backbone), header.backbone.partition("@")
+    licence = f"[{terms.licence}]({terms.url})" if terms.url else terms.licence
+    found = [("images", f"{_linked(name)}{f', revision {markdown(revision)}' if revision else ''}", licence)]
+    for use, model in looked.items():
+        if model == "tiny":
+            found.append((use, f"packaged with diffaug-datasets {package}", "apache-2.0"))
+        elif model:
+            found.append((use, SHOTS_TEXT if model == SHOTS else markdown(model), "see its own card"))
+    return found
+
+
+def _linked(model: str) -> str:
+    """A model that the table of licences knows by its Hub id is linked; any other may be a folder's name."""
+    return f"[{model}](https://huggingface.co/{model})" if model in MODELS and "/" in model else markdown(model)
+
+
+def measurer(name: str, header: PlanHeader) -> str:
+    """Which model a quality was measured with."""
     scores = header.recipe.get("scores") or {}
-    own = {"method's encoder": (header.recipe.get("config") or {}).get("encoder")}
-    named = {"images": header.backbone, "scores": scores.get("encoder"), "judge": scores.get("judge"), **own}
-    return {use: str(name) for use, name in named.items() if name}
+    told = header.backbone if name in INVERTED else scores.get("judge" if name in JUDGED else "encoder")
+    packaged = "packaged judge" if name in JUDGED else "packaged encoder"
+    return {"tiny": packaged, SHOTS: SHOTS_TEXT}.get(str(told), str(told))
+
+
+def settings(contents: Contents) -> str:
+    """What the method was told, as YAML: the part of the recipe that decides how an image looks."""
+    recipe = contents.run.plan.header.recipe
+    amount = "per_class" if recipe.get("per_class") else "per_image"
+    keys = ("method", "config", amount, "targets", "filters", "seed", "backbone")
+    shown = {key: recipe[key] for key in keys if recipe.get(key) not in (None, [], ())}
+    text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 def column_texts() -> dict[str, tuple[str, str]]:
     """Column -> type and meaning."""
-    meaning = {name: field.description or "" for m in (PlanRow, Outcome) for name, field in m.model_fields.items()}
-    return {name: (kind, {**meaning, **CODE}[name]) for name, kind in published_columns().items()}
+    return {name: (kind, column_meanings()[name]) for name, kind in published_columns().items()}
 
 
 def markdown(text: object) -> str:

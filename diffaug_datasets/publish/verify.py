@@ -84,17 +84,18 @@ def _plan(repository: Repository, release: Release, folder: Path) -> str:
 
 def _rows(repository: Repository, release: Release) -> str:
     """Schema, labels and images of every shard."""
-    if schema_digest(release.class_names) != release.schema_digest:
-        raise Wrong(f"the columns are not those of row schema {ROW_SCHEMA}, which this version writes")
+    ours = schema_digest(release.class_names) == release.schema_digest
+    if release.row_schema > ROW_SCHEMA or (release.row_schema == ROW_SCHEMA and not ours):
+        raise Wrong(f"the columns are not those of row schema {ROW_SCHEMA}, which this version writes; update it")
     total = 0
     for file in release.files:
         table = shard_table(repository, release, file.path, check=False)
-        for fault in faults(table, file, release.class_names):
+        for fault in faults(table, file, release.class_names, release.schema_digest):
             raise Wrong(fault)
         total += table.num_rows
-    return (
-        f"{total} rows in {len(release.files)} shards have images, one schema, labels of {len(release.counts)} classes"
-    )
+    older = "" if ours else f", columns of the older row schema {release.row_schema}"
+    classes = len(release.counts)
+    return f"{total} rows in {len(release.files)} shards have images, one schema, labels of {classes} classes{older}"
 
 
 def _counts(repository: Repository, release: Release) -> str:
@@ -126,7 +127,8 @@ def _version(release: Release) -> Check:
     method = discover_methods().get(release.method)
     ours = f"{method.VERSION}" if method else "none"
     schema = f"release schema {release.release_schema} of {RELEASE_SCHEMA}"
-    return Check("version", True, f"{release.method} version {release.method_version}, here {ours}; {schema}")
+    rows = "" if release.row_schema == ROW_SCHEMA else f"; row schema {release.row_schema} of {ROW_SCHEMA}"
+    return Check("version", True, f"{release.method} version {release.method_version}, here {ours}; {schema}{rows}")
 
 
 def _rebuilt(rebuilder: Rebuilder, row: dict[str, object]) -> str:

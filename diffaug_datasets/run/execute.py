@@ -8,7 +8,7 @@ from diffaug_datasets.run.assembly import Assembled, assemble, finished
 from diffaug_datasets.run.engines import accelerated, local
 from diffaug_datasets.run.engines.local import Tick
 from diffaug_datasets.run.store import Run
-from diffaug_datasets.run.worker import WorkerOptions
+from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 
 def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lambda: None) -> Assembled | None:
@@ -47,6 +47,7 @@ def _assemble_once(run: Run, options: WorkerOptions) -> Assembled:
             if done and _current(run, done):
                 return done
             if mine:
+                Worker(run, options).appraise()
                 return assemble(run, options.hook)
         time.sleep(0.1)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffaug_datasets.core.attribution import fact_columns, stated_facts
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import source_id
 from diffaug_datasets.core.pools import PoolTable
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 TINY = "assets/tiny/fashion/retrieval.parquet"
 HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-FACTS = ("url", "author", "license")
-SPELLINGS = {"URL": "url", "licence": "license", "LICENSE": "license", "artist": "author"}
 WAYS = (
     "`tiny` (packaged), a builder's name, a Hub id (org/name or org/name@revision), an image folder, a folder of "
     "`save_to_disk`, or Parquet or Arrow files"
@@ -64,7 +63,7 @@ class DatasetPool:
     def facts(self, row: int) -> Mapping[str, str]:
         """The text columns `url`, `author`, `license` (or usual spellings) of a row, where they are filled."""
         found = self._texts[row : row + 1] if self._texts is not None else {}
-        return {SPELLINGS.get(key, key): value[0] for key, value in found.items() if isinstance(value[0], str)}
+        return dict(stated_facts({key: value[0] for key, value in found.items()}))
 
     def _bytes(self, row: int) -> bytes:
         image = self._images[row]["image"] or {}
@@ -89,7 +88,7 @@ class DatasetPool:
 
     @cached_property
     def _texts(self) -> "datasets.Dataset | None":
-        wanted = [name for name in self._dataset.column_names if SPELLINGS.get(name, name) in FACTS]
+        wanted = fact_columns(self._dataset.column_names)
         return self._dataset.select_columns(wanted) if wanted else None
 
     @cached_property

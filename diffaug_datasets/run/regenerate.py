@@ -67,6 +67,6 @@ def _check(recipe: Recipe, columns: Mapping[str, Any]) -> None:
 
 
 def row_of(columns: Mapping[str, Any]) -> PlanRow:
-    """The planned part of a published row."""
-    names = set(PlanRow.model_fields) - {"k", "split"}
+    """The planned part of a published row; columns that an older set lacks have their defaults."""
+    names = (PlanRow.model_fields.keys() - {"k", "split"}) & columns.keys()
     return PlanRow(**{name: columns[name] for name in names}, k=0)

@@ -187,9 +187,9 @@ class Run:
         return self.folder / "fits" / name
 
     def receipt_path(self, unit: str) -> Path:
-        """Receipt of a shard, a fit or `selection`."""
-        if unit == "selection":
-            return self.folder / "selection.json"
+        """Receipt of a shard, a fit, `selection` or `quality`."""
+        if unit in ("selection", "quality"):
+            return self.folder / f"{unit}.json"
         is_fit = (self.folder / "fits" / unit).exists() or any(f.name == unit for f in self.plan.fits)
         return self.fit_folder(unit) / "receipt.json" if is_fit else self.folder / "shards" / f"{unit}.json"
 

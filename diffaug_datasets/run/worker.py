@@ -18,6 +18,7 @@ from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
 from diffaug_datasets.run.adoption import adoptable, same_stack
+from diffaug_datasets.run.appraisal import appraise
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import (
     LoadBackbone,
@@ -83,6 +84,11 @@ class Worker:
         settle(self.recipe.threads)
         self._check_stack()
         self._check_real()
+
+    def appraise(self) -> None:
+        """Measure the set whose units are all done; see `run.appraisal`."""
+        settle(self.recipe.threads)
+        appraise(self.run, self._ctx, self.options.hook)
 
     def _stage(self, units: Sequence[FitUnit | Shard]) -> None:
         """Take free units until all are done; a unit whose holder dies becomes free again."""

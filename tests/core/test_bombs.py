@@ -91,8 +91,7 @@ def test_bombs_are_one_sentence_or_a_small_picture() -> None:
 
 
 def test_one_module_alone_looks_into_archives() -> None:
-    """Elsewhere none is opened, so none can be a bomb; `test_converting.py` has the bombs of `models/converting.py`. What
-    `datasets` unpacks for a Hub source is its own business."""
+    """`models/converting.py`, whose test has bombs of its own. What `datasets` unpacks is its own business."""
     import diffaug_datasets
 
     words = ("import zipfile", "import tarfile", "unpack_archive", "import pickle", "import gzip", "import lzma")

@@ -75,8 +75,6 @@ class Readers:
         self.release = read_release((folder / "seeds" / "run.json").read_bytes(), "run.json")
         (desk / "stage").mkdir()
         self.contents = contents(self.run, PublishOptions(), desk / "stage")
-        infos = head._infos(self.contents)
-        head._infos = lambda _: infos  # what we write, the same for every input, takes longest
 
     def of(self, name: str) -> Callable[[Path], object]:
         """The reader of a seed."""
@@ -145,7 +143,7 @@ class Readers:
     def shard(self, path: Path) -> None:
         """As `verify` reads it, its digest being right."""
         table = read_foreign(path, "arrow" if path.suffix == ".arrow" else "parquet")
-        list(faults(table, self.release.files[0], self.release.class_names))
+        list(faults(table, self.release.files[0], self.release.class_names, self.release.schema_digest))
         table.to_pylist()
 
     def picture(self, path: Path) -> None:
@@ -177,6 +175,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     with tempfile.TemporaryDirectory(dir=folder) as desk:
         readers = Readers(folder, Path(desk))
+        infos = head._infos(readers.contents)
+        head._infos = lambda _: infos  # what we write, the same for every input, takes longest
         for seed in sorted((folder / "seeds").iterdir()):
             sys.stdout.write(f"{seed.name} ")
             sys.stdout.flush()

@@ -5,12 +5,14 @@ import json
 import re
 from collections import Counter
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_line import Command
 from hub.server import LoopbackHub
 from PIL import Image
 from small_release import made
@@ -95,6 +97,19 @@ def test_every_number_follows_from_the_shards(hub: LoopbackHub, finished: Run, f
     assert f"train: {total[1]} real, {total[0]} generated" in repository.card.body
 
 
+@pytest.mark.full
+def test_the_lines_on_checking_work(finished: Run, tmp_path: Path, diffaug: Command) -> None:
+    """As they stand on the card, with a row's id put in."""
+    publish(finished, f"file://{tmp_path}/fashion")
+    card = (tmp_path / "fashion" / "README.md").read_text()
+    block = re.findall(r"```console\n(.*?)```", card, re.S)[0].replace("ROW_ID", finished.plan.rows[2].row_id)
+    lines = [line.removeprefix("$ diffaug ").split() for line in block.splitlines()]
+    assert [words[0] for words in lines] == ["verify", "regen"]
+    for words in lines:
+        said = diffaug(*words, "--device", "cpu")
+        assert (said.code, "bit-equal" in said.out) == (0, True), said
+
+
 def test_the_head_counts_rows_and_bytes(hub: LoopbackHub, finished: Run) -> None:
     publish(finished, NAME)
     repository = Repository(hub.files(NAME), finished)
@@ -140,7 +155,7 @@ def test_what_the_card_must_tell(hub: LoopbackHub, finished: Run) -> None:
     for told in (
         *("### Loading", "### Method", "### Models and source", "### Known limits", "### Columns", "### Citation"),
         *("arXiv:2312.02548", "@article{koohpayegani2023genie", "@article{fashion_mnist", "apache-2.0", "MIT"),
-        *("tier T0", "diffaug-tiny@", "https://github.com/zalandoresearch/fashion-mnist", "sheet.png"),
+        *("tier T0", "diffaug-tiny, revision ", "https://github.com/zalandoresearch/fashion-mnist", "sheet.png"),
         "z_r = sqrt(ab_t) z_0",
     ):
         assert told in body, told
@@ -186,8 +201,14 @@ def check_croissant(content: dict[str, Any], files: dict[str, bytes]) -> None:
             path = node["contentUrl"].split("/resolve/main/")[1]
             assert hashlib.sha256(files[path]).hexdigest() == node["sha256"]
     for records in content["recordSet"]:
-        source = next(n for n in content["distribution"] if n["@id"] == f"{records['@id']}-files")
-        path = source["includes"][0]
+        if "data" in records:
+            assert {key for row in records["data"] for key in row} == {field["@id"] for field in records["field"]}
+            continue
+        [place] = {
+            (field["source"].get("fileSet") or field["source"]["fileObject"])["@id"] for field in records["field"]
+        }
+        source = next(n for n in content["distribution"] if n["@id"] == place)
+        path = source["includes"][0] if "includes" in source else source["contentUrl"].split("/resolve/main/")[1]
         table = (
             pq.read_table(BytesIO(files[path]))
             if path.endswith(".parquet")
@@ -209,14 +230,17 @@ def test_croissant(hub: LoopbackHub, finished: Run, other_plan: Run, other_confi
     assert finished.plan.id in first["prov:wasGeneratedBy"][0]["prov:label"]
     from huggingface_hub import HfApi
 
-    edited = json.dumps({**first, "description": "By hand.", "keywords": ["ours"]}).encode()
+    assert first["version"] == ".".join(str(int(part)) for part in first["dateModified"][:10].split("-"))
+    by_hand = {"description": "By hand.", "keywords": ["ours"], "version": "2.0.0"}
+    edited = json.dumps({**first, **by_hand}).encode()
     HfApi().upload_file(path_or_fileobj=edited, path_in_repo="croissant.json", repo_id=NAME, repo_type="dataset")
     publish(other_plan, NAME, options)
     publish(other_config, NAME, options)
     second = json.loads(hub.files(NAME)["croissant.json"])
     check_croissant(second, hub.files(NAME))
-    assert (second["description"], second["keywords"]) == ("By hand.", ["ours"])
-    assert len(second["recordSet"]) == len(second["prov:wasGeneratedBy"]) == 2
+    assert {key: second[key] for key in by_hand} == by_hand
+    assert len(second["prov:wasGeneratedBy"]) == 2
+    assert len(second["recordSet"]) == 2 * len(first["recordSet"]) == 6
     assert finished.plan.id[:16] not in json.dumps(second)
 
 
