@@ -1,13 +1,14 @@
 """Sets that another version of a method made, or an older schema wrote: read, and said so."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from command_line import Command
-from datasets import Features
+from datasets import ClassLabel, Features
 from test_verify import Shelf
 
 from diffaug_datasets import load
@@ -64,9 +65,22 @@ def test_an_older_schema_is_read_and_said(older: Shelf, finished: Run, diffaug: 
     assert OLD in said.err
 
 
-def test_an_older_schema_is_no_excuse(older: Shelf, diffaug: Command) -> None:
+def longer(table: pa.Table) -> pa.Table:
+    """A column that `datasets` knows nothing of."""
+    return table.append_column("more", pa.array([0] * len(table)))
+
+
+def relabelled(table: pa.Table) -> pa.Table:
+    """The same columns with the names of the classes in another order."""
+    features = Features.from_arrow_schema(table.schema)
+    names = features["label"].names
+    return table.cast(Features({**features, "label": ClassLabel(names=names[::-1])}).arrow_schema)
+
+
+@pytest.mark.parametrize("edit", [longer, relabelled])
+def test_an_older_schema_is_no_excuse(older: Shelf, diffaug: Command, edit: Callable[[pa.Table], pa.Table]) -> None:
     """A shard that differs from what run.json states is found, whatever the schema."""
-    older.change("train-00001-of-00004.arrow", lambda table: table.append_column("more", pa.array([0] * len(table))))
+    older.change("train-00001-of-00004.arrow", edit)
     told = verified(older, diffaug)
     assert (told["passed"], "has another schema than run.json" in told["rows"]) == (False, True)
 
