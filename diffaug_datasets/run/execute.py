@@ -31,13 +31,13 @@ def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lam
             "GPUs: `accelerate launch --multi_gpu --num_processes 2 -m diffaug_datasets fit ... --device cpu`)."
         )
     if accelerated.launched():
-        accelerated.execute(run, options, tick)
+        worker: Worker | None = accelerated.execute(run, options, tick)
     else:
-        local.execute(run, options, workers or default_workers(run, options), tick)
-    return None if options.only_fits else _assemble_once(run, options)
+        worker = local.execute(run, options, workers or default_workers(run, options), tick)
+    return None if options.only_fits else _assemble_once(run, worker or Worker(run, options))
 
 
-def _assemble_once(run: Run, options: WorkerOptions) -> Assembled:
+def _assemble_once(run: Run, worker: Worker) -> Assembled:
     """One process assembles; the others wait for it and read its result."""
     import time
 
@@ -47,8 +47,8 @@ def _assemble_once(run: Run, options: WorkerOptions) -> Assembled:
             if done and _current(run, done):
                 return done
             if mine:
-                Worker(run, options).appraise()
-                return assemble(run, options.hook)
+                worker.appraise()
+                return assemble(run, worker.options.hook)
         time.sleep(0.1)
 
 

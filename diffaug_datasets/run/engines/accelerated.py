@@ -21,8 +21,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def execute(run: Run, options: WorkerOptions, tick: Tick) -> None:
-    """Work on this process's device. Unless batches are split no collective is called, so one death stops no other."""
+def execute(run: Run, options: WorkerOptions, tick: Tick) -> Worker:
+    """Work on this process's device; gives its worker, which has the models loaded.
+
+    Unless batches are split no collective is called, so one death stops no other.
+    """
     device = options.device
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -33,3 +36,4 @@ def execute(run: Run, options: WorkerOptions, tick: Tick) -> None:
         learn_together(worker)
     worker.work()
     tick()
+    return worker

@@ -18,21 +18,25 @@ Tick = Callable[[], None]
 WATCH_SECONDS = 0.2
 
 
-def execute(run: Run, options: WorkerOptions, workers: int, tick: Tick) -> None:
+def execute(run: Run, options: WorkerOptions, workers: int, tick: Tick) -> Worker | None:
     """Run workers until nothing is missing; `tick` is called a few times a second to show progress.
+
+    Gives the worker of this process, which has its models loaded; None where the work was done in others.
 
     Raises:
         RunError: a worker failed, or all of them died.
     """
     run.sweep()
-    if workers == 1:
-        _in_this_process(run, options, tick)
+    worker = Worker(run, options) if workers == 1 else None
+    if worker:
+        _in_this_process(worker, tick)
     else:
         _in_processes(run, options, workers, tick)
     tick()
+    return worker
 
 
-def _in_this_process(run: Run, options: WorkerOptions, tick: Tick) -> None:
+def _in_this_process(worker: Worker, tick: Tick) -> None:
     over = threading.Event()
 
     def watch() -> None:
@@ -42,7 +46,7 @@ def _in_this_process(run: Run, options: WorkerOptions, tick: Tick) -> None:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        Worker(run, options).work()
+        worker.work()
     finally:
         over.set()
         watcher.join()
