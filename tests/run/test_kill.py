@@ -56,6 +56,7 @@ WINDOWS = [
     "synthetic-00001: batch done",
     "synthetic-00001.arrow: temporary file written",
     "synthetic-00001: before receipt",
+    "quality.parquet: temporary file written",
     "selection.parquet: temporary file written",
     "selection: before receipt",
     "synthetic-00000-",
