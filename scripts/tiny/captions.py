@@ -48,6 +48,7 @@ class CaptionTable:
 
     @classmethod
     def build(cls) -> CaptionTable:
+        """All captions: the empty one, then every class with no, one or two context phrases."""
         texts, labels, needs = [""], [-1], [np.zeros(len(MEASURES), np.int64)]
         index = np.zeros((len(PHRASES), _NONE + 1, _NONE + 1, 2), np.int64)
         choices = [(_NONE, _NONE), *((i, _NONE) for i in range(_NONE)), *_pairs()]
