@@ -48,7 +48,7 @@ def ask(python: str, mode: str, words: tuple[str, str], environment: dict[str, s
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     return done.stdout.strip() if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no word"])[-1]
 
