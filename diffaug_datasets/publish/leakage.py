@@ -2,8 +2,7 @@
 
 A near copy is found without a network: every test image, also mirrored, is laid over a source at a grid of crops; the
 best few pairs are then aligned finely, and the correlation of their grey pixels decides. The limits were set on
-Fashion-MNIST, where 2 of 2,000 training images are taken for one of 1,000 test images (`docs/measured.md`);
-embeddings of a small encoder separate worse there.
+Fashion-MNIST, where 2 of 2,000 training images are taken for one of 1,000 test images (`docs/measured.md`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
