@@ -1,15 +1,18 @@
 """The test split that a run is compared with, and the verdict, which is kept in the run folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.data.real import read_real
-from diffaug_datasets.publish.leakage import VERSION, Leak, find_leaks
+from diffaug_datasets.publish.leakage import VERSION, Features, Lazily, Leak, Vectors, find_leaks
+from diffaug_datasets.run.execute import resolve_device
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.store import Run, write_text
 
@@ -18,13 +21,17 @@ NAMED = 5
 
 
 class Compared(BaseModel):
-    """`leakage.json`: how many test images were looked at, and which leaks there are. `key` says of what."""
+    """`leakage.json`: how many test images were looked at, and which leaks there are. `key` says of what.
+
+    `encoder`: whose embeddings were compared; none where the recipe names none.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: int = 1
+    schema_version: int = 2
     key: str
     test_images: int
+    encoder: str | None
     leaks: tuple[Leak, ...]
 
 
@@ -41,8 +48,9 @@ def leak_reason(run: Run) -> str:
         return ""
     named = "; ".join(str(leak) for leak in compared.leaks[:NAMED])
     more = f" and {len(compared.leaks) - NAMED} more" if len(compared.leaks) > NAMED else ""
+    count = len({leak.source for leak in compared.leaks})
     return (
-        f"test-leak: {len(compared.leaks)} real training images show images of the test split: {named}{more}; take "
+        f"test-leak: {count} real training images show images of the test split: {named}{more}; take "
         "them out of the source, or publish with --allow test-leak."
     )
 
@@ -51,18 +59,32 @@ def compare(run: Run) -> Compared:
     """The comparison, from the run folder where it was made before.
 
     Raises:
-        DiffAugError: the test split cannot be read.
+        DiffAugError: the test split or the encoder cannot be read.
     """
     header = run.plan.header
-    named = [header.sources, header.test_sources, header.recipe["builder"], str(run.recipe.source)]
+    encoder = run.recipe.scores.encoder
+    named = [header.sources, header.test_sources, header.recipe["builder"], str(run.recipe.source), encoder]
     key = digest([VERSION, *named])
     if (known := _known(run.folder / FILE)) and known.key == key:
         return known
     test = _test_images(run)
-    leaks = find_leaks(_images(run, "real"), test)
-    made = Compared(key=key, test_images=len(test), leaks=tuple(leaks))
+    leaks = find_leaks(_images(run, "real"), test, _features(run, encoder) if encoder else None)
+    made = Compared(key=key, test_images=len(test), encoder=encoder, leaks=tuple(leaks))
     write_text(run.folder / FILE, made.model_dump_json(indent=1))
     return made
+
+
+def _features(run: Run, name: str) -> Features:
+    """What the recipe's encoder sees, on the GPU where there is one."""
+    from diffaug_datasets.models.features import Encoder
+
+    encoder, shape = Encoder.load(name, resolve_device("auto")), run.recipe.batch_size
+
+    def features(images: Sequence[Image.Image]) -> Vectors:
+        """Unit-norm features [n d]."""
+        return encoder.image_features(images, batch_shape=shape).numpy()
+
+    return features
 
 
 def _known(path: Path) -> Compared | None:
@@ -77,16 +99,16 @@ def _test_images(run: Run) -> Mapping[str, bytes]:
     if images := _images(run, "test"):
         return images
     real = read_real(run.recipe.builder, run.recipe.source, run.recipe.partial)
-    found = real.test.sources if real.test else ()
-    return {source.id: real.read("test", index) for index, source in enumerate(found)}
+    place = {source.id: index for index, source in enumerate(real.test.sources if real.test else ())}
+    return Lazily(place, lambda name: real.read("test", place[name]))
 
 
-def _images(run: Run, stem: str) -> dict[str, bytes]:
+def _images(run: Run, stem: str) -> Mapping[str, bytes]:
     """Source id -> encoded bytes of the run's own real shards."""
-    found: dict[str, bytes] = {}
+    cells: dict[str, tuple[Any, int]] = {}
     for shard in run.plan.real_shards():
         if shard.name.startswith(stem):
             table = read_stream(str(run.shard_path(shard.name)))
-            ids = (row[0] for row in table.column("source_ids").to_pylist())
-            found |= {name: cell["bytes"] for name, cell in zip(ids, table.column("image").to_pylist(), strict=True)}
-    return found
+            images = table.column("image")
+            cells |= {ids[0]: (images, row) for row, ids in enumerate(table.column("source_ids").to_pylist())}
+    return Lazily(cells, lambda name: bytes(cells[name][0][cells[name][1]].as_py()["bytes"]))
