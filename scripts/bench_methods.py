@@ -6,23 +6,28 @@
 A line is a baseline or a method (its name in config names): `real` = the real images alone, `duplicated` = half of
 every batch are copies of them, `classic` = mirrored and shifted at random; a method has half of every batch from its 5
 images a real one. The classifier (ResNet, 0.2 million weights) learns from scratch for the same number of iterations,
-nothing is tuned, and the last iteration is measured on the packaged 1,000 test images. `label accuracy` is the share of
-synthetic images that the packaged judge (91.8 % on real images) gives their own label. After --minutes a command stops;
-the same command goes on.
+from soft labels where a method gives such, nothing is tuned, and the last iteration is measured on the packaged 1,000
+test images. `label accuracy` is the share of synthetic images that the packaged judge (91.8 % on real images) gives
+their own label. After --minutes a command stops; the same command goes on.
 """
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from try_photos import Pictures, accuracy, learn, remembered
+import torch
+from torch.nn import functional as F
+from try_photos import Pictures, accuracy, learn
 
+from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.data.catalogue import config_recipe
 from diffaug_datasets.data.loader import load
@@ -38,10 +43,11 @@ SIDE = 32
 
 
 class Cell(NamedTuple):
-    """One line of one trial: what the classifier reached, and how many synthetic labels the judge confirms."""
+    """One line of one trial: what the classifier reached, how many synthetic labels the judge confirms, and when."""
 
     accuracy: float
     label_accuracy: float
+    commit: str
 
 
 def arguments() -> argparse.Namespace:
@@ -88,7 +94,19 @@ def pictures(run: Run, split: str, origin: str) -> Pictures:
     """The real images of a split, or what a method put beside them."""
     rows = load(run.folder, split=split)
     real = [one == "real" for one in rows["origin"]]
-    return Pictures.of(rows.select([i for i, is_real in enumerate(real) if is_real == (origin == "real")]), SIDE)
+    chosen = rows.select([i for i, is_real in enumerate(real) if is_real == (origin == "real")])
+    found = Pictures.of(chosen, SIDE)
+    if all(len(soft["class"]) == 1 for soft in chosen["soft_label"]):
+        return found
+    return replace(found, labels=soft_labels(chosen["soft_label"], len(run.plan.header.class_names)))
+
+
+def soft_labels(told: Sequence[dict[str, Any]], classes: int) -> torch.Tensor:
+    """How much of each class the images show [n C]."""
+    shares = torch.zeros(len(told), classes)
+    for row, soft in zip(shares, told, strict=True):
+        row[soft["class"]] = torch.tensor(soft["weight"])
+    return shares
 
 
 def measured(name: str, run: Run, seed: int, given: argparse.Namespace) -> Cell:
@@ -98,15 +116,33 @@ def measured(name: str, run: Run, seed: int, given: argparse.Namespace) -> Cell:
     confirmed = 1.0
     if parts is None:
         parts = [real, pictures(run, "train", "other")]
+        if parts[1].labels.ndim == 2:
+            parts[0] = replace(real, labels=F.one_hot(real.labels, len(names)).float())
         rows = load(run.folder, augmented_only=True)
         confirmed = mean(float(a == b) for a, b in zip(rows["label"], rows["judge_label"], strict=True))
     model = learn(parts, names, given.iterations, seed, moved=name == "classic")
-    return Cell(accuracy(model, pictures(run, "test", "real")), confirmed)
+    return Cell(accuracy(model, pictures(run, "test", "real")), confirmed, commit())
+
+
+def commit() -> str:
+    """The commit that is at work."""
+    line = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def known(name: str, protocol: str, seed: int, given: argparse.Namespace) -> Path:
     """The file of a cell."""
     return Path(given.work) / "cells" / f"{protocol}-{seed}-{name}.json"
+
+
+def remembered(path: Path, key: Any, measure: Callable[[], Cell]) -> Cell:
+    """The cell that is in a file already where it was written under the same key, else measured and written."""
+    if path.exists() and (content := json.loads(path.read_text(encoding="utf-8")))["key"] == digest(key):
+        return Cell(**content["cell"])
+    cell = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"key": digest(key), "cell": cell._asdict()}), encoding="utf-8")
+    return cell
 
 
 def work_on(name: str, given: argparse.Namespace, end: float) -> bool:
@@ -116,7 +152,6 @@ def work_on(name: str, given: argparse.Namespace, end: float) -> bool:
         if time.monotonic() > end or not generated(run, end):
             return False
         path = known(name, protocol, seed, given)
-        path.parent.mkdir(parents=True, exist_ok=True)
         cell = remembered(path, [run.plan.id, given.iterations], lambda: measured(name, run, seed, given))  # noqa: B023
         print(f"{name} {protocol} trial {seed}: {100 * cell[0]:.1f} %, labels {100 * cell[1]:.1f} %", flush=True)
     return True
@@ -129,24 +164,16 @@ def spread(values: Sequence[float]) -> str:
 
 def lines(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What is known of every line and protocol."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     slugs = sorted(method.SLUG for method in discover_methods().values())
     for protocol in given.protocols:
         for name in (*BASELINES, *slugs):
             paths = sorted((given.work / "cells").glob(f"{protocol}-*-{name}.json"))
-            cells = [Cell(*remembered_numbers(path)) for path in paths]
+            cells = [Cell(**json.loads(path.read_text(encoding="utf-8"))["cell"]) for path in paths]
             if cells:
                 label = "-" if name in BASELINES else f"{100 * mean(c.label_accuracy for c in cells):.1f}"
+                made = " ".join(dict.fromkeys(c.commit for c in cells))
                 found = {"accuracy, %": spread([c.accuracy for c in cells]), "label accuracy, %": label}
-                yield {"protocol": protocol, "line": name, "trials": len(cells), **found, "commit": commit.strip()}
-
-
-def remembered_numbers(path: Path) -> list[float]:
-    """The numbers of a cell's file."""
-    import json
-
-    numbers: list[float] = json.loads(path.read_text(encoding="utf-8"))["numbers"]
-    return numbers
+                yield {"protocol": protocol, "line": name, "trials": len(cells), **found, "commit": made}
 
 
 def write_table(given: argparse.Namespace, path: Path = TABLE) -> None:

@@ -54,7 +54,7 @@ BATCH, SHIFT, TILE = 32, 6, 72
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images [n 3 h w] in [-1, 1] and their class ids [n]."""
+    """Images [n 3 h w] in [-1, 1] and their class ids [n], or how much of each class they show [n C]."""
 
     pixels: torch.Tensor
     labels: torch.Tensor

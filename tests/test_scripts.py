@@ -183,6 +183,13 @@ def test_the_table_of_methods_is_current(scripts: None) -> None:
     assert write_methods.FILE.read_text(encoding="utf-8") == write_methods.document()
 
 
+def test_classifiers_learn_from_soft_labels(scripts: None) -> None:
+    from bench_methods import soft_labels
+
+    told = [{"class": [2, 0], "weight": [0.25, 0.75]}, {"class": [1], "weight": [1.0]}]
+    assert soft_labels(told, 3).tolist() == [[0.75, 0.0, 0.25], [0.0, 1.0, 0.0]]
+
+
 @pytest.mark.full
 def test_bench_methods_prints_a_line_a_method_and_goes_on_where_it_was(
     scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -196,11 +203,12 @@ def test_bench_methods_prints_a_line_a_method_and_goes_on_where_it_was(
         bench_methods.main()
         return capsys.readouterr().out.splitlines()
 
-    lines = call("real", "realgen")
-    assert [line.split(":")[0] for line in lines] == ["real 5shot trial 0", "realgen 5shot trial 0"]
+    names = ("real", "realgen", "realmix")
+    lines = call(*names)
+    assert [line.split(":")[0] for line in lines] == [f"{name} 5shot trial 0" for name in names]
     events = {path: path.read_bytes() for path in tmp_path.rglob("events.jsonl")}
-    assert call("real", "realgen") == lines
+    assert call(*names) == lines
     assert {path: path.read_bytes() for path in tmp_path.rglob("events.jsonl")} == events
     monkeypatch.setattr(bench_methods.write_table, "__defaults__", (tmp_path / "table.csv",))
-    assert [line.split()[:3] for line in call("--table")[1:]] == [["5shot", "real", "1"], ["5shot", "realgen", "1"]]
+    assert [line.split()[:3] for line in call("--table")[1:]] == [["5shot", name, "1"] for name in names]
     assert (tmp_path / "table.csv").read_text().startswith('protocol,line,trials,"accuracy, %"')

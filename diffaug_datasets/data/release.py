@@ -39,12 +39,23 @@ class LicenceCount(BaseModel):
     made: int
 
 
+class LeakCheck(BaseModel):
+    """How many test images the real ones were compared with, and whether by embeddings too; none was found again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    test_images: int
+    embeddings: bool
+
+
 class Release(Assembled):
     """`run.json` of a published config; `files` are relative to its folder.
 
     `real`: real rows lie beside the synthetic ones. `recipe_only`: no pixels at all. `beside`: the other files.
-    `overrides`: gates that were passed by request, as the card states. `quality`: means over the kept synthetic rows.
-    `extra`: columns of the provenance that not every set has. `licences`: of the source images, where they state one.
+    `overrides`: gates that objected and were overruled, as the card states. `leak_check`: how it was made sure that no
+    test image is among the real ones; none where it was not, or where there is no test split. `quality`: means over the
+    kept synthetic rows. `extra`: columns of the provenance that not every set has. `licences`: of the source images,
+    where they state one.
     """
 
     release_schema: int = RELEASE_SCHEMA
@@ -56,6 +67,7 @@ class Release(Assembled):
     recipe_only: bool = False
     beside: tuple[BesideFile, ...] = ()
     overrides: tuple[str, ...] = ()
+    leak_check: LeakCheck | None = None
     quality: dict[str, float] = Field(default_factory=dict)
     extra: tuple[str, ...] = ()
     licences: tuple[LicenceCount, ...] = ()

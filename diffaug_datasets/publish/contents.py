@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -117,11 +118,19 @@ def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
         "quality": quality(rows),
         "extra": extra_columns(table),
         "licences": licence_counts(rows, SHOWN),
-        "overrides": tuple(sorted({*options.allow, *(("licence",) if options.with_rights else ())})),
     }
     release = release.model_copy(update=told)
-    last = Item.of(f"{release.folder}/{RUN_JSON}", release.text().encode())
-    return Contents(run, release, facts, (*(item for _, item in shards), *beside, last))
+    return Contents(run, release, facts, (*(item for _, item in shards), *beside, _run_json(release)))
+
+
+def stating(found: Contents, **told: Any) -> Contents:
+    """The same contents with more said in `run.json`."""
+    release = found.release.model_copy(update=told)
+    return replace(found, release=release, items=(*found.items[:-1], _run_json(release)))
+
+
+def _run_json(release: Release) -> Item:
+    return Item.of(f"{release.folder}/{RUN_JSON}", release.text().encode())
 
 
 def _shards(run: Run, release: Release, files: Sequence[RunFile], stage: Path) -> Iterator[tuple[RunFile, Item]]:

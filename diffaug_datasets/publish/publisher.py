@@ -9,12 +9,13 @@ from pathlib import Path
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.card import dataset_card
-from diffaug_datasets.publish.contents import Contents, contents
+from diffaug_datasets.publish.contents import Contents, contents, stating
 from diffaug_datasets.publish.gates import Verdict, refuse, verdicts
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.patience import Patience
 from diffaug_datasets.publish.place import Place
 from diffaug_datasets.publish.push import README, Published, Push
+from diffaug_datasets.publish.testing import leak_check
 from diffaug_datasets.run.store import Run
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -39,8 +40,8 @@ def publish(
         PublishError: not finished, a gate says no, or the place does not take it; nothing half is visible then.
     """
     options = options or PublishOptions()
-    with _opened(run, target, options) as found:
-        refuse(verdicts(found, options))
+    with _opened(run, target, options) as (found, said):
+        refuse(said)
         if "://" in target:
             return Place(target).publish(found)
         return _push(target, found, options, patience).run()
@@ -49,15 +50,16 @@ def publish(
 def preview(run: Run, target: str, options: PublishOptions | None = None, patience: Patience | None = None) -> Preview:
     """What `publish` would do; reads, but sends nothing."""
     options = options or PublishOptions()
-    with _opened(run, target, options) as found:
+    with _opened(run, target, options) as (found, said):
         remote = "://" not in target
         old = _push(target, found, options, patience).preview() if remote else Place(target).text(README)
         card = dataset_card(old, found, target, found.release.tag if remote else None)
-        return Preview(target, found, verdicts(found, options), card)
+        return Preview(target, found, said, card)
 
 
 @contextmanager
-def _opened(run: Run, target: str, options: PublishOptions) -> Iterator[Contents]:
+def _opened(run: Run, target: str, options: PublishOptions) -> Iterator[tuple[Contents, tuple[Verdict, ...]]]:
+    """What goes out, which says what the gates found, and their verdicts."""
     if "://" not in target and not REPO.fullmatch(target):
         raise PublishError(
             f"got the target {target!r}, expected org/name for the Hub or an address such as file:///folder or s3://bucket."
@@ -67,7 +69,12 @@ def _opened(run: Run, target: str, options: PublishOptions) -> Iterator[Contents
     if options.create_pr and options.revision:
         raise PublishError("--create-pr opens a branch of its own; leave --revision out.")
     with tempfile.TemporaryDirectory(prefix="diffaug-") as stage:
-        yield contents(run, options, Path(stage))
+        found = contents(run, options, Path(stage))
+        said = verdicts(found, options)
+        yield (
+            stating(found, overrides=tuple(sorted(v.gate for v in said if v.reason)), leak_check=leak_check(run)),
+            said,
+        )
 
 
 def _push(target: str, found: Contents, options: PublishOptions, patience: Patience | None) -> Push:

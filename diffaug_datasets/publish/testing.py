@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.data.real import read_real
+from diffaug_datasets.data.release import LeakCheck
 from diffaug_datasets.publish.leakage import VERSION, Features, Lazily, Leak, Vectors, find_leaks
 from diffaug_datasets.run.execute import resolve_device
 from diffaug_datasets.run.features import read_stream
@@ -53,6 +54,17 @@ def leak_reason(run: Run) -> str:
         f"test-leak: {count} real training images show images of the test split: {named}{more}; take "
         "them out of the source, or publish with --allow test-leak."
     )
+
+
+def leak_check(run: Run) -> LeakCheck | None:
+    """What a release says where no test image was found among its sources; none where nothing could be looked at."""
+    try:
+        compared = compare(run)
+    except DiffAugError:
+        return None  # `leak_reason` says why
+    if compared.leaks or not compared.test_images:
+        return None
+    return LeakCheck(test_images=compared.test_images, embeddings=compared.encoder is not None)
 
 
 def compare(run: Run) -> Compared:

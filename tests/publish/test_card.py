@@ -18,6 +18,7 @@ from PIL import Image
 from small_release import made
 
 from diffaug_datasets.core.rows import COLUMNS
+from diffaug_datasets.data.real import read_real
 from diffaug_datasets.publish.card import Card
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import publish
@@ -95,6 +96,10 @@ def test_every_number_follows_from_the_shards(hub: LoopbackHub, finished: Run, f
     assert f"{total[0]} synthetic training images of 10 classes" in repository.card.body
     assert f"from {total[1]} real ones" in repository.card.body
     assert f"train: {total[1]} real, {total[0]} generated" in repository.card.body
+    tests = read_real("fashion").test
+    assert tests
+    assert f"None of them shows one of the {len(tests.sources)} test images" in repository.card.body
+    assert "the embeddings of the encoder" in repository.card.body
 
 
 @pytest.mark.full

@@ -53,6 +53,11 @@ def test_derivatives_of_protected_images_need_a_word(hub: LoopbackHub, finished:
     assert b"withheld" in provenance
 
 
+def test_a_word_that_nobody_asked_for_is_not_stated(hub: LoopbackHub, finished: Run) -> None:
+    publish(finished, NAME, PublishOptions(with_rights=True, allow=("test-leak",)))
+    assert "objection" not in hub.files(NAME)["README.md"].decode()
+
+
 @pytest.mark.usefixtures("forbidden")
 def test_a_recipe_goes_out_without_a_pixel(hub: LoopbackHub, finished: Run) -> None:
     publish(finished, NAME, PublishOptions(recipe_only=True))
