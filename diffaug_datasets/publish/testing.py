@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ NAMED = 5
 class Compared(BaseModel):
     """`leakage.json`: how many test images were looked at, and which leaks there are. `key` says of what.
 
-    `encoder`: whose embeddings were compared; none where the recipe names none.
+    `encoder`: whose embeddings were compared; none where the recipe names none, or torch is not installed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,7 +75,7 @@ def compare(run: Run) -> Compared:
         DiffAugError: the test split or the encoder cannot be read.
     """
     header = run.plan.header
-    encoder = run.recipe.scores.encoder
+    encoder = run.recipe.scores.encoder if find_spec("torch") and find_spec("transformers") else None
     named = [header.sources, header.test_sources, header.recipe["builder"], str(run.recipe.source), encoder]
     key = digest([VERSION, *named])
     if (known := _known(run.folder / FILE)) and known.key == key:

@@ -1,8 +1,11 @@
 """Test images among the sources are found in every disguise that we plant, and different images are left alone."""
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from diffaug_datasets.models.features import Encoder
 from diffaug_datasets.publish.leakage import Features, Leak, find_leaks
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import publish
+from diffaug_datasets.run.store import Run
 
 CLASSES = ("boot", "coat")
 
@@ -142,3 +146,21 @@ def test_a_release_with_test_images_is_refused_naming_each(hub: LoopbackHub, tmp
     assert not hub.writes()
     publish(run, "org/own", PublishOptions(with_rights=True, allow=("test-leak",)))
     assert "objection of the gate `test-leak`" in hub.files("org/own")["README.md"].decode()
+
+
+def test_publishing_needs_no_torch_and_says_that_no_embeddings_were_compared(
+    copied: Callable[[], Run], tmp_path: Path
+) -> None:
+    code = """
+import sys, hiding
+hiding.hide(*hiding.GENERATING)
+from diffaug_datasets.publish.publisher import publish
+from diffaug_datasets.run.store import Run
+publish(Run.open(sys.argv[1]), sys.argv[2])
+assert "torch" not in sys.modules
+"""
+    command = [sys.executable, "-c", code, str(copied().folder), f"file://{tmp_path}/shelf"]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    card = (tmp_path / "shelf" / "README.md").read_text(encoding="utf-8")
+    assert "None of them shows one of the 1000 test images" in card
+    assert "embeddings of the encoder" not in card
