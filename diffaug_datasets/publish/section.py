@@ -131,7 +131,7 @@ def column_texts() -> dict[str, tuple[str, str]]:
 
 def markdown(text: object) -> str:
     """Text that nothing in a Markdown page takes for markup."""
-    return html.escape(" ".join(str(text).split())).translate(MARKDOWN)
+    return html.escape(" ".join(str(text).split()), quote=False).translate(MARKDOWN)
 
 
 @cache

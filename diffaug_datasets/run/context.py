@@ -26,6 +26,17 @@ Report = Callable[[int, int, float], None]
 HeldOut = Callable[[], Iterable[bytes]]
 
 
+class Tensors(dict[str, "Tensor"]):
+    """A fit's tensors by name."""
+
+    def __init__(self, fit: str, tensors: Mapping[str, "Tensor"]) -> None:
+        super().__init__(tensors)
+        self._fit = fit
+
+    def __missing__(self, key: str) -> "Tensor":
+        raise RunError(f"fit {self._fit} holds no tensor {key!r}; delete its folder and run `diffaug fit RUN`.")
+
+
 def load_backbone(spec: BackboneSpec, device: str) -> "Backbone":
     """The pipeline of a spec on a device; tests pass a loader that wraps it."""
     from diffaug_datasets.models.backbone import Backbone
@@ -124,7 +135,11 @@ class WorkContext:
         return iter(self._held_out())
 
     def fit(self, name: str) -> Mapping[str, "Tensor"]:
-        """All tensors of a finished fit."""
+        """All tensors of a finished fit.
+
+        Raises:
+            RunError: it is not finished or damaged; also where a tensor is asked for that it has not.
+        """
         return self._loaded(name)
 
     @cached_property
@@ -132,13 +147,17 @@ class WorkContext:
         return lru_cache(maxsize=64)(self._load)
 
     def _load(self, name: str) -> Mapping[str, "Tensor"]:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = self.fits / name
         files = sorted(folder.glob("*.safetensors"))
         if not files or not (folder / "receipt.json").exists():
             raise RunError(f"fit {name} is not finished; `diffaug fit RUN` makes it.")
-        return {key: tensor for file in files for key, tensor in load_file(file).items()}
+        try:
+            return Tensors(name, {key: tensor for file in files for key, tensor in load_file(file).items()})
+        except SafetensorError as error:
+            raise RunError(f"fit {name} is damaged ({error}); delete its folder and run `diffaug fit RUN`.") from error
 
     def use_concepts(self, name: str) -> None:
         """Install a finished `concepts` fit into the backbone, once."""

@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import save_file
 from small_runs import METHODS, small_run
 
+from diffaug_datasets.core.backbone_spec import BackboneSpec
+from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.data.catalogue import merged
+from diffaug_datasets.run.context import WorkContext
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -43,3 +49,18 @@ def test_a_damaged_fit_is_not_taken_over(tmp_path: Path) -> None:
     second = small_run(tmp_path / "second", "genieada")
     execute(second, WorkerOptions(fits_from=(first.folder,), only_fits=True), workers=1)
     assert all(second.intact(unit.name) for unit in second.plan.fits)
+
+
+def test_a_fit_that_holds_nonsense_is_one_sentence(tmp_path: Path) -> None:
+    """Someone may publish a fit under a right digest that is no fit at all."""
+    folder = tmp_path / "latents"
+    folder.mkdir()
+    (folder / "receipt.json").touch()
+    save_file({"an image": torch.zeros(1)}, folder / "latents.safetensors")
+    ctx = WorkContext(BackboneSpec(id="tiny"), tmp_path, lambda _: b"")
+    assert ctx.fit("latents")["an image"].shape == (1,)
+    with pytest.raises(RunError, match="fit latents holds no tensor 'another'; delete"):
+        ctx.fit("latents")["another"]
+    (folder / "latents.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(RunError, match="fit latents is damaged"):
+        WorkContext(BackboneSpec(id="tiny"), tmp_path, lambda _: b"").fit("latents")
