@@ -79,7 +79,7 @@ def test_settings_are_the_authors(name: str, wanted: dict[str, Any]) -> None:
 
 def test_concepts_are_balanced_on_long_tails_alone() -> None:
     for protocol, balanced in (("5shot", False), ("lt100", True)):
-        for slug in ("diffmix", "diffaug", "diffgen"):
+        for slug in ("diffii", "diffmix", "diffaug", "diffgen"):
             config: Any = config_recipe(f"cub_{protocol}_{slug}").method_config
             assert (config.concepts.class_balanced, config.concepts.rank, config.concepts.steps) == (
                 balanced,
