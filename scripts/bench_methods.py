@@ -2,6 +2,8 @@
 
     python scripts/bench_methods.py NAME [NAME ...]     some lines, e.g. real classic diffii genie; resumable
     python scripts/bench_methods.py --table             print what is known and write it to docs/bench_methods.csv
+    python scripts/bench_methods.py NAME --confirmed    why is a line low? with those images that the judge confirms
+    python scripts/bench_methods.py NAME --without WORD the same with those whose prompts lack some words
 
 A line is a baseline or a method (its name in config names): `real` = the real images alone, `duplicated` = half of
 every batch are copies of them, `classic` = mirrored and shifted at random; a method has half of every batch from its 5
@@ -61,6 +63,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="instead of 5 for 5-shot and 3 for the long tail")
     parser.add_argument("--per-image", type=float, default=5.0, help="synthetic images a real one")
     parser.add_argument("--iterations", type=int, default=400, help="of every classifier")
+    parser.add_argument("--confirmed", action="store_true", help="only images whose label the judge confirms")
+    parser.add_argument("--without", nargs="+", default=[], metavar="WORD", help="only images without it in the prompt")
     parser.add_argument("--minutes", type=float, default=9.0, help="start nothing more after this time")
     return parser.parse_args()
 
@@ -90,15 +94,28 @@ def generated(run: Run, end: float) -> bool:
     return True
 
 
-def pictures(run: Run, split: str, origin: str) -> Pictures:
-    """The real images of a split, or what a method put beside them."""
+def real_pictures(run: Run, split: str) -> Pictures:
+    """The real images of a split."""
     rows = load(run.folder, split=split)
-    real = [one == "real" for one in rows["origin"]]
-    chosen = rows.select([i for i, is_real in enumerate(real) if is_real == (origin == "real")])
-    found = Pictures.of(chosen, SIDE)
-    if all(len(soft["class"]) == 1 for soft in chosen["soft_label"]):
+    return Pictures.of(rows.select([i for i, origin in enumerate(rows["origin"]) if origin == "real"]), SIDE)
+
+
+def made_rows(run: Run, given: argparse.Namespace) -> Any:
+    """What the method put beside them, or the part of it that is asked for."""
+    rows = load(run.folder, augmented_only=True)
+    keep = [not given.confirmed or a == b for a, b in zip(rows["label"], rows["judge_label"], strict=True)]
+    for column in ("prompt", "prompt_first"):
+        told = [str(prompt).lower() for prompt in rows[column]]
+        keep = [kept and not any(word in text for word in given.without) for kept, text in zip(keep, told, strict=True)]
+    return rows.select([i for i, kept in enumerate(keep) if kept])
+
+
+def made_pictures(rows: Any, classes: int) -> Pictures:
+    """Images and labels, soft ones where the method gives such."""
+    found = Pictures.of(rows, SIDE)
+    if all(len(soft["class"]) == 1 for soft in rows["soft_label"]):
         return found
-    return replace(found, labels=soft_labels(chosen["soft_label"], len(run.plan.header.class_names)))
+    return replace(found, labels=soft_labels(rows["soft_label"], classes))
 
 
 def soft_labels(told: Sequence[dict[str, Any]], classes: int) -> torch.Tensor:
@@ -111,17 +128,17 @@ def soft_labels(told: Sequence[dict[str, Any]], classes: int) -> torch.Tensor:
 
 def measured(name: str, run: Run, seed: int, given: argparse.Namespace) -> Cell:
     """Train and test one line of a trial; `run` holds the trial's real images too."""
-    real, names = pictures(run, "train", "real"), run.plan.header.class_names
+    real, names = real_pictures(run, "train"), run.plan.header.class_names
     parts = {"real": [real], "classic": [real], "duplicated": [real, real]}.get(name)
     confirmed = 1.0
     if parts is None:
-        parts = [real, pictures(run, "train", "other")]
+        rows = made_rows(run, given)
+        parts = [real, made_pictures(rows, len(names))]
         if parts[1].labels.ndim == 2:
             parts[0] = replace(real, labels=F.one_hot(real.labels, len(names)).float())
-        rows = load(run.folder, augmented_only=True)
         confirmed = mean(float(a == b) for a, b in zip(rows["label"], rows["judge_label"], strict=True))
     model = learn(parts, names, given.iterations, seed, moved=name == "classic")
-    return Cell(accuracy(model, pictures(run, "test", "real")), confirmed, commit())
+    return Cell(accuracy(model, real_pictures(run, "test")), confirmed, commit())
 
 
 def commit() -> str:
@@ -131,8 +148,11 @@ def commit() -> str:
 
 
 def known(name: str, protocol: str, seed: int, given: argparse.Namespace) -> Path:
-    """The file of a cell."""
-    return Path(given.work) / "cells" / f"{protocol}-{seed}-{name}.json"
+    """The file of a cell; one of a part of the images is no cell of the table."""
+    part = [given.confirmed, given.without]
+    if not any(part):
+        return Path(given.work) / "cells" / f"{protocol}-{seed}-{name}.json"
+    return Path(given.work) / "parts" / f"{protocol}-{seed}-{name}-{digest(part)[:8]}.json"
 
 
 def remembered(path: Path, key: Any, measure: Callable[[], Cell]) -> Cell:
