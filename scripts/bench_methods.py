@@ -178,8 +178,8 @@ def work_on(name: str, given: argparse.Namespace, end: float) -> bool:
 
 
 def spread(values: Sequence[float]) -> str:
-    """`71.2 +- 1.3` in per cent."""
-    return f"{100 * mean(values):.1f} +- {100 * (stdev(values) if len(values) > 1 else 0.0):.1f}"
+    """`71.2 +- 1.3` in per cent; one value alone has no deviation."""
+    return f"{100 * mean(values):.1f}" + (f" +- {100 * stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def lines(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
