@@ -42,6 +42,7 @@ def regenerator(
     job = BatchJob(recipe.module, recipe.method_config, ctx, recipe.seed, recipe.batch_size, 1)
 
     def rebuild(columns: Mapping[str, Any]) -> Rebuilt:
+        """The row of these columns, made again."""
         _check(recipe, columns)
         made = job.rebuild(row_of(columns), int(columns["batch_shape"]))
         if made is None:

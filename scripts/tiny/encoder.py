@@ -55,6 +55,7 @@ def train(folder: Path, steps: int) -> None:
     model = build(len(tokenizer)).to(work.device()).train()
 
     def loss_at(step: int) -> torch.Tensor:
+        """The contrastive loss of a step's batch."""
         rng = np.random.default_rng([13, step])
         rows = rng.integers(0, len(split), BATCH)
         numbers = draw(captions, split.labels[rows], states[rows], rng, empty=0.0)
