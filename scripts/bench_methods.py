@@ -4,13 +4,14 @@
     python scripts/bench_methods.py --table             print what is known and write it to docs/bench_methods.csv
     python scripts/bench_methods.py NAME --confirmed    why is a line low? with those images that the judge confirms
     python scripts/bench_methods.py NAME --without WORD the same with those whose prompts lack some words
+    python scripts/bench_methods.py NAME --iterations N the same with another number of iterations
 
 A line is a baseline or a method (its name in config names): `real` = the real images alone, `duplicated` = half of
-every batch are copies of them, `classic` = mirrored and shifted at random; a method has half of every batch from its 5
-images a real one. The classifier (ResNet, 0.2 million weights) learns from scratch for the same number of iterations,
-from soft labels where a method gives such, nothing is tuned, and the last iteration is measured on the packaged 1,000
-test images. `label accuracy` is the share of synthetic images that the packaged judge (91.8 % on real images) gives
-their own label. After --minutes a command stops; the same command goes on.
+every batch are copies of them, `classic` = mirrored and shifted by up to 4 of 32 pixels at random; a method has half
+of every batch from its 5 images a real one. The classifier (ResNet, 0.2 million weights) learns from scratch for 400
+iterations, from soft labels where a method gives such, nothing is tuned, and the last iteration is measured on the
+packaged 1,000 test images. `label accuracy` is the share of synthetic images that the packaged judge (91.8 % on real
+images) gives their own label. After --minutes a command stops; the same command goes on.
 """
 
 import argparse
@@ -41,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "bench_methods.csv"
 PROTOCOLS = {"5shot": 5, "lt100": 3}
 BASELINES = ("real", "duplicated", "classic")
-SIDE = 32
+SIDE, SHIFT, ITERATIONS = 32, 4, 400
 
 
 class Cell(NamedTuple):
@@ -62,7 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--trials", type=int, help="instead of 5 for 5-shot and 3 for the long tail")
     parser.add_argument("--per-image", type=float, default=5.0, help="synthetic images a real one")
-    parser.add_argument("--iterations", type=int, default=400, help="of every classifier")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of every classifier")
     parser.add_argument("--confirmed", action="store_true", help="only images whose label the judge confirms")
     parser.add_argument("--without", nargs="+", default=[], metavar="WORD", help="only images without it in the prompt")
     parser.add_argument("--minutes", type=float, default=9.0, help="start nothing more after this time")
@@ -137,7 +138,7 @@ def measured(name: str, run: Run, seed: int, given: argparse.Namespace) -> Cell:
         if parts[1].labels.ndim == 2:
             parts[0] = replace(real, labels=F.one_hot(real.labels, len(names)).float())
         confirmed = mean(float(a == b) for a, b in zip(rows["label"], rows["judge_label"], strict=True))
-    model = learn(parts, names, given.iterations, seed, moved=name == "classic")
+    model = learn(parts, names, given.iterations, seed, SHIFT if name == "classic" else None)
     return Cell(accuracy(model, real_pictures(run, "test")), confirmed, commit())
 
 
@@ -148,9 +149,9 @@ def commit() -> str:
 
 
 def known(name: str, protocol: str, seed: int, given: argparse.Namespace) -> Path:
-    """The file of a cell; one of a part of the images is no cell of the table."""
-    part = [given.confirmed, given.without]
-    if not any(part):
+    """The file of a cell; one of a part of the images, or of other iterations, is no cell of the table."""
+    part = [given.confirmed, given.without, given.iterations]
+    if part == [False, [], ITERATIONS]:
         return Path(given.work) / "cells" / f"{protocol}-{seed}-{name}.json"
     return Path(given.work) / "parts" / f"{protocol}-{seed}-{name}-{digest(part)[:8]}.json"
 

@@ -137,8 +137,13 @@ def network(names: Sequence[str], seed: int) -> Network:
     )  # fmt: skip
 
 
-def learn(parts: Sequence[Pictures], names: Sequence[str], iterations: int, seed: int, moved: bool = True) -> Network:
-    """Train from scratch; every batch takes as many images of each part, mirrored and shifted at random if `moved`."""
+def learn(
+    parts: Sequence[Pictures], names: Sequence[str], iterations: int, seed: int, shift: int | None = SHIFT
+) -> Network:
+    """Train from scratch on batches with as many images of each part.
+
+    They are mirrored at random and shifted by up to `shift` pixels; neither with None.
+    """
     torch.set_num_threads(1)
     model, draw = network(names, seed).train(), torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
@@ -148,17 +153,18 @@ def learn(parts: Sequence[Pictures], names: Sequence[str], iterations: int, seed
         pixels = torch.cat([part.pixels[rows] for part, rows in zip(parts, chosen, strict=True)])
         labels = torch.cat([part.labels[rows] for part, rows in zip(parts, chosen, strict=True)])
         optimiser.zero_grad()
-        F.cross_entropy(model(_moved(pixels, draw) if moved else pixels).logits, labels, label_smoothing=0.1).backward()
+        pixels = pixels if shift is None else _moved(pixels, shift, draw)
+        F.cross_entropy(model(pixels).logits, labels, label_smoothing=0.1).backward()
         optimiser.step()
         schedule.step()
     return model.eval()
 
 
-def _moved(pixels: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+def _moved(pixels: torch.Tensor, shift: int, draw: torch.Generator) -> torch.Tensor:
     flips = torch.rand(len(pixels), generator=draw) < 0.5
     pixels = torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
-    padded, side = F.pad(pixels, (SHIFT,) * 4, mode="reflect"), pixels.shape[-1]
-    corners = torch.randint(2 * SHIFT + 1, (len(pixels), 2), generator=draw).tolist()
+    padded, side = F.pad(pixels, (shift,) * 4, mode="reflect"), pixels.shape[-1]
+    corners = torch.randint(2 * shift + 1, (len(pixels), 2), generator=draw).tolist()
     return torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in zip(padded, corners, strict=True)])
 
 
