@@ -84,8 +84,21 @@ def _saved(
     left = Counter(row["label"] for row in rows if row["row_id"] not in dropped)
     left.subtract(Counter(row["label"] for row in losers))
     saved: set[str] = set()
-    for row in sorted(losers, key=lambda r: (-r[rule.column], r["row_id"])):
+    for row in sorted(losers, key=lambda r: (_distance(r, rule), r["row_id"])):
         if left[row["label"]] < rule.min_keep:
             left[row["label"]] += 1
             saved.add(row["row_id"])
     return saved
+
+
+def _distance(row: Mapping[str, Any], rule: Filter) -> float:
+    """How far a row that the rule speaks against is from passing; the least is the best.
+
+    Of rows with another class than their label, the one that the judge is least sure of is the best.
+    """
+    if rule.equals_label and row[rule.column] != row["label"]:
+        return float(row["judge_confidence"])
+    value = float(row[rule.column])
+    if rule.maximum is not None and value > rule.maximum:
+        return value - rule.maximum
+    return (rule.minimum or 0.0) - value

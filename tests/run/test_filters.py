@@ -107,6 +107,28 @@ def test_a_row_that_min_keep_alone_keeps_is_flagged() -> None:
     assert "1" in again.dropped and set(again.spared) == {"2"}  # a later rule may still drop it
 
 
+BEST_FIRST = {
+    "above": (Filter(column="source_similarity", maximum=0.9, min_keep=1), "source_similarity", (0.99, 0.91, 0.95)),
+    "below": (Filter(column="clip_score", minimum=0.3, min_keep=1), "clip_score", (0.1, 0.29, 0.2)),
+    "outside": (Filter(column="clip_score", minimum=0.3, maximum=0.4, min_keep=1), "clip_score", (0.1, 0.41, 0.2)),
+    "lowest": (Filter(column="clip_score", lowest=0.999, min_keep=1), "clip_score", (-0.3, -0.1, -0.2)),
+    "label": (Filter(column="judge_label", equals_label=True, min_keep=1), "judge_confidence", (0.9, 0.4, 0.8)),
+}
+
+
+@pytest.mark.parametrize("case", BEST_FIRST)
+def test_min_keep_saves_the_row_that_came_nearest_to_passing(case: str) -> None:
+    """The middle row of each; a wrong class of a higher number is no better one."""
+    rule, column, values = BEST_FIRST[case]
+    rows = [
+        {"row_id": f"{i}", "label": 0, "judge_label": 9 - i, "clip_score": 0.0, column: value}
+        for i, value in enumerate(values)
+    ]
+    if case == "lowest":
+        rows.append({**rows[0], "row_id": "3", "label": 1, "clip_score": 1.0})
+    assert "1" not in decide(rows, [rule]) and {"0", "2"} <= decide(rows, [rule]).keys()
+
+
 def test_a_class_without_real_images_is_never_the_nearest(worker: Worker, made: list[Made]) -> None:
     scorer = Scorer(CLASS_RULE[0], worker.plan, worker._ctx, 10)
     scorer._shots[3] = float("nan")
