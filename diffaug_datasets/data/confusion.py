@@ -49,7 +49,7 @@ def compute_confusion(
     from diffaug_datasets.models.features import Judge
 
     judge = Judge.load(classifier, device)
-    columns = _columns(judge.class_names, class_names, classifier)
+    columns = judge.columns(class_names, "confusion")
     matrix = [[0.0] * len(class_names) for _ in class_names]
     for begin in range(0, len(images), 64):
         pictures = [decode_image(data) for data in images[begin : begin + 64]]
@@ -57,13 +57,3 @@ def compute_confusion(
         for label, guess in zip(labels[begin : begin + 64], predicted, strict=True):
             matrix[label][guess] += 1
     return matrix
-
-
-def _columns(known: Sequence[str], wanted: Sequence[str], classifier: str) -> list[int]:
-    if set(wanted) <= set(known):
-        return [list(known).index(name) for name in wanted]
-    if len(known) == len(wanted):
-        return list(range(len(wanted)))
-    raise RecipeError(
-        f"confusion: {classifier} knows {len(known)} classes, expected these {len(wanted)}; name another."
-    )

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoTokenizer
 
 from diffaug_datasets.core.backbone_spec import folder_digest
-from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.models.device import checked_device
 from diffaug_datasets.models.loading import quiet
 
@@ -115,6 +115,25 @@ class Judge:
         """The names of the classes, in the order of the probabilities."""
         names: dict[int, str] = self._model.config.id2label
         return tuple(names[i] for i in range(len(names)))
+
+    def columns(self, wanted: Sequence[str], key: str) -> list[int]:
+        """Where the probabilities of these classes stand: by name, or by number where it has as many of other names.
+
+        ImageNet's classifiers have words where the classes have WordNet ids. `key`: of the recipe, for the message.
+
+        Raises:
+            RecipeError: a class is not known and numbers cannot stand for names.
+        """
+        known = self.class_names
+        if set(wanted) <= set(known):
+            return [known.index(name) for name in wanted]
+        if len(known) == len(wanted) and set(known).isdisjoint(wanted):
+            return list(range(len(wanted)))
+        missing = next(name for name in wanted if name not in known)
+        raise RecipeError(
+            f"{key}: {self.name} knows {len(known)} classes and no {missing!r}, expected these {len(wanted)}; name "
+            "another."
+        )
 
     def probabilities(self, images: Sequence[Image.Image], *, batch_shape: int = 32) -> Float[Tensor, "n C"]:
         """Class probabilities on the CPU; the network always sees `batch_shape` images."""

@@ -48,13 +48,7 @@ class Scorer:
     def _judge(self) -> "Judge":
         from diffaug_datasets.models.features import Judge
 
-        judge = Judge.load(str(self.names.judge), self.ctx.device)
-        missing = set(self.header.class_names) - set(judge.class_names)
-        if missing:
-            raise RecipeError(
-                f"scores.judge: {self.names.judge} knows no class {sorted(missing)[0]!r}; name another judge."
-            )
-        return judge
+        return Judge.load(str(self.names.judge), self.ctx.device)
 
     @cached_property
     def _classes(self) -> "Tensor":
@@ -100,7 +94,7 @@ class Scorer:
         return [{"judge_confidence": p, "judge_label": i} for p, i in pairs]
 
     def _by_judge(self, images: list[Image.Image]) -> "Tensor":
-        columns = [self._judge.class_names.index(name) for name in self.header.class_names]
+        columns = self._judge.columns(self.header.class_names, "scores.judge")
         return self._judge.probabilities(images, batch_shape=self.shape)[:, columns].cpu()
 
     def _by_shots(self, images: list[Image.Image]) -> "Tensor":

@@ -97,16 +97,22 @@ def test_imagenet_lt_genie_takes_a_confusion_matrix(tmp_path: Path, imagenet: Pa
     assert made[0]["prompt"] in {f"a photo of a {class_phrases('imagenet')[n]}" for n in made.features["label"].names}
 
 
-def test_imagenet_lt_genie_computes_the_matrix_with_a_named_classifier(tmp_path: Path, imagenet: Path) -> None:
+def test_imagenet_lt_genie_with_a_classifier_that_knows_the_classes_by_number(tmp_path: Path, imagenet: Path) -> None:
+    """It names confused classes before, and is the oracle after."""
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
     config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=4)
     ResNetForImageClassification(config).save_pretrained(tmp_path / "judge")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "judge")
-    given = small(partial=True, per_class=1, confusion=str(tmp_path / "judge"), config={**QUICK, "top_confused": 2})
+    judge = str(tmp_path / "judge")
+    given = small(partial=True, per_class=1, confusion=judge, config={**QUICK, "top_confused": 2})
+    given["scores"] = {"judge": judge}
     builder = load_builder("imagenet_lt_genie", source=str(imagenet), run_dir=tmp_path / "run", **given)
     assert len(builder.run.plan.rows) == 4
     assert all(row.source_labels[0] != row.label for row in builder.run.plan.rows)
+    builder.download_and_prepare()
+    made = builder.as_dataset(split="train").filter(lambda row: row["is_synthetic"])
+    assert len(made) == 4 and all(row["judge_label"] in range(4) and row["judge_confidence"] > 0.2 for row in made)
 
 
 def test_imagenet_lt_genie_refuses_without_either(imagenet: Path) -> None:

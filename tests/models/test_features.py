@@ -22,7 +22,7 @@ from transformers import (
     ViTModel,
 )
 
-from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.models.features import Encoder, Judge
 
 SIDE = {"height": 16, "width": 16}
@@ -120,6 +120,15 @@ def test_judge_names_its_classes_in_order(classifier: Path) -> None:
     probabilities = judge.probabilities([image.convert("L") for image in IMAGES])
     assert probabilities.shape == (5, 3)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+
+
+def test_a_judge_is_asked_by_name_or_else_by_number(classifier: Path) -> None:
+    judge = Judge.load(str(classifier))
+    assert judge.columns(["T-shirt/top", "cat"], "scores.judge") == [2, 0]
+    assert judge.columns(["n01", "n02", "n03"], "scores.judge") == [0, 1, 2]
+    for wanted in (["n01", "n02"], ["dog", "cat", "shirt"]):  # other classes, or the same ones in another order
+        with pytest.raises(RecipeError, match=r"scores\.judge: .* knows 3 classes and no '(n01|shirt)', expected"):
+            judge.columns(wanted, "scores.judge")
 
 
 def test_refusals(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
