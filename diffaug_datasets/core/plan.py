@@ -174,6 +174,7 @@ def draw_plan(
     if not rows:
         raise PlanError(f"{name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
     _check_empty_classes(method, table, spec, {row.label for row in rows})
+    warnings = (*warnings, *_without_rows(table, spec, {row.label for row in rows}))
     repeated = [row for row, count in Counter(r.row_id for r in rows).items() if count > 1]
     if repeated:
         raise PlanError(f"{method.NAME} drew row {repeated[0]} twice; a row is (method, class, k).")
@@ -189,6 +190,14 @@ def _check_empty_classes(method: Method, table: SourceTable, spec: PlanSpec, pla
             f"class {table.class_names[unmet[0]]!r} has no training image, so {method.NAME} plans nothing for it; set "
             "per_class with a method that needs none (txt2img, genie), or partial: true to leave such classes out."
         )
+
+
+def _without_rows(table: SourceTable, spec: PlanSpec, planned: Set[int]) -> Iterator[str]:
+    """A warning where classes that have images get none made: skipped ones, or too few images for one row."""
+    wanted = spec.targets or range(len(table.class_names))
+    bare = [label for label, images in table.by_class().items() if images and label in wanted and label not in planned]
+    if bare:
+        yield f"no image is planned for {len(bare)} of {len(wanted)} classes, such as {table.class_names[bare[0]]!r}."
 
 
 def _header(

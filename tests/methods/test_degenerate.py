@@ -70,6 +70,8 @@ def one_image() -> str:
     for policy in policies:
         alone = [row for row in plan_of("diff_ii", (3, 1), single_image_policy=policy).rows if row.label == 1]
         assert {row.fallback for row in alone} == {policy}
+    [told] = plan_of("diff_ii", (3, 1), single_image_policy="skip").header.warnings
+    assert told.startswith("no image is planned for 1 of 2 classes, such as ")
     with pytest.raises(PlanError, match=r"has one image, so no pair; set config\.single_image_policy"):
         plan_of("diff_ii", (3, 1), single_image_policy="error")
     return FALLBACKS["no_partner"] * any(
