@@ -28,7 +28,8 @@ Device = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or 
 Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one a GPU, or one a core.")]
 MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
 FitsFrom = Annotated[
-    list[Path] | None, typer.Option(metavar="RUN", help="Copy equal fits of another run folder; repeatable.")
+    list[Path] | None,
+    typer.Option(metavar="RUN", help="Take over another run's equal fits, and its images if filters alone differ."),
 ]
 RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
 Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]

@@ -24,6 +24,7 @@ from diffaug_datasets.core.withdrawal import without_images
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
 from diffaug_datasets.data.real import RealSet, builder_facts, discover_builders, read_real
+from diffaug_datasets.run.adoption import same_images
 from diffaug_datasets.run.pools import recipe_pool, write_manifest
 from diffaug_datasets.run.shards import planned_columns, write_arrow
 from diffaug_datasets.run.store import Run, write_text
@@ -202,9 +203,10 @@ def refuse_other_plan(run: Run, plan: Plan) -> None:
         return
     old, new = run.plan.header.model_dump(mode="json"), plan.header.model_dump(mode="json")
     changes = differences(old, new) or ["the planned rows"]
+    advice = f"; `--fits-from {run.folder}` takes its images over" if same_images(run.plan, plan) else ""
     raise PlanError(
         f"{run.folder}: holds another plan; what differs: {'; '.join(changes[:5])}. "
-        "Use another run folder, or put the recipe back."
+        f"Use another run folder{advice}, or put the recipe back."
     )
 
 

@@ -158,8 +158,8 @@ class Gathered:
         return self._real_by_label.get(label, ())
 
     def losses(self, fit: str) -> list[LossPoint]:
-        """The loss curve of a fit as the run's events tell it; empty where they are gone."""
-        events = (event for event in self._events if event.get("unit") == fit)
+        """The loss curve of a fit as the run's events tell it, steps that overflowed left out; empty without events."""
+        events = (event for event in self._events if event.get("unit") == fit and event.get("loss") is not None)
         latest = {int(event["step"]): float(event["loss"]) for event in events}
         return [LossPoint(step, latest[step]) for step in sorted(latest)]
 

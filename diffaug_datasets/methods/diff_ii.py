@@ -13,6 +13,7 @@ leaves open: classes with one image get a stated policy, angles are computed in 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,6 +44,7 @@ LABEL_RULE = "source"
 NEEDS = frozenset({"concepts", "inversions"})
 FITS_BY_IMAGE = frozenset({"inversions"})
 
+OVERFLOWN = "the inversion of a source is not finite; set backbone.dtype to bfloat16 or float32"
 Policy = Literal["noise_partner", "self_noise", "diff_aug", "skip", "error"]
 
 
@@ -227,6 +229,8 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 
 
 def _with(image: Generated, measured: dict[str, object]) -> Generated:
+    if "lacking" in measured:
+        return replace(image, lacking=str(measured["lacking"]))
     chosen = {"fallback": measured["fallback"]} if "fallback" in measured else {}
     return Generated(image.pixels, measured, chosen)
 
@@ -239,6 +243,8 @@ def _start(row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context)
         return _noised_source(row, noise, cfg, ctx), {}
     known = {name: latent for adapter in row.adapters[1:] for name, latent in ctx.fit(adapter).items()}
     ends = [known[image_key(i, row.label)].to(noise.device, noise.dtype) for i in row.source_ids]
+    if not all(bool(end.isfinite().all()) for end in ends):
+        return noise, {"lacking": OVERFLOWN}
     if len(ends) == 2 and (state := is_degenerate(angle(*ends))) == "ok":
         return _on_circle(ends[0], ends[1], draw, cfg.norm)
     point, measured = _on_circle(ends[0], _partner(ends[0], noise), _shorter(draw, row.fallback), cfg.norm)

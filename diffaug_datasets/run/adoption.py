@@ -1,16 +1,20 @@
-"""Fits of other run folders: which may be copied instead of made again.
+"""What other run folders hold already: which fits and which images may be taken over instead of made again.
 
 A fit's name is a digest of its settings and images. It leaves out the size and dtype of the network, which therefore
-are compared here: what was learned or inverted at another resolution is another thing under the same name.
+are compared here: what was learned or inverted at another resolution is another thing under the same name. Two plans
+that differ in their filters alone make the same images: filters mark rows, once all shards are in.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.method import FitUnit
-from diffaug_datasets.run.store import Receipt, Run
+from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.run.store import Receipt, Run, write_atomically
 
 # What follows from an encoder and its images alone.
 WITHOUT_BACKBONE = frozenset({"embeddings", "pool_features", "retrieval"})
@@ -49,6 +53,29 @@ def adoptable(
         if unit.kind in WITHOUT_BACKBONE or same_network(run.recipe.backbone, theirs, native):
             return other, receipt
     return None
+
+
+def same_images(plan: Plan, other: Plan) -> bool:
+    """Whether two plans make the same images and scores: all but their filters is equal."""
+    return _without_filters(plan) == _without_filters(other) and plan.rows == other.rows
+
+
+def _without_filters(plan: Plan) -> dict[str, Any]:
+    header = plan.header.model_dump(mode="json")
+    return {**header, "recipe": {**header["recipe"], "filters": None}}
+
+
+def take_over(origin: Path, target: Path) -> None:
+    """The same bytes at another place; nothing writes into a finished file, so that both may be one."""
+
+    def link(temporary: Path) -> None:
+        try:
+            os.link(origin, temporary)
+        except OSError:
+            shutil.copyfile(origin, temporary)
+
+    target.unlink(missing_ok=True)  # renaming one name of a file to another of its names would do nothing
+    write_atomically(target, link)
 
 
 def refusals(run: Run, others: Sequence[Path]) -> Iterator[str]:

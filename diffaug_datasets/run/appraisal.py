@@ -5,6 +5,7 @@ likeness to test images where the recipe names no encoder or the run carries no 
 inverted. Nothing here changes an image or a row.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -90,4 +91,5 @@ def _inversions(run: Run, ctx: WorkContext) -> Iterator[Row]:
     for unit in units:
         names = [image for home, image in chosen if home is unit]
         for name, value in zip(names, measure(unit, names, config, ctx) if names else (), strict=True):
-            yield {"row_id": rows[name], "inversion_psnr": value}
+            if math.isfinite(value):
+                yield {"row_id": rows[name], "inversion_psnr": value}

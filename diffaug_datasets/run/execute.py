@@ -96,7 +96,8 @@ def emptied(assembled: Assembled) -> str:
         return ""
     return (
         f"the filters left no image of {len(lost)} of {len(assembled.counts)} classes, such as {lost[0].name!r} (of "
-        f"{lost[0].written} written); give the filters a min_keep, or loosen them. No image need be made again."
+        f"{lost[0].written} written); give the filters a min_keep, or loosen them, in a run of its own; with "
+        "--fits-from it takes these images over."
     )
 
 

@@ -90,5 +90,6 @@ class Progress:
         elif kind == "start":
             self.shards.pop(event["unit"], None)
         elif kind == "fit":
-            self.fit = f"{event['unit']} {event['step']}/{event['total']} loss {event['loss']:.4f}"
+            loss = "overflowed, step left out" if event["loss"] is None else f"loss {event['loss']:.4f}"
+            self.fit = f"{event['unit']} {event['step']}/{event['total']} {loss}"
         self.rows = sum(self.shards.values())

@@ -1,6 +1,5 @@
 """A finished run without some of its real images: a run folder of its own, where all other rows are the same bytes."""
 
-import os
 import shutil
 from collections.abc import Collection, Set
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Plan, Shard
 from diffaug_datasets.core.withdrawal import learned_with, without_images
+from diffaug_datasets.run.adoption import take_over
 from diffaug_datasets.run.assembly import Assembled, assemble, finished
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.shards import write_arrow
@@ -89,7 +89,7 @@ def _shard(run: Run, new: Run, shard: Shard) -> bool:
     if new.intact(shard.name):
         return not whole
     if whole:
-        _take(run.shard_path(shard.name), new.shard_path(shard.name))
+        take_over(run.shard_path(shard.name), new.shard_path(shard.name))
         changes: dict[str, object] = {"plan_id": new.plan.id, "failed": failed}
     else:
         written = write_arrow(new, new.shard_path(shard.name), kept.to_pylist())
@@ -104,19 +104,6 @@ def _receipt(run: Run, unit: str) -> Receipt:
     if receipt is None or not run.intact(unit):
         raise RunError(f"{run.folder}: {unit} is missing or damaged; `diffaug generate {run.folder}` makes it again.")
     return receipt
-
-
-def _take(origin: Path, target: Path) -> None:
-    """The same bytes at another place; nothing writes into a finished file, so that both may be one."""
-
-    def link(temporary: Path) -> None:
-        try:
-            os.link(origin, temporary)
-        except OSError:
-            shutil.copyfile(origin, temporary)
-
-    target.unlink(missing_ok=True)  # renaming one name of a file to another of its names would do nothing
-    write_atomically(target, link)
 
 
 def _fit(run: Run, new: Run, unit: FitUnit, gone: Set[str]) -> None:

@@ -1,5 +1,6 @@
 """One worker: takes units that nobody else holds, makes them, marks them done. Any number may share a run folder."""
 
+import math
 import os
 import shutil
 import socket
@@ -17,7 +18,7 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
-from diffaug_datasets.run.adoption import adoptable, same_stack
+from diffaug_datasets.run.adoption import adoptable, same_images, same_stack, take_over
 from diffaug_datasets.run.appraisal import appraise
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import (
@@ -45,7 +46,8 @@ POLL_SECONDS = 0.1
 class WorkerOptions:
     """Where and how one worker runs; `only_fits` leaves the shards alone, `number` spreads workers over the units.
 
-    `fits_from`: other run folders whose finished fits may be copied instead of made again. `split_batches`: the
+    `fits_from`: other run folders whose finished fits may be copied instead of made again, and whose images where the
+    plans differ in their filters alone. `split_batches`: the
     processes of one `accelerate launch` learn each concept fit together.
     """
 
@@ -117,7 +119,7 @@ class Worker:
         """Make a unit that this process holds the lease of, or copy a fit; its receipt is the last write."""
         self.run.event(event="start", unit=unit.name, worker=self.options.number)
         begin, calls = time.perf_counter(), self._evaluated
-        receipt = self._adopt(unit) or self._make_fit(unit) if isinstance(unit, FitUnit) else self._make_shard(unit)
+        receipt = self._fit(unit) if isinstance(unit, FitUnit) else self._taken(unit) or self._make_shard(unit)
         self.options.hook(f"{unit.name}: before receipt")
         evaluations = self._ctx.team_total(self._evaluated - calls)
         spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": evaluations}
@@ -177,7 +179,8 @@ class Worker:
 
     def _report_fit(self, step: int, total: int, loss: float) -> None:
         self.options.hook(f"fit step {step}")
-        self.run.event(event="fit", unit=self._ctx.folder.name, step=step, total=total, loss=round(loss, 5))
+        known = round(loss, 5) if math.isfinite(loss) else None  # a step of half precision that overflowed
+        self.run.event(event="fit", unit=self._ctx.folder.name, step=step, total=total, loss=known)
 
     def _check_real(self) -> None:
         broken = [s.name for s in self.plan.real_shards() if not self.run.intact(s.name)]
@@ -205,6 +208,9 @@ class Worker:
         backbone = self._ctx.backbone
         return backbone.size_of(self.recipe.backbone.model_copy(update={"height": None, "width": None}))
 
+    def _fit(self, unit: FitUnit) -> Receipt:
+        return self._adopt(unit) or self._make_fit(unit)
+
     def _adopt(self, unit: FitUnit) -> Receipt | None:
         """The same fit from another run folder, copied."""
         found = self.adoptable(unit)
@@ -216,6 +222,20 @@ class Worker:
             origin = other.fit_folder(unit.name) / file.file
             write_atomically(folder / file.file, partial(_copy, origin))
         return receipt.model_copy(update={"plan_id": self.plan.id})
+
+    @cached_property
+    def _same_images(self) -> list[Run]:
+        """The other runs that differ from this one in their filters alone."""
+        return [run for run in map(Run.open, self.options.fits_from) if same_images(self.plan, run.plan)]
+
+    def _taken(self, shard: Shard) -> Receipt | None:
+        """The same shard of another run folder; its rows name the plan that they were made under."""
+        for other in self._same_images:
+            receipt = other.receipt(shard.name)
+            if receipt and same_stack(receipt.stack, self._stack) and other.intact(shard.name):
+                take_over(other.shard_path(shard.name), self.run.shard_path(shard.name))
+                return receipt.model_copy(update={"plan_id": self.plan.id})
+        return None
 
     def _fitted(self, unit: FitUnit) -> FitFiles:
         folder = self.run.fit_folder(unit.name)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ from command_line import Command
 from small_runs import small_run
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
+from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.method import FitUnit
-from diffaug_datasets.run.adoption import adoptable, refusals, same_network, same_stack
+from diffaug_datasets.data.loader import load
+from diffaug_datasets.data.prepare import refuse_other_plan
+from diffaug_datasets.run.adoption import adoptable, refusals, same_images, same_network, same_stack
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import FileDigest, Receipt, Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -113,3 +117,33 @@ def test_concepts_of_another_size_are_learned_again(tmp_path: Path) -> None:
     ours, theirs = second.receipt(unit.name), first.receipt(unit.name)
     assert ours and theirs
     assert ours.files != theirs.files and ours.evaluations == theirs.evaluations > 0
+
+
+def test_other_filters_make_no_image_again(tmp_path: Path) -> None:
+    """Rows are decided upon anew; nothing is generated, and the shards are the same files."""
+    first = small_run(tmp_path / "first", "txt2img")
+    execute(first, WorkerOptions(), workers=1)
+    rows = load(first.folder, augmented_only=True)
+    limit = median(rows["judge_confidence"])
+    second = small_run(tmp_path / "second", "txt2img", filters=[{"column": "judge_confidence", "minimum": limit}])
+    assert second.plan.id != first.plan.id and same_images(first.plan, second.plan)
+
+    def never(spec: BackboneSpec, device: str) -> Any:
+        raise AssertionError("a backbone was loaded")
+
+    options = WorkerOptions(fits_from=(first.folder,), loader=never)
+    done = execute(second, options, workers=1)
+    assert done is not None and done.plan_id == second.plan.id
+    names = [shard.name for shard in second.plan.shards()]
+    assert all(second.shard_path(n).read_bytes() == first.shard_path(n).read_bytes() for n in names)
+    kept = {row["row_id"] for row in rows if row["judge_confidence"] >= limit}
+    assert len(kept) == 10 and len(rows) == 20
+    assert {row["row_id"] for row in load(second.folder, augmented_only=True)} == kept
+    with pytest.raises(PlanError, match=r"filters: .*; `--fits-from .*first` takes its images over, or put"):
+        refuse_other_plan(first, second.plan)
+
+
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"per_class": 3}, {"scores": {"judge": None}}], ids=str)
+def test_images_of_any_other_recipe_are_made_anew(tmp_path: Path, changes: dict[str, Any]) -> None:
+    first, second = small_run(tmp_path / "a", "txt2img"), small_run(tmp_path / "b", "txt2img", **changes)
+    assert not same_images(first.plan, second.plan)

@@ -1,6 +1,7 @@
 """Images that fail, memory that runs out, sources that cannot be read: through the real worker and real models."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +16,14 @@ from small_runs import digests, small_run
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.evaluate.gather import Gathered
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.run.context import load_backbone
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.progress import status
-from diffaug_datasets.run.store import Run
-from diffaug_datasets.run.worker import WorkerOptions
+from diffaug_datasets.run.progress import Progress, status
+from diffaug_datasets.run.store import Run, write_atomically
+from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 
 @dataclass
@@ -138,6 +140,42 @@ def test_an_undecodable_source_fails_its_rows_alone(tmp_path: Path, monkeypatch:
     users = {row.row_id for row in run.plan.rows if victim in row.source_ids}
     assert {f.row_id for f in assembled.failed} == users
     assert {f.attempts for f in assembled.failed} == {0}
+
+
+def test_an_inversion_that_overflowed_fails_its_rows_alone(tmp_path: Path) -> None:
+    """As half precision leaves it: the fit is whole, and one image's latent in it is not finite."""
+    from safetensors.torch import load_file, save_file
+
+    run = small_run(tmp_path / "run", "diffii", failure_budget=1.0)
+    execute(run, WorkerOptions(only_fits=True), workers=1)
+    [unit] = [unit for unit in run.plan.fits if unit.kind == "inversions"]
+    receipt = run.receipt(unit.name)
+    assert receipt is not None
+    path = run.fit_folder(unit.name) / receipt.files[0].file
+    latents = load_file(path)
+    unlucky = sorted(latents)[0]
+    latents[unlucky][0, 0, 0] = torch.nan
+    changed = write_atomically(path, lambda temporary: save_file(latents, temporary))
+    run.write_receipt(receipt.model_copy(update={"files": (changed,)}))
+    assembled = execute(run, WorkerOptions(), workers=1)
+    assert assembled is not None
+    lost = {row.row_id for row in run.plan.rows if unlucky.partition("/")[0] in row.source_ids}
+    assert lost and {failed.row_id for failed in assembled.failed} == lost
+    assert rows_of(run).keys() == {row.row_id for row in run.plan.rows} - lost
+    assert all(failed.reason.startswith("the inversion of a source is not finite;") for failed in assembled.failed)
+
+
+def test_a_step_that_overflowed_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", "diffgen")
+    worker, progress = Worker(run), Progress.from_now(run)
+    worker._ctx.folder = run.fit_folder(run.plan.fits[0].name)
+    worker._report_fit(1, 2, math.nan)
+    progress.poll()
+    assert progress.fit.endswith("1/2 overflowed, step left out")
+    worker._report_fit(2, 2, 0.25)
+    progress.poll()
+    assert progress.fit.endswith("2/2 loss 0.2500")
+    assert [point.step for point in Gathered(run).losses(run.plan.fits[0].name)] == [2]
 
 
 def test_finished_images_carry_their_origin(tmp_path: Path) -> None:
