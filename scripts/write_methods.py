@@ -1,23 +1,38 @@
-"""Write docs/methods.md, the table of all methods, from what their modules declare.
+"""Write docs/methods.md, the tables of all methods, from what their modules, presets and recipes declare.
 
 python scripts/write_methods.py [--check]
 """
 
 import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from inspect import cleandoc
 from pathlib import Path
 
+import diffaug_datasets
+from diffaug_datasets.core.family import Family, family
 from diffaug_datasets.core.method import Method, discover_methods
+from diffaug_datasets.core.recipe import Filter, Recipe
+from diffaug_datasets.data.catalogue import config_recipe
 from diffaug_datasets.data.presets import presets
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
-LABELS = {"source": "hard, the sources' class", "target": "hard, the target class", "mixed": "soft, source and target"}
+RECIPES = Path(diffaug_datasets.__file__).parent / "recipes"
 HEAD = """# Methods
 
 Written by `python scripts/write_methods.py` from the modules in `diffaug_datasets/methods/`; `diffaug methods NAME`
 prints a method's whole page: steps, equations, parameters, presets.
 
-| method | in config names | what it does | paper | real images a row | needs | label | presets | the publication |
+| method | in config names | what it does | paper | presets | the publication |
+| --- | --- | --- | --- | --- | --- |
+"""
+FAMILY = """
+## What they are made of
+
+Network rows: of one image at the default settings (two a step with guidance), without what is learned before. Images a
+real one, or a class: those of the presets. `real_filter` and `clip_filter` are recipes, not methods.
+
+| method | learned before | real images a row | prompt | start | label | filter | images | network rows |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
@@ -28,18 +43,51 @@ def summary(method: Method) -> str:
     return first.partition(": ")[2].split(" (")[0].rstrip(".")
 
 
-def line(method: Method) -> str:
-    """A method's row."""
+def line(cells: Sequence[object]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def method_line(method: Method) -> str:
+    """What a method does and how it stands to its publication."""
     count = sum(preset.method == method.NAME for preset in presets().values())
     paper = f"[{method.PAPER}](https://arxiv.org/abs/{method.PAPER})"
-    needs = ", ".join(sorted(method.NEEDS)) or "-"
-    cells = (f"`{method.NAME}`", f"`{method.SLUG}`", summary(method), paper, str(method.N_SOURCES), needs)
-    return f"| {' | '.join((*cells, LABELS[method.LABEL_RULE], str(count), method.PARITY))} |\n"
+    return line((f"`{method.NAME}`", f"`{method.SLUG}`", summary(method), paper, count, method.PARITY))
+
+
+def family_line(name: str, facts: Family, images: str) -> str:
+    """What a method is made of."""
+    made_of = (facts.learned, facts.real_images, facts.prompt, facts.start, facts.label, facts.filter)
+    return line((f"`{name}`", *made_of, images, facts.cost))
+
+
+def images(name: str) -> str:
+    """How many images the presets of a method ask for: `5 or 10 a real one, 19 a class`."""
+    recipes = [config_recipe(preset.name) for preset in presets().values() if preset.method == name]
+    by_image = sorted({recipe.per_image for recipe in recipes if recipe.per_class is None})
+    by_class = sorted({recipe.per_class for recipe in recipes if recipe.per_class is not None})
+    told = [(by_image, "a real one"), (by_class, "a class")]
+    return ", ".join(f"{' or '.join(f'{n:g}' for n in numbers)} {of}" for numbers, of in told if numbers) or "-"
+
+
+def filtered() -> Iterator[str]:
+    """The shipped recipes that are a method and a filter."""
+    for path in sorted(RECIPES.glob("*_filter.yaml")):
+        recipe = Recipe.from_yaml(path)
+        rule = "; ".join(_rule(one, recipe) for one in recipe.filters)
+        yield family_line(path.stem, replace(family(recipe.module), filter=rule), f"{recipe.per_class} a class")
+
+
+def _rule(one: Filter, recipe: Recipe) -> str:
+    judge = "nearest to the class's real images" if recipe.scores.judge == "shots" else "judged as its class"
+    return judge if one.equals_label else f"{one.column.replace('_', ' ')} of {one.minimum} or more"
 
 
 def document() -> str:
     """The whole file."""
-    return HEAD + "".join(line(discover_methods()[name]) for name in sorted(discover_methods()))
+    methods = [discover_methods()[name] for name in sorted(discover_methods())]
+    made_of = "".join(family_line(method.NAME, family(method), images(method.NAME)) for method in methods)
+    return HEAD + "".join(map(method_line, methods)) + FAMILY + made_of + "".join(filtered())
 
 
 def main() -> None:

@@ -9,16 +9,13 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
+from diffaug_datasets.core.family import family
 from diffaug_datasets.core.method import Method, discover_methods, find_method, unsure_keys
 from diffaug_datasets.data.presets import presets
 from diffaug_datasets.data.real import builder_facts, discover_builders
 from diffaug_datasets.publish.citations import bibtex
 
-LABELS = {
-    "source": "of the source class",
-    "target": "of the target class",
-    "mixed": "soft, of source and target class",
-}
+SHOWN = ("name", "slug", "version", "sources", "prompt", "start", "label", "filter", "needs", "cost", "parity")
 
 
 def print_builders(as_json: bool) -> None:
@@ -59,7 +56,7 @@ def print_method(name: str, as_json: bool) -> None:
     say(cleandoc(method.__doc__ or ""))
     say()
     facts = _facts(method)
-    say_facts({key: str(facts[key]) for key in ("name", "slug", "version", "sources", "label", "needs", "parity")})
+    say_facts({key: str(facts[key]) for key in SHOWN})
     say()
     rows = [(p["key"], p["type"], p["default"], p["meaning"]) for p in parameters]
     say_table(("PARAMETER", "TYPE", "DEFAULT", "MEANING"), rows)
@@ -80,6 +77,7 @@ def _summary(method: Method) -> str:
 
 
 def _facts(method: Method) -> dict[str, Any]:
+    made_of = family(method)
     return {
         "name": method.NAME,
         "slug": method.SLUG,
@@ -88,8 +86,12 @@ def _facts(method: Method) -> dict[str, Any]:
         "paper": method.PAPER,
         "parity": method.PARITY,
         "sources": method.N_SOURCES,
-        "label": LABELS[method.LABEL_RULE],
+        "prompt": made_of.prompt,
+        "start": made_of.start,
+        "label": made_of.label,
+        "filter": made_of.filter,
         "needs": ", ".join(sorted(method.NEEDS)) or "nothing beside the backbone",
+        "cost": f"{made_of.cost} network rows an image at the default settings, two a step with guidance",
     }
 
 

@@ -1,8 +1,8 @@
 """How concepts are learned: one token a class, together with LoRA on the U-Net (Diff-Mix, Diff-II)."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 
 class ConceptConfig(BaseModel):
@@ -10,17 +10,28 @@ class ConceptConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tokens_per_class: int = Field(default=1, ge=1, le=16, description="vectors a class; the authors use 1")
+    tokens_per_class: int = Field(
+        default=1, ge=1, le=64, description="vectors a class; the authors use 1; a prompt holds 75 tokens in all"
+    )
     rank: int = Field(default=10, ge=0, le=512, description="LoRA rank (alpha = rank); 0 = textual inversion alone")
     steps: int = Field(default=35_000, ge=0, description="optimiser steps")
     batch: int = Field(default=8, ge=1, description="images a step")
     lr_lora: float = Field(default=5e-5, ge=0, description="AdamW learning rate of the LoRA matrices")
-    lr_embedding: float = Field(default=5e-5, ge=0, description="AdamW learning rate of the token embeddings")
+    lr_embedding: float = Field(
+        default=5e-5, ge=0, description="AdamW learning rate of the token embeddings; 0 = they stay, LoRA alone learns"
+    )
     lr_schedule: Literal["constant", "cosine"] = Field(
         default="constant", description="constant, as the authors; cosine = down to zero at the last step"
     )
     prompt_template: str = Field(
         default="a photo of a {token} {metaclass}", description="with {token} and, where wanted, {metaclass}"
+    )
+    resolution: int | None = Field(
+        default=None,
+        ge=8,
+        multiple_of=8,
+        description="side in pixels of the square that is learned from; null = the backbone's height and width, where "
+        "images are made; Diff-Mix's current scripts: 224",
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of mirroring an image")
     class_balanced: bool = Field(default=False, description="draw class c with weight 1/n_c (long-tailed data)")
@@ -32,6 +43,12 @@ class ConceptConfig(BaseModel):
     )
     seed: int = Field(default=42, ge=0, description="every draw of a step follows from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
+
+    @model_serializer(mode="wrap")
+    def _without_the_backbones_size(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`resolution` came later: concepts learned at the backbone's size keep their plan ids and fit names."""
+        content: dict[str, Any] = serialise(self)
+        return {key: value for key, value in content.items() if key != "resolution" or value is not None}
 
     @field_validator("prompt_template")
     @classmethod

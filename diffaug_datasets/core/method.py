@@ -122,8 +122,8 @@ class Context(Protocol):
     def image(self, pixels: "Tensor") -> "Image":
         """The 8-bit picture of generated pixels (float [h, w, 3] in [0, 1])."""
 
-    def features(self, images: Sequence["Image"]) -> "Tensor":
-        """Unit-norm features [n d] of the method's encoder, seen in batches of the planned shape."""
+    def features(self, images: Sequence["Image"], normalise: bool = True) -> "Tensor":
+        """Features [n d] of the method's encoder, seen in batches of the planned shape; unit-norm unless told."""
 
     def text_features(self, texts: Sequence[str]) -> "Tensor":
         """Unit-norm features [n d] of texts, by the same encoder."""
@@ -157,7 +157,8 @@ class Method(Protocol):
     `PARITY`: how it stands to the publication: begins with matches, differs or reconstruction.
     `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
     Optional: `LOCAL`, keys of `Config` that name places; `FITS_BY_IMAGE`, kinds of fits whose tensors are named after
-    real images and of which a row reads those of its own sources alone.
+    real images and of which a row reads those of its own sources alone; `PROMPT`, `START`, `FILTER`, what it prompts
+    with, denoises from and sorts out, in words for the table of methods.
     """
 
     NAME: str
@@ -212,12 +213,30 @@ def redraw(method: Method, row: PlanRow, key: RowKey, config: Any) -> PlanRow:
 
 @cache
 def discover_methods() -> Mapping[str, Method]:
-    """Name -> module of every shipped and plugged-in method."""
+    """Name -> module of every shipped and plugged-in method.
+
+    Raises:
+        RecipeError: two methods share a name or a slug; none ever replaces another.
+    """
     package = importlib.import_module("diffaug_datasets.methods")
     names = [f"{package.__name__}.{item.name}" for item in pkgutil.iter_modules(package.__path__)]
     modules = [importlib.import_module(name) for name in names]
     modules += [point.load() for point in entry_points(group="diffaug_datasets.methods")]
-    return {module.NAME: module for module in modules if hasattr(module, "NAME")}
+    methods: list[Method] = [module for module in modules if hasattr(module, "NAME")]
+    for fact in ("NAME", "SLUG"):
+        _check_unique(methods, fact)
+    return {method.NAME: method for method in methods}
+
+
+def _check_unique(methods: Sequence[Method], fact: Literal["NAME", "SLUG"]) -> None:
+    owners: dict[str, Any] = {}
+    for method in methods:
+        owner = owners.setdefault(getattr(method, fact), method)
+        if owner is not method:
+            first, second = (getattr(module, "__name__", module.NAME) for module in (owner, method))
+            raise RecipeError(
+                f"methods {first} and {second} have the same {fact} {getattr(method, fact)!r}; rename or uninstall one."
+            )
 
 
 def find_method(name: str) -> Method:

@@ -7,14 +7,28 @@ from importlib.resources import files
 from diffaug_datasets.core.errors import RecipeError
 
 
-def fill(template: str, name: str, metaclass: str = "") -> str:
-    """The template with `{name}` and `{metaclass}` filled in, spaces collapsed.
+def fill(template: str, name: str, metaclass: str = "", label: str = "") -> str:
+    """The template with `{name}`, `{metaclass}` and `{synonyms}` (of the label) filled in, spaces collapsed.
 
     >>> fill("a photo of a {name} {metaclass}", "lazuli bunting", "bird")
     'a photo of a lazuli bunting bird'
+    >>> fill("a photo of a {synonyms}.", "tench", label="n01440764")
+    'a photo of a tench, Tinca tinca.'
     """
     text = template.replace("{name}", name).replace("{metaclass}", metaclass)
+    text = text.replace("{synonyms}", synonyms(label, name)) if "{synonyms}" in text else text
     return " ".join(text.split())
+
+
+def synonyms(label: str, name: str) -> str:
+    """All names of an ImageNet class, by its WordNet id or as the Hub's label lists them; else the one name."""
+    return _imagenet_synonyms().get(label) or (label if ", " in label else name)
+
+
+@cache
+def _imagenet_synonyms() -> dict[str, str]:
+    table = files("diffaug_datasets.builders") / "names" / "imagenet.json"
+    return {wnid: names for wnid, names, _ in json.loads(table.read_text(encoding="utf-8"))}
 
 
 def with_suffix(prompt: str, suffix: str) -> str:

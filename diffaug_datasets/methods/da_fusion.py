@@ -10,8 +10,10 @@ Paper: "Effective data augmentation with diffusion models", arXiv 2302.07944.
 6. PLMS under `a photo of a <class_i>`                             `numerics.plms`
 
 Follows the authors' code: no metaclass, Stable Diffusion's own sampler (PNDM, 50 steps) with what diffusers makes of a
-late start, ten images a real one. Theirs is Stable Diffusion 1.4; the default backbone here is 1.5, as in Diff-II's
-comparison. Their switches for masks and for erasing a concept are left out, as is the safety checker.
+late start, ten images a real one. Departs from it: sources are drawn with replacement, so that a real image has ten
+variants on average, where theirs has ten each, and the tokens' gradient is clipped to norm 1. Theirs is Stable
+Diffusion 1.4, which presets name; the default backbone here is 1.5, as for every method (the base model of Diff-II's
+comparison is not stated). Their switches for masks and for erasing a concept are left out, as is the safety checker.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,10 +34,12 @@ SLUG = "dafusion"
 VERSION = 1
 TITLE = "DA-Fusion"
 PAPER = "2302.07944"
-PARITY = "differs: the base model is Stable Diffusion 1.5 unless a preset says 1.4; no masks, no concept erasure"
+PARITY = "differs: Stable Diffusion 1.5 unless a preset says 1.4; ten images a real one on average; no masks or erasure"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts"})
+PROMPT = "learned token"
+START = "noised image of the class"
 
 
 class Config(Editing):

@@ -6,7 +6,10 @@
 4. guided denoising under the class's token                      `models.denoising.denoise`
 
 The strategy `diff-aug` of the authors' code: Real-Guidance with concepts. The strength is 1, as in Diff-II's
-comparison; that is not pure noise, since the first label (999) still holds some signal of the source.
+comparison; that is not pure noise, since the first label (999) still holds some signal of the source. Departs from the
+code in drawing: every class gets its planned number of rows, where theirs is itself drawn. Concepts are learned from
+images stretched to a square (theirs: random crops) at the backbone's size (their current scripts: 224,
+`concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,10 +30,12 @@ SLUG = "diffaug"
 VERSION = 1
 TITLE = "Diff-AUG"
 PAPER = "2403.19600"
-PARITY = "matches the authors' `diff-aug`"
+PARITY = "differs: a fixed number of rows a class, where the authors draw it; concepts learned without crops, at 512"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts"})
+PROMPT = "learned token"
+START = "noised image of the class"
 
 
 class Config(Editing):

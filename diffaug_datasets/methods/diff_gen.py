@@ -5,7 +5,10 @@
 3. z_T ~ N(0, I), one generator a row                              `generate` (`ctx.noise`)
 4. guided denoising over 25 steps                                `models.denoising.denoise`
 
-The strategy `diff-gen` of the authors' code: Real-Gen with concepts, no source image.
+The strategy `diff-gen` of the authors' code: Real-Gen with concepts, no source image. Departs from the code in drawing:
+every class gets its planned number of rows, where theirs is itself drawn. Concepts are learned from images stretched to
+a square (theirs: random crops) at the backbone's size (their current scripts: 224, `concepts.resolution`), on the
+posterior's mode, with the tokens' gradient clipped too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +29,12 @@ SLUG = "diffgen"
 VERSION = 1
 TITLE = "Diff-Gen"
 PAPER = "2403.19600"
-PARITY = "matches the authors' `diff-gen`"
+PARITY = "differs: a fixed number of rows a class, where the authors draw it; concepts learned without crops, at 512"
 N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS = frozenset({"concepts"})
+PROMPT = "learned token"
+START = "noise"
 
 
 class Config(txt2img.Sampling):

@@ -9,7 +9,9 @@
 Follows the authors' code where it differs from the paper's text: the split ratio s is the share of steps that carry the
 suffix (Eq. 8 prints the opposite; `split_convention: paper` gives it). Follows the paper where the code differs: 25
 inversion steps, not 200, so that inversion ends at the label where sampling begins. Departs from both in what the paper
-leaves open: classes with one image get a stated policy, angles are computed in float64.
+leaves open: classes with one image get a stated policy, angles are computed in float64. Concepts are learned from
+images stretched to a square (the code: random crops) at the backbone's size (current scripts: 224,
+`concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,10 +40,12 @@ SLUG = "diffii"
 VERSION = 1
 TITLE = "Diff-II"
 PAPER = "2408.16266"
-PARITY = "differs: the authors' code in the split ratio, the paper in the inversion steps (25, not 200)"
+PARITY = "differs: from the paper in the split ratio (the code's), from the code in the inversion steps (25, not 200)"
 N_SOURCES = 2
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts", "inversions"})
+PROMPT = "learned token, early steps with a suffix"
+START = "circle of two inversions"
 FITS_BY_IMAGE = frozenset({"inversions"})
 
 OVERFLOWN = "the inversion of a source is not finite; set backbone.dtype to bfloat16 or float32"

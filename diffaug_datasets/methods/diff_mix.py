@@ -11,7 +11,10 @@ Follows the authors' code in prompt, sampler, resize and in drawing the source c
 in C edits an image of its own class. Departs from it: every target class gets its planned number of rows (theirs is
 itself drawn), weights sum to 1 (0.9 in most of their loaders, not in the paper: `soft_scaler`), and the source is
 recorded. For long tails they draw sources uniformly over all images and targets uniformly over classes (`sources`,
-`targets`). Their optional filter is a recipe's: `filters: [{column: clip_score, lowest: 0.1}]`.
+`targets`). Concepts are learned from images stretched to a square (theirs: random crops) at the backbone's size (their
+current scripts: 224, `concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too. Their
+optional filter drops the lowest tenth by CLIP's probability of a caption with the metaclass against one without it; a
+recipe comes near it with `filters: [{column: clip_score, lowest: 0.1}]`, which ranks by the class prompt instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,10 +36,12 @@ SLUG = "diffmix"
 VERSION = 1
 TITLE = "Diff-Mix"
 PAPER = "2403.19600"
-PARITY = "differs: a fixed number of rows a target class, where the authors draw the class"
+PARITY = "differs: a fixed number of rows a class, where the authors draw it; concepts learned without crops, at 512"
 N_SOURCES = 1
 LABEL_RULE = "mixed"
 NEEDS = frozenset({"concepts"})
+PROMPT = "learned token of the target"
+START = "noised image of any class"
 
 
 class Config(Mixing):

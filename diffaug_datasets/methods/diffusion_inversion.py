@@ -9,22 +9,23 @@
 
 The resolution is the recipe's `backbone.height` and `width` (the paper: 128 for CIFAR, 256 for STL-10 and Imagenette).
 Follows the authors' code in the defaults, in grouping, and in guidance: scale 2 here is w = 1 of the paper's
-(1 + w) eps_c - w eps_u. Departs from it: DDIM or DPM-Solver++ instead of PNDM, a partner is never the image itself nor
-of another class, latents of the posterior's mode. Read from code and from accounts of others: the
-paper's text was not at hand.
+(1 + w) eps_c - w eps_u. Their sampler is PNDM, here `plms`, which presets name; the default is DDIM. Departs from it: a
+partner is never the image itself nor of another class, latents of the posterior's mode. Read from code and from
+accounts of others: the paper's text was not at hand.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.embedding_config import EmbeddingConfig
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import Source, SourceTable
+from diffaug_datasets.numerics.timesteps import plms_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +35,12 @@ SLUG = "diffinversion"
 VERSION = 1
 TITLE = "Diffusion Inversion"
 PAPER = "2305.15316"
-PARITY = "differs: DDIM or DPM-Solver++ for PNDM, and an image not shown in a step is not moved by it"
+PARITY = "differs: DDIM unless a preset says PLMS (PNDM), and an image not shown in a step is not moved by it"
 N_SOURCES = 2
 LABEL_RULE = "source"
 NEEDS = frozenset({"image_embeddings"})
+PROMPT = "none, a learned condition"
+START = "noise"
 UNSURE = {
     "interpolation": "at second hand: the paper's range of alpha",
     "noise": "at second hand: the paper's range of lambda",
@@ -54,13 +57,21 @@ class Config(BaseModel):
     embeddings: EmbeddingConfig = EmbeddingConfig()
     interpolation: float = Field(default=0.1, ge=0, le=1, description="alpha, paper 0 to 0.4; 0 needs no partner")
     noise: float = Field(default=0.1, ge=0, description="lambda, paper 0 to 0.4; in units of the embedding")
-    sampler: Literal["dpm", "ddim"] = Field(default="ddim", description="DPM-Solver++(2M) or DDIM")
+    sampler: Literal["dpm", "ddim", "plms"] = Field(
+        default="ddim", description="DPM-Solver++(2M), DDIM or PLMS (PNDM), the authors'"
+    )
     num_inference_steps: int = Field(default=100, ge=1, le=999)
     guidance_scale: float = Field(default=2.0, ge=0, description="1 + w of the paper; 1 = none")
     resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
         default="bicubic", description="how sources are fitted"
     )
     downscale: bool = Field(default=True, description="store pictures at their source's size where that is smaller")
+
+    @model_validator(mode="after")
+    def _enough_steps(self) -> "Config":
+        if self.sampler == "plms":
+            plms_labels(self.num_inference_steps)
+        return self
 
 
 class Draw(BaseModel):
@@ -135,8 +146,8 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step, one where nothing is guided."""
-    return (1 if row.guidance_scale == 1 else 2) * cfg.num_inference_steps
+    """U-Net rows for one image: two branches a step, one where nothing is guided. PLMS takes its first step twice."""
+    return branches(row) * (cfg.num_inference_steps + (cfg.sampler == "plms"))
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:

@@ -7,8 +7,9 @@
 5. the label is T                                                hard
 
 Follows the authors' code in steps 3 and 4 (the noise lies at most one level beside the first label; r > 0.999 starts
-from pure noise). Departs from it in the prompt: the first synonym instead of the whole synonym list (`{name}`).
-The long-tail sources, images of the classes most confused with T, follow section 4.2; no code was released for them.
+from pure noise). Departs from it in the prompt: the paper's, with the first synonym (`{name}`); theirs ends with a full
+stop and names all synonyms of an ImageNet class, `a photo of a {synonyms}.`. The long-tail sources, images of the
+classes most confused with T, follow section 4.2; no code was released for them, nor for the fine-grained experiments.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,10 +30,12 @@ SLUG = "genie"
 VERSION = 1
 TITLE = "GeNIe"
 PAPER = "2312.02548"
-PARITY = "differs: one synonym in the prompt, not all; the long-tail sources are a reconstruction"
+PARITY = "differs: one synonym in the prompt unless it says {synonyms}; the long-tail sources are a reconstruction"
 N_SOURCES = 1
 LABEL_RULE = "target"
 NEEDS: frozenset[str] = frozenset()
+PROMPT = "name of the target"
+START = "noised image of another class"
 
 
 class Sampling(BaseModel):
@@ -40,7 +43,9 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: str = Field(default="a photo of a {name}", description="{name} and {metaclass} of the target are filled in")
+    prompt: str = Field(
+        default="a photo of a {name}", description="{name}, {metaclass}, {synonyms} of the target are filled in"
+    )
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
@@ -85,7 +90,7 @@ def edits(
     """The rows of GeNIe or GeNIe-Ada: source of one class, prompt and label of another."""
     counts = table.by_class()
     for target in spec.targets or range(len(table.class_names)):
-        prompt = fill(cfg.prompt, table.prompt_names[target], table.metaclass)
+        prompt = fill(cfg.prompt, table.prompt_names[target], table.metaclass, table.class_names[target])
         sources = shuffled_sources(name, table, spec, target)
         for k in range(spec.count(len(counts.get(target, ())))):
             source = sources[k % len(sources)]

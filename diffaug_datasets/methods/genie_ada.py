@@ -5,14 +5,16 @@
 3. d_k = (Z_k - Z_S) . (Z_T - Z_S) / |Z_T - Z_S|                        `numerics.selection.projections`
 4. keep the level just after the largest jump |d_k - d_(k-1)|           `numerics.selection.largest_jump`
 
-Features are L2-normalised, as in the authors' code (the formula does not say so). The levels are those of the
-experiments; the algorithm prints r = m/M. The encoder is meant to be the backbone of the classifier one improves.
+Features are L2-normalised, as in the authors' code; the paper's formula has plain ones (`normalise: false`). The
+levels are those of the experiments; the algorithm prints r = m/M. The encoder is meant to be the backbone of the
+classifier one improves: DINOv2 ViT-G in the fine-grained experiments, LiVT's on ImageNet-LT. The default is CLIP, and
+no released code confirms either; the fine-grained presets name DINOv2.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches
 from diffaug_datasets.core.rows import PlanRow
@@ -27,10 +29,13 @@ SLUG = "genieada"
 VERSION = 1
 TITLE = "GeNIe-Ada"
 PAPER = "2312.02548"
-PARITY = "differs: as genie; encoders outside the few-shot experiments are a reconstruction"
+PARITY = "differs: as genie; the encoder is CLIP unless named, where the paper takes the improved classifier's backbone"
 N_SOURCES = 1
 LABEL_RULE = "target"
 NEEDS = frozenset({"encoder"})
+PROMPT = "name of the target"
+START = "noised image of another class"
+FILTER = "the level, by features"
 
 
 class Config(genie.Sampling):
@@ -38,6 +43,13 @@ class Config(genie.Sampling):
 
     levels: tuple[float, ...] = Field(default=(0.5, 0.6, 0.7, 0.8, 0.9), description="noise ratios, rising, in (0, 1]")
     encoder: str = Field(default="openai/clip-vit-base-patch32", description="`tiny`, a folder or a Hub id")
+    normalise: bool = Field(default=True, description="features of unit length, as in the authors' code")
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual_length(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`normalise` came later: plans with features of unit length keep their ids."""
+        content: dict[str, Any] = serialise(self)
+        return {key: value for key, value in content.items() if key != "normalise" or not value}
 
     @field_validator("levels")
     @classmethod
@@ -70,13 +82,14 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]
     images = list(dict.fromkeys(_key(source.id, source.label) for source in table.sources))
     size = 8 * spec.batch_size
     chunks = [images[i : i + size] for i in range(0, len(images), size)]
-    return tuple(FitUnit.of("embeddings", {"encoder": cfg.encoder, "images": chunk}) for chunk in chunks)
+    length = {} if cfg.normalise else {"normalise": False}
+    return tuple(FitUnit.of("embeddings", {"encoder": cfg.encoder, "images": chunk, **length}) for chunk in chunks)
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    """Unit-norm features [d] by `image id/class id`."""
+    """Features [d] by `image id/class id`."""
     images = unit.content["images"]
-    features = ctx.features([ctx.source(image.split("/")[0]) for image in images])
+    features = ctx.features([ctx.source(image.split("/")[0]) for image in images], cfg.normalise)
     return FitFiles({"embeddings.safetensors": dict(zip(images, features.cpu().unbind(), strict=True))})
 
 
@@ -88,7 +101,7 @@ def evaluations(cfg: Config, row: PlanRow) -> int:
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """The image of the chosen level of every row, with all d_k."""
     candidates = [_at_level(rows, cfg, ctx, level) for level in cfg.levels]
-    features = [ctx.features([ctx.image(made.pixels) for made in level]) for level in candidates]
+    features = [ctx.features([ctx.image(made.pixels) for made in level], cfg.normalise) for level in candidates]
     return [_chosen(row, [c[i] for c in candidates], [f[i] for f in features], cfg, ctx) for i, row in enumerate(rows)]
 
 

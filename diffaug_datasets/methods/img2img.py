@@ -6,6 +6,10 @@ The baselines Img2Img-L (strength 0.3) and Img2Img-H (0.7) of GeNIe (arXiv 2312.
 2. z_0 = mode of the posterior, scaled               `Backbone.encode`
 3. z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps         `numerics.schedule.add_noise`, t the first label that runs
 4. guided denoising of the last int(n s) steps       `models.denoising.denoise`
+
+Departs from the authors' edits in step 3: theirs noise at int(1000 s), up to a level beside the first label that runs,
+and above 0.999 they start from pure noise, where strength 1 here still holds some signal of the source. The script's
+`txt2img` is such an edit at ratio 0.8 (presets `txt2img_code`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,10 +29,12 @@ SLUG = "img2img"
 VERSION = 1
 TITLE = "Img2Img"
 PAPER = "2312.02548"
-PARITY = "matches the authors' edits with the own class as target"
+PARITY = "differs: noise at the first label that runs, where the authors take int(1000 s), or pure noise above 0.999"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS: frozenset[str] = frozenset()
+PROMPT = "class name"
+START = "noised image of the class"
 
 
 class Config(BaseModel):
@@ -37,7 +43,9 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     strength: float = Field(default=0.7, gt=0, le=1, description="share of the schedule: 0.3 is -L, 0.7 is -H")
-    prompt: str = Field(default="a photo of a {name} {metaclass}", description="{name}, {metaclass} are filled in")
+    prompt: str = Field(
+        default="a photo of a {name} {metaclass}", description="{name}, {metaclass}, {synonyms} are filled in"
+    )
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
@@ -59,7 +67,7 @@ class Draw(BaseModel):
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a class that has images, each from one of them, uniformly."""
     for label, images in table.by_class().items():
-        prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
+        prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass, table.class_names[label])
         for k in range(spec.count(len(images)) if images and label in (spec.targets or (label,)) else 0):
             key = RowKey(spec.seed, NAME, label, k)
             source = key.choice("source", images)

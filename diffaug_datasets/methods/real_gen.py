@@ -5,7 +5,8 @@
 3. guided denoising over 25 steps                 `models.denoising.denoise`
 
 The strategy `real-gen` of the authors' code: no fine-tuning, no source image. Departs from it in the prompt, into which
-theirs leaks the underscores of folder names. `txt2img` is the same with GeNIe's 50 steps.
+theirs leaks the underscores of folder names, and in drawing: every class gets its planned number of rows, where theirs
+is itself drawn. `txt2img` is the same with GeNIe's 50 steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,10 +26,12 @@ SLUG = "realgen"
 VERSION = 1
 TITLE = "Real-Gen"
 PAPER = "2403.19600"
-PARITY = "differs: class names in the prompt without underscores"
+PARITY = "differs: no underscores in the prompt, and a fixed number of rows a class, where the authors draw the class"
 N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS: frozenset[str] = frozenset()
+PROMPT = "class name"
+START = "noise"
 
 
 class Config(txt2img.Sampling):

@@ -8,8 +8,10 @@ Paper: "Is synthetic data from generative models ready for image recognition?", 
 
 Follows Diff-Mix's code (its strategy `real-aug`), which the later papers compare with: Stable Diffusion without any
 fine-tuning, strength 0.1. The original runs GLIDE and starts at t* = 15, 20, 35, 40, 50 of 100 steps for 16, 8, 4, 2, 1
-shots, that is `strength: 0.15` to `0.5` with `num_inference_steps: 100`; DA-Fusion's comparison takes 0.5 and the
-prompt `a photo`.
+shots, that is `strength: 0.15` to `0.5` with `num_inference_steps: 100`; DA-Fusion's comparison takes Stable Diffusion
+1.4 with its own sampler, 0.5 and the prompt `a photo`. Departs from Diff-Mix's code in drawing: every class gets its
+planned number of rows, where theirs is itself drawn. He et al.'s Real-Filter and CLIP filter are recipes
+(`real_filter`, `clip_filter`); their language enhancement, sentences made from class names, is not built.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,10 +31,12 @@ SLUG = "realguidance"
 VERSION = 1
 TITLE = "Real-Guidance"
 PAPER = "2210.07574"
-PARITY = "matches Diff-Mix's `real-aug`; presets hold DA-Fusion's and He et al.'s settings"
+PARITY = "differs: a fixed number of rows a class, where Diff-Mix's `real-aug` draws the class; He et al. run GLIDE"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS: frozenset[str] = frozenset()
+PROMPT = "class name"
+START = "noised image of the class"
 
 
 class Config(Editing):

@@ -29,10 +29,12 @@ SLUG = "realmix"
 VERSION = 1
 TITLE = "Real-Mix"
 PAPER = "2403.19600"
-PARITY = "differs: as diff_mix; the authors' strategy of this name fails on an empty dictionary"
+PARITY = "differs: rows as in diff_mix; the authors' strategy of this name fails on an empty dictionary"
 N_SOURCES = 1
 LABEL_RULE = "mixed"
 NEEDS: frozenset[str] = frozenset()
+PROMPT = "name of the target"
+START = "noised image of any class"
 
 
 class Mixing(Editing):

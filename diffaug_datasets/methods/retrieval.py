@@ -41,6 +41,9 @@ PARITY = "reconstruction: no code was released"
 N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS = frozenset({"pool", "encoder"})
+PROMPT = "none, a text or image is the query"
+START = "none, the image is found"
+FILTER = "near-duplicates, inside and of sources and test"
 LOCAL = frozenset({"pool"})
 UNSURE = {
     "query": "from memory: the nearest neighbours of the class's text",

@@ -4,7 +4,8 @@
 2. z_T ~ N(0, I), one generator a row               `generate` (`ctx.noise`)
 3. guided denoising over the whole schedule         `models.denoising.denoise`
 
-Departs from the authors' script, whose `txt2img` is img2img at strength 0.8; this one uses no image at all.
+Departs from the authors' script, whose `txt2img` edits an image at ratio 0.8 unless told otherwise (the presets
+`txt2img_code` of `img2img`); this one uses no image at all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ PARITY = "differs: the authors' script of this name edits an image at ratio 0.8"
 N_SOURCES = 0
 LABEL_RULE = "target"
 NEEDS: frozenset[str] = frozenset()
+PROMPT = "class name"
+START = "noise"
 
 
 class Sampling(BaseModel):
@@ -53,7 +56,9 @@ class Sampling(BaseModel):
 class Config(Sampling):
     """How to prompt."""
 
-    prompt: str = Field(default="a photo of a {name} {metaclass}", description="{name}, {metaclass} are filled in")
+    prompt: str = Field(
+        default="a photo of a {name} {metaclass}", description="{name}, {metaclass}, {synonyms} are filled in"
+    )
 
 
 class Draw(BaseModel):
@@ -64,7 +69,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows for every class, whether or not it has images (then `per_class` must be set)."""
     images = table.by_class()
     for label in spec.targets or range(len(table.class_names)):
-        prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
+        prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass, table.class_names[label])
         for k in range(spec.count(len(images.get(label, ())))):
             yield new_row(VERSION, RowKey(spec.seed, NAME, label, k), spec, prompt=prompt, **cfg.steps())
 

@@ -2,8 +2,9 @@
 
 Minimises E || eps - eps_theta(z_t, t, "a photo of a <class_i> ...") ||^2 over token rows and LoRA matrices. Follows the
 authors' code in optimiser, clipping, template and targets. Departs from it: frozen rows are never in the optimiser, the
-gradient of the embeddings is clipped too, latents are the posterior's mode and are encoded once, and training resumes
-exactly, since every draw of step i is a function of the seed and i. Several processes may share every batch.
+gradient of the embeddings is clipped too, images are stretched to a square where theirs are cropped at random, latents
+are the posterior's mode and are encoded once, and training resumes exactly, since every draw of step i is a function of
+the seed and i. Several processes may share every batch.
 """
 
 import hashlib
@@ -93,6 +94,7 @@ def train_concepts(
 ) -> TrainedConcepts:
     """Learn the concepts of all classes (`names`: class id -> phrase, where its token starts) in one run.
 
+    Images are seen at `cfg.resolution`, which need not be the size that the backbone then makes pictures at.
     Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
     same bits: always on a CPU, on a GPU as far as the backward kernels that torch picks are deterministic. The backbone
     is left without concepts. `progress` gets (steps done, of how many, loss). The processes of a `team` call it alike
@@ -106,7 +108,8 @@ def train_concepts(
     if cfg.batch < team.size:
         raise BackboneError(f"concepts.batch: {cfg.batch} images cannot be shared by {team.size} processes; use fewer.")
     backbone.use_concepts(None)
-    latents = _latents(backbone, examples, resize)
+    with _at_resolution(backbone, cfg.resolution):
+        latents = _latents(backbone, examples, resize)
     labels = [example.class_id for example in examples]
     start = unlearned_concepts(backbone, names, cfg, metaclass=metaclass)
     settings: list[object] = [
@@ -119,12 +122,12 @@ def train_concepts(
     ]
     settings += [team.size] if team.size > 1 else []  # sums in another order have other bits
     fingerprint = digest([*settings, hashlib.sha256(latents.numpy().data).hexdigest()])[:16]
-    with _trainable(backbone, start, cfg) as (rows, lora):
+    with _at_resolution(backbone, cfg.resolution), _trainable(backbone, start, cfg) as (rows, lora):
         prompts = {label: cfg.training_prompts(label, metaclass) for label in set(labels)}
         ids = {label: torch.stack([backbone.text.ids(text) for text in texts]) for label, texts in prompts.items()}
         training = ConceptTraining(backbone, cfg, latents, labels, ids, rows, lora, team)
         checkpoint = Checkpoint(workdir / "concept-checkpoint", fingerprint, writes=team.rank == 0)
-        shown = shown_classes(labels, cfg) if team.rank == 0 else ()
+        shown = shown_classes(labels) if team.rank == 0 else ()
         look = Previews(backbone, cfg, {label: ids[label][0] for label in shown}, workdir)
         losses = training.to_the_end(checkpoint, progress, look)
         learned = _collect(start, rows, lora)
@@ -153,13 +156,14 @@ def held_out_loss(
 ) -> dict[int, float]:
     """Mean squared error on eps under the class prompt, by class; None for `concepts` = tokens at their start, no LoRA.
 
-    Every image is seen at `n_noise` levels spread over the schedule, one batch an image; levels and noises are the
-    same for all concepts. The backbone is left without concepts.
+    Every image is seen at `cfg.resolution` and at `n_noise` levels spread over the schedule, one batch an image; levels
+    and noises are the same for all concepts. The backbone is left without concepts.
     """
     backbone.use_concepts(concepts or unlearned_concepts(backbone, names, cfg, metaclass=metaclass))
     losses: dict[int, list[float]] = {}
     for j, example in enumerate(examples):
-        latent = _both_ways(backbone, example.image, resize)[0]
+        with _at_resolution(backbone, cfg.resolution):
+            latent = _both_ways(backbone, example.image, resize)[0]
         generator = torch.Generator().manual_seed(uint63(f"{seed}|held out|{j}"))
         cond = backbone.prompt(cfg.prompt(example.class_id, metaclass))
         losses.setdefault(example.class_id, []).append(_denoising_error(backbone, latent, cond, n_noise, generator))
@@ -194,6 +198,17 @@ def _both_ways(backbone: Backbone, image: Image.Image | Tensor, resize: Resize) 
         return torch.stack([image, image]).float().cpu()
     pixels = backbone.preprocess(image, resize)
     return torch.cat([backbone.encode(way[None]) for way in (pixels, pixels.flip(-1))]).cpu()
+
+
+@contextmanager
+def _at_resolution(backbone: Backbone, side: int | None) -> Iterator[None]:
+    """The backbone at side x side pixels for a while; None leaves it at its own size."""
+    size = backbone.height, backbone.width
+    backbone.height, backbone.width = (side, side) if side else size
+    try:
+        yield
+    finally:
+        backbone.height, backbone.width = size
 
 
 @contextmanager

@@ -22,25 +22,34 @@ from diffaug_datasets.numerics.sampling import ddim_sample
 from diffaug_datasets.numerics.schedule import ddim_timesteps
 
 FOLDER = "previews"
-MOMENTS, CLASSES, STEPS, SCALE, SIDE = 3, 4, 10, 7.5, 256
+LEAST, MOST, CLASSES, STEPS, SCALE, SIDE = 3, 12, 4, 10, 7.5, 256
 # A training step costs about three evaluations an image; pictures may cost a twentieth of them.
 TRAINING_COST, SHARE = 3, 20
 
 
-def moments(cfg: ConceptConfig) -> tuple[int, ...]:
-    """After how many steps to look: at thirds of the way, at the checkpoint before where there are enough of them."""
-    every = cfg.checkpoint_every if cfg.steps >= MOMENTS * cfg.checkpoint_every else 1
-    before = [cfg.steps * (i + 1) // MOMENTS // every * every for i in range(MOMENTS - 1)]
-    return tuple(step for step in dict.fromkeys([*before, cfg.steps]) if step)
-
-
-def shown_classes(labels: Sequence[int], cfg: ConceptConfig) -> tuple[int, ...]:
-    """A few classes spread evenly over all; none where looking would cost more than a twentieth of the training."""
+def shown_classes(labels: Sequence[int]) -> tuple[int, ...]:
+    """A few classes spread evenly over all."""
     known = sorted(set(labels))
     count = min(CLASSES, len(known))
-    chosen = tuple(known[i * len(known) // count] for i in range(count))
-    cost = len(moments(cfg)) * count * STEPS * 2
-    return chosen if SHARE * cost <= TRAINING_COST * cfg.steps * cfg.batch else ()
+    return tuple(known[i * len(known) // count] for i in range(count))
+
+
+def moments(cfg: ConceptConfig, classes: int) -> tuple[int, ...]:
+    """After how many steps to look at so many classes: at every checkpoint, or at twelve of them.
+
+    At fewer where looking would cost more than a twentieth of the training, at none where three are too many. With
+    fewer than three checkpoints, at thirds of the way.
+    """
+    ends = [*range(cfg.checkpoint_every, cfg.steps, cfg.checkpoint_every), cfg.steps]
+    if len(ends) < LEAST:
+        ends = [cfg.steps * (i + 1) // LEAST for i in range(LEAST)]
+    cost = SHARE * classes * STEPS * 2
+    count = next((n for n in range(min(MOST, len(ends)), LEAST - 1, -1) if n * cost <= _training_cost(cfg)), 0)
+    return tuple(step for step in dict.fromkeys(ends[(i + 1) * len(ends) // count - 1] for i in range(count)) if step)
+
+
+def _training_cost(cfg: ConceptConfig) -> int:
+    return TRAINING_COST * cfg.steps * cfg.batch
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Previews:
 
     def __call__(self, done: int) -> None:
         """Draw the classes if so many steps are a moment to look."""
-        if self.ids and done in moments(self.cfg):
+        if self.ids and done in moments(self.cfg, len(self.ids)):
             self._write(done)
 
     @torch.no_grad()

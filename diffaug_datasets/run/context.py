@@ -115,9 +115,9 @@ class WorkContext:
 
         return Image.fromarray(to_uint8(pixels))
 
-    def features(self, images: Sequence["Image"]) -> "Tensor":
-        """Unit-norm features [n d]; the encoder always sees batches of the planned shape."""
-        return self.encoder.image_features(list(images), batch_shape=self.batch_shape)
+    def features(self, images: Sequence["Image"], normalise: bool = True) -> "Tensor":
+        """Features [n d], unit-norm unless told; the encoder always sees batches of the planned shape."""
+        return self.encoder.image_features(list(images), batch_shape=self.batch_shape, normalise=normalise)
 
     def text_features(self, texts: Sequence[str]) -> "Tensor":
         """Unit-norm features [n d] of texts, each encoded alone."""

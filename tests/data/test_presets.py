@@ -1,5 +1,6 @@
 """Every preset resolves to the published numbers, typed here once more from the method specification."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -10,10 +11,14 @@ from diffaug_datasets.data.catalogue import config_recipe
 from diffaug_datasets.data.presets import presets
 
 FOUR = ("cub", "aircraft", "cars", "pets")
-TAILS = ("lt100", "lt50", "lt20", "lt10")
+FULL = ("cub", "aircraft", "cars", "flowers")
 FINE = ("cub", "cars", "food101", "aircraft")
+DA_FUSION = ("flowers", "caltech256")
+TAILED = ("cub", "flowers")
 FEW = ("5shot", "10shot")
-GENIE_PROMPT = "a photo of a {name}, a type of {metaclass}"
+POWERS = ("1shot", "2shot", "4shot", "8shot", "16shot")
+TAILS = ("lt100", "lt20", "lt10")
+SCRIPT_TAILS = ("lt100", "lt50", "lt20", "lt10")
 
 
 def spread(method: str, builders: tuple[str, ...], protocols: tuple[str, ...], variant: str = "") -> list[str]:
@@ -23,88 +28,164 @@ def spread(method: str, builders: tuple[str, ...], protocols: tuple[str, ...], v
 
 # Names, recipe keys, keys of `config`.
 Family = tuple[list[str], dict[str, Any], dict[str, Any]]
-DIFF_II = {"num_inference_steps": 25, "inversion_steps": 25, "guidance_scale": 7.5, "arc": "full"}
+FIVE = {"per_image": 5}
+SD14 = {"backbone.id": "CompVis/stable-diffusion-v1-4"}
+AT_224 = {"concepts.resolution": 224}
+DIFF_II = {
+    "num_inference_steps": 25,
+    "inversion_steps": 25,
+    "guidance_scale": 7.5,
+    "arc": "full",
+    "split_convention": "code",
+    "concepts.resolution": None,
+}
+DIFF_II_CODE = {**DIFF_II, "inversion_steps": 200, **AT_224}
+DIFF_II_PAPER = {**DIFF_II, "split_convention": "paper"}
+GENIE = {"num_inference_steps": 50, "guidance_scale": 7.5, "sampler": "dpm"}
+FINE_PROMPT = {"prompt": "a photo of a {name}, a type of {metaclass}"}
+FINE_GENIE = {**GENIE, **FINE_PROMPT, "sources": "others"}
 TAIL_OF_GENIE = {"targets": "few", "per_class": 50}
-INVERSION = {"guidance_scale": 2.0, "num_inference_steps": 100, "interpolation": 0.1, "noise": 0.1}
+CONFUSED = {"sources": "confused", "top_confused": 4}
+LEVELS = {"levels": (0.5, 0.6, 0.7, 0.8, 0.9)}
+NINETEEN = {"per_class": 19}
+DIFF_MIX = {"num_inference_steps": 25, "guidance_scale": 7.5, "sampler": "dpm"}
+MIX = {**DIFF_MIX, "gamma": 0.5, "soft_scaler": 1.0, "strengths": (0.5, 0.7, 0.9), "sources": "classes"}
+MIX_FULL = {**MIX, "gamma": 0.8, "strengths": (0.7,)}
+MIX_CODE = {**MIX, "soft_scaler": 0.9, "strengths": (0.3, 0.5, 0.7, 0.9)}
+TAIL_OF_MIX = {"sources": "images", "targets": "even"}
+MADE_BY_DA_FUSION = {"sampler": "plms", "num_inference_steps": 50, "guidance_scale": 7.5}
+QUARTERS = {"strengths": (0.25, 0.5, 0.75, 1.0)}
+SMALL = {**SD14, "backbone.height": 128, "backbone.width": 128, "per_image": 3}
+MIDDLE = {**SD14, "backbone.height": 256, "backbone.width": 256, "per_image": 3}
+INVERSION = {
+    "guidance_scale": 2.0,
+    "num_inference_steps": 100,
+    "sampler": "plms",
+    "interpolation": 0.1,
+    "noise": 0.1,
+    "embeddings.vectors": 5,
+    "embeddings.steps": 3000,
+    "embeddings.batch": 50,
+    "embeddings.group": 100,
+    "embeddings.lr": 0.03,
+}
+
+
+def inversions(variant: str, **changes: Any) -> list[Family]:
+    """Diffusion Inversion's two families: small pictures at 128 pixels, larger ones at 256."""
+    wanted = {**INVERSION, **changes}
+    sizes = ((("cifar10", "cifar100"), SMALL), (("stl10", "imagenette"), MIDDLE))
+    return [(spread("diffusion_inversion", builders, ("full",), variant), size, wanted) for builders, size in sizes]
+
+
 TABLE: list[Family] = [
-    (spread("diff_ii", FOUR, ("5shot",)), {"per_image": 5}, {**DIFF_II, "split_ratio": 0.3}),
-    (spread("diff_ii", FOUR, ("10shot",)), {"per_image": 5}, {**DIFF_II, "split_ratio": 0.1}),
-    (spread("diff_ii", ("cub", "flowers"), TAILS), {"per_image": 5}, {**DIFF_II, "split_ratio": 1.0}),
+    (spread("diff_ii", FOUR, ("5shot",)), FIVE, {**DIFF_II, "split_ratio": 0.3}),
+    (spread("diff_ii", FOUR, ("10shot",)), FIVE, {**DIFF_II, "split_ratio": 0.1}),
+    (spread("diff_ii", TAILED, TAILS), FIVE, {**DIFF_II, "split_ratio": 1.0}),
+    (spread("diff_ii", ("cub", "cars", "pets"), ("5shot",), "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.3}),
+    (spread("diff_ii", ("cub", "cars", "pets"), ("10shot",), "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.1}),
+    (spread("diff_ii", ("aircraft",), FEW, "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.0}),
+    (spread("diff_ii", TAILED, TAILS, "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 1.0}),
+    (spread("diff_ii", FOUR, ("5shot",), "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 0.3}),
+    (spread("diff_ii", FOUR, ("10shot",), "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 0.1}),
+    (spread("diff_ii", TAILED, TAILS, "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 1.0}),
+    (["genie@imagenet_lt"], TAIL_OF_GENIE, {**GENIE, **CONFUSED, "ratio": 0.8, "prompt": "a photo of a {name}"}),
     (
-        spread("diff_ii", ("cub", "cars", "pets"), ("5shot",), "_code"),
-        {"per_image": 5},
-        {**DIFF_II, "inversion_steps": 200, "split_ratio": 0.3, "split_convention": "code"},
+        ["genie@imagenet_lt_code"],
+        TAIL_OF_GENIE,
+        {**GENIE, **CONFUSED, "ratio": 0.8, "prompt": "a photo of a {synonyms}."},
     ),
-    (["diff_ii@aircraft_5shot_code"], {"per_image": 5}, {**DIFF_II, "inversion_steps": 200, "split_ratio": 0.0}),
-    (
-        spread("diff_ii", FOUR, ("5shot",), "_paper_split"),
-        {"per_image": 5},
-        {**DIFF_II, "split_ratio": 0.3, "split_convention": "paper"},
-    ),
-    (["genie@imagenet_lt"], TAIL_OF_GENIE, {"ratio": 0.8, "sources": "confused", "top_confused": 4, "sampler": "dpm"}),
-    (spread("genie", FINE, ("1shot",)), {"per_class": 19}, {"ratio": 0.7, "prompt": GENIE_PROMPT}),
-    (spread("genie", FINE, ("1shot",), "_code"), {"per_class": 19}, {"ratio": 0.7, "prompt": "a photo of a {name}."}),
-    (["genie_ada@imagenet_lt"], TAIL_OF_GENIE, {"levels": (0.5, 0.6, 0.7, 0.8, 0.9), "top_confused": 4}),
-    (spread("genie_ada", FINE, ("1shot",)), {"per_class": 19}, {"levels": (0.5, 0.6, 0.7, 0.8, 0.9)}),
-    (["img2img@imagenet_lt_light"], TAIL_OF_GENIE, {"strength": 0.3, "num_inference_steps": 50}),
-    (["img2img@imagenet_lt_heavy"], TAIL_OF_GENIE, {"strength": 0.7, "num_inference_steps": 50}),
-    (["txt2img@imagenet_lt"], TAIL_OF_GENIE, {"num_inference_steps": 50, "sampler": "dpm"}),
-    (
-        spread("diff_mix", FOUR, FEW),
-        {"per_image": 5},
-        {"strengths": (0.5, 0.7, 0.9), "gamma": 0.5, "soft_scaler": 1.0, "num_inference_steps": 25},
-    ),
-    (
-        spread("diff_mix", FOUR, FEW, "_code"),
-        {"per_image": 5},
-        {"strengths": (0.3, 0.5, 0.7, 0.9), "gamma": 0.5, "soft_scaler": 0.9},
-    ),
-    (
-        spread("diff_mix", ("cub", "aircraft", "cars", "flowers"), ("full",)),
-        {"per_image": 5},
-        {"strengths": (0.7,), "gamma": 0.8, "soft_scaler": 1.0},
-    ),
-    (
-        spread("diff_mix", ("cub", "aircraft", "cars", "flowers"), ("full",), "_code"),
-        {"per_image": 5},
-        {"strengths": (0.8,), "gamma": 0.8, "soft_scaler": 0.9},
-    ),
-    (
-        spread("diff_mix", ("cub", "flowers"), TAILS),
-        {"per_image": 5},
-        {"strengths": (0.5, 0.7, 0.9), "sources": "images", "targets": "even"},
-    ),
-    (spread("real_mix", FOUR, FEW), {"per_image": 5}, {"strengths": (0.5, 0.7, 0.9), "gamma": 0.5}),
-    (spread("real_gen", ("cub", "flowers"), TAILS), {"per_image": 5}, {"targets": "even", "num_inference_steps": 25}),
-    (spread("diff_gen", FOUR, FEW), {"per_image": 5}, {"num_inference_steps": 25, "guidance_scale": 7.5}),
-    (spread("diff_aug", FOUR, FEW), {"per_image": 5}, {"strengths": (1.0,), "num_inference_steps": 25}),
-    (spread("real_guidance", FOUR, FEW), {"per_image": 5}, {"strength": 0.1, "num_inference_steps": 25}),
-    (spread("real_guidance", FOUR, FEW, "_da_fusion"), {"per_image": 5}, {"strength": 0.5, "prompt": "a photo"}),
+    (spread("genie", FINE, ("1shot",)), NINETEEN, {**FINE_GENIE, "ratio": 0.7}),
     *[
-        ([f"real_guidance@eurosat_{shots}shot"], {"per_class": 800}, {"strength": t / 100, "num_inference_steps": 100})
-        for shots, t in ((16, 15), (8, 20), (4, 35), (2, 40), (1, 50))
+        (spread("genie", FINE, ("1shot",), f"_r{r}"), NINETEEN, {**FINE_GENIE, "ratio": r / 100})
+        for r in (50, 60, 80, 90)
     ],
     (
-        spread("da_fusion", ("flowers", "caltech256"), FEW),
-        {"per_image": 10, "backbone.id": "CompVis/stable-diffusion-v1-4"},
-        {"strengths": (0.25, 0.5, 0.75, 1.0), "num_inference_steps": 50, "sampler": "plms"},
-    ),
-    (spread("da_fusion", FOUR, FEW), {"per_image": 5}, {"strengths": (0.25, 0.5, 0.75, 1.0)}),
-    (
-        spread("diffusion_inversion", ("cifar10", "cifar100"), ("full",)),
-        {"backbone.height": 128, "backbone.id": "CompVis/stable-diffusion-v1-4"},
-        {**INVERSION, "embeddings.vectors": 5, "embeddings.steps": 3000, "embeddings.batch": 50, "embeddings.lr": 0.03},
+        spread("genie", FINE, ("1shot",), "_code"),
+        NINETEEN,
+        {**FINE_GENIE, "ratio": 0.7, "prompt": "a photo of a {name}."},
     ),
     (
-        spread("diffusion_inversion", ("stl10", "imagenette"), ("full",)),
-        {"backbone.height": 256},
-        {**INVERSION, "embeddings.group": 100, "embeddings.steps": 3000},
+        ["genie_ada@imagenet_lt"],
+        TAIL_OF_GENIE,
+        {**GENIE, **CONFUSED, **LEVELS, "encoder": "openai/clip-vit-base-patch32", "normalise": True},
     ),
     (
-        spread("diffusion_inversion", ("cifar10", "cifar100"), ("full",), "_code"),
-        {"backbone.height": 128},
-        {**INVERSION, "embeddings.steps": 8000},
+        ["genie_ada@imagenet_lt_plain_features"],
+        TAIL_OF_GENIE,
+        {**GENIE, **CONFUSED, **LEVELS, "encoder": "openai/clip-vit-base-patch32", "normalise": False},
     ),
+    (
+        spread("genie_ada", FINE, ("1shot",)),
+        NINETEEN,
+        {**FINE_GENIE, **LEVELS, "encoder": "facebook/dinov2-giant", "normalise": True},
+    ),
+    (
+        spread("genie_ada", FINE, ("1shot",), "_plain_features"),
+        NINETEEN,
+        {**FINE_GENIE, **LEVELS, "encoder": "facebook/dinov2-giant", "normalise": False},
+    ),
+    *[
+        ([f"img2img@imagenet_lt_{variant}"], TAIL_OF_GENIE, {**GENIE, "strength": strength})
+        for variant, strength in (("light", 0.3), ("heavy", 0.7), ("txt2img_code", 0.8))
+    ],
+    *[
+        (spread("img2img", FINE, ("1shot",), variant), NINETEEN, {**GENIE, **FINE_PROMPT, "strength": strength})
+        for variant, strength in (("_light", 0.3), ("_heavy", 0.7), ("_txt2img_code", 0.8))
+    ],
+    (["txt2img@imagenet_lt"], TAIL_OF_GENIE, GENIE),
+    (spread("txt2img", FINE, ("1shot",)), NINETEEN, {**GENIE, **FINE_PROMPT}),
+    (spread("diff_mix", FOUR, FEW), FIVE, {**MIX, "concepts.resolution": None}),
+    (spread("diff_mix", FOUR, FEW, "_code"), FIVE, {**MIX_CODE, **AT_224}),
+    (spread("diff_mix", FULL, ("full",)), FIVE, MIX_FULL),
+    (
+        spread("diff_mix", FULL, ("full",), "_code"),
+        FIVE,
+        {**MIX_FULL, **AT_224, "soft_scaler": 0.9, "strengths": (0.8,)},
+    ),
+    (spread("diff_mix", TAILED, TAILS), FIVE, {**MIX, **TAIL_OF_MIX, "concepts.class_balanced": True}),
+    (
+        spread("diff_mix", ("cub",), SCRIPT_TAILS, "_code"),
+        FIVE,
+        {**MIX_CODE, **TAIL_OF_MIX, **AT_224, "soft_scaler": 1.0},
+    ),
+    (spread("diff_mix", ("flowers",), SCRIPT_TAILS, "_code"), FIVE, {**MIX_CODE, **TAIL_OF_MIX, **AT_224}),
+    (spread("real_mix", FOUR, FEW), FIVE, MIX),
+    (spread("real_mix", FOUR, FEW, "_code"), FIVE, MIX_CODE),
+    (spread("real_mix", TAILED, TAILS), FIVE, {**MIX, **TAIL_OF_MIX}),
+    (spread("real_mix", ("cub",), SCRIPT_TAILS, "_code"), FIVE, {**MIX_CODE, **TAIL_OF_MIX, "soft_scaler": 1.0}),
+    (spread("real_mix", ("flowers",), SCRIPT_TAILS, "_code"), FIVE, {**MIX_CODE, **TAIL_OF_MIX}),
+    (spread("real_gen", TAILED, TAILS), FIVE, {**DIFF_MIX, "targets": "even"}),
+    (spread("diff_gen", FOUR, FEW), FIVE, {**DIFF_MIX, "concepts.resolution": None}),
+    (spread("diff_gen", FOUR, FEW, "_code"), FIVE, {**DIFF_MIX, **AT_224}),
+    (spread("diff_aug", FOUR, FEW), FIVE, {**DIFF_MIX, "strengths": (1.0,), "concepts.resolution": None}),
+    (spread("diff_aug", FOUR, FEW, "_code"), FIVE, {**DIFF_MIX, "strengths": (1.0,), **AT_224}),
+    (spread("real_guidance", FOUR, FEW), FIVE, {**DIFF_MIX, "strength": 0.1}),
+    (
+        spread("real_guidance", FOUR, FEW, "_da_fusion"),
+        {**SD14, "per_image": 5},
+        {**MADE_BY_DA_FUSION, "strength": 0.5, "prompt": "a photo"},
+    ),
+    (
+        spread("real_guidance", DA_FUSION, POWERS, "_da_fusion"),
+        {**SD14, "per_image": 10},
+        {**MADE_BY_DA_FUSION, "strength": 0.5, "prompt": "a photo"},
+    ),
+    *[
+        (
+            [f"real_guidance@eurosat_{shots}shot"],
+            {"per_class": 800},
+            {"strength": t / 100, "num_inference_steps": 100, "guidance_scale": 3.0},
+        )
+        for shots, t in ((16, 15), (8, 20), (4, 35), (2, 40), (1, 50))
+    ],
+    (spread("da_fusion", DA_FUSION, POWERS), {**SD14, "per_image": 10}, {**MADE_BY_DA_FUSION, **QUARTERS}),
+    (spread("da_fusion", FOUR, FEW), FIVE, {**MADE_BY_DA_FUSION, **QUARTERS}),
+    *inversions(""),
+    *inversions("_noise_only", interpolation=0.0),
+    *inversions("_interpolation_only", noise=0.0),
+    *inversions("_code", **{"embeddings.steps": 8000}),
+    (spread("diffusion_inversion", ("eurosat",), POWERS), SMALL, INVERSION),
     (["retrieval@imagenet_10pct"], {"per_class": 390}, {"query": "text", "prompt": "A photo of {name}"}),
 ]
 
@@ -116,6 +197,12 @@ def value_at(thing: Any, path: str) -> Any:
     return thing
 
 
+def paths(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """`a.b` of every value inside."""
+    for key, value in content.items():
+        yield from paths(value, f"{prefix}{key}.") if isinstance(value, Mapping) else (prefix + key,)
+
+
 @pytest.mark.parametrize("family", TABLE, ids=lambda family: family[0][0])
 def test_presets_carry_the_published_numbers(family: Family) -> None:
     names, of_recipe, of_config = family
@@ -123,6 +210,14 @@ def test_presets_carry_the_published_numbers(family: Family) -> None:
         recipe = config_recipe(name)
         assert {key: value_at(recipe, key) for key in of_recipe} == of_recipe, name
         assert {key: value_at(recipe.method_config, key) for key in of_config} == of_config, name
+
+
+@pytest.mark.parametrize("family", TABLE, ids=lambda family: family[0][0])
+def test_every_value_that_a_preset_sets_is_typed_here(family: Family) -> None:
+    names, of_recipe, of_config = family
+    typed = {*of_recipe, *(f"config.{key}" for key in of_config)}
+    for name in names:
+        assert set(paths(presets()[name].changes)) <= typed, name
 
 
 def test_no_preset_is_missing_in_the_table() -> None:

@@ -17,14 +17,29 @@ DEFAULTS = {
     "retrieval": {"query", "prompt", "duplicates"},
     "diffusion_inversion": {"interpolation", "noise", "guidance_scale", "embeddings.steps"},
 }
-# Beside the tags: what He et al.'s GLIDE was guided by is no setting of Stable Diffusion, and the base model of
-# DA-Fusion's row in Diff-II's tables is stated nowhere.
+# Section 3.5: no code confirms the encoder outside the few-shot experiments. Beside the tags: what He et al.'s GLIDE
+# was guided by is no setting of Stable Diffusion; the base model of DA-Fusion's row in Diff-II's tables, Aircraft's
+# split at 10 shots in Diff-II's scripts, and all numbers of Diffusion Inversion on EuroSAT are stated nowhere.
 INVERSION = {"embeddings.steps", "per_image"}
+INVERTED = ("cifar10", "cifar100", "stl10", "imagenette")
+POWERS = (1, 2, 4, 8, 16)
+ON_EUROSAT = {"protocol", "backbone", "interpolation", "noise", "embeddings", "per_image"}
 PRESETS = {
     "retrieval@imagenet_10pct": {"per_class", "query", "prompt"},
-    **{f"diffusion_inversion@{name}_full": INVERSION for name in ("cifar10", "cifar100", "stl10", "imagenette")},
-    **{f"diffusion_inversion@{name}_full_code": {"per_image"} for name in ("cifar10", "cifar100")},
-    **{f"real_guidance@eurosat_{shots}shot": {"guidance_scale"} for shots in (1, 2, 4, 8, 16)},
+    **{
+        f"genie_ada@{place}{variant}": {"encoder"}
+        for place in ("imagenet_lt", "cub_1shot", "cars_1shot", "food101_1shot", "aircraft_1shot")
+        for variant in ("", "_plain_features")
+    },
+    "diff_ii@aircraft_10shot_code": {"split_ratio"},
+    **{
+        f"diffusion_inversion@{name}_full{variant}": INVERSION
+        for name in INVERTED
+        for variant in ("", "_noise_only", "_interpolation_only")
+    },
+    **{f"diffusion_inversion@{name}_full_code": {"per_image"} for name in INVERTED},
+    **{f"diffusion_inversion@eurosat_{shots}shot": ON_EUROSAT for shots in POWERS},
+    **{f"real_guidance@eurosat_{shots}shot": {"guidance_scale"} for shots in POWERS},
     **{f"da_fusion@{b}_{p}": {"backbone"} for b in ("cub", "aircraft", "cars", "pets") for p in ("5shot", "10shot")},
 }
 

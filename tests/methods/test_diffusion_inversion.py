@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -80,7 +81,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def rendered(row: dict[str, Any], fits: Path, flaw: str = "") -> "np.ndarray[Any, Any]":
+def ddim() -> Any:
+    """What the default sampler follows."""
+    return DDIMScheduler.from_pretrained(PIPELINE / "scheduler")
+
+
+def pndm() -> Any:
+    """What Stable Diffusion 1.x ships: PLMS without the Runge-Kutta start."""
+    return PNDMScheduler.from_pretrained(PIPELINE / "scheduler", skip_prk_steps=True)
+
+
+def rendered(
+    row: dict[str, Any], fits: Path, flaw: str = "", solver: Callable[[], Any] = ddim
+) -> "np.ndarray[Any, Any]":
     """The picture that the row's columns and fits describe; a `flaw` renders it wrongly on purpose."""
     draw, first = json.loads(row["draw"]), load_file(fits / row["adapters"][0] / "image_embeddings.safetensors")
     known = {
@@ -96,7 +109,7 @@ def rendered(row: dict[str, Any], fits: Path, flaw: str = "") -> "np.ndarray[Any
     unet, vae = (
         kind.from_pretrained(PIPELINE / part) for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
     )
-    scheduler = DDIMScheduler.from_pretrained(PIPELINE / "scheduler")
+    scheduler = solver()
     scheduler.set_timesteps(6)
     xt = torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(row["seed"]))[None]
     w = 1.0 if flaw != "scale" else 2.0
@@ -112,9 +125,9 @@ def stored(run: Run) -> list[dict[str, Any]]:
     return [row for s in run.plan.shards() for row in read_stream(str(run.shard_path(s.name))).to_pylist()]
 
 
-def difference(run: Run, row: dict[str, Any], flaw: str = "") -> float:
+def difference(run: Run, row: dict[str, Any], flaw: str = "", solver: Callable[[], Any] = ddim) -> float:
     ours = np.asarray(Image.open(BytesIO(row["image"]["bytes"])).convert("RGB"), dtype=float)
-    return float(np.abs(ours - rendered(row, run.folder / "fits", flaw)).max())
+    return float(np.abs(ours - rendered(row, run.folder / "fits", flaw, solver)).max())
 
 
 def test_a_row_is_what_diffusers_draws_from_its_columns(finished: Run) -> None:
@@ -124,6 +137,28 @@ def test_a_row_is_what_diffusers_draws_from_its_columns(finished: Run) -> None:
 @pytest.mark.parametrize("flaw", ["noise", "partner", "mean", "scale"])
 def test_the_comparison_sees_a_flaw(finished: Run, flaw: str) -> None:
     assert difference(finished, stored(finished)[0], flaw) > 3
+
+
+def test_the_authors_sampler_is_the_one_of_diffusers(tmp_path: Path) -> None:
+    """PNDM, which evaluates its first step twice; six steps of DDIM give another picture."""
+    small = {"per_class": 1, "batch_size": 5, "include_test": False, "config": {**CONFIG, "sampler": "plms"}}
+    run = write_run(prepare(config_recipe("fashion_2shot_diffinversion", **small)), tmp_path / "run")
+    execute(run, WorkerOptions(), workers=1)
+    some = stored(run)[:4]
+    assert all(difference(run, row, solver=pndm) <= 1 for row in some)
+    assert max(difference(run, row, solver=ddim) for row in some) > 3
+
+
+@pytest.mark.parametrize(("sampler", "scale", "wanted"), [("ddim", 2, 20), ("plms", 2, 22), ("plms", 1, 11)])
+def test_the_cost_of_a_row(sampler: str, scale: float, wanted: int) -> None:
+    cfg = {"sampler": sampler, "guidance_scale": scale, "num_inference_steps": 10}
+    [row] = rows((1,), 1, **cfg)
+    assert diffusion_inversion.evaluations(diffusion_inversion.Config.model_validate(cfg), row) == wanted
+
+
+def test_plms_needs_two_steps() -> None:
+    with pytest.raises(ValueError, match="PLMS needs 2 or more"):
+        diffusion_inversion.Config(sampler="plms", num_inference_steps=1)
 
 
 def test_guidance_leads_away_from_the_mean_of_the_first_sources_group_alone(finished: Run) -> None:

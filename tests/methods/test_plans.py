@@ -180,6 +180,26 @@ def test_methods_of_the_same_concepts_share_one_fit() -> None:
     assert plan_of("diff_ii", resize="bilinear").fits[0].name in names
 
 
+def test_a_size_to_learn_at_names_another_fit_and_its_absence_the_same() -> None:
+    default, at_224 = plan_of("diff_mix"), plan_of("diff_mix", concepts={"resolution": 224})
+    assert plan_of("diff_mix", concepts={"resolution": None}).id == default.id
+    assert default.fits[0].name != at_224.fits[0].name and default.id != at_224.id
+
+
+@pytest.mark.parametrize("method", ["genie", "genie_ada", "img2img", "txt2img"])
+def test_prompts_may_name_all_synonyms_of_an_imagenet_class(method: str) -> None:
+    labels = ("n01440764", "great white shark, white shark, man-eater", "002.Laysan_Albatross")
+    sources = tuple(Source(f"{i:02d}" * 32, i, str(i)) for i in range(3))
+    real = SourceTable("toy", "train", labels, ("tench", "great white shark", "laysan albatross"), "", sources)
+    module, spec = find_method(method), PlanSpec(seed=0, backbone="m", per_class=1)
+    prompts = {r.label: r.prompt for r in module.plan(module.Config(prompt="a photo of a {synonyms}."), real, spec)}
+    assert prompts == {
+        0: "a photo of a tench, Tinca tinca.",
+        1: "a photo of a great white shark, white shark, man-eater.",
+        2: "a photo of a laysan albatross.",
+    }
+
+
 def test_a_strength_that_runs_no_step_is_refused() -> None:
     for method, key, value in (("real_guidance", "strength", 0.01), ("diff_mix", "strengths", [0.5, 0.03])):
         with pytest.raises(RecipeError, match="runs no step"):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -173,6 +174,52 @@ def test_text_alone_can_be_learned(backbone: Backbone, tmp_path: Path) -> None:
     assert list(inverted.files()) == ["learned_embeds.safetensors"]
     inverted.save(tmp_path)
     assert load_concepts(tmp_path).lora == {}
+
+
+def test_lora_alone_can_be_learned(backbone: Backbone, tmp_path: Path) -> None:
+    learned = train(backbone, tmp_path, CFG.model_copy(update={"lr_embedding": 0.0})).concepts
+    start = unlearned_concepts(backbone, NAMES, CFG, metaclass="bird").tokens
+    assert all(torch.equal(rows, start[token]) for token, rows in learned.tokens.items())
+    assert any(matrix.any() for key, matrix in learned.lora.items() if ".lora_B." in key)
+
+
+def test_many_tokens_stand_for_a_class(backbone: Backbone, tmp_path: Path) -> None:
+    """17 fill this model's prompt of 24; 64 leave eleven of the usual 77 to the template, start and end left out."""
+    learned = train(backbone, tmp_path, CFG.model_copy(update={"tokens_per_class": 17, "steps": 1})).concepts
+    backbone.use_concepts(learned)
+    table = backbone.text_encoder.get_input_embeddings().weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert int((backbone.text.ids("a photo of a <class_3> bird") >= len(table)).sum()) == 17
+    backbone.use_concepts(None)
+    assert ConceptConfig(tokens_per_class=64).tokens_per_class == 64
+    with pytest.raises(ValueError, match="less than or equal to 64"):
+        ConceptConfig(tokens_per_class=65)
+
+
+def test_concepts_are_learned_at_a_size_of_their_own(
+    backbone: Backbone, learned: TrainedConcepts, tmp_path: Path
+) -> None:
+    """The U-Net sees squares of that size while it learns; pictures are made at the backbone's size as before."""
+    seen: list[tuple[int, ...]] = []
+    own = backbone.latent_shape
+    hook = backbone.unet.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[1:])))
+    smaller = train(backbone, tmp_path / "a", CFG.model_copy(update={"resolution": backbone.height // 2})).concepts
+    hook.remove()
+    assert set(seen) == {(own[0], own[1] // 2, own[2] // 2)}
+    assert backbone.latent_shape == own
+    same = train(backbone, tmp_path / "b", CFG.model_copy(update={"resolution": backbone.height})).concepts
+    token = "<class_3>"
+    assert torch.equal(same.tokens[token], learned.concepts.tokens[token])
+    assert not torch.equal(smaller.tokens[token], same.tokens[token])
+
+
+def test_a_size_counts_only_where_one_is_given() -> None:
+    assert "resolution" not in ConceptConfig().identity() and "resolution" not in ConceptConfig().model_dump()
+    assert ConceptConfig(resolution=224).identity() == {**ConceptConfig().identity(), "resolution": 224}
+    for side in (0, 220):
+        with pytest.raises(ValueError, match="resolution"):
+            ConceptConfig(resolution=side)
 
 
 def test_learning_lowers_the_loss_on_what_it_has_seen(backbone: Backbone, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from test_concepts import CFG, saved_bytes, train
 
-from diffaug_datasets.core.concept_config import ConceptConfig, TextualInversionConfig
+from diffaug_datasets.core.concept_config import ConceptConfig
 from diffaug_datasets.models import previews
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.previews import moments, shown_classes
@@ -18,25 +18,31 @@ SHORT = CFG.model_copy(update={"steps": 3, "tokens_per_class": 1})
 @pytest.mark.parametrize(
     ("steps", "every", "expected"),
     [
-        (300, 500, (100, 200, 300)),
-        (35_000, 500, (11_500, 23_000, 35_000)),  # at the checkpoint before
-        (1000, 100, (300, 600, 1000)),
-        (1000, 333, (333, 666, 1000)),
-        (2, 500, (1, 2)),
+        (300, 500, (100, 200, 300)),  # too few checkpoints: thirds of the way
+        (1000, 100, tuple(range(100, 1001, 100))),
+        (1000, 300, (300, 600, 900, 1000)),
+        (35_000, 500, tuple(500 * n for n in (5, 11, 17, 23, 29, 35, 40, 46, 52, 58, 64, 70))),  # twelve of seventy
         (0, 500, ()),
     ],
 )
-def test_the_moments_are_thirds_of_the_way(steps: int, every: int, expected: tuple[int, ...]) -> None:
-    assert moments(ConceptConfig(steps=steps, checkpoint_every=every)) == expected
+def test_every_checkpoint_is_shown_or_twelve_of_them(steps: int, every: int, expected: tuple[int, ...]) -> None:
+    assert moments(ConceptConfig(steps=steps, checkpoint_every=every), 4) == expected
 
 
-def test_a_few_classes_are_shown_where_that_costs_little() -> None:
-    assert shown_classes(range(200), ConceptConfig()) == (0, 50, 100, 150)
-    assert shown_classes([7, 7, 7], TextualInversionConfig()) == (7,)
-    assert shown_classes([3, 3, 1], ConceptConfig(steps=300)) == (1, 3)
-    enough = ConceptConfig(steps=200, batch=8)  # 3 looks at 4 classes in 10 guided steps: 240 evaluations
-    assert shown_classes(range(10), enough) == (0, 2, 5, 7)
-    assert shown_classes(range(10), enough.model_copy(update={"steps": 199})) == ()
+def test_looking_costs_at_most_a_twentieth_of_the_training() -> None:
+    enough = ConceptConfig(
+        steps=200, batch=8, checkpoint_every=20
+    )  # a look: 4 classes, 10 guided steps, 80 evaluations
+    assert moments(enough, 4) == (60, 120, 200)
+    assert moments(enough, 2) == (20, 60, 100, 120, 160, 200)
+    assert moments(enough, 1) == tuple(range(20, 201, 20))
+    assert moments(enough.model_copy(update={"steps": 199}), 4) == ()
+
+
+def test_a_few_classes_are_shown() -> None:
+    assert shown_classes(range(200)) == (0, 50, 100, 150)
+    assert shown_classes([7, 7, 7]) == (7,)
+    assert shown_classes([3, 3, 1]) == (1, 3)
 
 
 def drawn(folder: Path) -> dict[str, bytes]:

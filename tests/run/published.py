@@ -147,12 +147,14 @@ class Published:
             x = scheduler.step(self.guided(x, t, prompt), t, x).prev_sample
         return x
 
-    def genie_ada(self, row: Row, prompt: str, levels: Sequence[float], n: int, targets: Sequence[str]) -> Expected:
-        """Algorithm 1 with normalised features and Z_T the mean over the target's real images."""
+    def genie_ada(
+        self, row: Row, prompt: str, levels: Sequence[float], n: int, targets: Sequence[str], unit: bool = True
+    ) -> Expected:
+        """Algorithm 1 with Z_T the mean over the target's real images; features of unit length or plain."""
         latents = [self.genie(row, prompt, n, level) for level in levels]
-        z = [self.features(self.decoded(x)) for x in latents]
-        source = self.features(self.images[row["source_ids"][0]][0])
-        line = torch.stack([self.features(self.images[t][0]) for t in targets]).mean(0) - source
+        z = [self.features(self.decoded(x), unit) for x in latents]
+        source = self.features(self.images[row["source_ids"][0]][0], unit)
+        line = torch.stack([self.features(self.images[t][0], unit) for t in targets]).mean(0) - source
         d = [float((x - source) @ line / line.norm()) for x in z]
         jumps = [abs(b - a) for a, b in pairwise(d)]
         return Expected(latents, self.hard(prompt), 1 + jumps.index(max(jumps)), d)
@@ -194,12 +196,12 @@ class Published:
         folder = self.assets / "encoder"
         return CLIPModel.from_pretrained(folder).eval(), CLIPImageProcessorPil.from_pretrained(folder)
 
-    def features(self, image: Image.Image) -> Tensor:
-        """Unit-norm image features [d]."""
+    def features(self, image: Image.Image, unit: bool) -> Tensor:
+        """Image features [d], of unit length or as they come."""
         model, processor = self._encoder
         found = model.get_image_features(**processor(images=image, return_tensors="pt"))
         flat = getattr(found, "pooler_output", found)[0]
-        return flat / flat.norm()
+        return flat / flat.norm() if unit else flat
 
     def hard(self, prompt: str) -> dict[int, float]:
         """All weight on the class that a prompt names."""
