@@ -91,7 +91,13 @@ def captions(
     captioner: Annotated[str, typer.Option(help="Image captioner: a Hub id or a folder.")] = (
         "Salesforce/blip-image-captioning-large"
     ),
-    summariser: Annotated[str, typer.Option(help="clusters (no model), or the id of a chat model.")] = "clusters",
+    summariser: Annotated[
+        str,
+        typer.Option(
+            help="clusters (no model), a folder with a language model, local:ID for one of the Hub that runs here, or "
+            "the id of a chat model."
+        ),
+    ] = "clusters",
     endpoint: Annotated[
         str | None, typer.Option(help="URL of an OpenAI-like chat service; default: the Hub's.")
     ] = None,

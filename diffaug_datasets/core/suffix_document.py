@@ -25,11 +25,14 @@ class Caption(BaseModel):
 
 
 class Summary(BaseModel):
-    """Who made suffixes of captions, and of what: `prompt` and `reply` are verbatim, null for clusters."""
+    """Who made suffixes of captions, and of what: `prompt` and `reply` are verbatim, null for clusters.
+
+    `model`: the id that a chat service knows, or `id@revision` of a language model that ran here.
+    """
 
     model_config = _STRICT
 
-    kind: Literal["chat", "clusters"]
+    kind: Literal["chat", "local", "clusters"]
     model: str
     prompt: str | None = None
     reply: str | None = None

@@ -1,6 +1,9 @@
 """From real images to context suffixes: caption each image, sum the captions up, check, keep the whole story."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.images import decode_image
@@ -8,16 +11,20 @@ from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.protocols import parse_protocol, select
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.seeds import uint63
-from diffaug_datasets.core.suffix_document import Caption, SuffixDocument, accepted, caption_prefix
+from diffaug_datasets.core.suffix_document import Caption, SuffixDocument, Summary, accepted, caption_prefix
 from diffaug_datasets.data.real import RealSet, read_real
+
+LOCAL = "local:"
+Summarise = Callable[[Sequence[str], str], tuple[list[str], Summary]]
 
 
 @dataclass(frozen=True)
 class Wording:
-    """Who captions and who sums up. `summariser`: `clusters` (no model) or the id of a chat model.
+    """Who captions and who sums up.
 
-    `endpoint`: the URL of an OpenAI-like service, null for the Hub's own. `limit`: images that are captioned at most,
-    as in Diff-II's code.
+    `summariser`: `clusters` (no model), a folder with a language model, `local:` and the Hub id of one, or the id of a
+    chat model. `endpoint`: the URL of an OpenAI-like service, null for the Hub's own; where it is given, it is asked,
+    whatever its model is called. `limit`: images that are captioned at most, as in Diff-II's code.
     """
 
     captioner: str
@@ -34,22 +41,18 @@ def write_suffixes(recipe: Recipe, wording: Wording) -> SuffixDocument:
     seed.
 
     Raises:
-        DiffAugError: the images, the captioner or the chat model cannot be reached, or no suffix is left.
+        DiffAugError: the images, the captioner or the language model cannot be reached, or no suffix is left.
     """
-    from diffaug_datasets.models.captions import Captioner, length_check, summarise_by_chat, summarise_by_clusters
+    from diffaug_datasets.models.captions import Captioner, length_check
 
     real = read_real(recipe.builder, recipe.source, recipe.partial)
     prefix = caption_prefix(real.train.metaclass)
-    captioner = Captioner.load(wording.captioner, wording.device)
+    captioner, summarise = Captioner.load(wording.captioner, wording.device), _summariser(wording)
     captions = []
     for index in _chosen(recipe, wording.limit, real):
         image = decode_image(real.read("train", index), real.train.sources[index].key)
         captions.append(Caption(source_id=real.train.sources[index].id, text=captioner.caption(image, prefix)))
-    texts = [caption.text for caption in captions]
-    if wording.summariser == "clusters":
-        proposed, summary = summarise_by_clusters(texts, prefix)
-    else:
-        proposed, summary = summarise_by_chat(texts, prefix, wording.summariser, wording.endpoint)
+    proposed, summary = summarise([caption.text for caption in captions], prefix)
     names = [*real.train.class_names, *real.train.prompt_names]
     is_too_long = length_check(recipe.backbone, _longest_prompt(real))
     taken, dropped = accepted(proposed, names, is_too_long)
@@ -67,6 +70,24 @@ def write_suffixes(recipe: Recipe, wording: Wording) -> SuffixDocument:
         suffixes=taken,
         dropped=dropped,
     )
+
+
+def _summariser(wording: Wording) -> Summarise:
+    """Who sums up; a local model is loaded at once, so that a wrong one is refused before any image is captioned."""
+    from diffaug_datasets.models.captions import (
+        LanguageModel,
+        summarise_by_chat,
+        summarise_by_clusters,
+        summarise_locally,
+    )
+
+    if wording.summariser == "clusters":
+        return summarise_by_clusters
+    name = wording.summariser.removeprefix(LOCAL)
+    runs_here = name != wording.summariser or Path(name).expanduser().is_dir()
+    if runs_here and wording.endpoint is None:
+        return partial(summarise_locally, model=LanguageModel.load(name, wording.device))
+    return partial(summarise_by_chat, model=wording.summariser, endpoint=wording.endpoint)
 
 
 def _chosen(recipe: Recipe, limit: int, real: RealSet) -> list[int]:

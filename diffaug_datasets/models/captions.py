@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from huggingface_hub import InferenceClient
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_revision, hub_cache, local_folder, resolve
 from diffaug_datasets.core.errors import BackboneError
@@ -18,6 +26,7 @@ from diffaug_datasets.models.device import checked_device
 from diffaug_datasets.models.features import find_model, image_processor, read_model
 
 MOST_TOKENS = 40
+MOST_REPLY_TOKENS = 512
 ENDPOINT_TOKEN = "DIFFAUG_CHAT_TOKEN"
 EXAMPLES = (
     *("standing on a branch.", "flying in the sky with the Austin skyline in the background."),
@@ -95,10 +104,7 @@ def summarise_by_chat(
             f"chat model {model!r} gave no answer ({type(error).__name__}: {reason}); check the id, the endpoint and "
             "the login, or use --summariser clusters, which needs no model."
         ) from None
-    lines = [line for line in reply.splitlines() if line.strip()]
-    formed = [line for line in lines if prefix.casefold() in line.casefold()]
-    proposed = [after_prefix(line, prefix) for line in formed or lines]
-    return proposed, Summary(kind="chat", model=model, prompt=prompt, reply=reply)
+    return _proposed(reply, prefix), Summary(kind="chat", model=model, prompt=prompt, reply=reply)
 
 
 def _client(endpoint: str | None) -> InferenceClient:
@@ -106,6 +112,114 @@ def _client(endpoint: str | None) -> InferenceClient:
         return InferenceClient(timeout=120)
     # Without a token of its own the client would hand the Hub login to whoever serves the endpoint.
     return InferenceClient(base_url=endpoint, api_key=os.environ.get(ENDPOINT_TOKEN) or "none", timeout=120)
+
+
+def _proposed(reply: str, prefix: str) -> list[str]:
+    """The suffixes in a language model's reply: of the lines that hold the prefix, or of all where none does."""
+    lines = [line for line in reply.splitlines() if line.strip()]
+    formed = [line for line in lines if prefix.casefold() in line.casefold()]
+    return [after_prefix(line, prefix) for line in formed or lines]
+
+
+class LanguageModel:
+    """A causal or sequence-to-sequence language model that answers a prompt, greedy, in float32."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, given: str) -> None:
+        self.name = name
+        self._model, self._tokenizer, self._given = model, tokenizer, given
+
+    @classmethod
+    def load(cls, id_or_path: str, device: str = "cpu") -> "LanguageModel":
+        """A folder or a Hub id, with `@<commit>` to pin it.
+
+        Raises:
+            BackboneError: it cannot be reached or read, or is no language model.
+        """
+        place, given = checked_device(device), Path(id_or_path).expanduser()
+        if given.is_dir() and not (given / "config.json").is_file():
+            raise _no_language_model(id_or_path, "it has no config.json")
+        folder, name = find_model(id_or_path, "summariser")
+        kind, tokenizer = _language_model_class(folder, id_or_path), _language_model_tokenizer(folder, id_or_path)
+        return cls(read_model(kind, folder, id_or_path, place), tokenizer, name, id_or_path)
+
+    @torch.no_grad()
+    def answer(self, prompt: str) -> str:
+        """The reply to one prompt of a user, in the form of the tokenizer's chat template where it has one.
+
+        Raises:
+            BackboneError: the prompt is longer than the model can read.
+        """
+        words = self._asked(prompt)
+        ids = words["input_ids"].to(self._model.device)
+        self._check_room(ids.shape[1])
+        mask = words["attention_mask"].to(self._model.device)
+        made = self._model.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=MOST_REPLY_TOKENS, do_sample=False, num_beams=1
+        )[0]
+        reply = made if self._model.config.is_encoder_decoder else made[ids.shape[1] :]
+        text: str = self._tokenizer.decode(reply, skip_special_tokens=True)
+        return text
+
+    def _asked(self, prompt: str) -> Any:
+        if not self._tokenizer.chat_template:
+            return self._tokenizer([prompt], return_tensors="pt")
+        message = {"role": "user", "content": prompt}
+        return self._tokenizer.apply_chat_template(
+            [message], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+
+    def _check_room(self, asked: int) -> None:
+        config = self._model.config
+        most = getattr(config.get_text_config(), "max_position_embeddings", None)
+        needed = asked if config.is_encoder_decoder else asked + MOST_REPLY_TOKENS
+        if most is not None and needed > most:
+            raise BackboneError(
+                f"summariser {self._given!r} has room for {most} tokens, but the captions and the reply need {needed}; "
+                "give a lower --limit, or a model with a longer context."
+            )
+
+
+def _language_model_class(folder: Path, name: str) -> Any:
+    """How transformers opens a folder, by its config.json alone; code that lies in the folder is never run."""
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whichever kind this release of transformers checks a config with
+        raise _no_language_model(name, str(error)) from error
+    if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        return AutoModelForSeq2SeqLM
+    if not config.is_encoder_decoder and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    raise _no_language_model(name, f"its config.json says {config.model_type!r}")
+
+
+def _language_model_tokenizer(folder: Path, name: str) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of whichever kind this release of transformers reads a tokenizer with
+        raise _no_language_model(name, str(error)) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without a vocabulary
+        raise _no_language_model(name, "it has no tokenizer")
+    return tokenizer
+
+
+def _no_language_model(name: str, reason: str) -> BackboneError:
+    first = reason.strip().split("\n")[0].rstrip(".: ")
+    return BackboneError(
+        f"summariser {name!r} holds no language model ({first}): expected a transformers folder with config.json, a "
+        "tokenizer and safetensors weights of a text model that generates, or use --summariser clusters, which needs "
+        "no model."
+    )
+
+
+def summarise_locally(captions: Sequence[str], prefix: str, model: LanguageModel) -> tuple[list[str], Summary]:
+    """Suffixes proposed by a language model that runs here; the prompt and the reading of the reply are a chat's.
+
+    Raises:
+        BackboneError: the captions are more than the model can read.
+    """
+    prompt = chat_prompt(captions, prefix)
+    reply = model.answer(prompt)
+    return _proposed(reply, prefix), Summary(kind="local", model=model.name, prompt=prompt, reply=reply)
 
 
 def summarise_by_clusters(captions: Sequence[str], prefix: str) -> tuple[list[str], Summary]:
