@@ -1,5 +1,6 @@
 """What every method must hold, found by discovery and never named here; a plug-in's tests are these same ones."""
 
+import os
 import re
 import threading
 from collections import Counter
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from small_runs import digests
 
+from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
 from diffaug_datasets.core.plan import Plan, draw_plan
 from diffaug_datasets.core.pools import PoolTable
@@ -18,6 +21,7 @@ from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.data.catalogue import config_recipe, parse_config_name
 from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.data.real import read_real
 from diffaug_datasets.run.assembly import Assembled, assemble
 from diffaug_datasets.run.context import sources_in
 from diffaug_datasets.run.features import read_stream
@@ -27,7 +31,7 @@ from diffaug_datasets.run.worker import Worker
 
 NAMES = sorted(discover_methods())
 POOL = PoolTable.of(f"{i:02x}" * 32 for i in range(40))
-FITS_OF_A_NEED = {"concepts": "concepts", "inversions": "inversions"}
+LEARNED = {"concepts", "inversions", "image_embeddings"}  # needs that are fits of the same name
 # Small values of parameters; a method gets those that its `Config` has.
 SMALL: dict[str, Any] = {
     "num_inference_steps": 4,
@@ -53,10 +57,10 @@ def table(counts: Sequence[int] = (3, 2, 4)) -> SourceTable:
     return SourceTable("toy", "train", names, names, "bird", sources)
 
 
-def plan_of(name: str, seed: int = 0, batch_size: int = 4, **changes: Any) -> Plan:
+def plan_of(name: str, seed: int = 0, batch_size: int = 4, pool: PoolTable | None = POOL, **changes: Any) -> Plan:
     """A plan over invented images."""
     content = {"builder": "toy", "method": name, "config": small_config(name), "seed": seed}
-    known: dict[str, Any] = {"backbone": "model@0123", "suffixes": ("at night.",), "pool": POOL}
+    known: dict[str, Any] = {"backbone": "model@0123", "suffixes": ("at night.",), "pool": pool}
     spec = PlanSpec(seed=seed, batch_size=batch_size, per_image=2.0, **known)
     return draw_plan("toy_full", Recipe.from_dict({**content, **changes}), table(), None, spec)
 
@@ -71,11 +75,22 @@ def test_declared_facts_are_true(name: str) -> None:
     assert re.match(r"(matches|differs|reconstruction)\b", method.PARITY)
     assert method.Config.model_config.get("extra") == "forbid"
     assert {len(row.source_ids) for row in plan.rows} == {method.N_SOURCES}
-    needs = {need for need, kind in FITS_OF_A_NEED.items() if kind in {unit.kind for unit in plan.fits}}
-    assert needs == set(method.NEEDS) & set(FITS_OF_A_NEED)
-    assert ("encoder" in method.NEEDS) == ("encoder" in method.Config.model_fields)
+    assert set(method.NEEDS) == needs_of(name)
+    assert method.LABEL_RULE != "mixed" or any(len(row.soft_label.classes) > 1 for row in plan.rows)
     for row in plan.rows:
         assert_row_is_true(name, row)
+
+
+def needs_of(name: str) -> set[str]:
+    """What a method needs, by what it plans and by the keys of its `Config`."""
+    plan = plan_of(name)
+    learned = {unit.kind for unit in plan.fits} & LEARNED
+    seen = {"encoder"} & set(find_method(name).Config.model_fields)
+    try:
+        found = set() if plan_of(name, pool=None).id == plan.id else {"pool"}
+    except PlanError:
+        found = {"pool"}
+    return learned | seen | found
 
 
 def assert_row_is_true(name: str, row: PlanRow) -> None:
@@ -90,6 +105,10 @@ def assert_row_is_true(name: str, row: PlanRow) -> None:
     assert sum(row.soft_label.weight) == pytest.approx(1) and min(row.soft_label.weight) > 0
     assert method.LABEL_RULE != "source" or sources == label
     assert row.start_step is None or 0 <= row.start_step <= (row.num_inference_steps or 0)
+    start = getattr(method, "START", "")
+    assert start != "noise" or not row.start_step
+    whose = {"the class": sources == label, "another class": sources.isdisjoint(label), "any class": bool(sources)}
+    assert not start.startswith("noised image of ") or whose[start.partition(" of ")[2]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,6 +139,30 @@ def test_the_plan_depends_neither_on_row_order_nor_on_batches(name: str, monkeyp
     drawn: Callable[..., Any] = method.plan
     monkeypatch.setattr(method, "plan", lambda *given: reversed(list(drawn(*given))))
     assert plan_of(name).id == plan.id
+
+
+def test_the_order_in_which_a_folder_lists_its_files_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listings are sorted; the order of a dataset's own list, or of its rows, is the dataset's and does count."""
+    folder = tmp_path / "images"
+    for i, place in enumerate(("b/1", "b/10", "b/2/0", "a/x", "a/Y", "c/2", "c/1")):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{place}.png")
+    changes = {"source": str(folder), "per_class": 4, "include_test": False, "config": small_config("img2img")}
+    recipe = config_recipe("imagefolder_2shot_img2img", **changes)
+    plan, keys = prepare(recipe).plan, [source.key for source in read_real("imagefolder", folder).train.sources]
+    listed, walked = Path.iterdir, os.walk
+
+    def turned(top: Any, *given: Any) -> Any:
+        for place, folders, files in walked(top, *given):
+            folders.reverse()
+            yield place, folders, files[::-1]
+
+    monkeypatch.setattr(Path, "iterdir", lambda place: iter(list(listed(place))[::-1]))
+    monkeypatch.setattr(os, "walk", turned)
+    assert [source.key for source in read_real("imagefolder", folder).train.sources] == keys
+    assert prepare(recipe).plan.id == plan.id
 
 
 Runs = Callable[[str], tuple[Run, Assembled]]

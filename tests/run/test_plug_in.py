@@ -1,11 +1,18 @@
 """A method of somebody else's, built as a wheel, installed into a folder and found through its entry point."""
 
 import os
+import re
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from command_line import Answer, Command
+
+from diffaug_datasets.core import method as core_method
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.methods import genie
 
 PROJECT = """
 [build-system]
@@ -129,6 +136,49 @@ def test_a_plugged_in_method_holds_the_contract(install, shell: Command) -> None
 def test_a_plugged_in_method_that_says_what_is_not_so_is_caught(install, shell: Command, fault, test: str) -> None:
     said = contract(shell, install(**fault))
     assert said.code == 1 and f"::{test}" in said.out and "5 passed" in said.out
+
+
+@pytest.fixture
+def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], ModuleType]]:
+    """`plug_in(module, name, slug)`: an entry point more, for a module that only says who it is."""
+    points: list[SimpleNamespace] = []
+    monkeypatch.setattr(core_method, "entry_points", lambda group: points)
+
+    def plugged(module: str, name: str, slug: str) -> ModuleType:
+        made = ModuleType(module)
+        made.NAME, made.SLUG = name, slug
+        points.append(SimpleNamespace(load=lambda: made))
+        return made
+
+    core_method.discover_methods.cache_clear()
+    yield plugged
+    core_method.discover_methods.cache_clear()
+
+
+def test_a_plug_in_stands_beside_the_shipped_methods(plug_in) -> None:
+    shipped = {path.stem for path in Path(genie.__file__).parent.glob("*.py")}
+    made = plug_in("theirs", "mirrored", "mirrored")
+    methods = core_method.discover_methods()
+    assert methods["mirrored"] is made
+    assert methods["genie"] is genie and methods.keys() - {"mirrored"} < shipped
+
+
+@pytest.mark.parametrize(
+    ("name", "slug", "fact"), [("genie", "mirrored", "NAME 'genie'"), ("mirrored", "genie", "SLUG 'genie'")]
+)
+def test_a_plug_in_never_replaces_a_shipped_method(plug_in, diffaug: Command, name: str, slug: str, fact: str) -> None:
+    plug_in("theirs", name, slug)
+    said = f"methods {genie.__name__} and theirs have the same {fact}; rename or uninstall one."
+    assert diffaug("methods").sentence == said
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        core_method.find_method("img2img")
+
+
+def test_a_plug_in_never_replaces_another(plug_in) -> None:
+    plug_in("one", "mirrored", "mirrored")
+    plug_in("two", "mirrored", "turned")
+    with pytest.raises(RecipeError, match="methods one and two have the same NAME 'mirrored'; rename or uninstall one"):
+        core_method.discover_methods()
 
 
 def test_without_the_folder_it_is_not_there(shell: Command) -> None:
