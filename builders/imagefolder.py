@@ -50,7 +50,7 @@ def _split(root: Path, split: str, known: tuple[str, ...] | None) -> tuple[tuple
     for path in folders:
         if _nfc(path.name) not in names:
             raise SourceError(f"{split}/{path.name}: no such class in train/; add it there or remove it here.")
-        keys = sorted(_image_keys(root, path), key=_nfc)
+        keys = sorted(_image_keys(root, path), key=lambda key: (_nfc(key), key))
         if not keys and known is None:
             kinds = ", ".join(SUFFIXES[:5])
             raise SourceError(f"{str(path)!r}: the class has no image; add one ({kinds}, ...) or remove the folder.")

@@ -21,7 +21,7 @@ from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.models.device import checked_device
 from diffaug_datasets.models.loading import quiet
 
-PATTERNS = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
+PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 
 
 class Encoder:
@@ -182,12 +182,13 @@ def image_processor(folder: Path) -> Any:
 
 
 def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
-    """Folder and recorded name (`id@revision`, never a path) of an encoder or a judge.
+    """Folder and recorded name (`id@revision`, never a path) of an encoder, a judge, a captioner or a summariser.
 
     Raises:
         BackboneError: names every way out.
     """
-    if id_or_path == "tiny":
+    packaged = kind in ("encoder", "judge")
+    if id_or_path == "tiny" and packaged:
         folder = Path(str(files("diffaug_datasets"))) / "assets" / "tiny" / kind
         return folder, f"diffaug-tiny-{kind}@{folder_digest(folder)[:12]}"
     folder = Path(id_or_path).expanduser()
@@ -195,7 +196,8 @@ def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
         return folder, f"{folder.resolve().name}@{folder_digest(folder)[:12]}"
     repository, _, revision = id_or_path.partition("@")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
-        raise BackboneError(f"{kind} {id_or_path!r} is neither a folder nor a Hub id: give one of these, or `tiny`.")
+        way_out = "give one of these, or `tiny`." if packaged else "give one of these."
+        raise BackboneError(f"{kind} {id_or_path!r} is neither a folder nor a Hub id: {way_out}")
     folder = _snapshot(repository, revision or None, kind)
     return folder, f"{repository}@{folder.name[:12]}"
 
@@ -240,6 +242,6 @@ def read_model(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
 def _unreadable(name: str, reason: str) -> BackboneError:
     first = reason.strip().split("\n")[0].rstrip(".")
     return BackboneError(
-        f"model {name!r} cannot be loaded ({first}): expected a transformers folder with config.json, "
-        "preprocessor_config.json and safetensors weights of a CLIP, a vision model or an image classifier."
+        f"model {name!r} cannot be loaded ({first}): expected a transformers folder with config.json and "
+        "safetensors weights of the kind that is asked for and, where it sees images, preprocessor_config.json."
     )
