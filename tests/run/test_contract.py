@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_runs import digests
+from small_runs import digests, small_pool
 
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
@@ -29,7 +29,8 @@ from diffaug_datasets.run.regenerate import regenerator
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker
 
-NAMES = sorted(discover_methods())
+# Tests of one method run in one process, where its finished run is made once.
+NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in sorted(discover_methods())]
 POOL = PoolTable.of(f"{i:02x}" * 32 for i in range(40))
 LEARNED = {"concepts", "inversions", "image_embeddings"}  # needs that are fits of the same name
 # Small values of parameters; a method gets those that its `Config` has.
@@ -46,8 +47,10 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(name: str) -> dict[str, Any]:
-    """Of these parameters those that the method has."""
-    return {key: value for key, value in SMALL.items() if key in find_method(name).Config.model_fields}
+    """Of these parameters those that the method has, and a small pool where it takes one."""
+    keys = find_method(name).Config.model_fields
+    pool = {"pool": small_pool()} if "pool" in keys else {}
+    return {key: value for key, value in SMALL.items() if key in keys} | pool
 
 
 def table(counts: Sequence[int] = (3, 2, 4)) -> SourceTable:

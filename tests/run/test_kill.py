@@ -13,6 +13,8 @@ from small_runs import digests, small_recipe, small_run
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.data.prepare import prepare, write_run
 
+pytestmark = pytest.mark.xdist_group("kill")  # one process measures the uninterrupted run for all
+
 # Shown by every failure of this file: `KILL_SEED=<that number>` repeats it.
 SEED = int(os.environ.get("KILL_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 

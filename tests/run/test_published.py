@@ -42,6 +42,8 @@ CONFIG: dict[str, dict[str, Any]] = {
     "realmix": {"gamma": GAMMA},
     "dafusion": {**METHODS["dafusion"], "strengths": [0.25, 0.5, 0.75, 1.0]},
 }
+# Tests of one method run in one process, where its fits are made once.
+SLUGS = [pytest.param(slug, marks=pytest.mark.xdist_group(f"published-{slug}")) for slug in CONFIG]
 STATES_ITS_PROMPT_WITH_TOKENS = ("diffii", "diffgen", "diffaug", "diffmix", "dafusion")
 
 
@@ -135,7 +137,7 @@ def sources_are_what_they_should_be(slug: str, row: PlanRow, reference: Publishe
     return list(row.source_labels) == classes and all(own is None or (c == row.label) is own for c in classes)
 
 
-@pytest.mark.parametrize("slug", CONFIG)
+@pytest.mark.parametrize("slug", SLUGS)
 @torch.no_grad()
 def test_latents_and_labels(slug: str, ours: Callable[[str], Ours]) -> None:
     run = ours(slug).run
@@ -204,7 +206,7 @@ def test_img2img_at_every_strength(sampler: str, ours: Callable[[str], Ours]) ->
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])
-@pytest.mark.parametrize("slug", CONFIG)
+@pytest.mark.parametrize("slug", SLUGS)
 def test_declared_cost_is_counted(slug: str, guidance: float, ours: Callable[[str], Ours]) -> None:
     """U-Net rows of one image alone in its batch; guidance 1 needs one prediction a step instead of two."""
     recipe, backbone = ours(slug).run.recipe, ours(slug).worker._ctx.backbone
