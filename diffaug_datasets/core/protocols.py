@@ -1,4 +1,4 @@
-"""Which real images a run may see: few-shot, long-tail and percentage subsets, frozen as manifests.
+"""Which real images a run may see: few-shot, long-tail and percentage subsets and episodes, frozen as manifests.
 
 Few-shot and long-tail draws follow Diff-Mix's code draw for draw, so the same seed gives the same images, with one
 departure: a class that is too small keeps every image once (the code repeats images, or fails).
@@ -15,13 +15,14 @@ from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.sources import Listed, Listing, SourceTable
 
 MANIFEST_SCHEMA = 1
-FORMS = "full, 5shot, 10shot, lt100, 10pct, each optionally with a trial seed: 5shot_seed1"
+FORMS = "full, 5shot, 10shot, 5way1shot, lt100, 10pct, each optionally with a trial seed: 5shot_seed1"
+QUERIES = 16
 
 Kind = Literal["full", "shots", "long_tail", "percent"]
 SmallClass = Literal["warn", "error", "duplicate"]
 
 _PATTERN = re.compile(
-    r"(?:(?P<full>full)|(?P<shots>[1-9]\d*)shot|lt(?P<long_tail>[1-9]\d*)|(?P<percent>[1-9]\d*)pct)"
+    r"(?:(?P<full>full)|(?:(?P<ways>[2-9]|[1-9]\d+)way)?(?P<shots>[1-9]\d*)shot|lt(?P<long_tail>[1-9]\d*)|(?P<percent>[1-9]\d*)pct)"
     r"(?:_seed(?P<seed>[1-9]\d*))?",
     re.ASCII,
 )
@@ -31,17 +32,19 @@ _PATTERN = re.compile(
 class Protocol:
     """A subset rule. `value`: images a class, imbalance factor (at least 2) or percent (1 to 100); 0 for full.
 
-    `trial_seed`: 0 for the first trial; it seeds the draw.
+    `trial_seed`: 0 for the first trial; it seeds the draw. `ways`: classes of an episode (at least 2); 0 for all.
     """
 
     kind: Kind
     value: int
     trial_seed: int
+    ways: int = 0
 
     @property
     def name(self) -> str:
         """The canonical text, `5shot_seed1`: `parse_protocol` of it gives the protocol back."""
-        stem = {"full": "full", "shots": f"{self.value}shot"}.get(self.kind)
+        shots = f"{self.ways}way{self.value}shot" if self.ways else f"{self.value}shot"
+        stem = {"full": "full", "shots": shots}.get(self.kind)
         stem = stem or (f"lt{self.value}" if self.kind == "long_tail" else f"{self.value}pct")
         return f"{stem}_seed{self.trial_seed}" if self.trial_seed else stem
 
@@ -59,7 +62,7 @@ def parse_protocol(text: str) -> Protocol:
     if match["full"]:
         return Protocol("full", 0, seed)
     if match["shots"]:
-        return Protocol("shots", int(match["shots"]), seed)
+        return Protocol("shots", int(match["shots"]), seed, int(match["ways"] or 0))
     if match["long_tail"]:
         return Protocol("long_tail", _within(text, int(match["long_tail"]), 2, None), seed)
     return Protocol("percent", _within(text, int(match["percent"]), 1, 100), seed)
@@ -91,6 +94,32 @@ def few_shot(labels: Sequence[int], k: int, seed: int) -> list[int]:
     """
     rng = random.Random(seed)
     return [place for places in places_by_label(labels).values() for place in _sample(rng, places, k)]
+
+
+def episode(listing: Listing, protocol: Protocol) -> Listing:
+    """The classes of an episode, drawn without replacement and seeded by the trial; all of them where `ways` is 0.
+
+    Where there is no test split, 16 images a class become one, or as many as leave the images that the protocol asks
+    for: the queries, of which none is ever a source (GeNIe's sampler lets them be both).
+
+    Raises:
+        RecipeError: there are fewer classes than ways.
+    """
+    if not protocol.ways:
+        return listing
+    if protocol.ways > len(listing.class_names):
+        raise RecipeError(
+            f"protocol: {protocol.name} needs {protocol.ways} classes, found {len(listing.class_names)}; ask for fewer."
+        )
+    rng = random.Random(protocol.trial_seed)
+    drawn = listing.only(rng.sample(range(len(listing.class_names)), protocol.ways))
+    if drawn.test is not None:
+        return drawn
+    groups = places_by_label([item.label for item in drawn.train])
+    spare = {label: max(0, len(places) - protocol.value) for label, places in groups.items()}
+    asked = {place for label in sorted(groups) for place in rng.sample(groups[label], min(QUERIES, spare[label]))}
+    support = tuple(item for place, item in enumerate(drawn.train) if place not in asked)
+    return Listing(drawn.class_names, support, tuple(drawn.train[place] for place in sorted(asked)) or None)
 
 
 def long_tail_counts(n_images: int, n_classes: int, imbalance: int) -> list[int]:

@@ -103,7 +103,9 @@ class Recipe(BaseModel):
 
     schema_: Literal[1] = Field(default=1, alias="schema", description="version of this file's form")
     builder: str = Field(description="the real dataset: see `diffaug builders`")
-    protocol: str = Field(default="full", description="full, 5shot, 10shot, lt100, 10pct; _seed1 for another trial")
+    protocol: str = Field(
+        default="full", description="full, 5shot, 10shot, 5way1shot, lt100, 10pct; _seed1 for another trial"
+    )
     source: str | None = Field(default=None, description="Hub id, image folder or the dataset's own folder")
     partial: bool = Field(default=False, description="accept a source without the official counts")
     without: tuple[str, ...] = Field(default=(), description="sha256 of real images that nothing is drawn from")

@@ -124,8 +124,12 @@ class Listing:
     test: tuple[Listed, ...] | None = None
 
     def present(self) -> "Listing":
-        """Only the classes that have a training image, renumbered in their order (for partial copies)."""
-        kept = sorted({item.label for item in self.train})
+        """Only the classes that have a training image (for partial copies)."""
+        return self.only({item.label for item in self.train})
+
+    def only(self, labels: Iterable[int]) -> "Listing":
+        """Only these classes, renumbered in their order."""
+        kept = sorted(labels)
         new = {label: place for place, label in enumerate(kept)}
         names = tuple(self.class_names[label] for label in kept)
         return Listing(names, _renumbered(self.train, new), None if self.test is None else _renumbered(self.test, new))

@@ -45,7 +45,7 @@ def write_suffixes(recipe: Recipe, wording: Wording) -> SuffixDocument:
     """
     from diffaug_datasets.models.captions import Captioner, length_check
 
-    real = read_real(recipe.builder, recipe.source, recipe.partial)
+    real = read_real(recipe.builder, recipe.source, recipe.partial, parse_protocol(recipe.protocol))
     prefix = caption_prefix(real.train.metaclass)
     captioner, summarise = Captioner.load(wording.captioner, wording.device), _summariser(wording)
     captions = []

@@ -49,8 +49,9 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         DiffAugError: one sentence on the source, the recipe or the plan.
     """
-    real = read_real(recipe.builder, recipe.source, recipe.partial)
-    drawn = select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
+    protocol = parse_protocol(recipe.protocol)
+    real = read_real(recipe.builder, recipe.source, recipe.partial, protocol)
+    drawn = select(protocol, real.train, recipe.on_small_class)
     manifest = remaining(drawn, recipe.without)
     table = real.train.subset(manifest.indices)
     test = real.test if recipe.include_test else None

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import check_image, source_id
+from diffaug_datasets.core.protocols import Protocol, episode
 from diffaug_datasets.core.sources import (
     BuilderFacts,
     Listed,
@@ -115,21 +116,29 @@ def class_phrases(table: str) -> Mapping[str, str]:
     return {entry[0]: entry[-1] for entry in json.loads(text)}
 
 
-def read_real(builder: str, source: str | os.PathLike[str] | None = None, partial: bool = False) -> RealSet:
+def read_real(
+    builder: str,
+    source: str | os.PathLike[str] | None = None,
+    partial: bool = False,
+    protocol: Protocol | None = None,
+) -> RealSet:
     """The real images of a builder, every one opened once to be identified.
 
     `source`: a folder, a Hub id (`org/name` or `org/name@revision`), or None for the embedded data or the builder's
     own Hub id. `partial`: accept other than the official counts, and drop classes without a training image.
+    `protocol`: an episode's leaves its own classes, renumbered, and its queries as the test split.
 
     Raises:
         SourceError: one sentence: what we got, what we expected, what to do.
+        RecipeError: fewer classes than the episode has ways.
     """
     module, facts = find_builder(builder), builder_facts(builder)
     opened = _open(module, facts, source)
     if not partial and opened.where != EMBEDDED:
         check_counts(facts, opened.listing, opened.where)
     listing = opened.listing.present() if partial else opened.listing
-    opened = replace(opened, listing=module.regroup(listing) if hasattr(module, "regroup") else listing)
+    listing = module.regroup(listing) if hasattr(module, "regroup") else listing
+    opened = replace(opened, listing=episode(listing, protocol) if protocol else listing)
     tables = {split: _table(module, facts, opened, split) for split in ("train", "test") if _items(opened, split)}
     if "train" not in tables:
         raise SourceError(f"{builder}: found no training image in {opened.where}; expected at least one.")

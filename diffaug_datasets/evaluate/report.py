@@ -108,9 +108,10 @@ def dataset_text(gathered: Gathered) -> DatasetText:
 def protocol_words(name: str) -> str:
     """`5shot_seed1` as `5 images a class, trial 1`."""
     protocol = parse_protocol(name)
+    ways = f" of {protocol.ways} drawn classes" if protocol.ways else ""
     forms = {
         "full": "all images",
-        "shots": f"{protocol.value} image{'s' if protocol.value > 1 else ''} a class",
+        "shots": f"{protocol.value} image{'s' if protocol.value > 1 else ''} a class{ways}",
         "long_tail": f"a long tail, {protocol.value} to 1",
         "percent": f"{protocol.value} % of the images",
     }

@@ -217,6 +217,33 @@ def test_caltech256_leaves_clutter_and_strays_out(tmp_path, place):
     assert found.test is None
 
 
+def test_mini_imagenet_lists_its_novel_classes(tmp_path):
+    put(tmp_path, "images/b1.jpg", "images/a/1.jpg")
+    write(tmp_path, "train.csv", "filename,label\nelsewhere.jpg,n01440764\n")
+    write(tmp_path, "test.csv", "filename,label\nb1.jpg,n02110341\na/1.jpg,n01930112\n")
+    found = read_real("mini_imagenet", tmp_path, partial=True)
+    assert found.train.class_names == ("n01930112", "n02110341") and found.test is None
+    assert keys(found.train) == [(1, "images/b1.jpg"), (0, "images/a/1.jpg")]
+    assert "expected 20 classes, 12000 training images" in refused("mini_imagenet", tmp_path, partial=False)
+    for text, told in (
+        ("file,label\n", "got the columns"),
+        ("filename,label\nb1.jpg\n", "test.csv, line 2: got ['b1.jpg'], expected a file name and a label"),
+        ("filename,label\n../../x.jpg,n02110341\n", "expected a '/'-separated path inside the dataset's folder"),
+    ):
+        write(tmp_path, "test.csv", text)
+        assert told in refused("mini_imagenet", tmp_path)
+
+
+def test_tiered_imagenet_takes_its_novel_classes_alone(tmp_path):
+    put(tmp_path, "train/n01440764/x.jpg", "test/n02110341/b.jpg", "test/n02110341/a.JPEG", "test/n01930112/c.png")
+    write(tmp_path, "test/n01930112/notes.txt", "x")
+    write(tmp_path, "test/readme", "x")
+    found = read_real("tiered_imagenet", tmp_path, partial=True)
+    assert found.train.class_names == ("n01930112", "n02110341") and found.test is None
+    names = ["n01930112/c.png", "n02110341/a.JPEG", "n02110341/b.jpg"]
+    assert [source.key for source in found.train.sources] == [f"test/{name}" for name in names]
+
+
 def test_waterbirds_have_the_species_of_cub(tmp_path):
     names = list(class_phrases("cub"))
     put(tmp_path, f"{names[0]}/a.jpg", f"{names[3]}/b.jpg")

@@ -59,6 +59,8 @@ def test_cub_labels_are_numbered_and_follow_the_plain_rule_but_for_set_names():
         ("imagenet", "tench, Tinca tinca", "tench"),
         ("imagenet_lt", "n01440764", "tench"),
         ("imagenette", "n03000684", "chain saw"),
+        ("mini_imagenet", "n02110341", "dalmatian dog"),
+        ("tiered_imagenet", "n02012849", "crane bird"),
         ("fashion", "T-shirt/top", "t-shirt"),
         ("fashion", "T - shirt / top", "t-shirt"),
         ("fashion", "Ankle boot", "ankle boot"),

@@ -12,6 +12,7 @@ from diffaug_datasets.core.protocols import (
     FORMS,
     FrequencyGroups,
     Protocol,
+    episode,
     few_shot,
     frequency_groups,
     half_split,
@@ -41,6 +42,8 @@ def table(labels) -> SourceTable:
         ("lt100", Protocol("long_tail", 100, 0)),
         ("10pct_seed1", Protocol("percent", 10, 1)),
         ("full_seed3", Protocol("full", 0, 3)),
+        ("5way1shot", Protocol("shots", 1, 0, 5)),
+        ("20way5shot_seed12", Protocol("shots", 5, 12, 20)),
     ],
 )
 def test_protocols_are_read_and_written_the_same(text, protocol):
@@ -52,7 +55,7 @@ def test_protocols_are_read_and_written_the_same(text, protocol):
     "text",
     [
         *("", "5 shot", "05shot", "0shot", "5shots", "lt", "pct10", "5shot_seed0", "5shot_seed", "Full", "-5shot"),
-        *("5shot\n", "\u0665shot", "5shot_seed1_seed2", "lt1.5"),
+        *("5shot\n", "\u0665shot", "5shot_seed1_seed2", "lt1.5", "1way5shot", "05way1shot", "5way", "5waylt10"),
     ],
 )
 def test_other_texts_are_refused_with_the_allowed_forms(text):
@@ -194,3 +197,43 @@ def test_a_long_tail_larger_than_a_class_warns():
     manifest = select(parse_protocol("lt2"), table(labels))
     assert manifest.warnings[0] == "class 1: asked for 17 images, found 3; all are kept, none twice."
     assert Counter(manifest.labels) == {0: 25, 1: 3, 2: 3, 3: 3}
+
+
+def listing(counts, test=None) -> Listing:
+    """So many training images a class, and as many test images a class if asked for."""
+    names = tuple(f"class {i}" for i in range(len(counts)))
+    train = tuple(Listed(f"{i}/{j}", i) for i, n in enumerate(counts) for j in range(n))
+    tests = tuple(Listed(f"test/{i}/{j}", i) for i in range(len(counts)) for j in range(test)) if test else None
+    return Listing(names, train, tests)
+
+
+def test_an_episode_has_its_own_classes_and_queries():
+    whole = listing([30] * 20)
+    drawn = episode(whole, parse_protocol("5way5shot_seed3"))
+    assert len(drawn.class_names) == 5 and list(drawn.class_names) == sorted(
+        drawn.class_names, key=whole.class_names.index
+    )
+    assert Counter(item.label for item in drawn.test) == dict.fromkeys(range(5), 16)
+    assert Counter(item.label for item in drawn.train) == dict.fromkeys(range(5), 14)
+    seen, asked = ({item.key for item in split} for split in (drawn.train, drawn.test))
+    assert not seen & asked
+    for item in (*drawn.train, *drawn.test):
+        assert drawn.class_names[item.label] == f"class {item.key.partition('/')[0]}"
+    assert episode(whole, parse_protocol("5way5shot_seed3")) == drawn
+    others = [episode(whole, parse_protocol(f"5way5shot_seed{seed}")).class_names for seed in range(1, 9)]
+    assert len(set(others)) > 4 and {name for names in others for name in names} <= set(whole.class_names)
+
+
+def test_an_official_test_split_is_kept_and_small_classes_keep_their_support():
+    drawn = episode(listing([30] * 8, test=3), parse_protocol("4way1shot"))
+    assert len(drawn.train) == 120 and Counter(item.label for item in drawn.test) == dict.fromkeys(range(4), 3)
+    small = episode(listing([7, 5, 2]), parse_protocol("3way5shot"))
+    assert Counter(item.label for item in small.train) == {0: 5, 1: 5, 2: 2}
+    assert Counter(item.label for item in small.test) == {0: 2}
+    assert episode(listing([5, 5]), parse_protocol("2way5shot")).test is None
+
+
+def test_an_episode_without_enough_classes_is_refused_and_other_protocols_are_none():
+    with pytest.raises(RecipeError, match="5way1shot needs 5 classes, found 3; ask for fewer"):
+        episode(listing([4] * 3), parse_protocol("5way1shot"))
+    assert episode(listing([4] * 3), parse_protocol("1shot")) == listing([4] * 3)

@@ -1,5 +1,6 @@
 """Runs as `datasets` builders: CUB and ImageNet-LT layouts, folders, embedded data, end to end on real models."""
 
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,29 @@ def test_imagenet_lt_genie_with_a_classifier_that_knows_the_classes_by_number(tm
 def test_imagenet_lt_genie_refuses_without_either(imagenet: Path) -> None:
     with pytest.raises(RecipeError, match=r"give a matrix .* or the id of a transformers image classifier"):
         load_builder("imagenet_lt_genie", source=str(imagenet), **small(partial=True))
+
+
+def test_an_episode_of_mini_imagenet(tmp_path: Path) -> None:
+    """Five classes of seven, 1 image each to edit and 16 to ask for; every other class's image is a source once."""
+    root, wnids = tmp_path / "mini", list(class_phrases("imagenet"))[:7]
+    files = [(f"{wnid}_{i}.jpg", wnid) for wnid in wnids for i in range(18)]
+    for seed, (name, _) in enumerate(files):
+        put(root / "images" / name, seed)
+    (root / "test.csv").write_text("filename,label\n" + "".join(f"{name},{wnid}\n" for name, wnid in files))
+    given = small(partial=True, per_class=4, config=QUICK, source=str(root), include_test=True)
+    builder = load_builder("mini_imagenet_5way1shot_genie", run_dir=tmp_path / "run", **given)
+    builder.download_and_prepare()
+    train, test = builder.as_dataset(split="train"), builder.as_dataset(split="test")
+    names = train.features["label"].names
+    assert len(names) == 5 and names == sorted(set(names) & set(wnids))
+    assert Counter(test["label"]) == dict.fromkeys(range(5), 16)
+    made = train.filter(lambda row: row["is_synthetic"])
+    pairs = [(row["label"], row["source_labels"][0]) for row in made]
+    assert sorted(pairs) == [(a, b) for a in range(5) for b in range(5) if a != b]
+    sources = {image for row in made for image in row["source_ids"]}
+    assert len(sources) == 5 and sources.isdisjoint(image for ids in test["source_ids"] for image in ids)
+    other = load_builder("mini_imagenet_5way1shot_seed1_genie", run_dir=tmp_path / "other", **given)
+    assert other.run.plan.header.class_names != tuple(names)
 
 
 def test_an_image_folder_with_one_image_in_a_class(tmp_path: Path) -> None:

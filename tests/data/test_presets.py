@@ -13,6 +13,8 @@ from diffaug_datasets.data.presets import presets
 FOUR = ("cub", "aircraft", "cars", "pets")
 FULL = ("cub", "aircraft", "cars", "flowers")
 FINE = ("cub", "cars", "food101", "aircraft")
+EPISODE = ("20way1shot",)
+NOVEL = ("mini_imagenet", "tiered_imagenet")
 DA_FUSION = ("flowers", "caltech256")
 TAILED = ("cub", "flowers")
 FEW = ("5shot", "10shot")
@@ -78,6 +80,30 @@ def inversions(variant: str, **changes: Any) -> list[Family]:
     return [(spread("diffusion_inversion", builders, ("full",), variant), size, wanted) for builders, size in sizes]
 
 
+def episodes(protocol: str, count: int) -> list[Family]:
+    """GeNIe's experiment on novel ImageNet classes: every image of another class is a source once."""
+    plain, each = {**GENIE, "sources": "others"}, {"per_class": count}
+    ada = {**plain, **LEVELS, "encoder": "openai/clip-vit-base-patch32"}
+    names = {
+        "genie": {**plain, "ratio": 0.8, "prompt": "a photo of a {name}"},
+        "genie_code": {**plain, "ratio": 0.8, "prompt": "a photo of a {synonyms}."},
+        "genie_ada": {**ada, "normalise": True},
+        "genie_ada_plain_features": {**ada, "normalise": False},
+        "img2img_light": {**GENIE, "strength": 0.3},
+        "img2img_heavy": {**GENIE, "strength": 0.7},
+        "img2img_txt2img_code": {**GENIE, "strength": 0.8},
+        "txt2img": GENIE,
+    }
+    found: list[Family] = []
+    for name, config in names.items():
+        method = next(known for known in ("genie_ada", "genie", "img2img", "txt2img") if name.startswith(known))
+        found.append((spread(method, NOVEL, (protocol,), name.removeprefix(method)), each, config))
+    sweep = [
+        (spread("genie", NOVEL[:1], (protocol,), f"_r{r}"), each, {**plain, "ratio": r / 100}) for r in (50, 60, 70, 90)
+    ]
+    return [*found, *sweep]
+
+
 TABLE: list[Family] = [
     (spread("diff_ii", FOUR, ("5shot",)), FIVE, {**DIFF_II, "split_ratio": 0.3}),
     (spread("diff_ii", FOUR, ("10shot",)), FIVE, {**DIFF_II, "split_ratio": 0.1}),
@@ -95,13 +121,10 @@ TABLE: list[Family] = [
         TAIL_OF_GENIE,
         {**GENIE, **CONFUSED, "ratio": 0.8, "prompt": "a photo of a {synonyms}."},
     ),
-    (spread("genie", FINE, ("1shot",)), NINETEEN, {**FINE_GENIE, "ratio": 0.7}),
-    *[
-        (spread("genie", FINE, ("1shot",), f"_r{r}"), NINETEEN, {**FINE_GENIE, "ratio": r / 100})
-        for r in (50, 60, 80, 90)
-    ],
+    (spread("genie", FINE, EPISODE), NINETEEN, {**FINE_GENIE, "ratio": 0.7}),
+    *[(spread("genie", FINE, EPISODE, f"_r{r}"), NINETEEN, {**FINE_GENIE, "ratio": r / 100}) for r in (50, 60, 80, 90)],
     (
-        spread("genie", FINE, ("1shot",), "_code"),
+        spread("genie", FINE, EPISODE, "_code"),
         NINETEEN,
         {**FINE_GENIE, "ratio": 0.7, "prompt": "a photo of a {name}."},
     ),
@@ -116,25 +139,26 @@ TABLE: list[Family] = [
         {**GENIE, **CONFUSED, **LEVELS, "encoder": "openai/clip-vit-base-patch32", "normalise": False},
     ),
     (
-        spread("genie_ada", FINE, ("1shot",)),
+        spread("genie_ada", FINE, EPISODE),
         NINETEEN,
         {**FINE_GENIE, **LEVELS, "encoder": "facebook/dinov2-giant", "normalise": True},
     ),
     (
-        spread("genie_ada", FINE, ("1shot",), "_plain_features"),
+        spread("genie_ada", FINE, EPISODE, "_plain_features"),
         NINETEEN,
         {**FINE_GENIE, **LEVELS, "encoder": "facebook/dinov2-giant", "normalise": False},
     ),
+    *[family for protocol, count in (("5way1shot", 4), ("5way5shot", 20)) for family in episodes(protocol, count)],
     *[
         ([f"img2img@imagenet_lt_{variant}"], TAIL_OF_GENIE, {**GENIE, "strength": strength})
         for variant, strength in (("light", 0.3), ("heavy", 0.7), ("txt2img_code", 0.8))
     ],
     *[
-        (spread("img2img", FINE, ("1shot",), variant), NINETEEN, {**GENIE, **FINE_PROMPT, "strength": strength})
+        (spread("img2img", FINE, EPISODE, variant), NINETEEN, {**GENIE, **FINE_PROMPT, "strength": strength})
         for variant, strength in (("_light", 0.3), ("_heavy", 0.7), ("_txt2img_code", 0.8))
     ],
     (["txt2img@imagenet_lt"], TAIL_OF_GENIE, GENIE),
-    (spread("txt2img", FINE, ("1shot",)), NINETEEN, {**GENIE, **FINE_PROMPT}),
+    (spread("txt2img", FINE, EPISODE), NINETEEN, {**GENIE, **FINE_PROMPT}),
     (spread("diff_mix", FOUR, FEW), FIVE, {**MIX, "concepts.resolution": None}),
     (spread("diff_mix", FOUR, FEW, "_code"), FIVE, {**MIX_CODE, **AT_224}),
     (spread("diff_mix", FULL, ("full",)), FIVE, MIX_FULL),

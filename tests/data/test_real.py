@@ -23,7 +23,17 @@ from diffaug_datasets.data.real import (
 
 SHIPPED = (
     *("aircraft", "caltech256", "cars", "cifar10", "cifar100", "cub", "eurosat", "fashion", "flowers", "food101"),
-    *("imagefolder", "imagenet", "imagenet_lt", "imagenette", "pets", "stl10", "waterbirds"),
+    *(
+        "imagefolder",
+        "imagenet",
+        "imagenet_lt",
+        "imagenette",
+        "mini_imagenet",
+        "pets",
+        "stl10",
+        "tiered_imagenet",
+        "waterbirds",
+    ),
 )
 
 

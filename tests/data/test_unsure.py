@@ -17,18 +17,20 @@ DEFAULTS = {
     "retrieval": {"query", "prompt", "duplicates"},
     "diffusion_inversion": {"interpolation", "noise", "guidance_scale", "embeddings.steps"},
 }
-# Section 3.5: no code confirms the encoder outside the few-shot experiments. Beside the tags: what He et al.'s GLIDE
-# was guided by is no setting of Stable Diffusion; the base model of DA-Fusion's row in Diff-II's tables, Aircraft's
-# split at 10 shots in Diff-II's scripts, and all numbers of Diffusion Inversion on EuroSAT are stated nowhere.
+# Section 3.5: the encoder is UniSiam's in the few-shot experiments, which transformers has not; elsewhere no code
+# confirms it. Beside the tags: what guided He et al.'s GLIDE is no setting of Stable Diffusion; the base model of
+# DA-Fusion's row in Diff-II's tables, Aircraft's split at 10 shots in Diff-II's scripts, and all numbers of Diffusion
+# Inversion on EuroSAT are stated nowhere.
 INVERSION = {"embeddings.steps", "per_image"}
 INVERTED = ("cifar10", "cifar100", "stl10", "imagenette")
 POWERS = (1, 2, 4, 8, 16)
+NOVEL = [f"{name}_imagenet_5way{shots}shot" for name in ("mini", "tiered") for shots in (1, 5)]
 ON_EUROSAT = {"protocol", "backbone", "interpolation", "noise", "embeddings", "per_image"}
 PRESETS = {
     "retrieval@imagenet_10pct": {"per_class", "query", "prompt"},
     **{
         f"genie_ada@{place}{variant}": {"encoder"}
-        for place in ("imagenet_lt", "cub_1shot", "cars_1shot", "food101_1shot", "aircraft_1shot")
+        for place in ("imagenet_lt", *(f"{b}_20way1shot" for b in ("cub", "cars", "food101", "aircraft")), *NOVEL)
         for variant in ("", "_plain_features")
     },
     "diff_ii@aircraft_10shot_code": {"split_ratio"},
