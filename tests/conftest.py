@@ -58,6 +58,12 @@ def shell() -> Command:
     return call
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole commands and runs first, so that no process is left alone with a long test at the end."""
+    folders = [ROOT / "tests", ROOT / "tests" / "run"]
+    items.sort(key=lambda item: folders.index(item.path.parent) if item.path.parent in folders else len(folders))
+
+
 def pytest_deselected(items: list[pytest.Item]) -> None:
     """Count what the marker expression leaves out."""
     for item in items:
