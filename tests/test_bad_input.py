@@ -153,7 +153,7 @@ RECIPES = {
     ),
     "no value": ("seed", "--set: got 'seed', expected KEY=VALUE such as per_class=10 or config.strength=0.3."),
     "half a YAML value": ("seed=[1", "--set seed: got '[1', expected a YAML value; put it in quotes."),
-    "an unknown protocol": ("protocol=5shots", "protocol: got '5shots', expected one of full, 5shot, 10shot, 5way1shot, lt100,"),
+    "an unknown protocol": ("protocol=5shots", "protocol: got '5shots', expected one of full, 5shot, 10shot, "),
     "an unknown builder": ("builder=fashon", "builder: got 'fashon', expected one of aircraft, "),
     "a missing model folder": (
         "backbone=/no/such/model",
