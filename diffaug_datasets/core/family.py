@@ -12,6 +12,7 @@ LABELS = {
     "target": "hard, the target class",
     "mixed": "soft, over source and target",
 }
+ELSEWHERE = "as `diffaug plan` says"
 LEARNED = {"concepts": "tokens and LoRA", "inversions": "inversions", "image_embeddings": "a condition an image"}
 
 
@@ -31,7 +32,8 @@ class Family:
 def family(method: Method) -> Family:
     """The facts of a method; `-` where its module declares none."""
     learned = ", ".join(LEARNED[need] for need in LEARNED if need in method.NEEDS)
-    if getattr(getattr(method.Config(), "concepts", None), "rank", None) == 0:
+    concepts = method.Config.model_fields.get("concepts")
+    if concepts and getattr(concepts.get_default(call_default_factory=True), "rank", None) == 0:
         learned = learned.replace(LEARNED["concepts"], "tokens")
     prompt, start, rule = (getattr(method, name, "-") for name in ("PROMPT", "START", "FILTER"))
     return Family(learned or "-", method.N_SOURCES, prompt, start, LABELS[method.LABEL_RULE], rule, cost(method))
@@ -40,13 +42,18 @@ def family(method: Method) -> Family:
 def cost(method: Method) -> str:
     """U-Net rows of one image at the method's default settings: `50`, or `4 to 44` where images differ.
 
-    Guidance takes two rows a step. What a plan needs that invented images do not give is left to `diffaug plan`.
+    Guidance takes two rows a step. Where a method has a key without a default, or plans nothing from invented images,
+    that is left to `diffaug plan`.
     """
+    if any(field.is_required() for field in method.Config.model_fields.values()):
+        return ELSEWHERE
     config = method.Config()
     try:
         counts = [method.evaluations(config, row) for row in method.plan(config, _images(), _spec())]
     except DiffAugError:
-        return "as `diffaug plan` says"
+        return ELSEWHERE
+    if not counts:
+        return ELSEWHERE
     low, high = min(counts), max(counts)
     return f"{low}" if low == high else f"{low} to {high}"
 

@@ -1,0 +1,30 @@
+"""The cost of a method in words, also of one that cannot be planned from invented images."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from diffaug_datasets.core.family import cost, family
+from diffaug_datasets.core.method import find_method
+
+
+class Demanding(BaseModel):
+    """A key without a default."""
+
+    folder: str
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("genie", "80"), ("genie_ada", "350"), ("diffusion_inversion", "200"), ("retrieval", "0")]
+)
+def test_cost_is_that_of_the_specification(name: str, expected: str) -> None:
+    """Section 13, two rows a step with guidance; Diffusion Inversion by DDIM."""
+    assert cost(find_method(name)) == expected
+
+
+@pytest.mark.parametrize("change", [{"Config": Demanding}, {"plan": lambda *_: iter(())}])
+def test_a_method_that_cannot_be_planned_here_still_has_a_page(change: dict[str, Any]) -> None:
+    method: Any = SimpleNamespace(**{**vars(find_method("txt2img")), **change})
+    assert family(method).cost == "as `diffaug plan` says"
