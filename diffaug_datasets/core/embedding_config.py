@@ -10,10 +10,11 @@ class EmbeddingConfig(BaseModel):
 
     vectors: int = Field(default=5, ge=1, le=77, description="vectors an image: the length of the condition")
     steps: int = Field(
-        default=3000, ge=0, description="optimiser steps a group; the authors train up to 8000, use 3000"
+        default=6000, ge=0, description="optimiser steps a group: 3000 an image where a step shows 50 of 100"
     )
     batch: int = Field(default=50, ge=1, description="images a step, of one group")
     group: int = Field(default=100, ge=1, description="images learned together; guidance leads away from their mean")
+    by_class: bool = Field(default=False, description="images of one class a group; False: in the dataset's order")
     lr: float = Field(default=3e-2, gt=0, description="AdamW learning rate, constant")
     seed: int = Field(default=42, ge=0, description="the start and every draw of a step follow from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
@@ -29,5 +30,5 @@ class EmbeddingConfig(BaseModel):
         return False
 
     def identity(self) -> dict[str, object]:
-        """What decides the learned vectors: everything but how often we save."""
-        return self.model_dump(mode="json", exclude={"checkpoint_every"})
+        """What decides the learned vectors: not how often we save, nor how a group came about."""
+        return self.model_dump(mode="json", exclude={"checkpoint_every", "by_class"})

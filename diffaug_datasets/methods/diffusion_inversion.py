@@ -45,7 +45,7 @@ UNSURE = {
     "interpolation": "at second hand: the paper's range of alpha",
     "noise": "at second hand: the paper's range of lambda",
     "guidance_scale": "at second hand: the paper's w of 2 to 3; 2.0 is the authors' code",
-    "embeddings.steps": "at second hand: the paper's limit of 3,000; the number is also in the authors' code",
+    "embeddings.steps": "at second hand: the paper's limit of 3,000; the authors' scripts count 3,000 an image",
 }
 
 
@@ -127,10 +127,11 @@ def _key(source_id: str, label: int) -> str:
 
 def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
     """The embeddings of all real images, a group a unit."""
-    images = list(dict.fromkeys(_key(source.id, source.label) for source in table.sources))
     size = cfg.embeddings.group
     payload = {"backbone": spec.backbone, "config": cfg.embeddings.identity(), "resize": cfg.resize, "size": spec.size}
-    groups = [images[i : i + size] for i in range(0, len(images), size)]
+    pools = table.by_class().values() if cfg.embeddings.by_class else [table.sources]
+    images = [list(dict.fromkeys(_key(source.id, source.label) for source in pool)) for pool in pools]
+    groups = [pool[i : i + size] for pool in images for i in range(0, len(pool), size)]
     return tuple(FitUnit.of("image_embeddings", {**payload, "images": group}) for group in groups)
 
 

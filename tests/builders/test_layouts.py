@@ -244,6 +244,33 @@ def test_tiered_imagenet_takes_its_novel_classes_alone(tmp_path):
     assert [source.key for source in found.train.sources] == [f"test/{name}" for name in names]
 
 
+@pytest.mark.parametrize("place", ["", "bloodmnist/", "bloodmnist_64/"])
+def test_medmnist_is_read_from_what_its_package_saves(tmp_path, place):
+    names = ("train10_0.png", "train2_7.png", "val0_3.png", "test1_1.png", "test0_6.png")
+    put(tmp_path, *(place + name for name in names))
+    write(tmp_path, f"{place}notes.txt", "x")
+    write(tmp_path, "bloodmnist.csv", "TRAIN,train2_7.png,7\n")
+    listing = find_builder("bloodmnist").read(tmp_path)
+    assert len(listing.class_names) == 8
+    assert [(item.label, item.key) for item in listing.train] == [
+        (7, f"{place}train2_7.png"),
+        (0, f"{place}train10_0.png"),
+    ]
+    assert [(item.label, item.key) for item in listing.test] == [(6, f"{place}test0_6.png"), (1, f"{place}test1_1.png")]
+    found = read_real("bloodmnist", tmp_path, partial=True)
+    assert found.train.class_names == ("basophil", "platelet")
+    put(tmp_path, f"{place}train3_8.png")
+    assert "got class 8 for train3_8.png, expected 0 to 7" in refused("bloodmnist", tmp_path)
+
+
+def test_medmnist_arrays_and_several_sizes_are_told_apart(tmp_path):
+    assert find_builder("pathmnist").read(tmp_path) is None
+    write(tmp_path, "pathmnist_64.npz", "x")
+    assert "save them with `python -m medmnist save --flag=pathmnist --folder=FOLDER" in refused("pathmnist", tmp_path)
+    put(tmp_path, "pathmnist/train0_0.png", "pathmnist_64/train0_0.png")
+    assert "found images in pathmnist and pathmnist_64, expected them in one" in refused("pathmnist", tmp_path)
+
+
 def test_waterbirds_have_the_species_of_cub(tmp_path):
     names = list(class_phrases("cub"))
     put(tmp_path, f"{names[0]}/a.jpg", f"{names[3]}/b.jpg")

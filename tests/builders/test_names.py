@@ -77,6 +77,9 @@ def test_cub_labels_are_numbered_and_follow_the_plain_rule_but_for_set_names():
         ("cifar100", "lawn_mower", "lawn mower"),
         ("stl10", "ship", "ship"),
         ("eurosat", "AnnualCrop", "annual crop"),
+        ("pathmnist", "smooth muscle", "smooth muscle"),
+        ("dermamnist", "basal cell carcinoma", "basal cell carcinoma"),
+        ("bloodmnist", "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)", "immature granulocytes"),
         ("imagefolder", "golden_retriever", "golden retriever"),
     ],
 )

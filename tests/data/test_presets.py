@@ -69,7 +69,16 @@ INVERSION = {
     "embeddings.steps": 3000,
     "embeddings.batch": 50,
     "embeddings.group": 100,
+    "embeddings.by_class": False,
     "embeddings.lr": 0.03,
+}
+MEDICAL = ("pathmnist", "dermamnist", "bloodmnist")
+ON_MEDICAL = {
+    **INVERSION,
+    "noise": 0.0,
+    "embeddings.steps": 15000,
+    "embeddings.group": 250,
+    "embeddings.by_class": True,
 }
 
 
@@ -208,8 +217,17 @@ TABLE: list[Family] = [
     *inversions(""),
     *inversions("_noise_only", interpolation=0.0),
     *inversions("_interpolation_only", noise=0.0),
-    *inversions("_code", **{"embeddings.steps": 8000}),
-    (spread("diffusion_inversion", ("eurosat",), POWERS), SMALL, INVERSION),
+    *inversions("_code", **{"embeddings.steps": 6000}),
+    (spread("diffusion_inversion", ("eurosat",), POWERS[:1]), SMALL, INVERSION),
+    (spread("diffusion_inversion", ("eurosat",), POWERS[1:]), SMALL, {**INVERSION, "embeddings.by_class": True}),
+    *(
+        (
+            spread("diffusion_inversion", MEDICAL, ("250shot",), name),
+            SMALL | FIVE,
+            {**ON_MEDICAL, "interpolation": alpha},
+        )
+        for name, alpha in (("", 0.1), ("_alpha_05", 0.05), ("_alpha_0", 0.0))
+    ),
     (["retrieval@imagenet_10pct"], {"per_class": 390}, {"query": "text", "prompt": "A photo of {name}"}),
 ]
 

@@ -22,13 +22,27 @@ from diffaug_datasets.data.real import (
 )
 
 SHIPPED = (
-    *("aircraft", "caltech256", "cars", "cifar10", "cifar100", "cub", "eurosat", "fashion", "flowers", "food101"),
+    *(
+        "aircraft",
+        "bloodmnist",
+        "caltech256",
+        "cars",
+        "cifar10",
+        "cifar100",
+        "cub",
+        "dermamnist",
+        "eurosat",
+        "fashion",
+        "flowers",
+        "food101",
+    ),
     *(
         "imagefolder",
         "imagenet",
         "imagenet_lt",
         "imagenette",
         "mini_imagenet",
+        "pathmnist",
         "pets",
         "stl10",
         "tiered_imagenet",

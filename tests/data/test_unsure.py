@@ -20,7 +20,7 @@ DEFAULTS = {
 # Section 3.5: the encoder is UniSiam's in the few-shot experiments, which transformers has not; elsewhere no code
 # confirms it. Beside the tags: what guided He et al.'s GLIDE is no setting of Stable Diffusion; the base model of
 # DA-Fusion's row in Diff-II's tables, Aircraft's split at 10 shots in Diff-II's scripts, and all numbers of Diffusion
-# Inversion on EuroSAT are stated nowhere.
+# Inversion on EuroSAT are stated nowhere, nor how many images of a class it takes of MedMNIST, at which size.
 INVERSION = {"embeddings.steps", "per_image"}
 INVERTED = ("cifar10", "cifar100", "stl10", "imagenette")
 POWERS = (1, 2, 4, 8, 16)
@@ -41,6 +41,11 @@ PRESETS = {
     },
     **{f"diffusion_inversion@{name}_full_code": {"per_image"} for name in INVERTED},
     **{f"diffusion_inversion@eurosat_{shots}shot": ON_EUROSAT for shots in POWERS},
+    **{
+        f"diffusion_inversion@{name}_250shot{variant}": {"protocol", "backbone", "noise", "embeddings.steps"}
+        for name in ("pathmnist", "dermamnist", "bloodmnist")
+        for variant in ("", "_alpha_05", "_alpha_0")
+    },
     **{f"real_guidance@eurosat_{shots}shot": {"guidance_scale"} for shots in POWERS},
     **{f"da_fusion@{b}_{p}": {"backbone"} for b in ("cub", "aircraft", "cars", "pets") for p in ("5shot", "10shot")},
 }

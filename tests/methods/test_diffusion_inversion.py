@@ -73,6 +73,17 @@ def test_a_group_is_a_fit_and_a_row_names_its_sources_groups() -> None:
     assert {unit.name for unit in units}.isdisjoint(unit.name for unit in other)
 
 
+def test_a_group_of_one_class_ends_where_the_class_does() -> None:
+    cfg = diffusion_inversion.Config.model_validate({"embeddings": {"group": 3, "by_class": True}})
+    spec = PlanSpec(seed=0, backbone="m", per_class=20, size=(256, 256))
+    units = diffusion_inversion.fits(cfg, table(4, 0, 2), spec)
+    groups = [unit.content["images"] for unit in units]
+    assert [len(group) for group in groups] == [3, 1, 2]
+    assert [{name.split("/")[1] for name in group} for group in groups] == [{"0"}, {"0"}, {"2"}]
+    one, plain = table(3), diffusion_inversion.Config.model_validate({"embeddings": {"group": 3}})
+    assert diffusion_inversion.fits(plain, one, spec) == diffusion_inversion.fits(cfg, one, spec)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     small = {"per_class": 1, "batch_size": 5, "include_test": False, "config": CONFIG}
