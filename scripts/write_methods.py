@@ -30,7 +30,7 @@ FAMILY = """
 ## What they are made of
 
 Network rows: of one image at the default settings (two a step with guidance), without what is learned before. Images a
-real one, or a class: those of the presets. `real_filter` and `clip_filter` are recipes, not methods.
+real one, or a class: those of the presets. The `..._filter` lines are recipes: a method and a rule for its images.
 
 | method | learned before | real images a row | prompt | start | label | filter | images | network rows |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -79,8 +79,10 @@ def filtered() -> Iterator[str]:
 
 
 def _rule(one: Filter, recipe: Recipe) -> str:
-    judge = "nearest to the class's real images" if recipe.scores.judge == "shots" else "judged as its class"
-    return judge if one.equals_label else f"{one.column.replace('_', ' ')} of {one.minimum} or more"
+    if one.equals_label:
+        return "nearest to the class's real images" if recipe.scores.judge == "shots" else "judged as its class"
+    name = one.column.replace("_", " ")
+    return f"{name} not among the lowest {one.lowest:.0%}" if one.lowest else f"{name} of {one.minimum} or more"
 
 
 def document() -> str:

@@ -27,6 +27,7 @@ RECIPE_SCHEMA = 1
 LOCAL_KEYS = {"source", "confusion"}
 SHOTS = "shots"
 CLASS_PROBABILITY = "class_probability"
+CAPTION_PROBABILITY = "caption_probability"
 MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
     "clip_score": "encoder",
     "clip_margin": "encoder",
@@ -34,6 +35,7 @@ MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
     "judge_confidence": "judge",
     "judge_label": "judge",
     CLASS_PROBABILITY: "probability",
+    CAPTION_PROBABILITY: "captions",
 }
 LATER_KEYS = ("on_small_class", "without", "withdrawn")
 
@@ -55,17 +57,22 @@ class Scores(BaseModel):
         default=False,
         description="measure class_probability too: the encoder's softmax over the class prompts, at the row's label",
     )
+    captions: tuple[str, str] | None = Field(
+        default=None,
+        description="two texts; measure caption_probability too: the encoder's softmax over them, at the first one",
+    )
 
     @model_serializer(mode="wrap")
-    def _without_an_unused_probability(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`probability` came later: scores that do not use it count in plan ids as they did before."""
+    def _without_what_is_not_measured(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Both came later: scores that do not use them count in plan ids as they did before."""
         content: dict[str, Any] = serialise(self)
-        return {key: value for key, value in content.items() if key != "probability" or value}
+        return {key: value for key, value in content.items() if key not in ("probability", "captions") or value}
 
     @model_validator(mode="after")
-    def _probability_is_the_encoders(self) -> "Scores":
-        if self.probability and self.encoder is None:
-            raise ValueError("probability compares images with class prompts, so give an encoder too")
+    def _texts_are_the_encoders(self) -> "Scores":
+        if self.encoder is None and (self.probability or self.captions):
+            key, texts = ("probability", "class prompts") if self.probability else ("captions", "texts")
+            raise ValueError(f"{key} compares images with {texts}, so give an encoder too")
         return self
 
     @model_validator(mode="after")
@@ -81,7 +88,13 @@ class Filter(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     column: Literal[
-        "clip_score", "clip_margin", "judge_confidence", "source_similarity", "judge_label", "class_probability"
+        "clip_score",
+        "clip_margin",
+        "judge_confidence",
+        "source_similarity",
+        "judge_label",
+        "class_probability",
+        "caption_probability",
     ]
     minimum: float | None = Field(default=None, description="drop rows below; null rows are kept")
     maximum: float | None = Field(default=None, description="drop rows above")

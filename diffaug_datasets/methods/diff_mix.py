@@ -13,8 +13,8 @@ itself drawn), weights sum to 1 (0.9 in most of their loaders, not in the paper:
 recorded. For long tails they draw sources uniformly over all images and targets uniformly over classes (`sources`,
 `targets`). Concepts are learned from images stretched to a square (theirs: random crops) at the backbone's size (their
 current scripts: 224, `concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too. Their
-optional filter drops the lowest tenth by CLIP's probability of a caption with the metaclass against one without it; a
-recipe comes near it with `filters: [{column: clip_score, lowest: 0.1}]`, which ranks by the class prompt instead.
+optional filter, the lowest tenth by CLIP's probability of a caption with the metaclass against one without it, is
+`scores.captions` and a rule for `caption_probability`, as the recipe `caption_filter` has them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffaug_datasets.core.canonical import canonical
-from diffaug_datasets.core.recipe import CLASS_PROBABILITY, Filter
+from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, Filter
 
 DECIDING = ("row_id", "label", "clip_score", "clip_margin", "judge_confidence", "source_similarity", "judge_label")
 
@@ -26,18 +26,21 @@ class Decision:
 
 def columns_for(filters: Sequence[Filter]) -> tuple[str, ...]:
     """The columns that filters look at."""
-    return (*DECIDING, "measured") if _ask_for_probability(filters) else DECIDING
+    return (*DECIDING, "measured") if _probabilities(filters) else DECIDING
 
 
 def scored(row: Mapping[str, Any], filters: Sequence[Filter]) -> Mapping[str, Any]:
     """A row with what filters read out of its measurements."""
-    if not _ask_for_probability(filters):
+    asked = _probabilities(filters)
+    if not asked:
         return row
-    return {**row, CLASS_PROBABILITY: json.loads(row["measured"]).get(CLASS_PROBABILITY)}
+    measured = json.loads(row["measured"])
+    return {**row, **{name: measured.get(name) for name in asked}}
 
 
-def _ask_for_probability(filters: Sequence[Filter]) -> bool:
-    return any(rule.column == CLASS_PROBABILITY for rule in filters)
+def _probabilities(filters: Sequence[Filter]) -> list[str]:
+    asked = {rule.column for rule in filters}
+    return [name for name in (CLASS_PROBABILITY, CAPTION_PROBABILITY) if name in asked]
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]], filters: Sequence[Filter]) -> Decision:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.plan import Plan
-from diffaug_datasets.core.recipe import CLASS_PROBABILITY, SHOTS, Scores
+from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, SHOTS, Scores
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
 
@@ -51,27 +51,40 @@ class Scorer:
         return Judge.load(str(self.names.judge), self.ctx.device)
 
     @cached_property
-    def _classes(self) -> "Tensor":
-        return self._encoder.text_features([f"a photo of a {name}" for name in self.header.prompt_names])
+    def _prompts(self) -> list[str]:
+        return [f"a photo of a {name}" for name in self.header.prompt_names]
 
     def _encoded(self, made: Sequence[Made], images: list[Image.Image]) -> list[dict[str, Any]]:
         features = self._encoder.image_features(images, batch_shape=self.shape)
-        cosines = (features @ self._classes.T).cpu() if self._encoder.has_text else None
+        cosines = self._cosines(features, self._prompts) if self._encoder.has_text else None
+        probabilities = self._probabilities(features, [one.row.label for one in made])
         scored: list[dict[str, Any]] = []
         for i, one in enumerate(made):
             margins = self._margin(cosines[i], one.row.label) if cosines is not None else {}
             similarity = {"source_similarity": self._nearest(features[i], one.row.source_ids)}
-            scored.append({**margins, **similarity, **self._probability(cosines, i, one.row.label)})
+            measured = {"measured": {name: values[i] for name, values in probabilities.items()}}
+            scored.append({**margins, **similarity, **(measured if probabilities else {})})
         return scored
 
-    def _probability(self, cosines: "Tensor | None", place: int, label: int) -> dict[str, Any]:
-        """CLIP's zero-shot probability of the row's class, which He et al. keep above 1/C (arXiv 2210.07574)."""
-        if not self.names.probability:
-            return {}
-        if cosines is None:
-            raise RecipeError(f"scores.probability: encoder {self.names.encoder} reads no text; name a CLIP model.")
-        share = (LOGIT_SCALE * cosines[place]).softmax(dim=0)[label]
-        return {"measured": {CLASS_PROBABILITY: float(share)}}
+    def _cosines(self, features: "Tensor", texts: Sequence[str]) -> "Tensor":
+        return (features @ self._encoder.text_features(texts).T).cpu()
+
+    def _probabilities(self, features: "Tensor", labels: Sequence[int]) -> dict[str, list[float]]:
+        """CLIP's zero-shot probability of each row's class, which He et al. keep above 1/C (arXiv 2210.07574), and that
+        of the first of two captions, by which Diff-Mix's code drops the lowest tenth.
+        """
+        found: dict[str, list[float]] = {}
+        if self.names.probability:
+            shares = self._shares(features, self._prompts, "probability")
+            found[CLASS_PROBABILITY] = [float(row[label]) for row, label in zip(shares, labels, strict=True)]
+        if self.names.captions:
+            found[CAPTION_PROBABILITY] = self._shares(features, self.names.captions, "captions")[:, 0].tolist()
+        return found
+
+    def _shares(self, features: "Tensor", texts: Sequence[str], key: str) -> "Tensor":
+        if not self._encoder.has_text:
+            raise RecipeError(f"scores.{key}: encoder {self.names.encoder} reads no text; name a CLIP model.")
+        return (LOGIT_SCALE * self._cosines(features, texts)).softmax(dim=1)
 
     def _margin(self, cosines: "Tensor", label: int) -> dict[str, float]:
         own = float(cosines[label])

@@ -79,15 +79,48 @@ def test_the_zero_shot_probability_is_a_softmax_over_the_class_prompts(worker: W
     assert all("measured" not in columns for columns in Scorer(CLIP[0], worker.plan, worker._ctx, 10).score(made[:2]))
 
 
-def test_scores_without_the_probability_are_written_as_before() -> None:
+def test_the_caption_probability_is_a_softmax_over_two_texts(worker: Worker, made: list[Made]) -> None:
+    """Diff-Mix's code drops the lowest tenth; the reference side is the encoder alone."""
+    import torch
+
+    from diffaug_datasets.models.features import Encoder
+
+    captions = ("a photo of a trouser", "a photo of a bag")
+    encoder = Encoder.load("tiny")
+    features = encoder.image_features([Image.fromarray(one.pixels) for one in made[:10]], batch_shape=10)
+    yes, no = (features @ encoder.text_features(captions).T).T
+    expected = (1 / (1 + torch.exp(100 * (no - yes)))).tolist()
+    scorer = Scorer(Scores(encoder="tiny", probability=True, captions=captions), worker.plan, worker._ctx, 10)
+    measured = [columns["measured"] for columns in scorer.score(made[:10])]
+    assert [one["caption_probability"] for one in measured] == pytest.approx(expected, abs=1e-5)
+    assert all({"class_probability", "caption_probability"} == set(one) for one in measured)
+    by_label = {one.row.label: p for one, p in zip(made, expected, strict=False)}
+    assert by_label[1] > 0.9  # trousers
+    rows = [{**encode_row(one, {"measured": m}, "x", "png")} for one, m in zip(made, measured, strict=False)]
+    rule = Filter(column="caption_probability", lowest=0.1)
+    worst = rows[min(range(10), key=expected.__getitem__)]["row_id"]
+    assert set(decide([scored(row, [rule]) for row in rows], [rule])) == {worst}
+
+
+def test_scores_without_probabilities_are_written_as_before() -> None:
     assert Scores(encoder="tiny").model_dump() == {"encoder": "tiny", "judge": None}
     assert ZERO_SHOT[0].model_dump()["probability"] is True
-    with pytest.raises(RecipeError, match="probability compares images with class prompts, so give an encoder too"):
-        Recipe.from_dict({"builder": "fashion", "method": "txt2img", "scores": {"probability": True}})
+    for scores, told in (
+        ({"probability": True}, "probability compares images with class prompts"),
+        ({"captions": ["a bird", "no bird"]}, "captions compares images with texts"),
+    ):
+        with pytest.raises(RecipeError, match=f"{told}, so give an encoder too"):
+            Recipe.from_dict({"builder": "fashion", "method": "txt2img", "scores": scores})
 
 
 @pytest.mark.parametrize(
-    ("column", "key"), [("clip_margin", "encoder"), ("judge_label", "judge"), ("class_probability", "probability")]
+    ("column", "key"),
+    [
+        ("clip_margin", "encoder"),
+        ("judge_label", "judge"),
+        ("class_probability", "probability"),
+        ("caption_probability", "captions"),
+    ],
 )
 def test_a_filter_on_what_nobody_measures_is_refused(column: str, key: str) -> None:
     filters = [{"column": column, "minimum": 0.1}]
@@ -161,17 +194,21 @@ def test_the_class_rule_needs_an_encoder() -> None:
         Recipe.from_dict({"builder": "fashion", "method": "txt2img", "scores": {"judge": "shots"}})
 
 
-def test_the_shipped_recipe_is_the_class_rule() -> None:
+SHIPPED = {
+    "real_filter": ("txt2img", *CLASS_RULE),
+    "clip_filter": ("txt2img", *ZERO_SHOT),
+    "caption_filter": (
+        "real_mix",
+        Scores(encoder="tiny", captions=("a photo with a garment on it", "a photo without a garment on it")),
+        Filter(column="caption_probability", lowest=0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_recipes_are_the_rules_of_the_papers(name: str) -> None:
     import diffaug_datasets
 
-    recipe = Recipe.from_yaml(Path(diffaug_datasets.__file__).parent / "recipes" / "real_filter.yaml")
-    assert (recipe.method, recipe.scores) == ("txt2img", CLASS_RULE[0])
-    assert [f.model_copy(update={"min_keep": 0}) for f in recipe.filters] == [CLASS_RULE[1]]
-
-
-def test_the_shipped_clip_filter_is_the_one_of_he_et_al() -> None:
-    import diffaug_datasets
-
-    recipe = Recipe.from_yaml(Path(diffaug_datasets.__file__).parent / "recipes" / "clip_filter.yaml")
-    assert (recipe.method, recipe.scores) == ("txt2img", ZERO_SHOT[0])
-    assert [f.model_copy(update={"min_keep": 0}) for f in recipe.filters] == [ZERO_SHOT[1]]
+    recipe = Recipe.from_yaml(Path(diffaug_datasets.__file__).parent / "recipes" / f"{name}.yaml")
+    rules = [rule.model_copy(update={"min_keep": 0}) for rule in recipe.filters]
+    assert (recipe.method, recipe.scores, *rules) == SHIPPED[name]
