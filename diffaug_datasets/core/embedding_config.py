@@ -1,6 +1,8 @@
 """How image embeddings are learned: one sequence of vectors an image (Diffusion Inversion)."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class EmbeddingConfig(BaseModel):
@@ -18,6 +20,12 @@ class EmbeddingConfig(BaseModel):
     lr: float = Field(default=3e-2, gt=0, description="AdamW learning rate, constant")
     seed: int = Field(default=42, ge=0, description="the start and every draw of a step follow from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
+
+    @model_serializer(mode="wrap")
+    def _without_unused_grouping(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`by_class` came later: plans of groups in the dataset's order keep their ids."""
+        content: dict[str, Any] = serialise(self)
+        return content if self.by_class else {key: value for key, value in content.items() if key != "by_class"}
 
     @property
     def flip(self) -> float:
