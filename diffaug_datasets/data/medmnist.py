@@ -26,10 +26,11 @@ def saved_listing(folder: Path, name: str, class_names: Sequence[str]) -> Listin
             f"{name}: found images in {found}, expected them in one of these; name that one as the source."
         )
     if not places:
-        if arrays := sorted(folder.glob(f"{name}*.npz")):
+        if arrays := sorted(path.name for path in folder.glob(f"{name}*.npz")):
+            size = arrays[0].removeprefix(name).removesuffix(".npz").lstrip("_") or "28"
             raise SourceError(
-                f"{name}: found {arrays[0].name}, expected image files; save them with "
-                f"`python -m medmnist save --flag={name} --folder=FOLDER --root={folder}` and name FOLDER."
+                f"{name}: found {arrays[0]}, expected image files; save them with "
+                f"`python -m medmnist save --flag={name} --size={size} --folder=FOLDER --root={folder}`, name FOLDER."
             )
         return None
     return _listing(places[0], "" if places[0] == folder else f"{places[0].name}/", name, class_names)

@@ -8,10 +8,10 @@
 5. the picture at its source's size, with its label                  `Config.downscale`
 
 The resolution is the recipe's `backbone.height` and `width` (the paper: 128 for CIFAR, 256 for STL-10 and Imagenette).
-Follows the authors' code in the defaults, in grouping, and in guidance: scale 2 here is w = 1 of the paper's
-(1 + w) eps_c - w eps_u. Their sampler is PNDM, here `plms`, which presets name; the default is DDIM. Departs from it: a
-partner is never the image itself nor of another class, latents of the posterior's mode. Read from code and from
-accounts of others: the paper's text was not at hand.
+Follows the authors' code in the defaults, in grouping (`embeddings.by_class` is their way on MedMNIST and EuroSAT), and
+in guidance: scale 2 here is w = 1 of the paper's (1 + w) eps_c - w eps_u. Their sampler is PNDM, here `plms`, which
+presets name; the default is DDIM. Departs from it: a partner is never the image itself nor of another class, latents of
+the posterior's mode. Read from code and from accounts of others: the paper's text was not at hand.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

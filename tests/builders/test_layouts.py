@@ -266,7 +266,9 @@ def test_medmnist_is_read_from_what_its_package_saves(tmp_path, place):
 def test_medmnist_arrays_and_several_sizes_are_told_apart(tmp_path):
     assert find_builder("pathmnist").read(tmp_path) is None
     write(tmp_path, "pathmnist_64.npz", "x")
-    assert "save them with `python -m medmnist save --flag=pathmnist --folder=FOLDER" in refused("pathmnist", tmp_path)
+    assert "save them with `python -m medmnist save --flag=pathmnist --size=64 --folder=FOLDER" in refused(
+        "pathmnist", tmp_path
+    )
     put(tmp_path, "pathmnist/train0_0.png", "pathmnist_64/train0_0.png")
     assert "found images in pathmnist and pathmnist_64, expected them in one" in refused("pathmnist", tmp_path)
 
