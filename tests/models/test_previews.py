@@ -79,17 +79,17 @@ def test_a_continued_training_draws_the_same_pictures(
     monkeypatch.setattr(previews, "STEPS", 1)
 
     def stop(step: int, total: int, loss: float) -> None:
-        if step == 3:
+        if step == 6:
             raise KeyboardInterrupt
 
-    longer = SHORT.model_copy(update={"steps": 5})
+    longer = SHORT.model_copy(update={"steps": 8, "checkpoint_every": 4})  # pictures after 2, 5 and 8 steps
     with pytest.raises(KeyboardInterrupt):
         train(backbone, tmp_path, longer, stop)
     before = drawn(tmp_path)
     for path in (tmp_path / "previews").iterdir():
         path.unlink()
-    train(backbone, tmp_path, longer)  # from the checkpoint after two steps
+    train(backbone, tmp_path, longer)  # from the checkpoint after four steps
     after = drawn(tmp_path)
-    assert list(after) == [f"step-{step:06d}-class-{label}.png" for step in (3, 5) for label in (0, 3)]
+    assert list(after) == [f"step-{step:06d}-class-{label}.png" for step in (5, 8) for label in (0, 3)]
     again = [name for name in after if name in before]
     assert len(again) == 2 and all(before[name] == after[name] for name in again)
