@@ -196,7 +196,8 @@ def test_bench_methods_prints_a_line_a_method_and_goes_on_where_it_was(
 ) -> None:
     import bench_methods
 
-    few = ["--work", str(tmp_path), "--protocols", "5shot", "--trials", "1", "--iterations", "2", "--per-image", "0.2"]
+    monkeypatch.setattr(bench_methods, "ITERATIONS", 2)
+    few = ["--work", str(tmp_path), "--protocols", "5shot", "--trials", "1", "--per-image", "0.2"]
 
     def call(*words: str) -> list[str]:
         monkeypatch.setattr(sys, "argv", ["bench_methods.py", *words, *few])
@@ -212,3 +213,6 @@ def test_bench_methods_prints_a_line_a_method_and_goes_on_where_it_was(
     monkeypatch.setattr(bench_methods.write_table, "__defaults__", (tmp_path / "table.csv",))
     assert [line.split()[:3] for line in call("--table")[1:]] == [["5shot", name, "1"] for name in names]
     assert (tmp_path / "table.csv").read_text().startswith('protocol,line,trials,"accuracy, %"')
+    cells = sorted(path.name for path in (tmp_path / "cells").iterdir())
+    call("real", "--iterations", "1")  # not what the table is of
+    assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == cells
