@@ -23,12 +23,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from try_photos import Pictures, accuracy, learn
+from try_photos import Pictures, accuracy, learn, spread
 
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.method import discover_methods
@@ -176,11 +176,6 @@ def work_on(name: str, given: argparse.Namespace, end: float) -> bool:
         cell = remembered(path, [run.plan.id, given.iterations], lambda: measured(name, run, seed, given))  # noqa: B023
         print(f"{name} {protocol} trial {seed}: {100 * cell[0]:.1f} %, labels {100 * cell[1]:.1f} %", flush=True)
     return True
-
-
-def spread(values: Sequence[float]) -> str:
-    """`71.2 +- 1.3` in per cent; one value alone has no deviation."""
-    return f"{100 * mean(values):.1f}" + (f" +- {100 * stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def lines(given: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -68,6 +68,13 @@ class Scores(BaseModel):
         content: dict[str, Any] = serialise(self)
         return {key: value for key, value in content.items() if key not in ("probability", "captions") or value}
 
+    @field_validator("captions")
+    @classmethod
+    def _two_texts(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
+        if value and (not all(text.strip() for text in value) or value[0] == value[1]):
+            raise ValueError("expected two different texts")
+        return value
+
     @model_validator(mode="after")
     def _texts_are_the_encoders(self) -> "Scores":
         if self.encoder is None and (self.probability or self.captions):

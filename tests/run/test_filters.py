@@ -111,6 +111,10 @@ def test_scores_without_probabilities_are_written_as_before() -> None:
     ):
         with pytest.raises(RecipeError, match=f"{told}, so give an encoder too"):
             Recipe.from_dict({"builder": "fashion", "method": "txt2img", "scores": scores})
+    for texts in (["a bird", "a bird"], ["a bird", " "]):
+        with pytest.raises(RecipeError, match=r"scores\.captions: .*expected two different texts"):
+            scores = {"encoder": "tiny", "captions": texts}
+            Recipe.from_dict({"builder": "fashion", "method": "txt2img", "scores": scores})
 
 
 @pytest.mark.parametrize(
