@@ -7,12 +7,16 @@ from io import BytesIO
 from typing import Literal
 from xml.sax.saxutils import escape
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from diffaug_datasets.core.errors import SourceError
 
 MAX_PIXELS = 89_478_485
+MAX_SIDE = 65_535  # JPEG's own; a longer side makes huge tables of every resize
+MAX_BYTES = 2**31 - 2  # of one value in an Arrow file
+RGB_BYTES = 4  # of a pixel in a decoded picture, as Pillow keeps it
+PIXEL_BYTES = {"png": 1.7, "webp": 1.2}  # of photographs, lossless
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, AttributeError),
@@ -30,8 +34,9 @@ def source_id(data: bytes) -> str:
 
 def pixel_sha256(image: Image.Image) -> str:
     """sha256 over width and height (big-endian uint32 each) and the RGB bytes, row by row."""
-    size = struct.pack(">II", *image.size)
-    return hashlib.sha256(size + image.convert("RGB").tobytes()).hexdigest()
+    hasher = hashlib.sha256(struct.pack(">II", *image.size))
+    hasher.update((image if image.mode == "RGB" else image.convert("RGB")).tobytes())
+    return hasher.hexdigest()
 
 
 def format_of(data: bytes) -> str:
@@ -45,6 +50,20 @@ def format_of(data: bytes) -> str:
             return str(image.format).lower()
     except UnidentifiedImageError:
         raise SourceError("an image changed while it was read; plan again.") from None
+
+
+def pixels_of(data: bytes) -> int:
+    """Pixels of an encoded image as its header states them; 0 where there is none to read."""
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except UNREADABLE:
+        return 0
+
+
+def picture_bytes(image: Image.Image) -> int:
+    """Bytes that a decoded RGB picture takes in memory."""
+    return RGB_BYTES * image.width * image.height
 
 
 def check_image(data: bytes, name: str = "image") -> None:
@@ -78,11 +97,19 @@ def decode_image(data: bytes, name: str = "image") -> Image.Image:
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
+    if len(data) > MAX_BYTES:
+        raise SourceError(
+            f"{name}: got a file of {len(data):,} bytes, expected less than 2 GiB; make it smaller first."
+        )
     image = Image.open(BytesIO(data), formats=FORMATS)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise SourceError(
             f"{name}: got {width} x {height} pixels, expected at most {MAX_PIXELS:,} in all; make it smaller first."
+        )
+    if max(width, height) > MAX_SIDE:
+        raise SourceError(
+            f"{name}: got {width} x {height} pixels, expected sides of at most {MAX_SIDE:,}; cut it into parts first."
         )
     return image
 
@@ -97,7 +124,8 @@ def _unreadable(name: str, error: BaseException) -> SourceError:
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; damaged EXIF counts as none."""
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)  # else it would be copied for nothing
+        return ImageOps.exif_transpose(image) if turned else image
     except UNREADABLE:
         return image
 
@@ -110,7 +138,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
@@ -123,7 +151,9 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
 
 
 def _bare(image: Image.Image) -> Image.Image:
-    return Image.frombytes("RGB", image.size, image.tobytes())
+    bare = Image.new("RGB", image.size)
+    bare.paste(image)
+    return bare
 
 
 def encode_image(image: Image.Image, format: Literal["png", "webp"], xmp: str | None = None) -> bytes:

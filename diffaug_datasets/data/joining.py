@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from diffaug_datasets.core.errors import PublishError, SourceError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import published_columns
@@ -13,7 +11,7 @@ from diffaug_datasets.data.foreign_tables import provenance_rows
 from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
-from diffaug_datasets.run.features import BATCH_ROWS, arrow_schema
+from diffaug_datasets.run.features import arrow_schema, write_stream
 from diffaug_datasets.run.store import write_atomically
 
 if TYPE_CHECKING:
@@ -39,7 +37,12 @@ def real_rows(repository: Repository, release: Release, split: str, source: str 
     places = located(real, rows, str(source))
     path = Path(datasets.config.HF_DATASETS_CACHE) / "diffaug_datasets" / f"{release.plan_id[:16]}-{split}.arrow"
     schema = arrow_schema(release.class_names)
-    write_atomically(path, lambda temporary: _write(temporary, _filled(rows, real, places), schema))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as sink:
+            write_stream(sink, _filled(rows, real, places), schema)
+
+    write_atomically(path, write)
     return datasets.Dataset.from_file(str(path))
 
 
@@ -72,15 +75,3 @@ def _filled(rows: list[dict[str, Any]], real: RealSet, places: Mapping[str, Plac
     for row in rows:
         columns = {key: row[key] for key in published_columns() if key in row}
         yield {**columns, "image": {"bytes": real.read(*places[row["source_ids"][0]]), "path": None}}
-
-
-def _write(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> None:
-    batch: list[dict[str, Any]] = []
-    with path.open("wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for row in rows:
-            batch.append(row)
-            if len(batch) == BATCH_ROWS:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-                batch = []
-        if batch:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))

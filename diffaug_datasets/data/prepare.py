@@ -1,23 +1,24 @@
 """From a recipe to a run folder: real images in, plan drawn, nothing generated. Needs no torch."""
 
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.backbone_spec import backbone_name
+from diffaug_datasets.core.bounded import in_order
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError, RecipeError
-from diffaug_datasets.core.images import decode_image, format_of, pixel_sha256
+from diffaug_datasets.core.images import RGB_BYTES, decode_image, format_of, pixel_sha256, pixels_of
 from diffaug_datasets.core.method import PlanSpec
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan
 from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.prompts import suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Manifest, frequency_groups, parse_protocol, select
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.core.suffix_document import read_suffixes
 from diffaug_datasets.core.withdrawal import without_images
@@ -30,6 +31,7 @@ from diffaug_datasets.run.shards import planned_columns, write_arrow
 from diffaug_datasets.run.store import Run, write_text
 
 CONFUSION_IMAGES = 50
+WINDOW_BYTES = 256 << 20  # of images that are read and decoded at once
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _matrix(confusion: str, table: SourceTable, real: RealSet, manifest: Manifes
     for index, label in zip(manifest.indices, manifest.labels, strict=True):
         places.setdefault(label, []).append(index)
     chosen = [(i, label) for label, found in places.items() for i in found[:CONFUSION_IMAGES]]
-    images = [real.read("train", index) for index, _ in chosen]
+    images = (real.read("train", index) for index, _ in chosen)
     return compute_confusion(confusion, images, [label for _, label in chosen], table.class_names)
 
 
@@ -233,14 +235,22 @@ def _places(prepared: Prepared) -> dict[str, tuple[str, int]]:
 
 
 def _write_real(run: Run, shard: Shard, real: RealSet, places: dict[str, tuple[str, int]]) -> None:
-    def row(planned: Any) -> dict[str, Any]:
-        split, index = places[planned.row_id]
-        facts = real.table(split).sources[index].facts
-        return _real_columns(planned_columns(planned), real.read(split, index), run.plan.id, facts)
+    def read() -> Iterator[tuple[PlanRow, bytes, Facts]]:
+        for planned in shard.rows:
+            split, index = places[planned.row_id]
+            yield planned, real.read(split, index), real.table(split).sources[index].facts
 
-    with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(row, shard.rows))
+    def columns(item: tuple[PlanRow, bytes, Facts]) -> dict[str, Any]:
+        planned, data, facts = item
+        return _real_columns(planned_columns(planned), data, run.plan.id, facts)
+
+    rows = in_order(columns, read(), lambda item: reading_bytes(len(item[1]), pixels_of(item[1])), WINDOW_BYTES)
     run.write_receipt(write_arrow(run, run.shard_path(shard.name), rows).receipt(run.plan.id, shard.name))
+
+
+def reading_bytes(encoded: int, pixels: int) -> int:
+    """Bytes in memory while an image is read: its own, the decoded picture, a copy of it, and what is hashed."""
+    return encoded + 3 * RGB_BYTES * pixels
 
 
 def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str, facts: Facts) -> dict[str, Any]:

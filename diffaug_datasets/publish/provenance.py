@@ -135,7 +135,12 @@ def write_parquet(table: pa.Table, path: Path) -> None: ...
 @overload
 def write_parquet(table: pa.Table) -> bytes: ...
 def write_parquet(table: pa.Table, path: Path | None = None) -> bytes | None:
-    """The table as Parquet in row groups of 100, into a file or as bytes; the same rows give the same bytes."""
+    """The table as Parquet, into a file or as bytes; the same rows give the same bytes.
+
+    A row group has 100 rows, or those of a shorter record batch: shards are cut by bytes as well.
+    """
     sink = BytesIO()
-    pq.write_table(table, path or sink, row_group_size=BATCH_ROWS, use_content_defined_chunking=True)
+    with pq.ParquetWriter(path or sink, table.schema, use_content_defined_chunking=True) as writer:
+        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+            writer.write_batch(batch)
     return None if path else sink.getvalue()

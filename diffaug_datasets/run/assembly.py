@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +15,7 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.rows import FailedRow, Split
 from diffaug_datasets.run.deciding import columns_for, scored, verdicts
-from diffaug_datasets.run.features import read_stream, schema_digest
+from diffaug_datasets.run.features import read_stream, schema_digest, stored_rows
 from diffaug_datasets.run.shards import write_arrow
 from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, write_atomically, write_text
 
@@ -168,11 +167,11 @@ def _kept_files(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str
 
 def _rewritten(run: Run, receipt: Receipt, dropped: Mapping[str, str], hook: Hook) -> RunFile | None:
     table = read_stream(str(run.shard_path(receipt.unit)))
-    kept = table.filter(pc.invert(pc.is_in(table["row_id"], pa.array(list(dropped), pa.string()))))
-    if not kept.num_rows:
+    kept = [row_id for row_id in table["row_id"].to_pylist() if row_id not in dropped]
+    if not kept:
         return None
     path = f"kept/{receipt.unit}-{digest(sorted(dropped))[:8]}.arrow"
-    written = write_arrow(run, run.folder / path, kept.to_pylist(), hook)
+    written = write_arrow(run, run.folder / path, stored_rows(table, kept), hook)
     return _file(written.receipt(run.plan.id, receipt.unit), path, "train", run.plan.rows[0].origin)
 
 

@@ -1,13 +1,17 @@
 """Rows as they are stored, and the file that holds a shard's. Needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import SEEK_END
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 
 from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import DigitalSourceType, encode_image, format_of, pixel_sha256, xmp_packet
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.run.features import arrow_schema, schema_digest, write_stream
@@ -36,22 +40,74 @@ class ArrowFile:
         return Receipt.model_validate({"plan_id": plan_id, "unit": unit, "files": (self.done,), **sizes, **content})
 
 
-def write_arrow(run: Run, path: Path, rows: Sequence[Mapping[str, Any]], hook: Hook = no_hook) -> ArrowFile:
-    """Write rows of a run as one Arrow stream, atomically.
+def write_arrow(run: Run, path: Path, rows: Iterable[Mapping[str, Any]], hook: Hook = no_hook) -> ArrowFile:
+    """Write rows of a run, taken one by one, as one Arrow stream, atomically.
 
     Raises:
         RunError: the disk is full or the folder is read-only.
     """
     names = run.plan.header.class_names
     schema: pa.Schema = arrow_schema(names)
-    sizes: list[int] = []
+    sizes: list[tuple[int, int]] = []
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as sink:
             sizes.append(write_stream(sink, rows, schema))
 
     done = write_atomically(path, write, hook)
-    return ArrowFile(done, len(rows), sizes[0], schema_digest(names))
+    return ArrowFile(done, *sizes[0], schema_digest(names))
+
+
+class Spool:
+    """Finished rows of a shard on their way into its file: images wait on disk, in a file without a name.
+
+    Batches are grouped by the work that rows need, so they come in another order than rows are stored in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def __enter__(self) -> Self:
+        with self._writable():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = TemporaryFile(dir=self._folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # what a full disk left to write
+            self._file.close()
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Put encoded rows away.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        with self._writable():
+            for row in rows:
+                data = row["image"]["bytes"]
+                self._places[row["row_id"]] = self._file.seek(0, SEEK_END), len(data)
+                self._rows[row["row_id"]] = {**row, "image": None}
+                self._file.write(data)
+
+    def rows(self, order: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """The rows of these ids, in this order; ids of which no row came are passed over."""
+        for row_id in order:
+            if row_id in self._rows:
+                begin, size = self._places[row_id]
+                self._file.seek(begin)
+                yield {**self._rows[row_id], "image": {"bytes": self._file.read(size), "path": None}}
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self._folder}: cannot put images away ({error.strerror}); free space or check rights."
+            ) from None
 
 
 def planned_columns(row: PlanRow) -> dict[str, Any]:

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Plan, Shard
 from diffaug_datasets.core.withdrawal import learned_with, without_images
 from diffaug_datasets.run.adoption import take_over
 from diffaug_datasets.run.assembly import Assembled, assemble, finished
-from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.features import read_stream, stored_rows
 from diffaug_datasets.run.shards import write_arrow
 from diffaug_datasets.run.store import FileDigest, Receipt, Run, write_atomically
 
@@ -82,17 +79,16 @@ def _shard(run: Run, new: Run, shard: Shard) -> bool:
     """Take the shard over whole, or write what is left of it; whether it was written."""
     receipt = _receipt(run, shard.name)
     table = read_stream(str(run.shard_path(shard.name)))
-    wanted = pa.array([row.row_id for row in shard.rows], pa.string())
-    kept = table.filter(pc.is_in(table["row_id"], wanted))
-    failed = tuple(row for row in receipt.failed if row.row_id in set(wanted.to_pylist()))
-    whole = kept.num_rows == table.num_rows
+    wanted = {row.row_id for row in shard.rows}
+    failed = tuple(row for row in receipt.failed if row.row_id in wanted)
+    whole = wanted.issuperset(table["row_id"].to_pylist())
     if new.intact(shard.name):
         return not whole
     if whole:
         take_over(run.shard_path(shard.name), new.shard_path(shard.name))
         changes: dict[str, object] = {"plan_id": new.plan.id, "failed": failed}
     else:
-        written = write_arrow(new, new.shard_path(shard.name), kept.to_pylist())
+        written = write_arrow(new, new.shard_path(shard.name), stored_rows(table, wanted))
         sizes = {"files": (written.done,), "rows": written.rows, "num_bytes": written.num_bytes}
         changes = {"plan_id": new.plan.id, "failed": failed, **sizes}
     new.write_receipt(receipt.model_copy(update=changes))

@@ -33,7 +33,7 @@ from diffaug_datasets.run.context import (
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.pools import recipe_pool
 from diffaug_datasets.run.scores import Scorer
-from diffaug_datasets.run.shards import encode_rows, write_arrow
+from diffaug_datasets.run.shards import Spool, encode_rows, write_arrow
 from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
 
 if TYPE_CHECKING:
@@ -266,29 +266,35 @@ class Worker:
         return Scorer(self.recipe.scores, self.plan, self._ctx, self.recipe.batch_size)
 
     def _make_shard(self, shard: Shard) -> Receipt:
-        with ThreadPoolExecutor(1, "encode") as pool:
-            pending, failed, shapes = self._run_batches(shard, pool)
-        encoded = {row["row_id"]: row for rows in pending for row in rows.result()}
-        rows = [encoded[row.row_id] for row in shard.rows if row.row_id in encoded]
-        written = write_arrow(self.run, self.run.shard_path(shard.name), rows, self.options.hook)
+        path = self.run.shard_path(shard.name)
+        with Spool(path.parent) as spool:
+            failed, shapes = self._run_batches(shard, spool)
+            rows = spool.rows(row.row_id for row in shard.rows)
+            written = write_arrow(self.run, path, rows, self.options.hook)
         lost = tuple(sorted(failed, key=lambda row: row.row_id))
         return written.receipt(
             self.plan.id, shard.name, failed=lost, batch_shapes=tuple(sorted(shapes)), **self._signature
         )
 
-    def _run_batches(
-        self, shard: Shard, pool: ThreadPoolExecutor
-    ) -> tuple[list[Future[list[dict[str, Any]]]], list[FailedRow], set[int]]:
-        pending, failed, shapes = [], [], set()
-        for batch in shard.batches(self.recipe.batch_size):
-            made, lost = self._job.make(batch)
-            scores = self._scorer.score(made)
-            pending.append(pool.submit(encode_rows, made, scores, self.plan.id, self.recipe.image_format))
-            failed += lost
-            shapes |= {one.batch_shape for one in made}
-            self.run.event(event="batch", unit=shard.name, rows=len(made), failed=len(lost))
-            self.options.hook(f"{shard.name}: batch done")
-        return pending, failed, shapes
+    def _run_batches(self, shard: Shard, spool: Spool) -> tuple[list[FailedRow], set[int]]:
+        """Make the shard's batches; one is encoded and put away while the next is made, and no more are held."""
+        failed: list[FailedRow] = []
+        shapes: set[int] = set()
+        with ThreadPoolExecutor(1, "encode") as pool:
+            encoding: Future[list[dict[str, Any]]] | None = None
+            for batch in shard.batches(self.recipe.batch_size):
+                made, lost = self._job.make(batch)
+                scores = self._scorer.score(made)
+                if encoding:
+                    spool.add(encoding.result())
+                encoding = pool.submit(encode_rows, made, scores, self.plan.id, self.recipe.image_format)
+                failed += lost
+                shapes |= {one.batch_shape for one in made}
+                self.run.event(event="batch", unit=shard.name, rows=len(made), failed=len(lost))
+                self.options.hook(f"{shard.name}: batch done")
+            if encoding:
+                spool.add(encoding.result())
+        return failed, shapes
 
 
 def _copy(origin: Path, target: Path) -> None:

@@ -1,0 +1,83 @@
+"""Work that is bounded in bytes: a cache that forgets what was used longest ago, and threads that share a window."""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+Item = TypeVar("Item")
+
+
+class ByteCache(Generic[Key, Value]):
+    """Values of keys, made when they are missing; of those that weigh more than `most` together the last used stay.
+
+    The value that was asked for last is always kept, however much it weighs. Not for several threads at once.
+    """
+
+    def __init__(self, make: Callable[[Key], Value], weigh: Callable[[Value], int], most: int) -> None:
+        self.most, self.weight = most, 0
+        self._make, self._weigh = make, weigh
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+
+    def __call__(self, key: Key) -> Value:
+        """The value of a key."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        value = self._make(key)
+        self.weight += self._weigh(value)
+        while self._values and self.weight > self.most:
+            self.weight -= self._weigh(self._values.popitem(last=False)[1])
+        self._values[key] = value
+        return value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def in_order(
+    work: Callable[[Item], Value], items: Iterable[Item], cost: Callable[[Item], int], most: int
+) -> Iterator[Value]:
+    """`work` of every item, by threads, in the items' order.
+
+    Items are taken one by one, and only as many as cost `most` bytes together are worked on or wait to be taken; one
+    that costs more than that is alone. An error of `work` comes in its turn and ends it.
+    """
+    waiting: deque[tuple[Future[Value], int]] = deque()
+    used = 0
+    pool = ThreadPoolExecutor(thread_name_prefix="in-order")
+    try:
+        for item in items:
+            needed = cost(item)
+            while waiting and used + needed > most:
+                done, spent = waiting.popleft()
+                yield done.result()
+                del done
+                used -= spent
+            waiting.append((pool.submit(work, item), needed))
+            used += needed
+            del item
+        while waiting:
+            yield waiting.popleft()[0].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def shard_sizes(weights: Sequence[int], most_rows: int, most_bytes: int, step: int = 1) -> tuple[int, ...] | None:
+    """Rows of consecutive shards that hold at most so many rows and bytes; None where rows alone decide.
+
+    A shard has a multiple of `step` rows, `step` even where those weigh more; the last one has what is left.
+    """
+    if all(sum(weights[begin : begin + most_rows]) <= most_bytes for begin in range(0, len(weights), most_rows)):
+        return None
+    sizes: list[int] = []
+    rows = weight = 0
+    for begin in range(0, len(weights), step):
+        part = weights[begin : begin + step]
+        if rows and (rows + len(part) > most_rows or weight + sum(part) > most_bytes):
+            sizes.append(rows)
+            rows = weight = 0
+        rows, weight = rows + len(part), weight + sum(part)
+    return (*sizes, rows)
