@@ -7,7 +7,7 @@ A new method is one new file in `methods/` (or a module named by an entry point 
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -106,6 +106,11 @@ class Generated:
     lacking: str = ""
 
 
+def at_source_size(config: BaseModel) -> bool:
+    """Whether pictures come back at the size of their sources, however large those are."""
+    return bool(getattr(config, "restore_size", False)) and getattr(config, "resize", None) != "crop"
+
+
 class Context(Protocol):
     """What the worker lends a method while it generates or fits."""
 
@@ -122,7 +127,7 @@ class Context(Protocol):
     def image(self, pixels: "Tensor") -> "Image":
         """The 8-bit picture of generated pixels (float [h, w, 3] in [0, 1])."""
 
-    def features(self, images: Sequence["Image"], normalise: bool = True) -> "Tensor":
+    def features(self, images: Iterable["Image"], normalise: bool = True) -> "Tensor":
         """Features [n d] of the method's encoder, seen in batches of the planned shape; unit-norm unless told."""
 
     def text_features(self, texts: Sequence[str]) -> "Tensor":

@@ -2,13 +2,14 @@
 
 Its id is a digest of canonical JSON lines, header first, then the rows in row order, so it is the same on any machine.
 The dataset's revision is written down but does not count: the same images from elsewhere are the same plan.
-Shards and batches are functions of the plan alone: they never depend on how many workers run.
+Shards and batches are functions of the plan alone: they never depend on how many workers run. Shards have a number of
+rows; where their images would pass `SHARD_BYTES`, the header states how many rows each has instead.
 """
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain
@@ -16,20 +17,28 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer
 
+from diffaug_datasets.core.bounded import shard_sizes
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError
-from diffaug_datasets.core.method import FitUnit, Method, PlanSpec
+from diffaug_datasets.core.images import PIXEL_BYTES
+from diffaug_datasets.core.method import FitUnit, Method, PlanSpec, at_source_size
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow, SoftLabel, Split
 from diffaug_datasets.core.seeds import RowKey
-from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.core.sources import Source, SourceTable
 
 PLAN_SCHEMA = 1
 REAL_SHARD_ROWS = 1000
+SHARD_BYTES = 500_000_000  # of images, encoded: what `datasets` makes a shard by itself
+ASSUMED_SIDE = 512  # of a backbone that states no size
+RESTORED = 3  # lossless bytes of a picture at its source's size, by the bytes of that source
 
 
 class PlanHeader(BaseModel):
-    """What the rows rest on. `sizes`: rows a shard by its stem, where rows were taken out of a plan that was made."""
+    """What the rows rest on.
+
+    `sizes`: rows a shard by its stem, where shards were cut by bytes or rows were taken out of a plan that was made.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +58,7 @@ class PlanHeader(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_unused_sizes(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`sizes` came later: a plan that nothing was taken out of counts as it did before."""
+        """A plan whose shards all have their number of rows does not speak of it."""
         content: dict[str, Any] = serialise(self)
         return content if self.sizes else {key: value for key, value in content.items() if key != "sizes"}
 
@@ -180,7 +189,25 @@ def draw_plan(
         raise PlanError(f"{method.NAME} drew row {repeated[0]} twice; a row is (method, class, k).")
     real = real_rows(table, recipe.seed, "train") + (real_rows(test, recipe.seed, "test") if test else ())
     header = _header(name, recipe, table, test, spec, warnings)
+    sources = (*table.sources, *(test.sources if test else ()))
+    header = header.model_copy(update={"sizes": _sizes_by_bytes(recipe, rows, real, sources) or None})
     return Plan(header, rows, real, method.fits(config, table, spec))
+
+
+def _sizes_by_bytes(
+    recipe: Recipe, rows: Sequence[PlanRow], real: Sequence[PlanRow], sources: Iterable[Source]
+) -> dict[str, tuple[int, ...]]:
+    """Rows a shard, by stem, where a shard of the usual number of rows would hold more than `SHARD_BYTES`."""
+    size = {source.id: source.size for source in sources}
+    height, width = (side or ASSUMED_SIDE for side in (recipe.backbone.height, recipe.backbone.width))
+    own = int(height * width * PIXEL_BYTES[recipe.image_format])
+    restored = at_source_size(recipe.method_config)
+    made = [RESTORED * size[row.source_ids[0]] if restored and row.source_ids else own for row in rows]
+    cuts = {"synthetic": shard_sizes(made, recipe.shard_rows, SHARD_BYTES, recipe.batch_size)}
+    for stem, split in (("real", "train"), ("test", "test")):
+        weights = [size[row.source_ids[0]] for row in real if row.split == split]
+        cuts[stem] = shard_sizes(weights, REAL_SHARD_ROWS, SHARD_BYTES)
+    return {stem: sizes for stem, sizes in cuts.items() if sizes is not None}
 
 
 def _check_empty_classes(method: Method, table: SourceTable, spec: PlanSpec, planned: Set[int]) -> None:

@@ -24,12 +24,14 @@ class Source:
 
     `key`: its name inside the dataset, '/'-separated, NFC; for messages only, never a path to open. `facts`: its origin
     as the dataset states it; like the key it counts in no digest, so the same images elsewhere are the same plan.
+    `size`: encoded bytes, 0 where they were not looked at; it follows from the id.
     """
 
     id: str
     label: int
     key: str
     facts: Facts = ()
+    size: int = 0
 
 
 @dataclass(frozen=True)

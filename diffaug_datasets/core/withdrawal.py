@@ -43,7 +43,7 @@ def _left(rows: Sequence[PlanRow], gone: Set[str]) -> tuple[PlanRow, ...]:
 def _header(plan: Plan, gone: Set[str], real: Sequence[PlanRow]) -> PlanHeader:
     old = plan.header
     withdrawn = sorted({*gone, *old.recipe.get("withdrawn", ())})
-    sizes = {stem: _sizes(plan, stem, gone) for stem in ("real", "synthetic")}
+    sizes = {**(old.sizes or {}), **{stem: _sizes(plan, stem, gone) for stem in ("real", "synthetic")}}
     changes = {"recipe": {**old.recipe, "withdrawn": withdrawn}, "sources": _digest(old, real), "sizes": sizes}
     return old.model_copy(update=changes)
 

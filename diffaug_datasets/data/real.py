@@ -167,7 +167,7 @@ def _identified(item: Listed, opened: _Opened) -> Source:
     data, name = opened.fetch(item.key), unicodedata.normalize("NFC", item.key)
     if opened.loose:
         check_image(data, name)
-    return Source(source_id(data), item.label, name, opened.facts.get(item.key, ()))
+    return Source(source_id(data), item.label, name, opened.facts.get(item.key, ()), len(data))
 
 
 def _open(module: ModuleType, facts: BuilderFacts, source: str | os.PathLike[str] | None) -> _Opened:
