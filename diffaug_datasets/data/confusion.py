@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from diffaug_datasets.core.errors import RecipeError
@@ -37,9 +38,9 @@ def most_confused(matrix: Matrix, target: int, count: int) -> tuple[int, ...]:
 
 
 def compute_confusion(
-    classifier: str, images: Sequence[bytes], labels: Sequence[int], class_names: Sequence[str], device: str = "cpu"
+    classifier: str, images: Iterable[bytes], labels: Sequence[int], class_names: Sequence[str], device: str = "cpu"
 ) -> Matrix:
-    """Counts of a transformers image classifier over real training images.
+    """Counts of a transformers image classifier over real training images, which are read one by one.
 
     Raises:
         RecipeError: the classifier does not know these classes, by name or, where it has as many, by number.
@@ -51,9 +52,9 @@ def compute_confusion(
     judge = Judge.load(classifier, device)
     columns = judge.columns(class_names, "confusion")
     matrix = [[0.0] * len(class_names) for _ in class_names]
-    for begin in range(0, len(images), 64):
-        pictures = [decode_image(data) for data in images[begin : begin + 64]]
-        predicted = judge.probabilities(pictures, batch_shape=64)[:, columns].argmax(1).tolist()
+    pictures = map(decode_image, images)
+    for begin in range(0, len(labels), 64):
+        predicted = judge.probabilities(islice(pictures, 64), batch_shape=64)[:, columns].argmax(1).tolist()
         for label, guess in zip(labels[begin : begin + 64], predicted, strict=True):
             matrix[label][guess] += 1
     return matrix

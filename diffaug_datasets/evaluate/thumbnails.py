@@ -2,17 +2,18 @@
 
 import base64
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 
 from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.core.images import UNREADABLE, decode_image
+from diffaug_datasets.core.images import UNREADABLE, decode_image, source_id
 
 SMALL = 64
 THUMBNAIL = 160
 SHOWN = 128
+SHOWN_AS_STORED = 16_000  # bytes of a small picture that goes into a page as it is
+KEPT = 4096  # pictures; none is larger than that
 SHOWN_BYTES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
@@ -26,9 +27,20 @@ class Thumbnail:
     pixelated: bool
 
 
-@lru_cache(maxsize=4096)
+_made: dict[str, Thumbnail | None] = {}
+
+
 def thumbnail(data: bytes) -> Thumbnail | None:
-    """The picture of encoded bytes; None where they cannot be decoded."""
+    """The picture of encoded bytes; None where they cannot be decoded. The last ones are remembered."""
+    key = source_id(data)
+    if key not in _made:
+        _made[key] = _thumbnail(data)
+        while len(_made) > KEPT:
+            _made.pop(next(iter(_made)))
+    return _made[key]
+
+
+def _thumbnail(data: bytes) -> Thumbnail | None:
     try:
         picture = decode_image(data)
     except SourceError:
@@ -38,7 +50,7 @@ def thumbnail(data: bytes) -> Thumbnail | None:
 
 def _enlarged(data: bytes, picture: Image.Image) -> Thumbnail:
     scale = min(3, SHOWN // max(picture.size))
-    mime = _shown_as(data)
+    mime = _shown_as(data) if len(data) <= SHOWN_AS_STORED else None
     uri = data_uri(data, mime) if mime else data_uri(_encoded(picture, "PNG"), "image/png")
     return Thumbnail(uri, picture.width * scale, picture.height * scale, True)
 

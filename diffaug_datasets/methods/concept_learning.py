@@ -5,6 +5,7 @@ is a digest of what decides it, so methods of the same settings name the same fi
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from diffaug_datasets.core.concept_config import ConceptConfig
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, PlanSpec
@@ -37,7 +38,7 @@ def learn(unit: FitUnit, concepts: ConceptConfig, ctx: Context) -> FitFiles:
 
     content = unit.content
     pairs = [image.split("/") for image in content["images"]]
-    examples = [ConceptExample(ctx.source(source), int(label)) for source, label in pairs]
+    examples = [ConceptExample(partial(ctx.source, source), int(label)) for source, label in pairs]
     names = {int(label): name for label, name in content["names"].items()}
     learned = train_concepts(
         ctx.backbone, examples, names, concepts, metaclass=content["metaclass"], resize=content["resize"],

@@ -206,11 +206,11 @@ def inversion_psnr(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Contex
     return [psnr(image / 2 + 0.5, other) for image, other in zip(images, made, strict=True)]
 
 
-def _inverted(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context) -> tuple[list["Tensor"], list[str]]:
-    """What inversion sees: images in [-1, 1] and prompts, under the concepts that the unit stands on."""
+def _inverted(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context) -> tuple[Iterator["Tensor"], list[str]]:
+    """What inversion sees: images in [-1, 1], one by one, and prompts, under the concepts that the unit stands on."""
     ctx.use_concepts(unit.content["concepts"])
     pairs = [name.split("/") for name in names]
-    images = [ctx.backbone.preprocess(ctx.source(source), cfg.resize) for source, _ in pairs]
+    images = (ctx.backbone.preprocess(ctx.source(source), cfg.resize) for source, _ in pairs)
     return images, [cfg.concepts.prompt(int(label), unit.content["metaclass"]) for _, label in pairs]
 
 

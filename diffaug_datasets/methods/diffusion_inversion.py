@@ -140,7 +140,7 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     from diffaug_datasets.models.image_embeddings import learn_embeddings
 
     names = unit.content["images"]
-    images = [ctx.backbone.preprocess(ctx.source(name.split("/")[0]), cfg.resize) for name in names]
+    images = (ctx.backbone.preprocess(ctx.source(name.split("/")[0]), cfg.resize) for name in names)
     learned = learn_embeddings(ctx.backbone, images, cfg.embeddings, workdir=ctx.folder, progress=ctx.report)
     files = {"image_embeddings.safetensors": dict(zip(names, learned.embeddings, strict=True))}
     return FitFiles(files, learned.measured())

@@ -114,4 +114,4 @@ def _resized(image: Generated, size: tuple[int, int], cfg: Editing, ctx: Context
     from diffaug_datasets.models.pixels import FILTERS
 
     picture = ctx.image(image.pixels).resize(size, FILTERS[cfg.resize])
-    return torch.from_numpy(array(picture)).float() / 255
+    return torch.from_numpy(array(picture))

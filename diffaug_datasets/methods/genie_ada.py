@@ -89,7 +89,7 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """Features [d] by `image id/class id`."""
     images = unit.content["images"]
-    features = ctx.features([ctx.source(image.split("/")[0]) for image in images], cfg.normalise)
+    features = ctx.features((ctx.source(image.split("/")[0]) for image in images), cfg.normalise)
     return FitFiles({"embeddings.safetensors": dict(zip(images, features.cpu().unbind(), strict=True))})
 
 

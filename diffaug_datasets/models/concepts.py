@@ -9,7 +9,7 @@ the seed and i. Several processes may share every batch.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +49,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ConceptExample:
-    """One real image of a class, as a picture or as a latent [c h w] that is never mirrored."""
+    """One real image of a class: a picture, a function that reads it, or a latent [c h w] that is never mirrored."""
 
-    image: Image.Image | Tensor
+    image: Image.Image | Tensor | Callable[[], Image.Image]
     class_id: int
 
 
@@ -193,10 +193,12 @@ def _latents(backbone: Backbone, examples: Sequence[ConceptExample], resize: Res
     return torch.stack([_both_ways(backbone, example.image, resize) for example in examples]).contiguous()
 
 
-def _both_ways(backbone: Backbone, image: Image.Image | Tensor, resize: Resize) -> Float[Tensor, "2 c h w"]:
+def _both_ways(
+    backbone: Backbone, image: Image.Image | Tensor | Callable[[], Image.Image], resize: Resize
+) -> Float[Tensor, "2 c h w"]:
     if isinstance(image, Tensor):
         return torch.stack([image, image]).float().cpu()
-    pixels = backbone.preprocess(image, resize)
+    pixels = backbone.preprocess(image if isinstance(image, Image.Image) else image(), resize)
     return torch.cat([backbone.encode(way[None]) for way in (pixels, pixels.flip(-1))]).cpu()
 
 

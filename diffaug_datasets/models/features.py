@@ -1,8 +1,9 @@
 """Image-text encoders and judges: what finished and real images look like to another network."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffaug_datasets.core.backbone_spec import folder_digest
 from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.models.device import checked_device
 from diffaug_datasets.models.loading import quiet
+from diffaug_datasets.models.pixels import MOST_PIXELS
 
 PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 
@@ -53,14 +55,17 @@ class Encoder:
         return self._tokenizer is not None
 
     def image_features(
-        self, images: Sequence[Image.Image], *, batch_shape: int = 32, normalise: bool = True
+        self, images: Iterable[Image.Image], *, batch_shape: int = 32, normalise: bool = True
     ) -> Float[Tensor, "n d"]:
-        """Features on the CPU, of unit length unless told otherwise; the network always sees `batch_shape` images."""
-        features = _in_batches(images, batch_shape, self._encode_images)
+        """Features on the CPU, of unit length unless told otherwise; the network always sees `batch_shape` images.
+
+        The pictures are taken one by one and none is kept.
+        """
+        features = _in_batches(images, self._processor, batch_shape, self._encode_images)
         return F.normalize(features, dim=1) if normalise else features
 
-    def _encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b d"]:
-        pixels = _pixels(self._processor, images, self.device)
+    def _encode_images(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        pixels = pixels.to(self.device)
         if self.has_text:
             return _projected(self._model.get_image_features(pixel_values=pixels))
         output = self._model(pixel_values=pixels)
@@ -135,33 +140,47 @@ class Judge:
             "another."
         )
 
-    def probabilities(self, images: Sequence[Image.Image], *, batch_shape: int = 32) -> Float[Tensor, "n C"]:
-        """Class probabilities on the CPU; the network always sees `batch_shape` images."""
-        return _in_batches(images, batch_shape, self._classify).softmax(dim=1)
+    def probabilities(self, images: Iterable[Image.Image], *, batch_shape: int = 32) -> Float[Tensor, "n C"]:
+        """Class probabilities on the CPU; the network always sees `batch_shape` images, which are taken one by one."""
+        return _in_batches(images, self._processor, batch_shape, self._classify).softmax(dim=1)
 
-    def _classify(self, images: Sequence[Image.Image]) -> Float[Tensor, "b C"]:
-        logits: Tensor = self._model(pixel_values=_pixels(self._processor, images, self.device)).logits
+    def _classify(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b C"]:
+        logits: Tensor = self._model(pixel_values=pixels.to(self.device)).logits
         return logits.float()
 
 
 @torch.no_grad()
 def _in_batches(
-    images: Sequence[Image.Image], shape: int, network: Callable[[Sequence[Image.Image]], Tensor]
+    images: Iterable[Image.Image], processor: Any, shape: int, network: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "n d"]:
     """The network's rows for all images; a short batch repeats its last image, so bits never depend on how many."""
-    if not images:
-        raise ValueError("got no image; give at least one")
     found: list[Tensor] = []
-    for begin in range(0, len(images), shape):
-        part = list(images[begin : begin + shape])
-        found.append(network(part + part[-1:] * (shape - len(part)))[: len(part)].cpu())
+    pixels = (_pixels(processor, image) for image in images)
+    while part := list(islice(pixels, shape)):
+        found.append(network(torch.cat(part + part[-1:] * (shape - len(part))))[: len(part)].cpu())
+    if not found:
+        raise ValueError("got no image; give at least one")
     return torch.cat(found)
 
 
-def _pixels(processor: Any, images: Sequence[Image.Image], device: torch.device) -> Float[Tensor, "b 3 h w"]:
-    rgb = [image.convert("RGB") for image in images]
-    pixels: Tensor = processor(images=rgb, return_tensors="pt")["pixel_values"]
-    return pixels.to(device)
+def _pixels(processor: Any, image: Image.Image) -> Float[Tensor, "1 3 h w"]:
+    """What the network sees of a picture, on the CPU; the processor works on each by itself."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    pixels: Tensor = processor(images=[_middle(rgb, processor)], return_tensors="pt")["pixel_values"]
+    return pixels
+
+
+def _middle(image: Image.Image, processor: Any) -> Image.Image:
+    """The picture, or, where the shorter side is to be enlarged far beyond memory, the part that is left in the end."""
+    side = (getattr(processor, "size", None) or {}).get("shortest_edge")
+    if not side or not getattr(processor, "do_center_crop", False):
+        return image
+    short, long = sorted(image.size)
+    if side * side * long / short <= MOST_PIXELS // 4:
+        return image
+    keep = 64 * short  # of a crop that is about square
+    left, top = (max(0, (length - keep) // 2) for length in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def _projected(output: Any) -> Float[Tensor, "b d"]:

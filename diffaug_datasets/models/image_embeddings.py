@@ -7,7 +7,7 @@ and training resumes exactly.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -88,13 +88,13 @@ def _start(backbone: Backbone, cfg: EmbeddingConfig, n: int) -> list[nn.Paramete
 
 def learn_embeddings(
     backbone: Backbone,
-    images: Sequence[Float[Tensor, "3 H W"]],
+    images: Iterable[Float[Tensor, "3 H W"]],
     cfg: EmbeddingConfig,
     *,
     workdir: Path,
     progress: Progress | None = None,
 ) -> LearnedEmbeddings:
-    """Learn the embeddings of images in [-1, 1], one group. The backbone is left without concepts.
+    """Learn the embeddings of images in [-1, 1], one group, taken one by one. The backbone is left without concepts.
 
     Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
     same bits, as concept learning does. `progress` gets (steps done, of how many, loss).
@@ -102,10 +102,11 @@ def learn_embeddings(
     Raises:
         BackboneError: there is no image, or training diverges.
     """
-    if not images:
-        raise BackboneError("image embeddings: got no image, expected at least one.")
     backbone.use_concepts(None)
-    latents = torch.cat([backbone.encode(image[None]).cpu() for image in images])
+    encoded = [backbone.encode(image[None]).cpu() for image in images]
+    if not encoded:
+        raise BackboneError("image embeddings: got no image, expected at least one.")
+    latents = torch.cat(encoded)
     settings = [backbone.name, str(backbone.dtype), cfg.identity()]
     fingerprint = digest([*settings, hashlib.sha256(latents.contiguous().numpy().data).hexdigest()])[:16]
     training = EmbeddingTraining(backbone, cfg, latents)

@@ -1,7 +1,8 @@
 """DDIM inversion of real images and back, in batches of one shape, so that no latent depends on how many there are."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import torch
 from jaxtyping import Float
@@ -13,19 +14,20 @@ from diffaug_datasets.numerics.schedule import ddim_inverse_timesteps, ddim_time
 
 
 def invert(
-    backbone: Backbone, images: Sequence[Float[Tensor, "3 h w"]], prompts: Sequence[str], *, steps: int, batch: int
+    backbone: Backbone, images: Iterable[Float[Tensor, "3 h w"]], prompts: Sequence[str], *, steps: int, batch: int
 ) -> list[Float[Tensor, "c h w"]]:
     """The latent at the last label of `steps` inversion steps for every image in [-1, 1], without guidance (Eq. 4).
 
-    One network row an image and step. A short last batch is padded by its last image; the padding is dropped.
+    The images, one a prompt, are taken batch by batch. One network row an image and step. A short last batch is padded
+    by its last image; the padding is dropped.
     """
     labels = ddim_inverse_timesteps(backbone.schedule, steps)
     inverted: list[Tensor] = []
-    for begin in range(0, len(images), batch):
-        part = list(range(begin, min(begin + batch, len(images))))
+    pairs = zip(images, prompts, strict=True)
+    while part := list(islice(pairs, batch)):
         padded = part + [part[-1]] * (batch - len(part))
-        cond = backbone.prompts([prompts[i] for i in padded])
-        x0 = backbone.encode(torch.stack([images[i] for i in padded]))
+        cond = backbone.prompts([prompt for _, prompt in padded])
+        x0 = backbone.encode(torch.stack([image for image, _ in padded]))
         latents = ddim_invert(_network(backbone, cond), x0, backbone.schedule, labels)
         inverted += list(latents[: len(part)].cpu())
     return inverted

@@ -1,7 +1,8 @@
 """The retrieval index: what the pool looks like, and which of its images every query gets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import UInt8
@@ -47,11 +48,18 @@ def see(ctx: Context, places: range) -> FitFiles:
         SourceError: none of the images can be read.
     """
     table = ctx.pool.table
-    readable = {i: image for i in places if (image := _picture(ctx.pool.read(table.rows[i], table.ids[i])))}
-    if not readable:
+    readable: list[int] = []
+
+    def pictures() -> Iterator[Image.Image]:
+        for i in places:
+            if image := _picture(ctx.pool.read(table.rows[i], table.ids[i])):
+                readable.append(i - places.start)
+                yield image
+
+    seen = looks(ctx, pictures())
+    if seen is None:
         raise SourceError(f"config.pool: none of {len(places):,} images can be read; give a pool of intact images.")
-    seen = looks(ctx, list(readable.values()))
-    where = torch.tensor([i - places.start for i in readable])
+    where = torch.tensor(readable)
     features = torch.full((len(places), seen.features.shape[1]), torch.nan)
     bits = torch.zeros(len(places), 64, dtype=torch.bool)
     features[where], bits[where] = seen.features, seen.bits
@@ -59,10 +67,21 @@ def see(ctx: Context, places: range) -> FitFiles:
     return FitFiles(files, {"images": len(places), UNREADABLE: len(places) - len(readable)})
 
 
-def looks(ctx: Context, images: Sequence[Image.Image]) -> Looks:
-    """How pictures look to the hash and to the method's encoder."""
-    bits = [torch.from_numpy(perceptual_hash(image)) for image in images]
-    return Looks(torch.stack(bits), ctx.features(images).cpu())
+def looks(ctx: Context, images: Iterable[Image.Image]) -> Looks | None:
+    """How pictures, taken one by one, look to the hash and to the method's encoder; None where there is none."""
+    bits: list[Tensor] = []
+
+    def hashed(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
+        for picture in pictures:
+            bits.append(torch.from_numpy(perceptual_hash(picture)))
+            yield picture
+
+    waiting = iter(images)
+    first = next(waiting, None)
+    if first is None:
+        return None
+    features = ctx.features(hashed(chain([first], waiting))).cpu()
+    return Looks(torch.stack(bits), features)
 
 
 def index(
@@ -120,23 +139,30 @@ def _picture(data: bytes) -> Image.Image | None:
 
 def _known(ctx: Context, sources: Sequence[str]) -> tuple[dict[int, str], dict[str, Looks]]:
     """Pool places that are a test or source image by their bytes, and how all test and source images look."""
-    tests = {source_id(data): data for data in ctx.held_out()}
+    tests = dict.fromkeys(map(source_id, ctx.held_out()))
     place = {image_id: i for i, image_id in enumerate(ctx.pool.table.ids)}
     told = {place[i]: "same bytes as a source" for i in sources if i in place}
     told |= {place[i]: "same bytes as a test" for i in tests if i in place}
-    pictures = {"source": [ctx.source(i) for i in sources], "test": _pictures(tests.values())}
-    return told, {name: looks(ctx, images) for name, images in pictures.items() if images}
+    pictures = {"source": map(ctx.source, sources), "test": _pictures(ctx.held_out())}
+    seen = {name: looks(ctx, images) for name, images in pictures.items()}
+    return told, {name: one for name, one in seen.items() if one is not None}
 
 
-def _pictures(encoded: Iterable[bytes]) -> list[Image.Image]:
-    return [image for data in encoded if (image := _picture(data)) is not None]
+def _pictures(encoded: Iterable[bytes]) -> Iterator[Image.Image]:
+    """Those that can be read, one of each."""
+    seen: set[str] = set()
+    for data in encoded:
+        name = source_id(data)
+        if name not in seen and (image := _picture(data)):
+            yield image
+        seen.add(name)
 
 
 def _features(ctx: Context, queries: Sequence[Query]) -> Tensor:
     texts = [query.text for query in queries if query.text is not None]
     if texts:
         return ctx.text_features(texts).cpu()
-    return ctx.features([ctx.source(query.name.split("/")[0]) for query in queries]).cpu()
+    return ctx.features(ctx.source(query.name.split("/")[0]) for query in queries).cpu()
 
 
 def _entries(table: PoolTable, queries: Sequence[Query], got: Sequence[Sequence[Match]]) -> dict[str, Tensor]:

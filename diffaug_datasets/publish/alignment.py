@@ -66,14 +66,14 @@ def _likest(sources: Pictures, originals: Pictures) -> list[list[Pair]]:
     rows = np.stack([_vector(picture, CROPS[0], COARSE) for picture in sources.values()])
     kept: list[list[Pair]] = [[] for _ in rows]
     pictures, begin = iter(originals.values()), 0
-    while block := list(islice(pictures, BLOCK)):
-        views = np.stack([view for picture in block for view in _views(picture)])
+    while begin < len(originals):
+        views = np.stack([view for picture in islice(pictures, BLOCK) for view in _views(picture)])
         likeness = (rows @ views.T).reshape(len(rows), -1, 2 * len(CROPS))
         for place, table in enumerate(likeness):
             best = table.max(1)
             near = [_pair(begin + int(i), table[i]) for i in np.argsort(-best)[:PAIRS]]
             kept[place] = sorted([*kept[place], *near], key=lambda pair: -pair.likeness)[:PAIRS]
-        begin += len(block)
+        begin += BLOCK
     return kept
 
 

@@ -24,12 +24,12 @@ VERSION = 2
 FREQUENCIES = 16  # along each axis: a hash of 256 bits
 DIFFERENT_BITS = 20
 COSINE = 0.999
-BLOCK = 256  # images decoded at once
+BLOCK = 256  # sources compared at once
 Value = TypeVar("Value", covariant=True)
 Encoded = Mapping[str, bytes]
 Pictures = Mapping[str, Image.Image]
 Vectors = NDArray[np.float32]
-Features = Callable[[Sequence[Image.Image]], Vectors]  # unit norm [n d]
+Features = Callable[[Iterable[Image.Image]], Vectors]  # unit norm [n d] of pictures that are taken one by one
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _hashed(sources: Pictures, originals: Pictures) -> Iterator[Sign]:
             yield Sign(source, other, f"perceptual hash, {different} of {bits} bits differ")
 
 
-def _signs(images: Sequence[Image.Image]) -> Vectors:
+def _signs(images: Iterable[Image.Image]) -> Vectors:
     """The hashes as vectors of unit norm, so that their cosine counts the bits that differ."""
     bits = np.stack([perceptual_hash(image, FREQUENCIES) for image in images])
     return np.where(bits, 1 / FREQUENCIES, -1 / FREQUENCIES).astype(np.float32)
@@ -139,17 +139,15 @@ def _encoded(sources: Pictures, originals: Pictures, features: Features) -> Iter
 
 def _nearest(sources: Pictures, originals: Pictures, vectors: Features) -> Iterator[tuple[str, str, float]]:
     """(source, nearest original, their cosine) for each source, as it is or mirrored."""
-    names, pool = list(originals), np.concatenate([vectors(block) for block in _blocks(originals)])
-    places = iter(sources)
-    for block in _blocks(sources):
-        seen = np.stack([vectors(block), vectors([ImageOps.mirror(picture) for picture in block])], axis=1)
-        for both in seen:
+    names, pool, waiting = list(originals), vectors(originals.values()), iter(sources)
+    while block := list(islice(waiting, BLOCK)):
+        seen = vectors(way for name in block for way in _both_ways(sources[name]))
+        for name, both in zip(block, seen.reshape(len(block), 2, -1), strict=True):
             cosines = (both @ pool.T).max(0)
             place = int(cosines.argmax())
-            yield next(places), names[place], float(cosines[place])
+            yield name, names[place], float(cosines[place])
 
 
-def _blocks(pictures: Pictures) -> Iterator[list[Image.Image]]:
-    values = iter(pictures.values())
-    while block := list(islice(values, BLOCK)):
-        yield block
+def _both_ways(picture: Image.Image) -> Iterator[Image.Image]:
+    yield picture
+    yield ImageOps.mirror(picture)

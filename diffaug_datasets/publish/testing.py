@@ -1,7 +1,7 @@
 """The test split that a run is compared with, and the verdict, which is kept in the run folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def _features(run: Run, name: str) -> Features:
 
     encoder, shape = Encoder.load(name, resolve_device("auto")), run.recipe.batch_size
 
-    def features(images: Sequence[Image.Image]) -> Vectors:
+    def features(images: Iterable[Image.Image]) -> Vectors:
         """Unit-norm features [n d]."""
         return encoder.image_features(images, batch_shape=shape).numpy()
 

@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Shard
-from diffaug_datasets.run.context import WorkContext
+from diffaug_datasets.run.context import WorkContext, images_in
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, write_atomically
 
 UNIT, FILE = "quality", "quality.parquet"
 SAMPLE = 32  # real images whose inversion is undone
-IMAGES = 256  # decoded at once
 COLUMNS = {"test_similarity": pa.float32(), "nearest_test": pa.string(), "inversion_psnr": pa.float32()}
 SCHEMA = pa.schema([("row_id", pa.string()), *COLUMNS.items()])
 Row = dict[str, Any]
@@ -66,16 +65,8 @@ def _nearest_tests(run: Run, ctx: WorkContext) -> Iterator[Row]:
 
 def _features(run: Run, encoder: Any, shards: Sequence[Shard], shape: int) -> Any:
     """Unit-norm features [n d] of every image of some shards, in order."""
-    import torch
-
-    found = []
-    for shard in shards:
-        column = read_stream(str(run.shard_path(shard.name))).column("image")
-        for begin in range(0, len(column), IMAGES):
-            cells = column.slice(begin, IMAGES).to_pylist()
-            pictures = [decode_image(bytes(cell["bytes"])) for cell in cells]
-            found.append(encoder.image_features(pictures, batch_shape=shape))
-    return torch.cat(found)
+    tables = [read_stream(str(run.shard_path(shard.name))) for shard in shards]
+    return encoder.image_features(map(decode_image, images_in(tables)), batch_shape=shape)
 
 
 def _inversions(run: Run, ctx: WorkContext) -> Iterator[Row]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
+from diffaug_datasets.core.bounded import ByteCache
 from diffaug_datasets.core.errors import RunError, SourceError
-from diffaug_datasets.core.images import decode_image, source_id
+from diffaug_datasets.core.images import decode_image, picture_bytes, source_id
 from diffaug_datasets.core.pools import Pool
 from diffaug_datasets.core.rows import PlanRow
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from diffaug_datasets.models.backbone import Backbone
     from diffaug_datasets.models.features import Encoder
     from diffaug_datasets.models.team import Team
+
+SOURCE_BYTES = 512 << 20  # of decoded real images that a worker keeps
 
 ReadSource = Callable[[str], bytes]
 LoadBackbone = Callable[[BackboneSpec, str], "Backbone"]
@@ -101,7 +104,7 @@ class WorkContext:
 
     @cached_property
     def _decoded(self) -> Callable[[str], "Image"]:
-        return lru_cache(maxsize=4096)(self._decode)
+        return ByteCache(self._decode, picture_bytes, SOURCE_BYTES)
 
     def _decode(self, wanted: str) -> "Image":
         data = self._read(wanted)
@@ -115,9 +118,9 @@ class WorkContext:
 
         return Image.fromarray(to_uint8(pixels))
 
-    def features(self, images: Sequence["Image"], normalise: bool = True) -> "Tensor":
+    def features(self, images: Iterable["Image"], normalise: bool = True) -> "Tensor":
         """Features [n d], unit-norm unless told; the encoder always sees batches of the planned shape."""
-        return self.encoder.image_features(list(images), batch_shape=self.batch_shape, normalise=normalise)
+        return self.encoder.image_features(images, batch_shape=self.batch_shape, normalise=normalise)
 
     def text_features(self, texts: Sequence[str]) -> "Tensor":
         """Unit-norm features [n d] of texts, each encoded alone."""
