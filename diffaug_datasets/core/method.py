@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from diffaug_datasets.core.canonical import canonical, digest
 from diffaug_datasets.core.errors import RecipeError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LabelRule = Literal["source", "target", "mixed"]
+Guidance = Annotated[float, Field(ge=0, le=1000)]
+"""Scale of classifier-free guidance in a method's `Config`: 1 = none; papers stay below 20."""
 
 
 @dataclass(frozen=True)

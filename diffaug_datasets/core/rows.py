@@ -3,10 +3,11 @@
 A field's `Column` says how it is stored; its description is the text of the card's column table.
 """
 
+import struct
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 ROW_SCHEMA = 1
 
@@ -30,13 +31,27 @@ class Column:
         self.published = published
 
 
+def float32(value: float) -> float:
+    """The nearest number that a float32 column holds.
+
+    Raises:
+        OverflowError: it is larger than any.
+    """
+    (stored,) = struct.unpack("<f", struct.pack("<f", value))
+    return float(stored)
+
+
+Float = Annotated[float, AfterValidator(float32)]
+"""Rounded when the row is made, so that the plan, a shard and the provenance say the same number to the bit."""
+
+
 class SoftLabel(BaseModel):
     """A sparse label distribution: `weight[i]` belongs to class id `class_[i]`."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     classes: tuple[int, ...] = Field(alias="class")
-    weight: tuple[float, ...]
+    weight: tuple[Float, ...]
 
     @classmethod
     def hard(cls, label: int) -> "SoftLabel":
@@ -53,11 +68,15 @@ Text = Annotated[str, Column("string")]
 OptionalText = Annotated[str | None, Column("string")]
 Int = Annotated[int, Column("int32")]
 OptionalInt = Annotated[int | None, Column("int32")]
-OptionalFloat = Annotated[float | None, Column("float32")]
+OptionalFloat = Annotated[Float | None, Column("float32")]
 
 
 class PlanRow(BaseModel):
-    """One image to make: everything that is drawn, nothing that is measured."""
+    """One image to make: everything that is drawn, nothing that is measured.
+
+    What generation decides by a threshold (a label, an index, a count) is decided when the row is drawn, from the
+    recipe's own numbers, and stored as a whole number: in its column, or in `draw`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.concept_config import ConceptConfig
 from diffaug_datasets.core.errors import PlanError, RecipeError
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import with_suffix
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
@@ -60,7 +60,7 @@ class Config(BaseModel):
     concepts: ConceptConfig = ConceptConfig()
     num_inference_steps: int = Field(default=25, ge=1, le=999)
     inversion_steps: int = Field(default=25, ge=1, le=999, description="the authors' code defaults to 200")
-    guidance_scale: float = Field(default=7.5, ge=0)
+    guidance_scale: Guidance = 7.5
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
     split_ratio: float = Field(
         default=0.3, ge=0, le=1, description="s: 0.3 for 5-shot, 0.1 for 10-shot, 1 for long tails"

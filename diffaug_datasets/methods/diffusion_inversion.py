@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.embedding_config import EmbeddingConfig
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import Source, SourceTable
@@ -61,7 +61,7 @@ class Config(BaseModel):
         default="ddim", description="DPM-Solver++(2M), DDIM or PLMS (PNDM), the authors'"
     )
     num_inference_steps: int = Field(default=100, ge=1, le=999)
-    guidance_scale: float = Field(default=2.0, ge=0, description="1 + w of the paper; 1 = none")
+    guidance_scale: Guidance = Field(default=2.0, description="1 + w of the paper; 1 = none")
     resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
         default="bicubic", description="how sources are fitted"
     )

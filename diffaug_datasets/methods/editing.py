@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.method import Context, Generated, PlanSpec, branches
+from diffaug_datasets.core.method import Context, Generated, Guidance, PlanSpec, branches
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import Source, SourceTable
@@ -42,7 +42,7 @@ class Editing(BaseModel):
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
     sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM)")
     num_inference_steps: int = Field(default=25, ge=2, le=999)
-    guidance_scale: float = Field(default=7.5, ge=0)
+    guidance_scale: Guidance = 7.5
     resize: Resizing = Field(default="bilinear", description="how sources are fitted")
     restore_size: bool = Field(default=True, description="bring the image back to its source's size, not with crop")
 

@@ -2,7 +2,7 @@
 
 1. an image X_S of another class, the prompt of the target T     `plan`, role `source`
 2. z_0 = mode of the posterior, scaled                           `Backbone.encode`
-3. z_r = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps, t = int(1000 r)    `numerics.schedule.add_noise`
+3. z_r = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps, t = int(1000 r)    `plan`, `Draw.noised_at`; `schedule.add_noise`
 4. guided denoising from the first label with t - 1 <= 1000 r    `numerics.timesteps.genie_start`
 5. the label is T                                                hard
 
@@ -17,8 +17,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey, uint63
@@ -37,6 +38,8 @@ NEEDS: frozenset[str] = frozenset()
 PROMPT = "name of the target"
 START = "noised image of another class"
 
+Columns = dict[str, float | int | str]
+
 
 class Sampling(BaseModel):
     """How sources are prepared, prompted and denoised; shared by GeNIe and GeNIe-Ada."""
@@ -49,13 +52,17 @@ class Sampling(BaseModel):
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
-    guidance_scale: float = Field(default=7.5, ge=0)
+    guidance_scale: Guidance = 7.5
     resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
         default="crop", description="how sources are fitted"
     )
 
     sources: Literal["others", "confused"] = Field(default="others", description="classes that sources come from")
     top_confused: int = Field(default=4, ge=1, description="how many of the most confused classes")
+
+    def noised_at(self, ratio: float) -> int | None:
+        """The label that a source is noised to at noise ratio r; None = pure noise, no source is kept."""
+        return None if ratio > 0.999 else int(1000 * ratio)
 
     def start(self, ratio: float) -> int:
         """The first step that runs at noise ratio r."""
@@ -75,17 +82,23 @@ class Config(Sampling):
 
 
 class Draw(BaseModel):
-    """Only the source and the noise are drawn."""
+    """noised_at: the label that the source is noised to, None = pure noise. Source and noise are drawn, this follows.
+
+    Decided once, from the recipe's ratio: `strength` holds a rounded one, which may lie below the same label.
+    """
+
+    noised_at: int | None
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a target class, the images of the other classes in turn, each once before any repeats."""
-    steps = {"strength": cfg.ratio, "start_step": cfg.start(cfg.ratio)}
+    draw = canonical(Draw(noised_at=cfg.noised_at(cfg.ratio)).model_dump())
+    steps: Columns = {"strength": cfg.ratio, "start_step": cfg.start(cfg.ratio), "draw": draw}
     return edits(NAME, VERSION, cfg, table, spec, steps)
 
 
 def edits(
-    name: str, version: int, cfg: Sampling, table: SourceTable, spec: PlanSpec, steps: dict[str, float | int]
+    name: str, version: int, cfg: Sampling, table: SourceTable, spec: PlanSpec, steps: Columns
 ) -> Iterator[PlanRow]:
     """The rows of GeNIe or GeNIe-Ada: source of one class, prompt and label of another."""
     counts = table.by_class()
@@ -135,14 +148,8 @@ def evaluations(cfg: Config, row: PlanRow) -> int:
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
-    """Images of a batch; rows may differ in start step."""
-    return at_ratios(rows, cfg, ctx)
-
-
-def at_ratios(rows: Sequence[PlanRow], cfg: Sampling, ctx: Context) -> list[Generated]:
-    """Steps 2 to 4: every row noised and denoised at its own ratio (`strength`)."""
+    """Steps 2 to 4 of a batch; rows may differ in start step."""
     from diffaug_datasets.models.denoising import edit, row_conditions
 
-    ratios = [row.strength or 1.0 for row in rows]
-    noised_at = [None if ratio > 0.999 else int(1000 * ratio) for ratio in ratios]
+    noised_at = [Draw.model_validate_json(row.draw).noised_at for row in rows]
     return edit(ctx, rows, row_conditions(rows), cfg, noised_at, [row.start_step or 0 for row in rows])

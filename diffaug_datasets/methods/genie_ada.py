@@ -14,7 +14,7 @@ no released code confirms either; the fine-grained presets name DINOv2.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches
 from diffaug_datasets.core.rows import PlanRow
@@ -57,6 +57,11 @@ class Config(genie.Sampling):
         if len(levels) < 2 or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] <= 1:
             raise ValueError("expected at least two rising noise ratios in (0, 1]")
         return levels
+
+    @model_validator(mode="after")
+    def _some_step(self) -> "Config":
+        self.start(self.levels[0])
+        return self
 
 
 class Draw(BaseModel):
@@ -106,8 +111,10 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 
 
 def _at_level(rows: Sequence[PlanRow], cfg: Config, ctx: Context, level: float) -> list[Generated]:
-    steps = {"strength": level, "start_step": cfg.start(level)}
-    return genie.at_ratios([row.model_copy(update=steps) for row in rows], cfg, ctx)
+    from diffaug_datasets.models.denoising import edit, row_conditions
+
+    count = len(rows)
+    return edit(ctx, rows, row_conditions(rows), cfg, [cfg.noised_at(level)] * count, [cfg.start(level)] * count)
 
 
 def _chosen(

@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches, new_row
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
@@ -49,7 +49,7 @@ class Config(BaseModel):
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
-    guidance_scale: float = Field(default=7.5, ge=0)
+    guidance_scale: Guidance = 7.5
     resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
         default="crop", description="how sources are fitted"
     )

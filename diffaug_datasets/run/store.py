@@ -289,8 +289,7 @@ def _plan_schema() -> pa.Schema:
         "label": pa.int32(),
         "strings": pa.list_(pa.string()),
         "int32s": pa.list_(pa.int32()),
-        "soft_label": pa.struct({"class": pa.list_(pa.int32()), "weight": pa.list_(pa.float64())}),
-        "float32": pa.float64(),
+        "soft_label": pa.struct({"class": pa.list_(pa.int32()), "weight": pa.list_(pa.float32())}),
     }
     fields: Mapping[str, str] = column_types(PlanRow)
     return pa.schema([(name, special.get(dtype) or pa.type_for_alias(dtype)) for name, dtype in fields.items()])
