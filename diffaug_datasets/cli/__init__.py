@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-import typer
-
 from diffaug_datasets.cli.release_verbs import app
+from diffaug_datasets.cli.terminal import note
 from diffaug_datasets.core.errors import DiffAugError
 
 GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jaxtyping")
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         code = _say(sentence)
     if code == 130:
-        typer.echo(INTERRUPTED, err=True)
+        note(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -70,7 +69,7 @@ def _ctrl_c() -> Iterator[None]:
 
 
 def _leave() -> None:
-    typer.echo(INTERRUPTED, err=True)
+    note(INTERRUPTED)
     os._exit(130)
 
 
@@ -90,7 +89,7 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _say(sentence: str) -> int:
-    typer.echo(f"diffaug: {' '.join(sentence.split())}", err=True)
+    note(f"diffaug: {' '.join(sentence.split())}")
     return 2
 
 

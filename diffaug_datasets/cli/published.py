@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import typer
-
-from diffaug_datasets.cli.screen import say, say_json
+from diffaug_datasets.cli.screen import note, say, say_json
 from diffaug_datasets.data.release import other_form
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.publish.rebuild import Rebuilder
@@ -40,7 +38,7 @@ def run_verify(where: Where, sample: int, as_json: bool) -> int:
     failed, told = False, []
     with opened(where) as rebuilder:
         if not as_json:
-            say(f"{where.place}: {rebuilder.release.name}, plan {rebuilder.release.plan_id[:16]}")
+            say(f"{rebuilder.repository.where}: {rebuilder.release.name}, plan {rebuilder.release.plan_id[:16]}")
         for check in verify(rebuilder.repository, rebuilder.release, rebuilder, sample):
             failed |= not check.passed
             told.append(asdict(check))
@@ -58,7 +56,7 @@ def rebuild_published(where: Where, prefix: str, out: Path | None, as_json: bool
     with opened(where) as rebuilder:
         made, closeness = rebuilder.rebuild(rebuilder.row(prefix))
         if said := other_form(rebuilder.release):
-            typer.echo(f"{where.place}: {said}", err=True)
+            note(f"{rebuilder.repository.where}: {said}")
     if out is not None:
         write_new(out, made.data)
     if as_json:

@@ -1,16 +1,16 @@
 """The verb that publishes, and what it prints."""
 
+import shlex
 import sys
 from pathlib import Path
 
-import typer
-
-from diffaug_datasets.cli.screen import say, say_facts, say_json
+from diffaug_datasets.cli.screen import note, say, say_facts, say_json
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.publish.licences import model_terms
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import Preview, preview, publish
 from diffaug_datasets.publish.push import Published
+from diffaug_datasets.publish.section import quoted
 from diffaug_datasets.run.store import Run
 
 GATES = ("licence", "model-licence", "local-model", "failed-rows", "rows", "test-leak")
@@ -59,12 +59,12 @@ def _next(done: Published, options: PublishOptions) -> str:
     if options.create_pr:
         return f"open pull request {done.revision.rpartition('/')[2]} of {done.target}: merge it on the Hub"
     if options.recipe_only:
-        return f"without pixels: diffaug build {done.target} --source YOUR-IMAGES makes them"
-    config = done.folder.split("/")[1]
+        return f"without pixels: diffaug build {shlex.quote(done.target)} --source YOUR-IMAGES makes them"
+    named = f"{quoted(done.target)}, {quoted(done.folder.split('/')[1])}"
     if done.commit:
-        branch = "" if done.revision == "main" else f', revision="{done.revision}"'
-        return f'load_dataset("{done.target}", "{config}"{branch}) loads it'
-    return f'diffaug_datasets.load("{done.target}", "{config}") loads it'
+        branch = "" if done.revision == "main" else f", revision={quoted(done.revision)}"
+        return f"load_dataset({named}{branch}) loads it"
+    return f"diffaug_datasets.load({named}) loads it"
 
 
 def print_preview(folder: Path, target: str, options: PublishOptions, as_json: bool) -> int:
@@ -98,7 +98,7 @@ def _say_preview(found: Preview) -> None:
     for verdict in found.verdicts:
         word = "ok" if not verdict.reason else "allowed" if verdict.allowed else "REFUSED"
         say(f"  gate {verdict.gate}: {word}{f', {verdict.reason}' if verdict.reason else ''}")
-    typer.echo(f"nothing was sent to {found.target} (--dry-run)", err=True)
+    note(f"nothing was sent to {found.target} (--dry-run)")
 
 
 def _size(size: int) -> str:

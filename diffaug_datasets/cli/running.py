@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from diffaug_datasets.cli.screen import clock, following, say
+from diffaug_datasets.cli.screen import clock, following, note, say
 from diffaug_datasets.run.adoption import refusals
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.engines import accelerated
@@ -47,7 +45,7 @@ def run_generate(folder: Path, workers: int, options: WorkerOptions) -> int:
     if warning := emptied(done):
         say(f"warning: {warning}")
     if trouble := over_budget(run, done):
-        typer.echo(f"diffaug: {trouble}", err=True)
+        note(f"diffaug: {trouble}")
         return 1
     say(f"next: diffaug report {folder}")
     return 0

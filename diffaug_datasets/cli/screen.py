@@ -9,26 +9,22 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from diffaug_datasets.cli.terminal import note, say
+from diffaug_datasets.core.printable import printable
 from diffaug_datasets.run.progress import Progress
 from diffaug_datasets.run.store import Run
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+__all__ = ["Pace", "clock", "following", "note", "on_terminal", "say", "say_facts", "say_json", "say_table", "waiting"]
 LINE_SECONDS = 2.0
 QUIET_SECONDS = 20.0
 
 
-def say(text: str = "") -> None:
-    """One line."""
-    typer.echo(text)
-
-
 def say_json(value: Any) -> None:
     """A value as JSON; what JSON does not know is written as text."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    say(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
 def say_facts(facts: Mapping[str, str]) -> None:
@@ -57,7 +53,7 @@ def waiting(text: str) -> "AbstractContextManager[Any]":
         return nullcontext()
     from rich.console import Console
 
-    return Console().status(text)
+    return Console().status(printable(text))
 
 
 def clock(seconds: float) -> str:
@@ -160,6 +156,6 @@ def following(run: Run) -> Iterator[Callable[[], None]]:
 
         def tick() -> None:
             pace.poll()
-            bars.update(task, completed=pace.done, description=pace.text())
+            bars.update(task, completed=pace.done, description=printable(pace.text()))
 
         yield tick

@@ -1,8 +1,16 @@
 """What a user can get wrong. `cli.py` turns these into one sentence and exit code 2; anything else is our fault."""
 
+from diffaug_datasets.core.printable import printable, without_secrets
+
 
 class DiffAugError(Exception):
-    """One clear sentence: what we got, what we expected, what to do."""
+    """One clear sentence: what we got, what we expected, what to do.
+
+    Whoever prints it, it names no password of an address and holds no character that drives a terminal.
+    """
+
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__(printable(without_secrets(str(sentence))))
 
 
 class RecipeError(DiffAugError):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffaug_datasets.core.errors import PublishError, RunError
+from diffaug_datasets.core.printable import printable
 from diffaug_datasets.data.foreign_tables import read_foreign
 from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, FileFormat, Release, other_form
 from diffaug_datasets.data.repository import Repository, ending
@@ -42,7 +43,8 @@ def load(
     repository = Repository.open(str(where), revision, token)
     release = repository.release(config)
     if said := other_form(release):
-        warnings.warn(f"{where}, {release.name}: {said}; the rows are given as they were published.", stacklevel=2)
+        told = f"{repository.where}, {release.name}: {said}; the rows are given as they were published."
+        warnings.warn(printable(told), stacklevel=2)
     if ending(config, release) == PROVENANCE:
         return _table(repository, release, check is not False)
     only = augmented_only or ending(config, release) == SYNTHETIC

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import yaml
 
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.printable import LOCAL, shown
 from diffaug_datasets.core.sources import check_key
-from diffaug_datasets.data.addresses import AddressFiles
+from diffaug_datasets.data.addresses import AddressFiles, local_path
 from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, Release, read_release
 from diffaug_datasets.run.store import FileDigest, sha256_file
 
@@ -32,7 +33,7 @@ class HubFiles:
 
     name: str
     revision: str | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     _commit: str = field(default="", init=False)
 
     def local(self, path: str) -> Path:
@@ -73,7 +74,10 @@ def _snapshot(found: Path, path: str) -> str:
 
 @dataclass
 class Repository:
-    """A published repository: its card names the configs, each config's `run.json` its files."""
+    """A published repository: its card names the configs, each config's `run.json` its files.
+
+    `where`: its place as it may be printed.
+    """
 
     where: str
     files: Files
@@ -81,8 +85,8 @@ class Repository:
     @classmethod
     def open(cls, where: str, revision: str | None = None, token: str | bool | None = None) -> "Repository":
         """`org/name`, a folder, or an address with `://`."""
-        if "://" in where or Path(where).is_dir():
-            return cls(where, AddressFiles(where))
+        if (path := local_path(where)) is None or where.startswith(LOCAL) or path.is_dir():
+            return cls(shown(where), AddressFiles(where))
         return cls(where, HubFiles(where, revision, token))
 
     @cached_property

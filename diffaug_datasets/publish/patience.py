@@ -43,9 +43,9 @@ class Patience:
             except Exception as error:
                 wait = _wait(error, number)
                 if wait is None:
-                    raise _said(what, error) from error
+                    raise _said(what, error) from None
                 if number + 1 == self.tries:
-                    raise _said(what, error, self.tries) from error
+                    raise _said(what, error, self.tries) from None
                 self.sleep(wait)
         raise AssertionError("unreachable")
 
@@ -114,7 +114,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _said(what: str, error: BaseException, tries: int = 0) -> BaseException:
-    """The sentence of an error of the Hub; an error of ours or of Python stays what it is."""
+    """The sentence of an error of the Hub, alone: a library's own words name signed addresses. Ours stays as it is."""
     answer = _answer(error)
     if answer is None and not tries:
         return _refused(what, error)

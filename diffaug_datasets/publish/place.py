@@ -1,14 +1,13 @@
 """To any fsspec address (file, memory, s3, ...): each file under another name first, its receipt, `run.json` last."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import fsspec
 
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PublishError
-from diffaug_datasets.data.addresses import place_errors
+from diffaug_datasets.core.printable import shown
+from diffaug_datasets.data.addresses import inside, opened, place_errors, reason
 from diffaug_datasets.publish.card import dataset_card
 from diffaug_datasets.publish.contents import RUN_JSON, Contents, Item
 from diffaug_datasets.publish.croissant import croissant
@@ -22,17 +21,13 @@ FLAT = {"s3", "s3a", "gs", "gcs", "az", "abfs"}  # no folders there; making one 
 class Place:
     """A folder behind an address such as `s3://bucket/birds`, `file:///data/birds` or `memory://birds`."""
 
-    address: str
+    address: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        protocol = self.address.partition("://")[0]
-        if protocol == "hf":
-            raise PublishError(f"{self.address}: give a Hub dataset as org/name; it goes out in one commit then.")
-        try:
-            self.files, root = fsspec.core.url_to_fs(self.address)
-        except (ValueError, ImportError, OSError) as error:
-            raise PublishError(f"{self.address}: no place that fsspec reaches ({error}).") from None
-        self.root = str(root).rstrip("/")
+        self.shown = shown(self.address)
+        if self.address.partition("://")[0] == "hf":
+            raise PublishError(f"{self.shown}: give a Hub dataset as org/name; it goes out in one commit then.")
+        self.files, self.root = opened(self.address)
 
     def publish(self, contents: Contents) -> Published:
         """Send what is not there yet, check each file's size and receipt, then write `run.json`.
@@ -42,17 +37,18 @@ class Place:
         """
         try:
             sent = sum(self._send(item) for item in contents.items if item.name != RUN_JSON)
-            shared = {README: dataset_card(self.text(README), contents, self.address, None)}
-            shared[CROISSANT] = croissant(self.text(CROISSANT), contents, self.address)
+            shared = {README: dataset_card(self.text(README), contents, self.shown, None)}
+            shared[CROISSANT] = croissant(self.text(CROISSANT), contents, self.shown)
             for path, text in shared.items():
                 self._write(path, text.encode())
             last = contents.items[-1]
             self._write(last.path, last.read())
-        except place_errors() as error:
+        except place_errors(NotImplementedError) as error:
             raise PublishError(
-                f"{self.address}: cannot be written ({error}); run the same command again, finished files stay."
+                f"{self.shown}: cannot be written ({reason(error, self.address)}); run the same command again, "
+                "finished files stay."
             ) from None
-        return Published(self.address, contents.release.folder, "", sent=sent)
+        return Published(self.shown, contents.release.folder, "", sent=sent)
 
     def text(self, path: str) -> str | None:
         """A small file; None where it is not there.
@@ -63,11 +59,15 @@ class Place:
         place = self._at(path)
         try:
             return self.files.cat_file(place).decode() if self.files.exists(place) else None
+        except UnicodeDecodeError:
+            raise PublishError(f"{self.shown}: {path} is no UTF-8 text; put it right or remove it.") from None
         except place_errors() as error:
-            raise PublishError(f"{self.address}: cannot be read ({error}); check it and its credentials.") from None
+            raise PublishError(
+                f"{self.shown}: cannot be read ({reason(error, self.address)}); check it and its credentials."
+            ) from None
 
     def _at(self, path: str) -> str:
-        return f"{self.root}/{path}" if self.root else path
+        return inside(self.root, path)
 
     def _send(self, item: Item) -> bool:
         """Whether the file had to be sent."""
@@ -79,7 +79,7 @@ class Place:
             self.files.pipe_file(place + PARTIAL, item.content)
         else:
             self.files.put_file(str(item.content), place + PARTIAL)
-        self.files.mv(place + PARTIAL, place)
+        self._move(place + PARTIAL, place)
         self._check(item)
         self._write(item.path + RECEIPT, canonical({"sha256": item.sha256, "size": item.size}).encode())
         return True
@@ -104,11 +104,21 @@ class Place:
     def _check(self, item: Item) -> None:
         if (size := self._size(item.path)) != item.size:
             raise PublishError(
-                f"{self.address}: {item.path} has {size} bytes there, sent were {item.size}; publish again."
+                f"{self.shown}: {item.path} has {size} bytes there, sent were {item.size}; publish again."
             )
 
     def _write(self, path: str, data: bytes) -> None:
         place = self._at(path)
         self._have_folder(place)
         self.files.pipe_file(place + PARTIAL, data)
-        self.files.mv(place + PARTIAL, place)
+        self._move(place + PARTIAL, place)
+
+    def _move(self, source: str, target: str) -> None:
+        """Rename; where the name holds signs that the file system's own move takes for a pattern, copy and remove."""
+        from fsspec.core import has_magic
+
+        if not has_magic(source) or self.files.protocol == ("file", "local"):
+            self.files.mv(source, target)
+        else:
+            self.files.cp_file(source, target)
+            self.files.rm_file(source)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.printable import shown
 from diffaug_datasets.publish.card import dataset_card
 from diffaug_datasets.publish.contents import Contents, contents, stating
 from diffaug_datasets.publish.gates import Verdict, refuse, verdicts
@@ -53,8 +54,8 @@ def preview(run: Run, target: str, options: PublishOptions | None = None, patien
     with _opened(run, target, options) as (found, said):
         remote = "://" not in target
         old = _push(target, found, options, patience).preview() if remote else Place(target).text(README)
-        card = dataset_card(old, found, target, found.release.tag if remote else None)
-        return Preview(target, found, said, card)
+        card = dataset_card(old, found, shown(target), found.release.tag if remote else None)
+        return Preview(shown(target), found, said, card)
 
 
 @contextmanager
@@ -65,7 +66,9 @@ def _opened(run: Run, target: str, options: PublishOptions) -> Iterator[tuple[Co
             f"got the target {target!r}, expected org/name for the Hub or an address such as file:///folder or s3://bucket."
         )
     if "://" in target and (options.create_pr or options.revision or options.private):
-        raise PublishError(f"{target}: --private, --create-pr and --revision are for the Hub alone; leave them out.")
+        raise PublishError(
+            f"{shown(target)}: --private, --create-pr and --revision are for the Hub alone; leave them out."
+        )
     if options.create_pr and options.revision:
         raise PublishError("--create-pr opens a branch of its own; leave --revision out.")
     with tempfile.TemporaryDirectory(prefix="diffaug-") as stage:

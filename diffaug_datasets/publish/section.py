@@ -2,6 +2,8 @@
 
 import html
 import inspect
+import json
+import shlex
 from functools import cache
 from importlib.resources import files
 
@@ -143,8 +145,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": markdown, "fenced": fenced}
+    environment.filters |= {"md": markdown, "fenced": fenced, "quoted": quoted, "sh": shlex.quote}
     return environment
+
+
+def quoted(text: str) -> str:
+    """The text as a string of Python."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def fenced(text: str) -> str:

@@ -66,6 +66,26 @@ def raised(hub: LoopbackHub, run: Run, way: Way, waits: Waits) -> str:
     return "".join(told)
 
 
+@pytest.mark.parametrize("words", [("--json",), ()])
+def test_a_stranger_drives_no_terminal(finished: Run, tmp_path: Path, diffaug: Command, words: tuple[str, ...]) -> None:
+    """Not by the names, numbers and texts of `run.json` or the card, in what is printed and in what is refused."""
+    place = tmp_path / "fashion"
+    path = place / publish(finished, f"file://{place}").folder / "run.json"
+    hostile, content = "\x1b]0;x\x07\x9b2J\r\u202e", json.loads(path.read_text())
+    said = []
+    for change in ({"method": hostile}, {"class_names": [hostile]}, {"name": hostile}, {"package": hostile}):
+        path.write_text(json.dumps(content | change))
+        said.append(diffaug("verify", place, *words))
+        said.append(diffaug("regen", place, hostile, *words))
+    path.write_text(json.dumps(content))
+    card = place / "README.md"
+    card.write_text(card.read_text("utf-8").replace("\n---\n", f"\n---\n{hostile}", 1), "utf-8")
+    said.append(diffaug("publish", finished.folder, f"file://{place}", "--dry-run", *words))
+    told = "".join(answer.out + answer.err for answer in said)
+    assert not set(told) & set(hostile.replace("]0;x", "").replace("2J", ""))
+    assert told.count("u001b") > 1, "nothing hostile was met"
+
+
 def test_mutated_shards_are_refused_by_digest(finished: Run, tmp_path: Path) -> None:
     """Arrow files that were changed can crash a process, so none is opened: a thousand of them, one by one."""
     done = publish(finished, f"file://{tmp_path}/fashion")
