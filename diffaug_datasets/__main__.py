@@ -2,4 +2,5 @@
 
 from diffaug_datasets.cli import main
 
-main()
+if __name__ == "__main__":  # processes that libraries spawn import this file under another name
+    main()

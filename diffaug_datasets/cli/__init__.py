@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from diffaug_datasets.cli.release_verbs import app
@@ -33,11 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _hold_stdin()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    words = [word for word in given if word != "--debug"] or ["--help"]
     try:
         with _ctrl_c():
-            code = app([word for word in given if word != "--debug"], prog_name="diffaug", standalone_mode=False)
+            code = app(words, prog_name="diffaug", standalone_mode=False)
+        _flush()
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:
+        code = _nobody_reads()
     except Exception as error:
         sentence = _sentence(error)
         if debug or sentence is None:
@@ -48,10 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def _nobody_reads() -> int:
+    """Whoever read our output has closed it, as `head` does; nothing is left to say, not even at the end of Python."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(nowhere, stream.fileno())
+    return 141  # as a shell sees a process that SIGPIPE ends
+
+
 @contextmanager
 def _ctrl_c() -> Iterator[None]:
     """Ctrl-C unwinds; where a library swallows the exception, it ends the process, which loses nothing either."""
-    if threading.current_thread() is not threading.main_thread():
+    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # by whoever started us
+    if is_ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -82,6 +102,10 @@ def _sentence(error: Exception) -> str | None:
         return f"{place}: {error.strerror}; check the path, its rights and the free space, then run it again."
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return f"this needs {error.name}, which is not installed; run `pip install 'diffaug-datasets[{extra}]'`."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # of Python, and of torch
+        return "memory ran out; give fewer --workers or a smaller batch_size, and run it again: what is finished stays."
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "`~`: this user has no home and HOME is not set; set HOME, or write paths without `~`."
     if type(error).__name__ == "Abort":
         return "interrupted."
     message = getattr(error, "format_message", None)  # of typer's usage errors, whichever click they are built on

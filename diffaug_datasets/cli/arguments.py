@@ -1,7 +1,7 @@
 """Arguments and options that several verbs share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,16 @@ def _device(device: str) -> str:
     raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
 
 
+def local(param: typer.CallbackParam, value: Any) -> Any:
+    """A folder or file, or several; RunError where an address such as s3:// is given."""
+    from diffaug_datasets.run.store import on_this_machine
+
+    for place in value if isinstance(value, list | tuple) else [value]:
+        if place is not None:
+            on_this_machine(place, param.opts[-1] if param.param_type_name == "option" else str(param.metavar))
+    return value
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from diffaug_datasets import __version__
@@ -23,13 +33,20 @@ def _version(wanted: bool) -> None:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `diffaug plan` made.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
+]
+NewRun = Annotated[Path | None, typer.Option("--run", callback=local, help="Run folder; default: runs/NAME-PLANID.")]
 Device = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one a GPU, or one a core.")]
 MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
 FitsFrom = Annotated[
     list[Path] | None,
-    typer.Option(metavar="RUN", help="Take over another run's equal fits, and its images if filters alone differ."),
+    typer.Option(
+        metavar="RUN",
+        callback=local,
+        help="Take over another run's equal fits, and its images if filters alone differ.",
+    ),
 ]
 RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
 Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]

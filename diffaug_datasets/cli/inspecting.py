@@ -18,13 +18,14 @@ def print_status(folder: Path, as_json: bool) -> None:
         say_json(asdict(state))
         return
     say(f"{state.name}, plan {state.plan_id[:16]}: {_phase(state)}")
+    held = "unknown, for locks cannot be read here" if state.held is None else ", ".join(state.held) or "nothing"
     rate = f", {state.rows_per_second:.1f} a second and worker" if state.rows_per_second else ""
     say_facts(
         {
             "  fits": f"{state.fits_done} of {state.fits}",
             "  shards": f"{state.shards_done} of {state.shards}",
             "  images": f"{state.rows_written} written, {state.rows_failed} failed, of {state.rows}{rate}",
-            "  in work": ", ".join(state.held) or "nothing",
+            "  in work": held,
         }
     )
     for reason, count in state.reasons.items():

@@ -1,8 +1,6 @@
 """From what a person names (a file, a shipped recipe, a config) to a priced run folder. Nothing here needs torch."""
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -11,12 +9,13 @@ from typing import Any
 
 import yaml
 
-from diffaug_datasets.cli.screen import clock, say, say_facts, say_json, waiting
-from diffaug_datasets.core.errors import DiffAugError, RecipeError
+from diffaug_datasets.cli.screen import say, say_facts, say_json, waiting, warn_of_signs
+from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.data.catalogue import config_recipe, merged
 from diffaug_datasets.data.prepare import Prepared, prepare, write_run
 from diffaug_datasets.data.price import CPU_FLOPS, GPU_FLOPS, Price, price, size
+from diffaug_datasets.run.progress import clock
 from diffaug_datasets.run.store import Run
 
 
@@ -105,6 +104,7 @@ def make_plan(
     quote = price(prepared, place)
     if not dry_run:
         write_checked(prepared, place, quote)
+        warn_of_signs(place)
     if as_json:
         say_json({**asdict(quote), "run": None if dry_run else str(place)})
         return
@@ -115,20 +115,7 @@ def make_plan(
 def write_checked(prepared: Prepared, folder: Path, quote: Price) -> Run:
     """Write the run folder, if the disk has room for what will come."""
     quote.check(folder)
-    with _all_or_nothing(folder):
-        return write_run(prepared, folder)
-
-
-@contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[None]:
-    """A folder that this call made goes again if the call fails."""
-    is_new = not folder.exists()
-    try:
-        yield
-    except DiffAugError:
-        if is_new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    return write_run(prepared, folder)
 
 
 def print_price(quote: Price) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from diffaug_datasets.cli.arguments import AsJson, Config, Device, Revision, RowPrefix, RunFolder, Source
+from diffaug_datasets.cli.arguments import AsJson, Config, Device, Revision, RowPrefix, RunFolder, Source, local
 from diffaug_datasets.cli.verbs import app
 
 __all__ = ["app"]
@@ -15,7 +15,9 @@ __all__ = ["app"]
 def withdraw(
     run: RunFolder,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="The sha256 of a real image, or its file.")],
-    out: Annotated[Path | None, typer.Option("--run", help="The new run folder; default: NAME-PLANID beside.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--run", callback=local, help="The new run folder; default: NAME-PLANID beside.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Take real images and the rows made from them out of a finished run, into a new one; nothing is generated."""
@@ -57,7 +59,7 @@ def publish(
 def regen(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a published set (org/name, s3://...).")],
     row: RowPrefix,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the rebuilt image here.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", callback=local, help="Write the rebuilt image here.")] = None,
     config: Config = None,
     revision: Revision = None,
     source: Source = None,

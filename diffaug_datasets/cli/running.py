@@ -1,17 +1,15 @@
 """Verbs that make something: fits, images, prepared datasets."""
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffaug_datasets.cli.screen import clock, following, note, say
+from diffaug_datasets.cli.screen import note, say, warn_of_signs
 from diffaug_datasets.run.adoption import refusals
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.engines import accelerated
 from diffaug_datasets.run.execute import emptied, execute, over_budget
+from diffaug_datasets.run.progress import clock, following
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
@@ -42,6 +40,7 @@ def run_generate(folder: Path, workers: int, options: WorkerOptions) -> int:
     if done is None or not leads():
         return 0
     print_summary(run, done)
+    warn_of_signs(folder)
     if warning := emptied(done):
         say(f"warning: {warning}")
     if trouble := over_budget(run, done):
@@ -77,29 +76,8 @@ def run_build(name: str, source: str | None, folder: Path | None, workers: int, 
 
     builder = load_builder(name, source=source, run_dir=folder, workers=workers, device=device)
     say(f"{name}: {len(builder.run.plan.rows)} images to have, plan {builder.run.plan.id[:16]}")
-    with _ticking(builder.run):
-        builder.download_and_prepare()
+    builder.download_and_prepare()
     splits: dict[str, Any] = builder.info.splits or {}
     rows = ", ".join(f"{split.num_examples} {name} rows" for name, split in splits.items())
     say(f"{name}: prepared, {rows}, in {builder.cache_dir}")
     say(f"run folder: {builder.run.folder}")
-
-
-@contextmanager
-def _ticking(run: Run) -> Iterator[None]:
-    """Progress beside a call that knows nothing of it."""
-    over = threading.Event()
-    with following(run) as tick:
-        watcher = threading.Thread(target=_watch, args=(over, tick), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
-
-
-def _watch(over: threading.Event, tick: Callable[[], None]) -> None:
-    while not over.wait(0.2):
-        tick()
-    tick()

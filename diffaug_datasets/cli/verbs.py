@@ -11,18 +11,19 @@ from diffaug_datasets.cli.arguments import (
     Device,
     FitsFrom,
     MixedStack,
+    NewRun,
     RowPrefix,
     RunFolder,
     Set,
     Source,
     Version,
     Workers,
+    local,
 )
 
 app = typer.Typer(
     help="Reproducible, diffusion-augmented datasets for image classification.",
     epilog="A run goes plan, generate, report; `diffaug demo` shows all three on embedded data.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -37,7 +38,7 @@ def root(version: Version = False, debug: Debug = False) -> None:
 
 @app.command()
 def demo(
-    run: Annotated[Path, typer.Option("--run", help="Where the demo's runs go.")] = Path("runs"),
+    run: Annotated[Path, typer.Option("--run", callback=local, help="Where the demo's runs go.")] = Path("runs"),
     short: Annotated[bool, typer.Option("--short", help="The same path with a few images of two methods.")] = False,
 ) -> None:
     """Plan, generate and report on embedded data; no network, no GPU. Finished work is used again."""
@@ -87,7 +88,9 @@ def cp(
 @app.command()
 def captions(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write; config.suffixes takes its name.")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=local, help="The file to write; config.suffixes takes its name.")
+    ],
     captioner: Annotated[str, typer.Option(help="Image captioner: a Hub id or a folder.")] = (
         "Salesforce/blip-image-captioning-large"
     ),
@@ -115,7 +118,7 @@ def captions(
 @app.command()
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
-    run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/NAME-PLANID.")] = None,
+    run: NewRun = None,
     source: Source = None,
     changes: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
@@ -185,7 +188,9 @@ def status(run: RunFolder, json: AsJson = False) -> None:
 def show(
     run: RunFolder,
     row: RowPrefix,
-    out: Annotated[Path | None, typer.Option("--out", help="Write the picture and its sources here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=local, help="Write the picture and its sources here.")
+    ] = None,
 ) -> None:
     """Show everything about one row: draws, prompts, scores, sources."""
     from diffaug_datasets.cli.inspecting import show_row
@@ -195,8 +200,10 @@ def show(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The page; default: report.html in the first run.")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", callback=local, help="One or more run folders.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=local, help="The page; default: report.html in the first run.")
+    ] = None,
 ) -> None:
     """Write an HTML page over runs: pictures, scores, counts."""
     from diffaug_datasets.cli.inspecting import make_report
@@ -208,7 +215,7 @@ def report(
 def build(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A config name, or a published set to make again.")],
     source: Source = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/NAME-PLANID.")] = None,
+    run: NewRun = None,
     workers: Workers = 0,
     device: Device = "auto",
 ) -> None:
@@ -220,3 +227,11 @@ def build(
     from diffaug_datasets.cli.running import run_build
 
     run_build(name, source, run, workers, device)
+
+
+@app.command(hidden=True)
+def worker(run: RunFolder, pipe: int, options: str) -> None:
+    """Work for a `generate` with several workers, which starts this itself."""
+    from diffaug_datasets.run.engines.local import work_for_parent
+
+    work_for_parent(run, pipe, options)

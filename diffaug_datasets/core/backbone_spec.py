@@ -17,6 +17,7 @@ from diffaug_datasets.core.errors import BackboneError
 DEFAULT_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 TINY = "tiny"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 DIGESTED = (".json", ".txt", ".safetensors")
 
 # Hub ids that no longer answer -> where the same weights live on. Stability AI withdrew its 2.x repositories in 2025.
@@ -77,7 +78,7 @@ def local_folder(spec: BackboneSpec) -> Path | None:
     folder = Path(spec.id).expanduser()
     if folder.is_dir():
         return folder
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", spec.id):
+    if not HUB_ID.fullmatch(spec.id):
         raise BackboneError(
             f"backbone {spec.id!r} is neither a folder nor a Hub id: give an existing folder in diffusers format, "
             f"an id such as {DEFAULT_ID}, or `tiny`."
@@ -153,7 +154,10 @@ def _commit(spec: BackboneSpec) -> str:
 
 
 def hub_cache() -> Path:
-    """Where huggingface_hub keeps downloads, by the same environment variables (HF_HUB_CACHE, HF_HOME, ...)."""
+    """Where huggingface_hub keeps downloads, by the same environment variables (HF_HUB_CACHE, HF_HOME, ...).
+
+    For a user without a home, `~` stays as it is: nothing lies there.
+    """
     home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/huggingface"
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(named)).expanduser()
+    return Path(os.path.expanduser(os.path.expandvars(named)))  # noqa: PTH111

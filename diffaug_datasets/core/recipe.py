@@ -227,8 +227,9 @@ class Recipe(BaseModel):
         return _checked(cls, content)
 
     @classmethod
-    def from_yaml(cls, path: Path) -> "Recipe":
+    def from_yaml(cls, path: Path | str) -> "Recipe":
         """The recipe in a file; a relative place (`source`, a pool, ...) is taken from the file's own folder."""
+        path = Path(path)
         content = _read_yaml(path)
         _resolve(content, LOCAL_KEYS, path.parent)
         method = discover_methods().get(str(content.get("method")))

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,16 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.catalogue import config_recipe
+from diffaug_datasets.data.catalogue import config_recipe, merged
 from diffaug_datasets.data.prepare import prepare, write_run
 from diffaug_datasets.data.real import discover_builders
 from diffaug_datasets.run.assembly import Assembled, RunFile
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.features import features
-from diffaug_datasets.run.store import Run, sha256_file
+from diffaug_datasets.run.progress import following
+from diffaug_datasets.run.store import Run, on_this_machine, sha256_file
 from diffaug_datasets.run.worker import WorkerOptions
 
 DEFAULT_OPTIONS = WorkerOptions(device="auto")
@@ -29,31 +31,43 @@ def list_builders() -> list[str]:
 
 
 def load_builder(
-    name: str,
+    name: str | None = None,
     source: str | None = None,
     backbone: Any = None,
     run_dir: str | os.PathLike[str] | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | str | os.PathLike[str] | None = None,
     *,
     workers: int = 0,
     device: str = "auto",
     cache_dir: str | None = None,
     **changes: Any,
 ) -> "RunBuilder":
-    """The builder of an augmented dataset such as `cub_5shot_diffii`; nothing is generated yet.
+    """The builder of an augmented dataset such as `cub_5shot_diffii`, or of a recipe; nothing is generated yet.
 
-    `source`: a Hub id, an image folder or the dataset's own folder. `changes` are recipe keys (`per_image=2`,
-    `confusion="matrix.csv"`, `config={...}`). The run folder defaults to `runs/<name>-<first digits of the plan id>`.
+    `recipe`: instead of a name, a `Recipe` or its YAML file. `source`: a Hub id, an image folder or the dataset's own
+    folder. `changes` are recipe keys (`per_image=2`, `confusion="matrix.csv"`, `config={...}`), over the recipe's own.
+    The run folder defaults to `runs/<name>-<first digits of the plan id>`.
 
     Raises:
         DiffAugError: one sentence on the name, the source, the recipe or the backbone.
     """
     given = {"source": source, "backbone": backbone}
     changes |= {key: value for key, value in given.items() if value is not None}
-    prepared = prepare(recipe or config_recipe(name, **changes))
-    folder = Path(run_dir) if run_dir else Path("runs") / f"{prepared.plan.header.name}-{prepared.plan.id[:8]}"
+    place = on_this_machine(os.fspath(run_dir), "run_dir") if run_dir else None
+    prepared = prepare(_recipe(name, recipe, changes))
+    folder = place or Path("runs") / f"{prepared.plan.header.name}-{prepared.plan.id[:8]}"
     options = WorkerOptions(device=device)
     return RunBuilder(write_run(prepared, folder), options=options, workers=workers, cache_dir=cache_dir)
+
+
+def _recipe(name: str | None, recipe: Recipe | str | os.PathLike[str] | None, changes: dict[str, Any]) -> Recipe:
+    if (name is None) == (recipe is None):
+        raise RecipeError(f"load_builder: got name {name!r} and recipe {recipe!r}, expected one of the two.")
+    if recipe is None:
+        return config_recipe(str(name), **changes)
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.from_yaml(os.fspath(recipe))
+    return Recipe.from_dict(merged(recipe.model_dump(mode="json", by_alias=True), changes)) if changes else recipe
 
 
 class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
@@ -77,12 +91,16 @@ class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         return datasets.DatasetInfo(features=features(self.run.plan.header.class_names))
 
     def finish(self) -> Assembled:
-        """Make what the run lacks.
+        """Make what the run lacks; shows how far it is on standard error unless `datasets` shows no progress bars.
 
         Raises:
             RunError: more rows failed than the recipe's budget.
         """
-        assembled = execute(self.run, self._options, self._workers)
+        if datasets.utils.are_progress_bars_disabled():
+            assembled = execute(self.run, self._options, self._workers)
+        else:
+            with following(self.run, sys.stderr) as tick:
+                assembled = execute(self.run, self._options, self._workers, tick)
         if assembled is None:
             raise RunError(f"{self.run.folder}: nothing was assembled.")
         if trouble := over_budget(self.run, assembled):

@@ -1,7 +1,8 @@
 """From a recipe to a run folder: real images in, plan drawn, nothing generated. Needs no torch."""
 
-import json
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.backbone_spec import backbone_name
 from diffaug_datasets.core.bounded import in_order
-from diffaug_datasets.core.canonical import canonical
+from diffaug_datasets.core.canonical import canonical, differences
 from diffaug_datasets.core.errors import PlanError, RecipeError
 from diffaug_datasets.core.images import RGB_BYTES, decode_image, format_of, pixel_sha256, pixels_of
 from diffaug_datasets.core.method import PlanSpec
@@ -180,10 +181,45 @@ def _matrix(confusion: str, table: SourceTable, real: RealSet, manifest: Manifes
 def write_run(prepared: Prepared, folder: Path) -> Run:
     """Write recipe, real shards, manifest and plan; an existing run of the same plan is completed, never changed.
 
+    If anything fails, nothing is left of what this call made.
+
     Raises:
         PlanError: the folder holds another plan; says what differs.
+        RunError: the folder is an address, or cannot be written.
     """
     run = Run(folder)
+    with _all_or_nothing(folder):
+        return _written(prepared, run)
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """What a failed call wrote into a folder that was no run yet goes again, folders above it too; the rest stays."""
+    if (folder / "plan.json").exists():
+        yield
+        return
+    above = [place for place in folder.absolute().parents if not place.exists()]
+    before = set(folder.rglob("*")) if folder.exists() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            _remove([path for path in folder.rglob("*") if path not in before])
+        _remove(above)
+        raise
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove files and the folders that are empty then, as far as that is possible."""
+    for path in sorted(paths, key=lambda path: len(path.parts), reverse=True):
+        with suppress(OSError):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _written(prepared: Prepared, run: Run) -> Run:
+    folder = run.folder
     if (folder / "plan.json").exists():
         refuse_other_plan(Run.open(folder), prepared.plan)
         run = Run.open(folder)
@@ -211,19 +247,6 @@ def refuse_other_plan(run: Run, plan: Plan) -> None:
         f"{run.folder}: holds another plan; what differs: {'; '.join(changes[:5])}. "
         f"Use another run folder{advice}, or put the recipe back."
     )
-
-
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """`key: old -> new` for every leaf that differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
-    return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _places(prepared: Prepared) -> dict[str, tuple[str, int]]:

@@ -15,6 +15,7 @@ from diffaug_datasets.core.plan import PlanHeader, Shard
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow
 from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.progress import read_event
 from diffaug_datasets.run.store import Receipt, Run
 
 PREVIEW = re.compile(r"step-(?P<step>\d{1,9})-class-(?P<label>\d{1,6})\.png", re.ASCII)
@@ -159,8 +160,8 @@ class Gathered:
 
     def losses(self, fit: str) -> list[LossPoint]:
         """The loss curve of a fit as the run's events tell it, steps that overflowed left out; empty without events."""
-        events = (event for event in self._events if event.get("unit") == fit and event.get("loss") is not None)
-        latest = {int(event["step"]): float(event["loss"]) for event in events}
+        events = (event for event in self._events if event["unit"] == fit and event["loss"] is not None)
+        latest = {event["step"]: event["loss"] for event in events}
         return [LossPoint(step, latest[step]) for step in sorted(latest)]
 
     def previews(self, fit: str) -> list[Preview]:
@@ -176,9 +177,9 @@ class Gathered:
     @cached_property
     def _events(self) -> list[dict[str, Any]]:
         path = self.run.folder / "events.jsonl"
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        parsed = (_json_object(line) for line in lines if b'"fit"' in line)
-        return [dict(event) for event in parsed if event.get("event") == "fit"]
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        events = (read_event(line) for line in lines if b'"fit"' in line)
+        return [event for event in events if event and event["event"] == "fit"]
 
     @cached_property
     def _real_by_label(self) -> Mapping[int, tuple[str, ...]]:

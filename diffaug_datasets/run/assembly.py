@@ -1,9 +1,7 @@
 """Selection, once all shards are in, then `run.json`: the list of files that readers trust."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +15,7 @@ from diffaug_datasets.core.rows import FailedRow, Split
 from diffaug_datasets.run.deciding import columns_for, scored, verdicts
 from diffaug_datasets.run.features import read_stream, schema_digest, stored_rows
 from diffaug_datasets.run.shards import write_arrow
-from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, write_atomically, write_text
+from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, sha256_file, write_atomically, write_text
 
 RUN_SCHEMA = 1
 
@@ -93,15 +91,36 @@ def assemble(run: Run, hook: Hook = no_hook) -> Assembled:
 def finished(run: Run) -> Assembled | None:
     """`run.json`, if the run is finished and belongs to this plan."""
     path = run.folder / "run.json"
-    if not path.exists():
-        return None
     try:
         assembled = Assembled.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path}: unreadable ({str(error).splitlines()[0]}); `diffaug generate` writes it again."
         ) from None
     return assembled if assembled.plan_id == run.plan.id else None
+
+
+def current(run: Run) -> Assembled | None:
+    """`run.json`, if every file that it names is there as it says, and is the one that its receipt names."""
+    try:
+        done = finished(run)
+    except RunError:  # damaged: whoever asks this writes it again
+        return None
+    if done is None or not (run.folder / "README.md").exists() or not run.intact("selection"):
+        return None
+    shards = [run.receipt(shard.name) for shard in (*run.plan.real_shards(), *run.plan.shards())]
+    receipts = {f"shards/{r.unit}.arrow": r.files[0].sha256 for r in shards if r is not None}
+    return done if all(_is_current(run, file, receipts.get(file.path)) for file in done.files) else None
+
+
+def _is_current(run: Run, file: RunFile, of_receipt: str | None) -> bool:
+    """Shards are looked at with their receipts; the files of kept rows have none."""
+    path = run.folder / file.path
+    if of_receipt is not None:
+        return of_receipt == file.sha256 and path.exists()
+    return path.is_file() and sha256_file(path) == file.sha256
 
 
 def _receipts(run: Run) -> list[Receipt]:
@@ -193,7 +212,7 @@ def _describe(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str],
         tier="T0" if len(stacks) == 1 else "T2",
         seconds=round(sum(r.seconds for r in [*receipts, *fits]), 3),
         evaluations=sum(r.evaluations for r in [*receipts, *fits]),
-        finished=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
+        finished=max((r.finished for r in receipts), default=""),
     )
 
 

@@ -1,12 +1,17 @@
 """Make what a run lacks, whoever runs it: fits, shards, then selection and `run.json`."""
 
 import os
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.run.assembly import Assembled, assemble, finished
+from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.core.plan import Shard
+from diffaug_datasets.run.assembly import Assembled, assemble, current
 from diffaug_datasets.run.engines import accelerated, local
 from diffaug_datasets.run.engines.local import Tick
+from diffaug_datasets.run.leases import check_locks
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
@@ -14,16 +19,22 @@ from diffaug_datasets.run.worker import Worker, WorkerOptions
 def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lambda: None) -> Assembled | None:
     """Run workers until nothing is missing, then assemble; None if only fits were asked for.
 
-    `workers` 0 means one a GPU, or one a CPU core that the planned threads leave room for, never more than units.
+    `workers` 0 means one per GPU, or one per CPU core that the planned threads leave room for, never more than units.
+    A run that lacks nothing is answered at once, from its files alone.
     Under `accelerate launch` this process is one worker and the first to hold the lease assembles.
 
     Raises:
         RunError: the folder is read-only, full or was begun on another stack; a device that is not there.
         PlanError: a folder of `fits_from` holds no plan.
     """
-    _check_writable(run)
     for folder in options.fits_from:
         Run.open(folder)
+    if not options.split_batches:  # whose processes wait for one another
+        done = _made_before(run)
+        if done or (options.only_fits and _are_intact(run, run.plan.fits)):
+            return None if options.only_fits else done
+    _check_writable(run)
+    check_locks(run.folder)
     options = replace(options, device=resolve_device(options.device))
     if options.split_batches and not accelerated.launched():
         raise RunError(
@@ -37,14 +48,23 @@ def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lam
     return None if options.only_fits else _assemble_once(run, worker or Worker(run, options))
 
 
+def _made_before(run: Run) -> Assembled | None:
+    """`run.json` of a run that lacks nothing. Needs no torch."""
+    done = current(run)
+    units: list[FitUnit | Shard] = [*run.plan.real_shards(), *run.plan.fits, *run.plan.shards()]
+    return done if done and _are_intact(run, units) else None
+
+
+def _are_intact(run: Run, units: Sequence[FitUnit | Shard]) -> bool:
+    """Receipts first: of a run that is half done no file is read."""
+    return all(run.receipt(unit.name) for unit in units) and all(run.intact(unit.name) for unit in units)
+
+
 def _assemble_once(run: Run, worker: Worker) -> Assembled:
     """One process assembles; the others wait for it and read its result."""
-    import time
-
     while True:
         with run.lease("assembly") as mine:
-            done = finished(run)
-            if done and _current(run, done):
+            if done := current(run):
                 return done
             if mine:
                 worker.appraise()
@@ -52,18 +72,11 @@ def _assemble_once(run: Run, worker: Worker) -> Assembled:
         time.sleep(0.1)
 
 
-def _current(run: Run, done: Assembled) -> bool:
-    """Whether run.json still names the files that the receipts name."""
-    receipts = {f"shards/{s.name}.arrow": run.receipt(s.name) for s in (*run.plan.real_shards(), *run.plan.shards())}
-    digests = {path: r.files[0].sha256 for path, r in receipts.items() if r is not None}
-    return all(digests.get(f.path, f.sha256) == f.sha256 and (run.folder / f.path).exists() for f in done.files)
-
-
 def resolve_device(device: str) -> str:
     """`auto` as CUDA where it is, else CPU.
 
     Raises:
-        RunError: CUDA is asked for and absent.
+        RunError: CUDA is asked for and absent, or has no such device.
     """
     import torch
 
@@ -71,17 +84,30 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RunError(f"--device {device}: torch {torch.__version__} sees no GPU here; use --device cpu or auto.")
+    count = torch.cuda.device_count() if device.startswith("cuda:") else 0
+    if device.startswith("cuda:") and int(device[5:]) >= count:
+        raise RunError(f"--device {device}: torch sees {count} GPUs here, cuda:0 to cuda:{count - 1}.")
     return device
 
 
 def default_workers(run: Run, options: WorkerOptions) -> int:
-    """As many as the machine serves at once."""
-    if options.device.startswith("cuda"):
+    """As many as the devices serve at once, one where one GPU is named; never more than units that can be made at once.
+
+    One, in this process, where no Python interpreter can be started for others.
+    """
+    if not local.interpreter():
+        return 1
+    if options.device == "cuda":
         import torch
 
-        return torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // run.recipe.threads, max(len(run.plan.shards()), 1)))
+        served = torch.cuda.device_count()
+    elif options.device.startswith("cuda"):
+        served = 1
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        served = cores // run.recipe.threads
+    units = run.plan.fits if options.only_fits else run.plan.shards()
+    return max(1, min(served, len(units)))
 
 
 def _check_writable(run: Run) -> None:

@@ -1,27 +1,30 @@
 """The run folder: plan, fits, shards, receipts. What is written last marks it as done, and carries its digest."""
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.canonical import canonical
-from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.core import temporary
+from diffaug_datasets.core.backbone_spec import HUB_ID, TINY, BackboneSpec, resolve
+from diffaug_datasets.core.canonical import canonical, differences
+from diffaug_datasets.core.errors import RecipeError, RunError
+from diffaug_datasets.core.local_places import MODELS
+from diffaug_datasets.core.method import FitUnit, discover_methods
 from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import FailedRow, PlanRow
+from diffaug_datasets.run import leases
 
 RECEIPT_SCHEMA = 1
 Hook = Callable[[str], None]
@@ -59,6 +62,7 @@ class Receipt(BaseModel):
     seconds: float = 0.0
     worker: str = ""
     stack: dict[str, str] = {}
+    finished: str = ""
     measured: dict[str, Any] = {}
 
 
@@ -74,20 +78,23 @@ def write_atomically(path: Path, write: Callable[[Path], None], hook: Hook = no_
     Raises:
         RunError: the disk is full or the folder is read-only; nothing half-written is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = temporary.beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
+        write(beside)
         hook(f"{path.name}: temporary file written")
-        _sync(temporary)
-        done = FileDigest(file=path.name, sha256=sha256_file(temporary), size=temporary.stat().st_size)
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"{path.parent}: cannot write {path.name} ({error.strerror}); free space or check rights."
-        ) from None
+        _sync(beside)
+        done = FileDigest(file=path.name, sha256=sha256_file(beside), size=beside.stat().st_size)
+        beside.replace(path)
+        if os.name != "nt":  # Windows opens no folder
+            _sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise RunError(f"{path.parent}: cannot write {path.name} ({reason}); free space or check rights.") from None
+        raise
     return done
 
 
@@ -101,32 +108,71 @@ def write_text(path: Path, text: str) -> FileDigest:
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
+def on_this_machine(place: Path | str, what: str = "run folder") -> Path:
+    """A place as a path.
+
+    Raises:
+        RunError: it is an address, such as one of a bucket.
+    """
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+(?=:/)", str(place)):  # `Path` makes one slash of two
+        raise RunError(
+            f"{what}: got an address ({scheme[0]}://...), expected a folder on a disk of this machine; runs are made "
+            "on a disk, and `diffaug publish RUN ADDRESS` takes a finished one to an address."
+        )
+    return Path(place)
+
+
 class Run:
     """A folder of recipe, plan, fits, shards and receipts; its state is computed from receipts alone."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = on_this_machine(folder)
 
     @classmethod
     def open(cls, folder: Path | str) -> "Run":
         """An existing run.
 
         Raises:
-            RunError: the folder has no plan, or its plan does not match its recipe's digest.
+            RunError: the folder has no plan, or the plan belongs neither to its header nor to the recipe beside it.
         """
-        run = cls(Path(folder))
+        run = cls(folder)
         if not (run.folder / "plan.json").exists():
             raise RunError(f"{folder}: no plan.json here; `diffaug plan RECIPE --run {folder}` makes a run folder.")
         if run.plan.id != run._stated_plan_id:
             raise RunError(f"{folder}: plan.parquet does not belong to plan.json; plan again into another folder.")
+        run._check_recipe()
         return run
+
+    def _check_recipe(self) -> None:
+        """The recipe beside the plan is read by whoever makes images, so it must say what the plan was drawn from.
+
+        Where the method is not installed nothing can be made, and nothing is compared.
+        """
+        header = self.plan.header
+        if str(header.recipe.get("method")) not in discover_methods():
+            return
+        try:
+            recipe = self.recipe
+        except RecipeError as error:
+            raise RunError(
+                f"{self.folder}: the recipe of its plan cannot be read: {str(error).rstrip('.')}; put recipe.yaml back "
+                "as it was, or plan again into another folder."
+            ) from None
+        changes = differences(header.recipe, recipe.identity(), _same_place)
+        if not _may_be(recipe.backbone, header.backbone):
+            changes.append(f"backbone: {header.backbone} -> {recipe.backbone.id} at {recipe.backbone.revision}")
+        if changes:
+            raise RunError(
+                f"{self.folder}: recipe.yaml is not what the plan was drawn from; what differs: "
+                f"{'; '.join(changes[:5])}. Put it back, or plan it into another folder."
+            )
 
     @property
     def _stated_plan_id(self) -> str:
@@ -213,28 +259,13 @@ class Run:
         """The last write of a unit."""
         write_text(self.receipt_path(receipt.unit), receipt.model_dump_json(indent=1))
 
-    @contextmanager
-    def lease(self, unit: str) -> Iterator[bool]:
-        """True while this process alone holds the unit; the kernel frees it when the process dies."""
-        path = self.folder / ".locks" / f"{unit}.lock"
-        try:
-            path.parent.mkdir(exist_ok=True)
-            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        except OSError as error:
-            raise RunError(
-                f"{self.folder}: cannot lock units here ({error.strerror}); a run folder must be writable."
-            ) from None
-        try:
-            yield _try_lock(handle)
-        finally:
-            os.close(handle)
+    def lease(self, unit: str) -> AbstractContextManager[bool]:
+        """True while this process alone holds the unit; see `leases.lease`."""
+        return leases.lease(self.folder, unit)
 
-    def held(self, unit: str) -> bool:
-        """Whether some process works on the unit now."""
-        if not (self.folder / ".locks" / f"{unit}.lock").exists():
-            return False
-        with self.lease(unit) as free:
-            return not free
+    def held(self, unit: str) -> bool | None:
+        """Whether some process works on the unit now; None where that cannot be known."""
+        return leases.held(self.folder, unit)
 
     def event(self, **content: Any) -> None:
         """Append one line to events.jsonl; nothing but progress displays reads it."""
@@ -243,11 +274,25 @@ class Run:
             file.write(line.encode())
 
     def sweep(self) -> None:
-        """Remove temporary files whose process is gone."""
-        for leftover in self.folder.rglob(".*.tmp"):
-            pid = leftover.name.rsplit(".", 2)[-2]
-            if pid.isdigit() and not _alive(int(pid)):
-                leftover.unlink(missing_ok=True)
+        """Remove temporary files whose process is gone.
+
+        Whether those of another machine, container or pid namespace are still written cannot be known, so they stay
+        until they are a day old and nobody holds their unit.
+        """
+        for leftover in filter(temporary.is_temporary, self.folder.rglob(temporary.PATTERN)):
+            with suppress(FileNotFoundError):  # whoever wrote it has just finished it
+                if temporary.writer_is_gone(leftover) or (temporary.is_old(leftover) and self._is_free(leftover)):
+                    leftover.unlink()
+
+    def _is_free(self, leftover: Path) -> bool:
+        """Whether nobody holds the unit that a temporary file belongs to."""
+        place = leftover.relative_to(self.folder).parts
+        if place[0] == "fits" and len(place) > 2:
+            unit = place[1]
+        else:
+            unit = temporary.file_of(leftover).partition(".")[0] if place[0] == "shards" else "assembly"
+        with self.lease(unit) as free:
+            return free
 
     def units(self) -> Iterator[tuple[str, Sequence[FitUnit | Shard]]]:
         """Stages in their order: fits by kind, as the method declared them, then the synthetic shards."""
@@ -264,22 +309,24 @@ def _unit(told: dict[str, Any]) -> FitUnit:
     return FitUnit(kind, payload, after)
 
 
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _same_place(key: str, planned: Any, found: Any) -> bool:
+    """Whether a model's place may hold what the plan knows as `name@digest`: what is not there cannot be looked at."""
+    if key.rpartition(".")[2] not in MODELS or not (isinstance(planned, str) and isinstance(found, str)):
         return False
-    return True
+    return "@" in planned and PurePath(found).name == planned.rpartition("@")[0]
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _may_be(spec: BackboneSpec, planned: str) -> bool:
+    """Whether a recipe's backbone is the planned `name@revision`, as far as no weights need be read for that."""
+    spec, (name, _, revision) = resolve(spec), planned.rpartition("@")
+    if spec.id == TINY or name == "diffaug-tiny":
+        return spec.id == TINY and name == "diffaug-tiny"
+    if Path(spec.id).is_dir():
+        return Path(spec.id).resolve().name == name
+    if "/" not in name:
+        return not HUB_ID.fullmatch(spec.id)
+    pinned = re.fullmatch(r"[0-9a-f]{40}", spec.revision or "") is None or str(spec.revision).startswith(revision)
+    return spec.id == name and pinned
 
 
 def _plan_schema() -> pa.Schema:

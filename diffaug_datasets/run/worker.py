@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffaug_datasets.core.backbone_spec import backbone_name
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitFiles, FitUnit
@@ -84,8 +86,10 @@ class Worker:
     def begin(self) -> None:
         """Set threads and kernels; check that the run can be continued here. Raises RunError as `work`."""
         settle(self.recipe.threads)
+        self._take_device()
         self._check_stack()
         self._check_real()
+        self._check_backbone()
 
     def appraise(self) -> None:
         """Measure the set whose units are all done; see `run.appraisal`."""
@@ -123,7 +127,8 @@ class Worker:
         self.options.hook(f"{unit.name}: before receipt")
         evaluations = self._ctx.team_total(self._evaluated - calls)
         spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": evaluations}
-        self.run.write_receipt(receipt.model_copy(update=spent))
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self.run.write_receipt(receipt.model_copy(update={**spent, "finished": finished}))
         self._intact.add(unit.name)
         self.run.event(event="done", unit=unit.name, rows=receipt.rows, failed=len(receipt.failed), **spent)
 
@@ -181,6 +186,21 @@ class Worker:
         self.options.hook(f"fit step {step}")
         known = round(loss, 5) if math.isfinite(loss) else None  # a step of half precision that overflowed
         self.run.event(event="fit", unit=self._ctx.folder.name, step=step, total=total, loss=known)
+
+    def _take_device(self) -> None:
+        """What asks for a GPU without a number gets this worker's, so that it touches no other."""
+        if self.options.device.startswith("cuda:"):
+            import torch
+
+            torch.cuda.set_device(self.options.device)
+
+    def _check_backbone(self) -> None:
+        planned, found = self.plan.header.backbone, backbone_name(self.recipe.backbone)
+        if found != planned:
+            raise RunError(
+                f"{self.run.folder}: planned for {planned}, and {self.recipe.backbone.id} is {found} here; the same "
+                "rows would have other pixels. Put those weights back, or plan again into another folder."
+            )
 
     def _check_real(self) -> None:
         broken = [s.name for s in self.plan.real_shards() if not self.run.intact(s.name)]
