@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from diffaug_datasets.core.scheduler_config import Spacing
 from diffaug_datasets.numerics.precision import per_row, widened
 from diffaug_datasets.numerics.timesteps import (
     ddim_labels,
@@ -47,6 +48,8 @@ class Schedule:
     """Added to every 'leading' label; 1 for Stable Diffusion 1.x."""
     set_alpha_to_one: bool = False
     """Whether the level below the last label is 1.0 rather than alpha_bar[0]; False for Stable Diffusion 1.x."""
+    spacing: Spacing | None = None
+    """How labels are laid out; None = as each solver has it: 'leading' for DDIM and PLMS, 'linspace' for DPM."""
 
     def __post_init__(self) -> None:
         levels = self.alpha_bar
@@ -66,6 +69,7 @@ class Schedule:
         *,
         steps_offset: int = 1,
         set_alpha_to_one: bool = False,
+        spacing: Spacing | None = None,
     ) -> "Schedule":
         """The schedule of a beta rule: 'linear', 'scaled_linear' or 'squaredcos_cap_v2' (which ignores start and end).
 
@@ -76,7 +80,7 @@ class Schedule:
             ValueError: the kind is unknown, or the betas give no falling alpha_bar in (0, 1).
         """
         alphas = 1.0 - _betas(kind, beta_start, beta_end, num_train_timesteps)
-        return cls(torch.cumprod(alphas.double(), dim=0), steps_offset, set_alpha_to_one)
+        return cls(torch.cumprod(alphas.double(), dim=0), steps_offset, set_alpha_to_one, spacing)
 
     @property
     def num_train_timesteps(self) -> int:
@@ -118,25 +122,25 @@ def _cosine_betas(n: int, shift: float = 0.008, largest: float = 0.999) -> Float
 
 def ddim_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
     """The n falling labels of DDIM sampling on this schedule; see `timesteps.ddim_labels`."""
-    return ddim_labels(n, schedule.num_train_timesteps, schedule.steps_offset)
+    return ddim_labels(n, schedule.num_train_timesteps, schedule.steps_offset, schedule.spacing or "leading")
 
 
 def ddim_inverse_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
     """The n rising labels of DDIM inversion on this schedule: the labels of sampling upwards.
 
-    Follows diffusers' `DDIMInverseScheduler` with 'leading' spacing.
+    Follows diffusers' `DDIMInverseScheduler`, which has no 'linspace' spacing.
     """
     return ddim_timesteps(schedule, n)[::-1]
 
 
 def dpm_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
     """The n falling labels of DPM-Solver++ on this schedule; see `timesteps.dpm_labels`."""
-    return dpm_labels(n, schedule.num_train_timesteps)
+    return dpm_labels(n, schedule.num_train_timesteps, schedule.steps_offset, schedule.spacing or "linspace")
 
 
 def plms_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
     """The n + 1 falling labels of PLMS on this schedule; see `timesteps.plms_labels`."""
-    return plms_labels(n, schedule.num_train_timesteps, schedule.steps_offset)
+    return plms_labels(n, schedule.num_train_timesteps, schedule.steps_offset, schedule.spacing or "leading")
 
 
 def add_noise(

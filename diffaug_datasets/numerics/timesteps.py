@@ -1,57 +1,90 @@
 """Timestep labels and start indices: whole numbers only, so that planning needs no torch.
 
-`T` is the number of training timesteps (1000 for Stable Diffusion), `offset` its `steps_offset` (1).
+`T` is the number of training timesteps (1000 for Stable Diffusion), `offset` its `steps_offset` (1). `spacing` is how
+labels are laid out on 0..T-1 (Table 2 of Lin et al. 2023, arXiv 2305.08891); each solver has its own default.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 
-def ddim_labels(n: int, T: int = 1000, offset: int = 1) -> tuple[int, ...]:
+from diffaug_datasets.core.scheduler_config import Spacing
+
+
+def ddim_labels(n: int, T: int = 1000, offset: int = 1, spacing: Spacing = "leading") -> tuple[int, ...]:
     """The n labels of DDIM sampling, highest first: n = 25 of 1000 gives 961, 921, ..., 41, 1.
 
-    Follows diffusers' `DDIMScheduler` with 'leading' spacing; inversion runs the same labels upwards.
+    Follows diffusers' `DDIMScheduler`; only 'leading' labels are offset. Inversion runs the same labels upwards.
 
     Raises:
-        ValueError: n is outside 1..T, or the offset pushes the highest label past T - 1 (diffusers fails later there).
+        ValueError: n is outside 1..T (2..T for 'linspace', whose only label would be 0), or the offset pushes the
+            highest label past T - 1 (diffusers fails later there).
     """
-    _check_count(n, T)
-    labels = tuple(i * (T // n) + offset for i in reversed(range(n)))
+    _check_count(n, T, 2 if spacing == "linspace" else 1)
+    if spacing == "leading":
+        labels = tuple(i * (T // n) + offset for i in reversed(range(n)))
+    elif spacing == "linspace":
+        labels = _even(np.linspace(0, T - 1, n)[::-1])
+    else:
+        labels = _trailing(n, T)
     if not 0 <= labels[-1] <= labels[0] < T:
         raise ValueError(f"got {n} steps with offset {offset}: label {labels[0]} lies outside 0 to {T - 1}")
     return labels
 
 
-def dpm_labels(n: int, T: int = 1000) -> tuple[int, ...]:
+def dpm_labels(n: int, T: int = 1000, offset: int = 1, spacing: Spacing = "linspace") -> tuple[int, ...]:
     """The n labels of DPM-Solver++, highest first: n = 25 of 1000 gives 999, 959, ..., 80, 40.
 
-    Follows diffusers' `DPMSolverMultistepScheduler` with 'linspace' spacing: n + 1 even points on 0..T-1, rounded half
-    to even, without the point 0.
+    Follows diffusers' `DPMSolverMultistepScheduler`; with 'linspace': n + 1 even points on 0..T-1, rounded half to
+    even, without the point 0. Only 'leading' labels, of n + 1 points too, are offset.
 
     Raises:
-        ValueError: n is outside 1..T-1 (with n = T two labels would coincide).
+        ValueError: n is outside 1..T-1 (with n = T two labels would coincide), or the offset pushes the highest label
+            past T - 1.
     """
     _check_count(n, T - 1)
-    return tuple(round(i * ((T - 1) / n)) for i in range(n, 0, -1))
+    if spacing == "linspace":
+        return tuple(round(i * ((T - 1) / n)) for i in range(n, 0, -1))
+    if spacing == "trailing":
+        return _trailing(n, T)
+    labels = tuple(i * (T // (n + 1)) + offset for i in range(n, 0, -1))
+    if labels[0] >= T:
+        raise ValueError(f"got {n} steps with offset {offset}: label {labels[0]} lies outside 0 to {T - 1}")
+    return labels
 
 
-def plms_labels(n: int, T: int = 1000, offset: int = 1) -> tuple[int, ...]:
+def plms_labels(n: int, T: int = 1000, offset: int = 1, spacing: Spacing = "leading") -> tuple[int, ...]:
     """The n + 1 labels of PLMS, highest first, the second one twice: n = 50 of 1000 gives 981, 961, 961, 941, ..., 1.
 
-    Follows diffusers' `PNDMScheduler` with skip_prk_steps and 'leading' spacing.
+    Follows diffusers' `PNDMScheduler` with skip_prk_steps.
 
     Raises:
         ValueError: n is outside 2..T, or the offset pushes the highest label past T - 1.
     """
-    labels = ddim_labels(n, T, offset)
+    labels = ddim_labels(n, T, offset, spacing)
     if n < 2:
         raise ValueError(f"got {n} inference steps; PLMS needs 2 or more")
     return (*labels[:2], *labels[1:])
 
 
-def _check_count(n: int, most: int) -> None:
-    if not 1 <= n <= most:
-        raise ValueError(f"got {n} inference steps; give 1 to {most}")
+LABELS = {"ddim": ddim_labels, "dpm": dpm_labels, "plms": plms_labels}
+"""Sampler -> its labels."""
+
+
+def _trailing(n: int, T: int) -> tuple[int, ...]:
+    """From T - 1 down, T / n apart; numpy's own float steps, which decide halves as diffusers has them."""
+    return _even(np.arange(T, 0, -T / n)[:n], below=1)
+
+
+def _even(points: "np.ndarray[tuple[int], np.dtype[np.float64]]", below: int = 0) -> tuple[int, ...]:
+    """Points rounded half to even, less a constant."""
+    return tuple(int(point) - below for point in np.round(points))
+
+
+def _check_count(n: int, most: int, least: int = 1) -> None:
+    if not least <= n <= most:
+        raise ValueError(f"got {n} inference steps; give {least} to {most}")
 
 
 def img2img_start(n: int, strength: float) -> int:

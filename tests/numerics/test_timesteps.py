@@ -3,13 +3,21 @@
 import subprocess
 import sys
 from inspect import unwrap
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffaug_datasets.numerics.schedule import ddim_inverse_timesteps, ddim_timesteps, dpm_timesteps
-from diffaug_datasets.numerics.timesteps import ddim_labels, dpm_labels, genie_start, img2img_start, suffix_steps
+from diffaug_datasets.numerics.timesteps import (
+    ddim_labels,
+    dpm_labels,
+    genie_start,
+    img2img_start,
+    plms_labels,
+    suffix_steps,
+)
 
 
 def test_plans_need_no_torch():
@@ -150,3 +158,39 @@ def test_ratios_and_conventions_out_of_range_are_refused():
     # Past the run-time type check, which refuses it first: callers outside the tests have none.
     with pytest.raises(ValueError, match="got convention 'v2'; use 'code' or 'paper'"):
         unwrap(suffix_steps)((961, 1), 0.5, "v2")
+
+
+def diffusers_labels(name: str, n: int, **config: object) -> tuple[int, ...]:
+    import diffusers
+
+    scheduler = getattr(diffusers, name)(**config)
+    scheduler.set_timesteps(n)
+    labels = tuple(scheduler.timesteps.tolist())
+    # Where T / n is no binary fraction, numpy's float range may hold one more point, which would be the label -1.
+    return labels[:-1] if labels[-1] == -1 else labels
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(("T", "offset"), [(1000, 1), (1000, 0), (500, 1), (20, 0), (1999, 3)])
+def test_every_spacing_offset_and_length_equals_diffusers(T, offset, spacing):
+    """`set_timesteps` of the three schedulers, wherever its labels lie in the schedule and fall."""
+    config = {"num_train_timesteps": T, "steps_offset": offset, "timestep_spacing": spacing}
+    for n in [n for n in (2, 3, 4, 7, 10, 19, 25, 30, 50, 64, 99, 100, 250, 333, 490) if n < T]:
+        assert ddim_labels(n, T, offset, spacing) == diffusers_labels("DDIMScheduler", n, **config)
+        assert dpm_labels(n, T, offset, spacing) == diffusers_labels("DPMSolverMultistepScheduler", n, **config)
+        plms = diffusers_labels("PNDMScheduler", n, **config, skip_prk_steps=True)
+        assert plms_labels(n, T, offset, spacing) == plms
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_labels_fall_inside_every_schedule(spacing):
+    for T in (20, 999, 1000):
+        for n in range(2, T - 1):
+            for labels in (ddim_labels(n, T, 0, spacing), dpm_labels(n, T, 0, spacing)):
+                assert len(labels) == n and labels[0] < T and labels[-1] >= 0
+                assert all(a > b for a, b in pairwise(labels))
+
+
+def test_one_even_label_would_be_the_clean_end():
+    with pytest.raises(ValueError, match="got 1 inference steps; give 2 to 1000"):
+        ddim_labels(1, spacing="linspace")
