@@ -151,13 +151,14 @@ def fit(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A learned_embeds pickle that authors released.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A learned_embeds file: pickle or safetensors.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the safetensors go; made if missing.")],
+    token: Annotated[str | None, typer.Option(metavar="NAME", help="The token's name, if not the file's own.")] = None,
 ) -> None:
-    """Turn released learned_embeds pickles into safetensors that diffusers loads. Runs no code of the pickle's."""
+    """Turn released learned_embeds files into safetensors that diffusers loads. Runs no code of a pickle."""
     from diffaug_datasets.cli.converting import convert_embeddings
 
-    convert_embeddings(file, folder)
+    convert_embeddings(file, folder, token)
 
 
 @app.command()

@@ -153,6 +153,21 @@ def _commit(spec: BackboneSpec) -> str:
     )
 
 
+def cached_snapshot(repository: str, revision: str | None) -> Path | None:
+    """The folder in this machine's Hub cache with a repository at a commit, branch (`main` if None) or tag, if there.
+
+    It may be incomplete.
+    """
+    stored, named = hub_cache() / f"models--{repository.replace('/', '--')}", revision or "main"
+    ref = stored / "refs" / named
+    try:
+        commit = named if re.fullmatch(r"[0-9a-f]{40}", named) else ref.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    snapshot = stored / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
+
+
 def hub_cache() -> Path:
     """Where huggingface_hub keeps downloads, by the same environment variables (HF_HUB_CACHE, HF_HOME, ...).
 

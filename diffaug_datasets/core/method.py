@@ -165,7 +165,8 @@ class Method(Protocol):
     `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
     Optional: `LOCAL`, keys of `Config` that name places; `FITS_BY_IMAGE`, kinds of fits whose tensors are named after
     real images and of which a row reads those of its own sources alone; `PROMPT`, `START`, `FILTER`, what it prompts
-    with, denoises from and sorts out, in words for the table of methods.
+    with, denoises from and sorts out, in words for the table of methods; `USUAL_LABELS`, whether plans decide on
+    Stable Diffusion's labels (1000 timesteps, offset 1), so that a backbone with others is refused.
     """
 
     NAME: str

@@ -25,6 +25,7 @@ from diffaug_datasets.core.suffix_document import read_suffixes
 from diffaug_datasets.core.withdrawal import without_images
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
+from diffaug_datasets.data.model_checks import check_models
 from diffaug_datasets.data.real import RealSet, builder_facts, discover_builders, read_real
 from diffaug_datasets.run.adoption import same_images
 from diffaug_datasets.run.pools import recipe_pool, write_manifest
@@ -52,6 +53,7 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         DiffAugError: one sentence on the source, the recipe or the plan.
     """
+    check_models(recipe)
     protocol = parse_protocol(recipe.protocol)
     real = read_real(recipe.builder, recipe.source, recipe.partial, protocol)
     drawn = select(protocol, real.train, recipe.on_small_class)

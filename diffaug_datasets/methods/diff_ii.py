@@ -47,6 +47,7 @@ NEEDS = frozenset({"concepts", "inversions"})
 PROMPT = "learned token, early steps with a suffix"
 START = "circle of two inversions"
 FITS_BY_IMAGE = frozenset({"inversions"})
+USUAL_LABELS = True
 
 OVERFLOWN = "the inversion of a source is not finite; set backbone.dtype to bfloat16 or float32"
 Policy = Literal["noise_partner", "self_noise", "diff_aug", "skip", "error"]

@@ -37,6 +37,7 @@ LABEL_RULE = "target"
 NEEDS: frozenset[str] = frozenset()
 PROMPT = "name of the target"
 START = "noised image of another class"
+USUAL_LABELS = True
 
 Columns = dict[str, float | int | str]
 

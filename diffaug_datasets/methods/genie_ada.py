@@ -36,6 +36,7 @@ NEEDS = frozenset({"encoder"})
 PROMPT = "name of the target"
 START = "noised image of another class"
 FILTER = "the level, by features"
+USUAL_LABELS = True
 
 
 class Config(genie.Sampling):

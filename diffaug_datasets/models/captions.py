@@ -19,11 +19,14 @@ from transformers import (
     AutoTokenizer,
 )
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_revision, hub_cache, local_folder, resolve
+from diffaug_datasets.core.backbone_check import folder_here
+from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.suffix_document import MOST, Summary, after_prefix
 from diffaug_datasets.models.device import checked_device
-from diffaug_datasets.models.features import find_model, image_processor, read_model
+from diffaug_datasets.models.features import find_model, image_processor, read_model, tokenizer_of
+from diffaug_datasets.models.loading import one_sentence
+from diffaug_datasets.models.tokenizers import read_tokenizer
 
 MOST_TOKENS = 40
 MOST_REPLY_TOKENS = 512
@@ -50,8 +53,8 @@ class Captioner:
         """
         place, (folder, name) = checked_device(device), find_model(id_or_path, "captioner")
         model = read_model(AutoModelForImageTextToText, folder, id_or_path, place)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(model, image_processor(folder), tokenizer, name, place)
+        tokenizer = tokenizer_of(folder, id_or_path, model)
+        return cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
 
     @torch.no_grad()
     def caption(self, image: Image.Image, prefix: str) -> str:
@@ -194,12 +197,9 @@ def _language_model_class(folder: Path, name: str) -> Any:
 
 def _language_model_tokenizer(folder: Path, name: str) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return read_tokenizer(AutoTokenizer, folder)
     except Exception as error:  # of whichever kind this release of transformers reads a tokenizer with
         raise _no_language_model(name, str(error)) from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without a vocabulary
-        raise _no_language_model(name, "it has no tokenizer")
-    return tokenizer
 
 
 def _no_language_model(name: str, reason: str) -> BackboneError:
@@ -254,19 +254,10 @@ def _middles(texts: Sequence[str], weights: Sequence[int]) -> list[str]:
 
 def length_check(spec: BackboneSpec, longest_prompt: str) -> Callable[[str], bool] | None:
     """Whether the backbone's text encoder cuts a suffix behind the prompt; None where its tokenizer is not here."""
-    folder = _tokenizer_folder(spec)
-    if folder is None:
+    folder = folder_here(spec)
+    if folder is None or not (folder / "tokenizer").is_dir():
         return None
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with one_sentence(spec):
+        tokenizer = read_tokenizer(AutoTokenizer, folder / "tokenizer")
     most = min(int(tokenizer.model_max_length), 77)
     return lambda suffix: len(tokenizer(f"{longest_prompt} {suffix}", verbose=False).input_ids) > most
-
-
-def _tokenizer_folder(spec: BackboneSpec) -> Path | None:
-    found = resolve(spec)
-    try:
-        snapshots = hub_cache() / f"models--{found.id.replace('/', '--')}" / "snapshots"
-        folder = (local_folder(found) or snapshots / backbone_revision(found)) / "tokenizer"
-    except BackboneError:
-        return None
-    return folder if folder.is_dir() else None

@@ -1,8 +1,9 @@
-"""Released `learned_embeds` pickles as safetensors. A pickle can run code, so torch's restricted unpickler reads it.
+"""Released embeddings as safetensors. A pickle can run code, so torch's restricted unpickler reads it.
 
 Forms that authors released: {token: tensor} (textual inversion; DA-Fusion's merged classes), the same under
-`learned_embeds_dict` beside the classes' names (Diff-Mix, Diff-II), under `string_to_param` (Gal et al.), and the
-weight of one linear map from images to conditions (`emb.weight`, Diffusion Inversion).
+`learned_embeds_dict` beside the classes' names (Diff-Mix, Diff-II), under `string_to_param` (Gal et al., whose files
+hold a ParameterDict there), and the weight of one linear map from images to conditions (`emb.weight`, Diffusion
+Inversion). Trainers and web UIs write safetensors with the one key `emb_params` and no token at all.
 """
 
 import json
@@ -16,7 +17,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from diffaug_datasets.core.errors import BackboneError
@@ -28,6 +30,8 @@ CONDITION_WIDTH = 768
 IMAGES_FILE, NAMES_FILE, SINGLE = "image_embeddings.safetensors", "names.json", "tokens"
 CODE = re.compile(r"GLOBAL (\S+)")
 KINDS = "a learned_embeds file is a dictionary from tokens to tensors"
+NAMELESS = ("*", "emb_params")  # keys that stand for whatever token the reader chooses
+TWO_ENCODERS = {"clip_l", "clip_g"}
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,36 @@ class Released:
         return written | ({NAMES_FILE: names} if self.names else {})
 
 
-def read_released(path: Path) -> Released:
-    """What a pickle holds; no code in it is run, and only tensors of a token's shape are taken.
+class Parameters:
+    """What a pickled `torch.nn.ParameterDict` is read as: its attributes, and nothing that torch does with them."""
+
+
+def read_released(path: Path, token: str | None = None) -> Released:
+    """What a pickle or safetensors file holds; no code in it is run, and only tensors of a token's shape are taken.
+
+    `token`: the name of the file's one token; else its own, or, where it has none, the file's name in angle brackets.
 
     Raises:
-        BackboneError: there is no such file, it holds more than tensors, or tensors of another kind.
+        BackboneError: there is no such file, it holds more than tensors, or tensors of another kind; or a token is
+            named for a file of several.
     """
     _check_size(path)
-    content = _unpickled(path)
+    content = _loaded(path) if path.suffix == ".safetensors" else _unpickled(path)
     if isinstance(content, Mapping) and isinstance(content.get("emb.weight"), Tensor):
         return Released(images=_conditions(path, content["emb.weight"]))
-    tokens = {_name(path, name): _rows(path, name, rows) for name, rows in _pairs(content).items()}
-    if not tokens:
+    pairs = _pairs(content)
+    if pairs.keys() == TWO_ENCODERS:
+        raise BackboneError(
+            f"{path}: is an embedding of SDXL (clip_l and clip_g), which has two text encoders; {KINDS}."
+        )
+    if not pairs:
         raise BackboneError(f"{path}: holds no tensor by name; {KINDS}.")
+    if token is not None and len(pairs) > 1:
+        raise BackboneError(f"{path}: holds {len(pairs)} tokens with names of their own, so drop --token {token}.")
+    if len(pairs) == 1:
+        name, rows = next(iter(pairs.items()))
+        pairs = {token or (f"<{path.stem}>" if name in NAMELESS else name): rows}
+    tokens = {_name(path, name): _rows(path, name, rows) for name, rows in pairs.items()}
     if len(widths := {rows.shape[1] for rows in tokens.values()}) > 1:
         raise BackboneError(f"{path}: its tensors have widths {sorted(widths)}; the tokens of a file are of one model.")
     return Released(tokens, _names(content, tokens))
@@ -96,9 +117,18 @@ def _check_size(path: Path) -> None:
         raise BackboneError(f"{path}: unpacks to {max(sizes):,} bytes, expected at most {MOST_BYTES:,}; {KINDS}.")
 
 
-def _unpickled(path: Path) -> Any:
+def _loaded(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about old ways to write a pickle
+        return load(path.read_bytes())
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise BackboneError(f"{path}: cannot be read as safetensors ({reason}); download it again.") from None
+
+
+def _unpickled(path: Path) -> Any:
+    stand_in = torch.serialization.safe_globals([(Parameters, "torch.nn.modules.container.ParameterDict")])
+    try:
+        with warnings.catch_warnings(action="ignore"), stand_in:  # warnings about old ways to write a pickle
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in whatever way its bytes lead to
         text = " ".join(str(error).split())
@@ -112,6 +142,9 @@ def _unpickled(path: Path) -> Any:
 
 def _pairs(content: Any) -> Mapping[Any, Any]:
     """Token -> tensor, wherever the form keeps them; everything else a file says is left out."""
+    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Parameters):
+        held = vars(content["string_to_param"]).get("_parameters")
+        content = {**content, "string_to_param": held if isinstance(held, Mapping) else {}}
     if isinstance(content, Mapping) and isinstance(content.get("learned_embeds_dict"), Mapping):
         content = content["learned_embeds_dict"]
     elif isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):

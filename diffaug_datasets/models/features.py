@@ -12,16 +12,17 @@ import transformers
 from huggingface_hub import snapshot_download
 from jaxtyping import Float
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoTokenizer
 
 from diffaug_datasets.core.backbone_spec import folder_digest
 from diffaug_datasets.core.errors import BackboneError, RecipeError
+from diffaug_datasets.core.model_check import unreadable
 from diffaug_datasets.models.device import checked_device
-from diffaug_datasets.models.loading import quiet
+from diffaug_datasets.models.loading import check_finite, quiet
 from diffaug_datasets.models.pixels import MOST_PIXELS
+from diffaug_datasets.models.tokenizers import read_tokenizer
 
 PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 
@@ -46,8 +47,8 @@ class Encoder:
         """
         place, (folder, name) = checked_device(device), find_model(id_or_path, "encoder")
         model = read_model(AutoModel, folder, id_or_path, place)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True) if _reads_text(model) else None
-        return cls(model, image_processor(folder), tokenizer, name, place)
+        tokenizer = tokenizer_of(folder, id_or_path, model) if _reads_text(model) else None
+        return cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
 
     @property
     def has_text(self) -> bool:
@@ -111,9 +112,8 @@ class Judge:
             BackboneError: it cannot be reached or read, or is no image classifier.
         """
         place, (folder, name) = checked_device(device), find_model(id_or_path, "judge")
-        return cls(
-            read_model(AutoModelForImageClassification, folder, id_or_path, place), image_processor(folder), name, place
-        )
+        model = read_model(AutoModelForImageClassification, folder, id_or_path, place)
+        return cls(model, image_processor(folder, id_or_path), name, place)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -193,11 +193,37 @@ def _reads_text(model: Any) -> bool:
     return hasattr(model, "get_text_features")
 
 
-def image_processor(folder: Path) -> Any:
-    """The PIL one: torchvision is no dependency, and its resize gives other bits."""
+def image_processor(folder: Path, name: str) -> Any:
+    """The PIL one: torchvision is no dependency, and its resize gives other bits.
+
+    Raises:
+        BackboneError: the folder holds none, or one that does not make a picture into numbers.
+    """
     is_old = int(transformers.__version__.split(".")[0]) < 5
     backend: dict[str, Any] = {"use_fast": False} if is_old else {"backend": "pil"}
-    return AutoImageProcessor.from_pretrained(folder, local_files_only=True, **backend)
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **backend
+        )
+        pixels = processor(images=[Image.new("RGB", (8, 6))], return_tensors="pt")["pixel_values"]
+    except Exception as error:  # of whichever kind this release of transformers reads a processor with
+        raise unreadable(name, str(error) or type(error).__name__) from error
+    if pixels.ndim != 4 or not bool(pixels.isfinite().all()):
+        raise unreadable(name, f"its image processor makes {tuple(pixels.shape)} or no numbers of a picture")
+    return processor
+
+
+def tokenizer_of(folder: Path, name: str, model: Any) -> Any:
+    """The tokenizer beside a model.
+
+    Raises:
+        BackboneError: the folder holds none, or one without the words of the model's embeddings.
+    """
+    text = getattr(model, "text_model", model)
+    try:
+        return read_tokenizer(AutoTokenizer, folder, text.get_input_embeddings().num_embeddings)
+    except Exception as error:  # of whichever kind this release of transformers reads a tokenizer with
+        raise unreadable(name, str(error) or type(error).__name__) from error
 
 
 def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
@@ -249,18 +275,15 @@ def read_model(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
     try:
         with quiet():
             model, info = kind.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(name, str(error)) from error
+        check_finite(model, "it")
+    except Exception as error:  # of whichever kind this release of transformers opens a folder with
+        raise unreadable(name, str(error) or type(error).__name__) from error
     if needed := [key for key in info["missing_keys"] if "pooler" not in key]:
-        raise _unreadable(name, f"{len(needed)} weights are missing, such as {min(needed)}")
+        raise unreadable(name, f"{len(needed)} weights are missing, such as {min(needed)}")
     return model.eval().requires_grad_(False).float().to(device)
-
-
-def _unreadable(name: str, reason: str) -> BackboneError:
-    first = reason.strip().split("\n")[0].rstrip(".")
-    return BackboneError(
-        f"model {name!r} cannot be loaded ({first}): expected a transformers folder with config.json and "
-        "safetensors weights of the kind that is asked for and, where it sees images, preprocessor_config.json."
-    )

@@ -1,6 +1,5 @@
 """From a `BackboneSpec` to the pieces of a Stable Diffusion pipeline: safetensors only, no remote code, no guesses."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,20 +10,15 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from diffaug_datasets.core.backbone_check import STEMS, check_folder, read_scheduler, unfit, unloadable, unreachable
 from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_revision, local_folder, resolve
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.scheduler_config import SchedulerSettings
+from diffaug_datasets.models.tokenizers import check_ends, read_tokenizer
 from diffaug_datasets.numerics.schedule import Schedule
-
-DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
 
 
 @dataclass(frozen=True)
@@ -46,17 +40,20 @@ def load_pieces(spec: BackboneSpec, device: torch.device) -> Pieces:
         BackboneError: the model cannot be reached, is of another family, or its files do not fit together.
     """
     folder = fetch(spec)
-    schedule, prediction_type = read_schedule(folder, check_family(folder, spec.id))
+    check_folder(folder, spec)
+    settings = read_scheduler(folder, spec.id)
+    schedule = build_schedule(settings, spec.id)
     dtype = getattr(torch, spec.dtype)
     with one_sentence(spec), quiet():
         unet = _network(UNet2DConditionModel, folder, "unet", spec, torch_dtype=dtype)
         vae = _network(AutoencoderKL, folder, "vae", spec, torch_dtype=dtype)
         text_encoder = _network(CLIPTextModel, folder, "text_encoder", spec).float()
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    _check_shapes(unet, vae, text_encoder, spec)
+        rows = text_encoder.get_input_embeddings().num_embeddings
+        tokenizer = read_tokenizer(CLIPTokenizer, folder / "tokenizer", rows)
+        check_ends(tokenizer, folder / "tokenizer")
     for network in (text_encoder, unet, vae):
         _freeze(network, device)
-    return Pieces(tokenizer, text_encoder, unet, vae, schedule, prediction_type)
+    return Pieces(tokenizer, text_encoder, unet, vae, schedule, settings.prediction_type)
 
 
 def fetch(spec: BackboneSpec) -> Path:
@@ -68,7 +65,7 @@ def fetch(spec: BackboneSpec) -> Path:
     spec = resolve(spec)
     if folder := local_folder(spec):
         if not (folder / "model_index.json").is_file():
-            raise _unreachable(spec, f"{str(folder)!r} has no model_index.json")
+            raise unreachable(spec, f"{str(folder)!r} has no model_index.json")
         return folder
     commit = backbone_revision(spec)
     wanted = list(_wanted(spec))
@@ -85,20 +82,11 @@ def _download(spec: BackboneSpec, commit: str, wanted: list[str]) -> Path:
     try:
         folder = Path(snapshot_download(spec.id, revision=commit, allow_patterns=wanted))
     except (OSError, ValueError) as error:
-        raise _unreachable(spec, str(error).strip().split("\n")[0].rstrip(".")) from error
+        raise unreachable(spec, str(error).strip().split("\n")[0].rstrip(".")) from error
     if not _complete(folder, spec):
         missing = ", ".join(name for name in _needed(spec) if not _present(folder, name))
-        raise _unreachable(spec, f"{missing} is missing; only safetensors weights are read")
+        raise unreachable(spec, f"{missing} is missing; only safetensors weights are read")
     return folder
-
-
-def _unreachable(spec: BackboneSpec, reason: str) -> BackboneError:
-    revision = f" --revision {spec.revision}" if spec.revision else ""
-    download = "" if local_folder(spec) else f"run `hf download {spec.id}{revision}` where there is a network, "
-    return BackboneError(
-        f"backbone {spec.id!r} cannot be reached ({reason}): {download}"
-        "give the path of a local folder in diffusers format, or set `backbone: tiny`."
-    )
 
 
 def _weights(spec: BackboneSpec, part: str) -> str:
@@ -129,59 +117,28 @@ def _complete(folder: Path, spec: BackboneSpec) -> bool:
     return all(_present(folder, name) for name in _needed(spec)) and (folder / "tokenizer").is_dir()
 
 
-def check_family(folder: Path, name: str) -> str:
-    """The name itself, once its model_index.json says that this is a Stable Diffusion 1.x or 2.x pipeline.
+def build_schedule(settings: SchedulerSettings, name: str) -> Schedule:
+    """The noise schedule that a scheduler's settings describe.
 
     Raises:
-        BackboneError: it is another one (SDXL, a flow-matching transformer, ...).
+        BackboneError: its levels do not fall inside (0, 1).
     """
-    family = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-    if family not in DRIVEN:
-        raise BackboneError(
-            f"backbone {name!r} is a {family}, but only Stable Diffusion 1.x and 2.x (StableDiffusionPipeline: one "
-            "U-Net, one text encoder) can be driven: choose such a model, or set `backbone: tiny`."
-        )
-    return name
-
-
-def read_schedule(folder: Path, name: str) -> tuple[Schedule, str]:
-    """The noise schedule and prediction type of a scheduler folder, defaults as diffusers' `DDIMScheduler` has them.
-
-    Raises:
-        BackboneError: the schedule cannot be represented (zero terminal SNR, unknown beta rule or prediction type).
-    """
-    config: dict[str, Any] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    prediction_type = str(config.get("prediction_type", "epsilon"))
-    if prediction_type not in ("epsilon", "v_prediction", "sample"):
-        raise _unfit(name, f"predicts {prediction_type!r}", "epsilon, v_prediction or sample")
-    if config.get("rescale_betas_zero_snr"):
-        raise _unfit(name, "rescales its betas to zero terminal SNR", "a schedule that keeps some signal to the end")
-    if "beta_start" not in config and not config.get("trained_betas"):
-        raise _unfit(name, f"has a {config.get('_class_name')} without betas", "a variance-preserving schedule")
+    offset, is_one_at_end, spacing = settings.steps_offset, settings.set_alpha_to_one, settings.spacing
     try:
-        return _schedule(config), prediction_type
+        if settings.trained_betas:
+            betas = torch.tensor(settings.trained_betas, dtype=torch.float32)
+            return Schedule(torch.cumprod((1.0 - betas).double(), dim=0), offset, is_one_at_end, spacing)
+        return Schedule.from_betas(
+            settings.beta_schedule,
+            settings.beta_start,
+            settings.beta_end,
+            settings.num_train_timesteps,
+            steps_offset=offset,
+            set_alpha_to_one=is_one_at_end,
+            spacing=spacing,
+        )
     except ValueError as error:
-        raise _unfit(name, f"has a schedule that cannot be built ({error})", "DDPM betas") from error
-
-
-def _unfit(name: str, got: str, expected: str) -> BackboneError:
-    ways = "choose another model, or set `backbone: tiny`"
-    return BackboneError(f"backbone {name!r} {got}, expected {expected}: {ways}.")
-
-
-def _schedule(config: dict[str, Any]) -> Schedule:
-    offset, is_one_at_end = int(config.get("steps_offset", 0)), bool(config.get("set_alpha_to_one", True))
-    if config.get("trained_betas"):
-        betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
-        return Schedule(torch.cumprod((1.0 - betas).double(), dim=0), offset, is_one_at_end)
-    return Schedule.from_betas(
-        str(config.get("beta_schedule", "linear")),
-        float(config["beta_start"]),
-        float(config["beta_end"]),
-        int(config.get("num_train_timesteps", 1000)),
-        steps_offset=offset,
-        set_alpha_to_one=is_one_at_end,
-    )
+        raise unfit(name, f"has a schedule that cannot be built ({error})", "DDPM betas") from error
 
 
 def _network(kind: Any, folder: Path, part: str, spec: BackboneSpec, **dtype: torch.dtype) -> Any:
@@ -190,27 +147,22 @@ def _network(kind: Any, folder: Path, part: str, spec: BackboneSpec, **dtype: to
         variant=spec.variant,
         use_safetensors=True,
         local_files_only=True,
+        trust_remote_code=False,
         output_loading_info=True,
         **dtype,
     )
     if info["missing_keys"]:
         # from_pretrained would leave them at random values and only log it.
         raise ValueError(f"{part} lacks {len(info['missing_keys'])} weights, such as {min(info['missing_keys'])}")
+    check_finite(network, part)
     return network
 
 
-def _check_shapes(unet: Any, vae: Any, text_encoder: Any, spec: BackboneSpec) -> None:
-    channels, latents = unet.config.in_channels, vae.config.latent_channels
-    if channels != latents:
-        raise _unfit(spec.id, f"has a U-Net that takes {channels} channels", f"the {latents} of its VAE's latents")
-    for key in ("class_embed_type", "addition_embed_type", "time_cond_proj_dim", "encoder_hid_dim_type"):
-        if unet.config.get(key) is not None:
-            raise _unfit(spec.id, f"has a U-Net with an extra input ({key})", "one that takes time and text alone")
-    if vae.config.get("latents_mean") is not None:
-        raise _unfit(spec.id, "has a VAE with latents_mean", "one with a plain scaling_factor")
-    width, wanted = text_encoder.config.hidden_size, unet.config.cross_attention_dim
-    if width != wanted:
-        raise _unfit(spec.id, f"has a text encoder of width {width}", f"the {wanted} that its U-Net attends to")
+def check_finite(network: torch.nn.Module, part: str) -> None:
+    """Raises ValueError where a weight is not finite: a NaN would spread to every image."""
+    for name, weight in network.named_parameters():
+        if not bool(weight.detach().sum(dtype=torch.float32).isfinite()):
+            raise ValueError(f"{part} holds values in {name} that are not finite")
 
 
 def _freeze(network: Any, device: torch.device) -> None:
@@ -226,12 +178,11 @@ def one_sentence(spec: BackboneSpec) -> Iterator[None]:
     """Turn what the libraries raise about a model's files into a `BackboneError` of one sentence."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().split("\n")[0].rstrip(".")
-        raise BackboneError(
-            f"backbone {spec.id!r} cannot be loaded ({first}): check that the folder is complete and holds safetensors "
-            "weights of the stated variant, download it again, or set `backbone: tiny`."
-        ) from error
+    except BackboneError:
+        raise
+    except Exception as error:  # of whichever kind diffusers, transformers and tokenizers fail with on odd files
+        told = " ".join(str(error).strip().split("\n")[0].split()).rstrip(".")
+        raise unloadable(spec.id, told or type(error).__name__) from error
 
 
 @contextmanager

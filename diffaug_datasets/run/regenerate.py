@@ -11,6 +11,7 @@ from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import LoadBackbone, ReadSource, WorkContext, load_backbone, settle
 from diffaug_datasets.run.pools import recipe_pool
+from diffaug_datasets.run.schedule_check import checked_loader
 from diffaug_datasets.run.shards import ImageFormat, encode_row
 
 
@@ -38,7 +39,8 @@ def regenerator(
     settle(recipe.threads)
     encoder = getattr(recipe.method_config, "encoder", None)
     beside = recipe_pool(recipe)
-    ctx = WorkContext(recipe.backbone, fits, read_source, device=device, encoder=encoder, loader=loader, pool=beside)
+    load = checked_loader(loader, recipe)
+    ctx = WorkContext(recipe.backbone, fits, read_source, device=device, encoder=encoder, loader=load, pool=beside)
     job = BatchJob(recipe.module, recipe.method_config, ctx, recipe.seed, recipe.batch_size, 1)
 
     def rebuild(columns: Mapping[str, Any]) -> Rebuilt:

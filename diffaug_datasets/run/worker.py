@@ -34,6 +34,7 @@ from diffaug_datasets.run.context import (
 )
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.pools import recipe_pool
+from diffaug_datasets.run.schedule_check import checked_loader
 from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.shards import Spool, encode_rows, write_arrow
 from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
@@ -171,7 +172,7 @@ class Worker:
             device=self.options.device,
             encoder=getattr(self.recipe.method_config, "encoder", None),
             batch_shape=self.recipe.batch_size,
-            loader=self.options.loader,
+            loader=checked_loader(self.options.loader, self.recipe),
             report=self._report_fit,
             pool=recipe_pool(self.recipe, self.run.pool_path),
             held_out=lambda: images_in(self._tables("test")),

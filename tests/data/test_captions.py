@@ -333,7 +333,7 @@ def test_an_endpoint_is_asked_even_where_its_model_is_called_like_a_folder(blip:
         ("", '{"auto_map": {"AutoConfig": "a.B"}}', "holds no language model ("),
         ("", '{"model_type": "llama", "hidden_size": "x"}', "holds no language model ("),
         ("tokenizer*", None, "holds no language model ("),
-        ("tokenizer*", '{"model_type": "gpt2"}', "holds no language model (it has no tokenizer)"),
+        ("tokenizer*", '{"model_type": "gpt2"}', "has no vocabulary: all texts are alike to its tokenizer)"),
         ("*.safetensors", None, "cannot be loaded ("),
     ],
 )

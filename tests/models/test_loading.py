@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from diffaug_datasets.core import backbone_spec
+from diffaug_datasets.core.backbone_check import check_backbone, read_scheduler
 from diffaug_datasets.core.backbone_spec import (
     DEFAULT_ID,
     DEFAULT_REVISION,
@@ -24,7 +25,7 @@ from diffaug_datasets.core.backbone_spec import (
 )
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.loading import read_schedule
+from diffaug_datasets.models.loading import build_schedule
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -165,6 +166,33 @@ def _cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def _not_a_number(folder: Path) -> None:
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["decoder.conv_in.bias"][0] = torch.nan
+    save_file(weights, path)
+
+
+def _without_words(folder: Path) -> None:
+    for path in (folder / "tokenizer").iterdir():
+        path.unlink()
+
+
+def _half_the_words(folder: Path) -> None:
+    path = folder / "tokenizer" / "vocab.json"
+    words = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(list(words.items())[: len(words) // 2])))
+
+
+def _without_ends(folder: Path) -> None:
+    edited(folder / "tokenizer" / "tokenizer_config.json", bos_token="a</w>", eos_token="a</w>", unk_token="a</w>")
+    (folder / "tokenizer" / "special_tokens_map.json").unlink()
+
+
+def _config(folder: Path, part: str, **changes: Any) -> None:
+    edited(folder / part / "config.json", **changes)
+
+
 def _pickled(folder: Path) -> None:
     path = folder / "text_encoder" / "model.safetensors"
     path.rename(path.with_name("pytorch_model.bin"))
@@ -180,6 +208,29 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a weight lost": (_without_a_weight, r"unet lacks 1 weights, such as conv_in.bias\): check that the folder"),
     "cut off": (_cut, r"cannot be loaded \(.*\): check that the folder is complete and holds safetensors weights"),
     "pickle": (_pickled, r"cannot be loaded \(.*\): check that the folder is complete and holds safetensors weights"),
+    "clipped": (lambda f: _scheduler(f, clip_sample=True), r"has a scheduler with clip_sample True, which no"),
+    "Karras": (lambda f: _scheduler(f, use_karras_sigmas=True), r"has a scheduler with use_karras_sigmas True, wh"),
+    "LCM": (lambda f: _scheduler(f, _class_name="LCMScheduler"), r"is made for a few steps \(LCMScheduler\), exp"),
+    "guided LCM": (lambda f: _config(f, "unet", time_cond_proj_dim=256), r"takes the guidance scale \(time_cond_proj_"),
+    "class labels": (lambda f: _config(f, "unet", class_embed_type="timestep"), r"an extra input \(class_embed_type\)"),
+    "learned variance": (lambda f: _config(f, "unet", out_channels=8), r"has a U-Net that predicts a variance too"),
+    "own code": (lambda f: _other_family(f, ["pipeline", "Mine"]), r"brings a pipeline of its own \(pipeline, Mine\)"),
+    "own U-Net": (lambda f: edited(f / "model_index.json", unet=["my_unet", "Mine"]), r"has a unet of the class Mine"),
+    "a ControlNet": (
+        lambda f: edited(f / "model_index.json", controlnet=["diffusers", "X"]),
+        r"has a part 'controlnet'",
+    ),
+    "another width": (lambda f: _config(f, "unet", cross_attention_dim=64), r"unet has .*attn2.to_k.weight of shape"),
+    "not a number": (_not_a_number, r"vae holds values in decoder.conv_in.bias that are not finite\): check"),
+    "no words": (
+        _without_words,
+        r"tokenizer/ has no vocabulary: expected tokenizer.json, or vocab.json and merges.txt\)",
+    ),
+    "half the words": (
+        _half_the_words,
+        r"tokenizer/vocab.json has 261 words up to number 260 for 522 embeddings of its",
+    ),
+    "no ends": (_without_ends, r"tokenizer/ puts \d+ and \d+ around a text, expected two tokens of its own\): check"),
     "variant": (lambda f: None, r"cannot be loaded \(.*fp16.*\): check that the folder is complete"),
 }
 
@@ -191,7 +242,39 @@ def test_refusals_are_one_sentence(copied: Path, case: str) -> None:
     with pytest.raises(BackboneError, match=expected) as caught:
         Backbone.load(BackboneSpec(id=str(copied), variant="fp16" if case == "variant" else None))
     assert "\n" not in str(caught.value)
+    assert repr(str(copied)) in str(caught.value)
     assert str(caught.value).endswith("set `backbone: tiny`.")
+
+
+FOUND_WHEN_LOADED = {"a weight lost", "not a number", "no ends"}
+
+
+@pytest.mark.parametrize("case", sorted(DAMAGE.keys() - FOUND_WHEN_LOADED))
+def test_plans_refuse_with_the_same_sentence(copied: Path, case: str) -> None:
+    damage, expected = DAMAGE[case]
+    damage(copied)
+    with pytest.raises(BackboneError, match=expected):
+        check_backbone(BackboneSpec(id=str(copied), variant="fp16" if case == "variant" else None))
+
+
+def test_a_cached_model_may_be_incomplete_at_plan_but_not_another(hub_cache: Path, sd_folder: Path) -> None:
+    spec = BackboneSpec(id="org/model", revision=COMMIT)
+    assert check_backbone(spec) is None
+    snapshot = hub_cache / "models--org--model" / "snapshots" / COMMIT
+    shutil.copytree(sd_folder, snapshot)
+    shutil.rmtree(snapshot / "tokenizer")
+    (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    settings = check_backbone(spec)
+    assert settings is not None and settings.steps_offset == 1
+    edited(snapshot / "unet" / "config.json", in_channels=9)
+    with pytest.raises(BackboneError, match=r"'org/model' has a U-Net that takes 9 channels"):
+        check_backbone(spec)
+
+
+@pytest.mark.parametrize("name", ["stabilityai/sd-turbo", "SimianLuo/LCM_Dreamshaper_v7", "ByteDance/Hyper-SD"])
+def test_few_step_models_are_known_by_their_hub_ids(hub_cache: Path, name: str) -> None:
+    with pytest.raises(BackboneError, match=r"is made for a few steps, as its name says, expected an ordinary model"):
+        check_backbone(BackboneSpec(id=name))
 
 
 @pytest.mark.parametrize(
@@ -206,8 +289,9 @@ def test_schedule_is_the_one_of_diffusers_ddim(tmp_path: Path, config: dict[str,
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     reference = DDIMScheduler.from_config(config)
-    schedule, prediction_type = read_schedule(tmp_path, "x")
+    settings = read_scheduler(tmp_path, "x")
+    schedule = build_schedule(settings, "x")
     torch.testing.assert_close(schedule.alpha_bar.float(), reference.alphas_cumprod, rtol=1e-5, atol=1e-7)
-    assert prediction_type == "epsilon"
+    assert settings.prediction_type == "epsilon"
     assert schedule.final_alpha_bar == pytest.approx(float(reference.final_alpha_cumprod))
     assert schedule.steps_offset == reference.config.steps_offset

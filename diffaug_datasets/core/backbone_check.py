@@ -1,0 +1,282 @@
+"""Whether a diffusion model can be driven: its folder's JSON and weight headers, read at plan and again before loading.
+
+Only Stable Diffusion 1.x and 2.x: one U-Net that takes time and text, one CLIP text encoder, one autoencoder.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from diffaug_datasets.core.backbone_spec import BackboneSpec, cached_snapshot, local_folder, resolve
+from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.model_files import Damage, check_vocabulary, read_object, read_weights, whole_number
+from diffaug_datasets.core.safetensors_header import Entry
+from diffaug_datasets.core.scheduler_config import SchedulerSettings, Unfit, read_settings
+
+SCHEDULER = "scheduler/scheduler_config.json"
+DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+CLASSES: dict[str, tuple[str, ...]] = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+}
+CLASSES |= {"tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
+UNUSED = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")  # the scheduler is read by its keys
+EXTRA_INPUTS: tuple[str, ...] = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
+EXTRA_INPUTS += ("encoder_hid_dim_type",)
+FEW_STEP = re.compile(r"(?:sd|sdxl|xl)[-_]?(?:turbo|lightning)|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
+
+
+def unfit(name: str, got: str, expected: str) -> BackboneError:
+    """A model that is whole, but of another kind."""
+    return BackboneError(
+        f"backbone {name!r} {got}, expected {expected}: choose another model, or set `backbone: tiny`."
+    )
+
+
+def unloadable(name: str, reason: str) -> BackboneError:
+    """A model whose files are missing, damaged, or do not fit together."""
+    return BackboneError(
+        f"backbone {name!r} cannot be loaded ({reason}): check that the folder is complete and holds safetensors "
+        "weights of the stated variant, download it again, or set `backbone: tiny`."
+    )
+
+
+def unreachable(spec: BackboneSpec, reason: str) -> BackboneError:
+    """A model whose files are not here and cannot be brought."""
+    revision = f" --revision {spec.revision}" if spec.revision else ""
+    download = "" if local_folder(spec) else f"run `hf download {spec.id}{revision}` where there is a network, "
+    return BackboneError(
+        f"backbone {spec.id!r} cannot be reached ({reason}): {download}"
+        "give the path of a local folder in diffusers format, or set `backbone: tiny`."
+    )
+
+
+def folder_here(spec: BackboneSpec) -> Path | None:
+    """The model's folder on this machine: packaged, local, or in the Hub cache, where it may be incomplete; or None."""
+    spec = resolve(spec)
+    if folder := local_folder(spec):
+        return folder
+    return cached_snapshot(spec.id, spec.revision)
+
+
+def check_backbone(spec: BackboneSpec) -> SchedulerSettings | None:
+    """The model's schedule, once all that can be told without torch fits; None where it is not on this machine yet.
+
+    Raises:
+        BackboneError: a file is missing or damaged, or the model is of a kind that cannot be driven.
+    """
+    if FEW_STEP.search(spec.id) and local_folder(resolve(spec)) is None:
+        raise unfit(spec.id, "is made for a few steps, as its name says", "an ordinary model")
+    folder = folder_here(spec)
+    if folder is None:
+        return None
+    is_local = local_folder(resolve(spec)) is not None
+    if not (folder / "model_index.json").is_file():
+        if is_local:
+            raise unreachable(spec, f"{str(folder)!r} has no model_index.json")
+        return None
+    check_folder(folder, spec, is_whole=is_local)
+    return read_scheduler(folder, spec.id) if is_local or (folder / SCHEDULER).is_file() else None
+
+
+def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> None:
+    """`is_whole`: what is missing is not still to come.
+
+    Raises:
+        BackboneError: a file of a folder in diffusers format is missing or damaged, or the model cannot be driven.
+    """
+    try:
+        _check_index(folder)
+        configs = {part: _config(folder, f"{part}/config.json", is_whole) for part in STEMS}
+        headers = {part: _header(folder, part, spec, is_whole) for part in STEMS}
+        if (unet := configs["unet"]) is not None:
+            _check_unet(unet, headers["unet"])
+        if (vae := configs["vae"]) is not None:
+            _check_vae(vae, headers["vae"])
+        if (text := configs["text_encoder"]) is not None:
+            _check_text(folder, text, headers["text_encoder"], is_whole)
+        if unet is not None and vae is not None and text is not None:
+            _check_together(unet, vae, text)
+    except Damage as error:
+        raise unloadable(spec.id, str(error)) from None
+    except Unfit as error:
+        raise unfit(spec.id, error.got, error.expected) from None
+    if is_whole or (folder / SCHEDULER).is_file():
+        read_scheduler(folder, spec.id)
+
+
+def read_scheduler(folder: Path, name: str) -> SchedulerSettings:
+    """What decides the schedule of a folder in diffusers format; `name`: the model's, for the message.
+
+    Raises:
+        BackboneError: it is missing, damaged, or asks for something that no sampler here does.
+    """
+    try:
+        return read_settings(read_object(folder, SCHEDULER))
+    except Damage as error:
+        raise unloadable(name, str(error)) from None
+    except Unfit as error:
+        raise unfit(name, error.got, error.expected) from None
+
+
+def _config(folder: Path, name: str, is_whole: bool) -> dict[str, Any] | None:
+    if not is_whole and not (folder / name).is_file():
+        return None
+    return read_object(folder, name)
+
+
+def _header(folder: Path, part: str, spec: BackboneSpec, is_whole: bool) -> dict[str, Entry] | None:
+    variant = f".{spec.variant}" if spec.variant else ""
+    stem = f"{part}/{STEMS[part]}{variant}"
+    header = read_weights(folder, stem)
+    if header is None and is_whole:
+        others = sorted(path.name for path in (folder / part).glob("*.safetensors"))
+        held = f"; there is {others[0]}, so check backbone.variant" if others else ""
+        raise Damage(f"{stem}.safetensors is missing{held}")
+    return header
+
+
+def _check_index(folder: Path) -> None:
+    index = read_object(folder, "model_index.json")
+    family = index.get("_class_name")
+    if isinstance(family, list):
+        code = "one of diffusers' own: code of a model folder is never run"
+        raise Unfit(f"brings a pipeline of its own ({', '.join(map(str, family))})", code)
+    if family not in DRIVEN:
+        raise Unfit(
+            f"is a {family}, but only Stable Diffusion 1.x and 2.x can be driven",
+            "a StableDiffusionPipeline (one U-Net, one text encoder)",
+        )
+    for part, said in index.items():
+        if part in CLASSES or (part in UNUSED and isinstance(said, list)):
+            _check_part(part, said)
+        elif isinstance(said, list) and any(said) and part not in UNUSED:
+            raise Unfit(f"has a part {part!r} ({said[-1]}) that nothing here uses", "U-Net, VAE and text encoder alone")
+
+
+def _check_part(part: str, said: Any) -> None:
+    if not isinstance(said, list) or len(said) != 2:
+        raise Damage(f"model_index.json has {part} {said!r}, expected its library and class")
+    library, kind = said
+    if part in CLASSES and kind not in CLASSES[part]:
+        raise Unfit(f"has a {part} of the class {kind}", f"a {CLASSES[part][0]}")
+    if library not in ("diffusers", "transformers", "stable_diffusion", None):
+        code = "one of diffusers or transformers: code of a model folder is never run"
+        raise Unfit(f"has a {part} of its own ({library})", code)
+
+
+def _check_unet(unet: dict[str, Any], header: dict[str, Entry] | None) -> None:
+    name = "unet/config.json"
+    _check_network(unet, name, "UNet2DConditionModel")
+    if unet.get("time_cond_proj_dim") is not None:
+        raise Unfit(
+            "has a U-Net that takes the guidance scale (time_cond_proj_dim), as few-step models do", "an ordinary one"
+        )
+    for key in EXTRA_INPUTS:
+        if unet.get(key) is not None:
+            raise Unfit(f"has a U-Net with an extra input ({key})", "one that takes time and text alone")
+    if unet.get("attention_type", "default") != "default":
+        raise Unfit(f"has a U-Net with {unet['attention_type']!r} attention", "one that takes time and text alone")
+    taken, given = (whole_number(unet, key, name, 4) for key in ("in_channels", "out_channels"))
+    if given == 2 * taken:
+        raise Unfit("has a U-Net that predicts a variance too", "one that predicts noise alone")
+    sides = unet.get("sample_size")
+    for side in sides if isinstance(sides, list) and len(sides) == 2 else [sides]:
+        if side is not None:
+            whole_number({"sample_size": side}, "sample_size", name)
+    widths = _widths(unet, name, [320, 640, 1280, 1280])
+    width = whole_number(unet, "cross_attention_dim", name)
+    if header is None:
+        return
+    _check_shape(header, "conv_in.weight", {0: widths[0], 1: taken}, "unet")
+    _check_shape(header, "conv_out.weight", {0: given, 1: widths[0]}, "unet")
+    for key in header:
+        if key.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
+            _check_shape(header, key, {1: width}, "unet")
+
+
+def _check_vae(vae: dict[str, Any], header: dict[str, Entry] | None) -> None:
+    name = "vae/config.json"
+    _check_network(vae, name, "AutoencoderKL")
+    if vae.get("latents_mean") is not None:
+        raise Unfit("has a VAE with latents_mean", "one with a plain scaling_factor")
+    for key in ("in_channels", "out_channels"):
+        if (channels := whole_number(vae, key, name, 3)) != 3:
+            raise Unfit(f"has a VAE of {channels} channels", "the 3 of RGB images")
+    scale, shift = vae.get("scaling_factor", 0.18215), vae.get("shift_factor") or 0
+    for key, value in (("scaling_factor", scale), ("shift_factor", shift)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
+            raise Damage(f"{name} has {key} {value!r}, expected a number")
+    if scale == 0:
+        raise Damage(f"{name} has scaling_factor 0, expected a number that is not 0")
+    latents, widths = whole_number(vae, "latent_channels", name, 4), _widths(vae, name, [64])
+    if header is not None:
+        _check_shape(header, "encoder.conv_in.weight", {0: widths[0], 1: 3}, "vae")
+        _check_shape(header, "decoder.conv_in.weight", {0: widths[-1], 1: latents}, "vae")
+
+
+def _check_text(folder: Path, text: dict[str, Any], header: dict[str, Entry] | None, is_whole: bool) -> None:
+    name = "text_encoder/config.json"
+    kinds = text.get("architectures") or ["CLIPTextModel"]
+    if kinds not in (["CLIPTextModel"], ["CLIPModel"]):
+        raise Unfit(f"has a text encoder of the class {kinds}", "a CLIPTextModel")
+    if "quantization_config" in text:
+        raise Unfit("has a quantised text encoder", "one of plain floats")
+    rows, width = (whole_number(text, key, name, least) for key, least in (("vocab_size", 49408), ("hidden_size", 512)))
+    places = whole_number(text, "max_position_embeddings", name, 77)
+    if header is not None:
+        _check_shape(header, "embeddings.token_embedding.weight", {0: rows, 1: width}, "text_encoder")
+        _check_shape(header, "embeddings.position_embedding.weight", {0: places, 1: width}, "text_encoder")
+    if (folder / "tokenizer").is_dir() or is_whole:
+        check_vocabulary(folder / "tokenizer", rows)
+        _check_tokenizer_config(folder)
+
+
+def _check_tokenizer_config(folder: Path) -> None:
+    name = "tokenizer/tokenizer_config.json"
+    if not (folder / name).is_file():
+        return
+    longest = read_object(folder, name).get("model_max_length", 77)
+    is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
+    if not is_number or not longest >= 3:
+        raise Damage(f"{name} has model_max_length {longest!r}, expected a number of 3 or more")
+
+
+def _check_together(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]) -> None:
+    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latents:
+        raise Unfit(f"has a U-Net that takes {channels} channels", f"the {latents} of its VAE's latents")
+    if (given := unet.get("out_channels", 4)) != latents:
+        raise Unfit(f"has a U-Net that gives {given} channels", f"the {latents} of its VAE's latents")
+    width, wanted = text.get("hidden_size", 512), unet["cross_attention_dim"]
+    if width != wanted:
+        raise Unfit(f"has a text encoder of width {width}", f"the {wanted} that its U-Net attends to")
+
+
+def _check_network(config: dict[str, Any], name: str, kind: str) -> None:
+    if config.get("_class_name", kind) != kind:
+        raise Unfit(f"has a {config['_class_name']} in {name}", f"a {kind}")
+    if config.get("quantization_config"):
+        raise Unfit(f"has quantised weights ({name})", "plain floats")
+
+
+def _widths(config: dict[str, Any], name: str, default: list[int]) -> list[int]:
+    widths = config.get("block_out_channels", default)
+    if not isinstance(widths, list) or not widths or not all(type(w) is int and 0 < w < 2**20 for w in widths):
+        raise Damage(f"{name} has block_out_channels {widths!r}, expected a list of whole numbers")
+    return widths
+
+
+def _check_shape(header: dict[str, Entry], ending: str, wanted: dict[int, int], part: str) -> None:
+    """The tensor's sides at these places; what is not there is found when it is loaded."""
+    for key, entry in header.items():
+        is_it = key == ending or key.endswith(f".{ending}")
+        if is_it and any(axis >= len(entry.shape) or entry.shape[axis] != size for axis, size in wanted.items()):
+            sides = " and ".join(f"{size} at side {axis}" for axis, size in wanted.items())
+            raise Damage(f"{part} has {key} of shape {list(entry.shape)}, but its config.json says {sides}")
