@@ -152,7 +152,7 @@ RECIPES = {
         "targets: got 'rare', input should be 'all', 'many', 'medium'",
     ),
     "no value": ("seed", "--set: got 'seed', expected KEY=VALUE such as per_class=10 or config.strength=0.3."),
-    "half a YAML value": ("seed=[1", "--set seed: got '[1', expected a YAML value; put it in quotes."),
+    "half a YAML value": ("seed=[1", "--set seed: got '[1', expected a YAML value ("),
     "an unknown protocol": ("protocol=5shots", "protocol: got '5shots', expected one of full, 5shot, 10shot, "),
     "an unknown builder": ("builder=fashon", "builder: got 'fashon', expected one of aircraft, "),
     "a missing model folder": (
@@ -205,7 +205,7 @@ LINES = {
     "a config of no method": (["plan", "fashion_5shot_gene"], "'fashion_5shot_gene': ends in no method;"),
     "no such method": (["methods", "gene"], f"method: got 'gene', expected one of {ALLOWED}."),
     "no source": (["plan", "imagefolder_full_genie"], "imagefolder: got no source, expected a folder with images"),
-    "a source that is not there": (NOT_THERE, "cub: got 'birds', where no folder is"),
+    "a source that is not there": (NOT_THERE, "/birds', where no folder is, expected a folder with CUB-200-2011"),
 }  # fmt: skip
 
 

@@ -7,11 +7,10 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diffaug_datasets.cli.screen import say, say_facts, say_json, waiting, warn_of_signs
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.recipe import Recipe, with_absolute_places
+from diffaug_datasets.core.strict_yaml import load_yaml
 from diffaug_datasets.data.catalogue import config_recipe, merged
 from diffaug_datasets.data.prepare import Prepared, prepare, write_run
 from diffaug_datasets.data.price import CPU_FLOPS, GPU_FLOPS, Price, price, size
@@ -59,13 +58,17 @@ def read_recipe(text: str, source: str | None, changes: Sequence[str]) -> Recipe
     if Path(text).suffix in (".yaml", ".yml") or Path(text).is_file():
         recipe = Recipe.from_yaml(Path(text))
     elif text in shipped:
-        recipe = Recipe.from_dict(yaml.safe_load(shipped[text].read_text("utf-8")))
+        recipe = Recipe.from_dict(load_yaml(shipped[text].read_text("utf-8")))
     else:
         recipe = config_recipe(text)
-    content = recipe.model_dump(mode="json", by_alias=True)
+    changed: dict[str, Any] = {}
     for change in changes:
-        content = merged(content, _change(change))
-    return Recipe.from_dict(merged(content, {"source": _absolute(source)} if source else {}))
+        changed = merged(changed, _change(change))
+    if source:
+        changed["source"] = source
+    content = recipe.model_dump(mode="json", by_alias=True)
+    here = with_absolute_places({"method": recipe.method, **changed}, Path())
+    return Recipe.from_dict(merged(content, here), folder=None)
 
 
 def _change(text: str) -> dict[str, Any]:
@@ -74,18 +77,14 @@ def _change(text: str) -> dict[str, Any]:
     if not equals or not all(path.split(".")):
         raise RecipeError(f"--set: got {text!r}, expected KEY=VALUE such as per_class=10 or config.strength=0.3.")
     try:
-        content: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {path}: got {value!r}, expected a YAML value; put it in quotes.") from None
+        content: Any = load_yaml(value)
+    except ValueError as error:
+        raise RecipeError(
+            f"--set {path}: got {value[:60]!r}, expected a YAML value ({error}); a text may need quotes."
+        ) from None
     for key in reversed(path.split(".")):
         content = {key: content}
     return dict(content)
-
-
-def _absolute(source: str) -> str:
-    """A folder as seen from anywhere; a Hub id as it is."""
-    folder = Path(source).expanduser()
-    return str(folder.resolve()) if folder.exists() else source
 
 
 def default_folder(prepared: Prepared, parent: Path = Path("runs")) -> Path:
@@ -106,9 +105,11 @@ def make_plan(
         write_checked(prepared, place, quote)
         warn_of_signs(place)
     if as_json:
-        say_json({**asdict(quote), "run": None if dry_run else str(place)})
+        say_json({**asdict(quote), "notes": prepared.real.notes, "run": None if dry_run else str(place)})
         return
     print_price(quote)
+    for note in prepared.real.notes:
+        say(f"  note: {note}")
     say(f"nothing written (--dry-run); run folder would be {place}" if dry_run else f"next: diffaug generate {place}")
 
 

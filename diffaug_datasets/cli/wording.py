@@ -1,10 +1,12 @@
 """The verb that turns pictures into context suffixes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from diffaug_datasets.cli.planning import read_recipe
 from diffaug_datasets.cli.screen import say, waiting
 from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.places import Place
 from diffaug_datasets.data.captions import Wording, write_suffixes
 from diffaug_datasets.run.store import write_text
 
@@ -18,6 +20,11 @@ def make_suffixes(text: str, out: Path, source: str | None, wording: Wording) ->
     if out.exists():
         raise RecipeError(f"{out}: is there already; give another file name, or remove it first.")
     recipe = read_recipe(text, source, ())
+    wording = replace(
+        wording,
+        captioner=Place().absolute(wording.captioner, Path()),
+        summariser=Place(packaged=("clusters",)).absolute(wording.summariser, Path()),
+    )
     with waiting(f"captioning the real images of {recipe.builder}"):
         document = write_suffixes(recipe, wording)
     write_text(out, document.to_json())

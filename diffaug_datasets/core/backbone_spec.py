@@ -8,11 +8,12 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.places import Place, absolute_places, local_path, starting_folder
 
 DEFAULT_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -37,17 +38,20 @@ class BackboneSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(description="Hub id, folder in diffusers format, or `tiny` (the packaged model)")
+    id: Annotated[str, Place(packaged=(TINY,))] = Field(
+        description="Hub id, folder in diffusers format, or `tiny` (the packaged model)"
+    )
     revision: str | None = Field(default=None, description="commit hash of a Hub id; a branch counts as it is cached")
     variant: str | None = Field(default=None, description="weight variant, e.g. fp16")
     dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="of U-Net and VAE")
-    height: int | None = Field(default=None, ge=8, description="pixels; null = what the U-Net was trained at")
-    width: int | None = Field(default=None, ge=8, description="pixels; null = what the U-Net was trained at")
+    height: int | None = Field(default=None, ge=8, le=8192, description="pixels; null = what the U-Net was trained at")
+    width: int | None = Field(default=None, ge=8, le=8192, description="pixels; null = what the U-Net was trained at")
 
     @model_validator(mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"id": value} if isinstance(value, str) else value
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        content, folder = {"id": value} if isinstance(value, str | Path) else value, starting_folder(info)
+        return absolute_places(cls, content, folder) if isinstance(content, Mapping) and folder is not None else content
 
 
 def resolve(spec: BackboneSpec) -> BackboneSpec:
@@ -75,8 +79,8 @@ def local_folder(spec: BackboneSpec) -> Path | None:
     """
     if spec.id == TINY:
         return Path(str(files("diffaug_datasets"))) / "assets" / "tiny" / "pipeline"
-    folder = Path(spec.id).expanduser()
-    if folder.is_dir():
+    folder = local_path(spec.id)
+    if folder is not None and folder.is_dir():
         return folder
     if not HUB_ID.fullmatch(spec.id):
         raise BackboneError(

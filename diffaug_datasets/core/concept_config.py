@@ -14,8 +14,8 @@ class ConceptConfig(BaseModel):
         default=1, ge=1, le=64, description="vectors a class; the authors use 1; a prompt holds 75 tokens in all"
     )
     rank: int = Field(default=10, ge=0, le=512, description="LoRA rank (alpha = rank); 0 = textual inversion alone")
-    steps: int = Field(default=35_000, ge=0, description="optimiser steps")
-    batch: int = Field(default=8, ge=1, description="images a step")
+    steps: int = Field(default=35_000, ge=0, le=10_000_000, description="optimiser steps")
+    batch: int = Field(default=8, ge=1, le=1024, description="images a step")
     lr_lora: float = Field(default=5e-5, ge=0, description="AdamW learning rate of the LoRA matrices")
     lr_embedding: float = Field(
         default=5e-5, ge=0, description="AdamW learning rate of the token embeddings; 0 = they stay, LoRA alone learns"
@@ -29,6 +29,7 @@ class ConceptConfig(BaseModel):
     resolution: int | None = Field(
         default=None,
         ge=8,
+        le=8192,
         multiple_of=8,
         description="side in pixels of the square that is learned from; null = the backbone's height and width, where "
         "images are made; Diff-Mix's current scripts: 224",
@@ -96,8 +97,8 @@ class TextualInversionConfig(ConceptConfig):
     """
 
     rank: int = Field(default=0, ge=0, le=0, description="0: no LoRA")
-    steps: int = Field(default=1_000, ge=0, description="optimiser steps")
-    batch: int = Field(default=4, ge=1, description="images a step")
+    steps: int = Field(default=1_000, ge=0, le=10_000_000, description="optimiser steps")
+    batch: int = Field(default=4, ge=1, le=1024, description="images a step")
     lr_embedding: float = Field(default=2e-3, ge=0, description="AdamW learning rate of the token embeddings")
     prompt_template: str = Field(default="a photo of a {token}", description="of the generated images' prompts")
     templates: Literal["objects"] | tuple[str, ...] = Field(

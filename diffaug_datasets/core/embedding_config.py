@@ -12,10 +12,15 @@ class EmbeddingConfig(BaseModel):
 
     vectors: int = Field(default=5, ge=1, le=77, description="vectors an image: the length of the condition")
     steps: int = Field(
-        default=6000, ge=0, description="optimiser steps a group: 3000 an image where a step shows 50 of 100"
+        default=6000,
+        ge=0,
+        le=10_000_000,
+        description="optimiser steps a group: 3000 an image where a step shows 50 of 100",
     )
-    batch: int = Field(default=50, ge=1, description="images a step, of one group")
-    group: int = Field(default=100, ge=1, description="images learned together; guidance leads away from their mean")
+    batch: int = Field(default=50, ge=1, le=1024, description="images a step, of one group")
+    group: int = Field(
+        default=100, ge=1, le=1_000_000, description="images learned together; guidance leads away from their mean"
+    )
     by_class: bool = Field(default=False, description="images of one class a group; False: in the dataset's order")
     lr: float = Field(default=3e-2, gt=0, description="AdamW learning rate, constant")
     seed: int = Field(default=42, ge=0, description="the start and every draw of a step follow from it")

@@ -5,27 +5,20 @@ from typing import Any
 
 from diffaug_datasets.core.backbone_spec import folder_digest
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.places import PATHS, local_path
 
-PATHS = ("/", "~/", "./", "../", ".\\", "..\\")
 PACKAGED = ("tiny", "shots")
 MODELS = ("encoder", "judge")
 
 
 def is_local(text: str) -> bool:
     """Whether a string of a recipe is a place of this machine; a prompt, which fills names in, is none."""
-    return (text.startswith(PATHS) and "{" not in text) or ("/" in text and _exists(text))
+    return (text.startswith(PATHS) or local_path(text) is not None) and "{" not in text
 
 
 def is_local_model(model: str) -> bool:
-    """The same of what names a model, where a bare name may be a folder beside the caller."""
-    return model not in PACKAGED and (is_local(model) or _exists(model))
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):
-        return False
+    """The same of what names a model."""
+    return model not in PACKAGED and is_local(model)
 
 
 def model_name(model: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from diffaug_datasets.core.canonical import canonical, digest
 from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.places import place_of
 from diffaug_datasets.core.pools import Pool, PoolTable
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
 from diffaug_datasets.core.seeds import RowKey
@@ -163,7 +164,8 @@ class Method(Protocol):
 
     `PARITY`: how it stands to the publication: begins with matches, differs or reconstruction.
     `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
-    Optional: `LOCAL`, keys of `Config` that name places; `FITS_BY_IMAGE`, kinds of fits whose tensors are named after
+    A key of `Config` that may name a file or folder has the type `Annotated[str, Place()]` (`core.places`).
+    Optional: `FITS_BY_IMAGE`, kinds of fits whose tensors are named after
     real images and of which a row reads those of its own sources alone; `PROMPT`, `START`, `FILTER`, what it prompts
     with, denoises from and sorts out, in words for the table of methods; `USUAL_LABELS`, whether plans decide on
     Stable Diffusion's labels (1000 timesteps, offset 1), so that a backbone with others is refused.
@@ -201,10 +203,10 @@ def new_row(version: int, key: RowKey, spec: PlanSpec, **columns: Any) -> PlanRo
     return PlanRow(**{**identity, **made, **label, **columns})
 
 
-def local_keys(method: Method) -> frozenset[str]:
-    """Keys of a method's `Config` that say where data lies: what lies there has a digest, the place does not count."""
-    keys: frozenset[str] = getattr(method, "LOCAL", frozenset())
-    return keys
+def local_keys(model: type[BaseModel]) -> set[str]:
+    """Keys of a recipe or `Config` that say where data lies: what lies there has a digest, the place does not count."""
+    marks = {name: place_of(model, name) for name in model.model_fields}
+    return {name for name, mark in marks.items() if mark and not mark.counts}
 
 
 def unsure_keys(method: Method) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer
@@ -28,6 +28,7 @@ from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import Source, SourceTable
 
 PLAN_SCHEMA = 1
+MOST_ROWS = 10_000_000  # ImageNet times 5 is 6.4 million; a plan is held in memory, at about 3 kB a row
 REAL_SHARD_ROWS = 1000
 SHARD_BYTES = 500_000_000  # of images, encoded: what `datasets` makes a shard by itself
 ASSUMED_SIDE = 512  # of a backbone that states no size
@@ -176,10 +177,14 @@ def draw_plan(
     """The plan of a recipe, under a config name, over the real images of its protocol.
 
     Raises:
-        PlanError: two rows share an id, the method draws no row at all, or none for a class without images.
+        PlanError: more rows than a plan holds, which is seen before any is drawn; two rows share an id, the method
+            draws no row at all, or none for a class without images.
     """
     method, config = recipe.module, recipe.planned_config
-    rows = tuple(sorted(method.plan(config, table, spec), key=lambda row: row.row_id))
+    check_size(recipe, table, spec)
+    rows = tuple(sorted(islice(method.plan(config, table, spec), MOST_ROWS + 1), key=lambda row: row.row_id))
+    if len(rows) > MOST_ROWS:
+        raise PlanError(f"{name}: {method.NAME} plans more than {MOST_ROWS:,} images; {_TOO_MANY}")
     if not rows:
         raise PlanError(f"{name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
     _check_empty_classes(method, table, spec, {row.label for row in rows})
@@ -208,6 +213,25 @@ def _sizes_by_bytes(
         weights = [size[row.source_ids[0]] for row in real if row.split == split]
         cuts[stem] = shard_sizes(weights, REAL_SHARD_ROWS, SHARD_BYTES)
     return {stem: sizes for stem, sizes in cuts.items() if sizes is not None}
+
+
+_TOO_MANY = "a plan is held in memory, at about 3 kB an image; lower per_class or per_image."
+
+
+def check_size(recipe: Recipe, table: SourceTable, spec: PlanSpec) -> None:
+    """Refuse before it is drawn a plan that no machine should hold.
+
+    Raises:
+        PlanError: more than `MOST_ROWS` rows; names the key that asks for them.
+    """
+    wanted = spec.targets or range(len(table.class_names))
+    planned = sum(spec.count(len(images)) for label, images in table.by_class().items() if label in wanted)
+    if planned > MOST_ROWS:
+        key = "per_image" if recipe.per_class is None else "per_class"
+        raise PlanError(
+            f"{key}: got {getattr(recipe, key):,}, which makes {planned:,} images of {len(wanted):,} classes, expected "
+            f"{MOST_ROWS:,} at most; {_TOO_MANY}"
+        )
 
 
 def _check_empty_classes(method: Method, table: SourceTable, spec: PlanSpec, planned: Set[int]) -> None:

@@ -22,8 +22,8 @@ Kind = Literal["full", "shots", "long_tail", "percent"]
 SmallClass = Literal["warn", "error", "duplicate"]
 
 _PATTERN = re.compile(
-    r"(?:(?P<full>full)|(?:(?P<ways>[2-9]|[1-9]\d+)way)?(?P<shots>[1-9]\d*)shot|lt(?P<long_tail>[1-9]\d*)|(?P<percent>[1-9]\d*)pct)"
-    r"(?:_seed(?P<seed>[1-9]\d*))?",
+    r"(?:(?P<full>full)|(?:(?P<ways>[2-9]|[1-9]\d{1,5})way)?(?P<shots>[1-9]\d{0,5})shot|lt(?P<long_tail>[1-9]\d{0,5})"
+    r"|(?P<percent>[1-9]\d{0,5})pct)(?:_seed(?P<seed>[1-9]\d{0,17}))?",
     re.ASCII,
 )
 

@@ -1,17 +1,18 @@
 """The recipe: what a person writes. Strict: an unknown key is an error that suggests the right one."""
 
 import difflib
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -21,10 +22,12 @@ from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.local_places import model_name, placeless
 from diffaug_datasets.core.method import Method, discover_methods, find_method, local_keys
+from diffaug_datasets.core.places import Place, absolute_places, starting_folder
 from diffaug_datasets.core.protocols import SmallClass, parse_protocol
+from diffaug_datasets.core.strict_yaml import DEEPEST, dump_yaml, load_yaml
+from diffaug_datasets.core.texts import read_text, strange_character
 
 RECIPE_SCHEMA = 1
-LOCAL_KEYS = {"source", "confusion"}
 SHOTS = "shots"
 CLASS_PROBABILITY = "class_probability"
 CAPTION_PROBABILITY = "caption_probability"
@@ -37,7 +40,9 @@ MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
     CLASS_PROBABILITY: "probability",
     CAPTION_PROBABILITY: "captions",
 }
-LATER_KEYS = ("on_small_class", "without", "withdrawn")
+TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx", ".xls", ".ods")
+HUB_KEYS = ("source_config", "source_split", "image_column", "label_column")
+LATER_KEYS = ("on_small_class", "without", "withdrawn", *HUB_KEYS)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -47,8 +52,10 @@ class Scores(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    encoder: str | None = Field(default=None, description="image-text encoder: `tiny`, a Hub id or a folder")
-    judge: str | None = Field(
+    encoder: Annotated[str | None, Place(packaged=("tiny",))] = Field(
+        default=None, description="image-text encoder: `tiny`, a Hub id or a folder"
+    )
+    judge: Annotated[str | None, Place(packaged=("tiny", SHOTS))] = Field(
         default=None,
         description="image classifier over the same classes, or `shots`: the class whose real images the encoder finds "
         "nearest (Real-Filter)",
@@ -126,7 +133,15 @@ class Recipe(BaseModel):
     protocol: str = Field(
         default="full", description="full, 5shot, 10shot, 5way1shot, lt100, 10pct; _seed1 for another trial"
     )
-    source: str | None = Field(default=None, description="Hub id, image folder or the dataset's own folder")
+    source: Annotated[str | None, Place(counts=False, bare=True)] = Field(
+        default=None, description="Hub id, image folder or the dataset's own folder"
+    )
+    source_config: str | None = Field(default=None, min_length=1, description="of a Hub source: the config")
+    source_split: str | None = Field(
+        default=None, min_length=1, description="of a Hub source: the split to train from; default: the builder's"
+    )
+    image_column: str | None = Field(default=None, min_length=1, description="of a Hub source: the column of images")
+    label_column: str | None = Field(default=None, min_length=1, description="of a Hub source: the column of classes")
     partial: bool = Field(default=False, description="accept a source without the official counts")
     without: tuple[str, ...] = Field(default=(), description="sha256 of real images that nothing is drawn from")
     withdrawn: tuple[str, ...] = Field(
@@ -136,24 +151,41 @@ class Recipe(BaseModel):
     on_small_class: SmallClass = Field(
         default="warn", description="a class with too few images for the protocol: warn, error, or duplicate images"
     )
-    config: dict[str, Any] = Field(default_factory=dict, description="the method's own parameters")
-    per_image: float = Field(default=5.0, gt=0, description="synthetic images a real one")
-    per_class: int | None = Field(default=None, ge=1, description="synthetic images a class, instead of per_image")
-    confusion: str | None = Field(default=None, description="confusion matrix (.csv, .json) or classifier id")
+    config: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="the method's own parameters"
+    )
+    per_image: float = Field(default=5.0, gt=0, le=10_000, description="synthetic images a real one")
+    per_class: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="synthetic images a class, instead of per_image"
+    )
+    confusion: Annotated[str | None, Place(counts=False, files=TABLES)] = Field(
+        default=None, description="confusion matrix (.csv, .json) or classifier id"
+    )
     targets: Literal["all", "many", "medium", "few"] = Field(
         default="all", description="classes that get images, by their number of real ones (above 100, 20 to 100, below)"
     )
-    backbone: BackboneSpec = Field(default_factory=lambda: BackboneSpec(id="tiny"))
+    backbone: Annotated[BackboneSpec, Place(packaged=("tiny",))] = Field(
+        default_factory=lambda: BackboneSpec(id="tiny")
+    )
     scores: Scores = Scores()
     filters: tuple[Filter, ...] = ()
     seed: int = Field(default=0, ge=0, description="every random choice follows from it")
     shard_rows: int = Field(default=256, ge=1, le=100_000, description="rows a shard: the unit of work and resume")
     batch_size: int = Field(default=8, ge=1, le=1024, description="rows the network sees at once")
-    threads: int = Field(default=1, ge=1, description="CPU threads a worker; part of the bits")
+    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads a worker; part of the bits")
     attempts: int = Field(default=3, ge=1, le=10, description="tries a row before it counts as failed")
     failure_budget: float = Field(default=0.01, ge=0, le=1, description="share of failed rows that is accepted")
     image_format: Literal["png", "webp"] = "png"
     include_test: bool = Field(default=True, description="carry the real test split along")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_and_placed(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        _check_values(value)
+        folder = starting_folder(info)
+        return dict(value) if folder is None else with_absolute_places(value, folder)
 
     @field_validator("backbone", mode="before")
     @classmethod
@@ -171,11 +203,12 @@ class Recipe(BaseModel):
     def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(value)))
 
-    @model_validator(mode="after")
-    def _known_config(self) -> "Recipe":
-        module = find_method(self.method)
-        _checked(module.Config, self.config, where="config.")
-        return self
+    @field_validator("config")
+    @classmethod
+    def _known_config(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "method" in info.data:
+            _checked(find_method(info.data["method"]).Config, value, starting_folder(info), where="config.")
+        return value
 
     @model_validator(mode="after")
     def _filtered_numbers_are_measured(self) -> "Recipe":
@@ -204,9 +237,9 @@ class Recipe(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
-        content = self.model_dump(mode="json", by_alias=True, exclude=LOCAL_KEYS | self._later_defaults())
+        content = self.model_dump(mode="json", by_alias=True, exclude=local_keys(type(self)) | self._later_defaults())
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
-        config = self.planned_config.model_dump(mode="json", exclude=set(local_keys(self.module)))
+        config = self.planned_config.model_dump(mode="json", exclude=local_keys(self.module.Config))
         return content | {"config": placeless(config), "scores": placeless(content["scores"]), "backbone": weights}
 
     def _later_defaults(self) -> set[str]:
@@ -215,64 +248,80 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """The recipe as a file, in the order of its fields."""
-        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "Recipe":
-        """A checked recipe.
+    def from_dict(cls, content: Mapping[str, Any], folder: Path | None = Path()) -> "Recipe":
+        """A checked recipe. `folder`: where its relative places start; None: they are names, whatever lies there.
 
         Raises:
             RecipeError: one sentence that names the key, what it got and what is allowed.
         """
-        return _checked(cls, content)
+        return _checked(cls, content, folder)
 
     @classmethod
-    def from_yaml(cls, path: Path | str) -> "Recipe":
-        """The recipe in a file; a relative place (`source`, a pool, ...) is taken from the file's own folder."""
+    def from_yaml(cls, path: Path | str, folder: Path | None = Path()) -> "Recipe":
+        """The recipe in a file; a relative place (`source`, `backbone`, a pool, ...) starts at the file's own folder.
+
+        `folder`: another one, seen from there; None for a published recipe, whose places are names.
+        """
         path = Path(path)
-        content = _read_yaml(path)
-        _resolve(content, LOCAL_KEYS, path.parent)
-        method = discover_methods().get(str(content.get("method")))
-        if method and isinstance(content.get("config"), dict):
-            _resolve(content["config"], local_keys(method), path.parent)
-        return cls.from_dict(content)
+        return cls.from_dict(_read_yaml(path), None if folder is None else path.parent / folder)
 
 
-def _resolve(content: dict[str, Any], keys: Collection[str], folder: Path) -> None:
-    """Make absolute what lies beside the recipe."""
-    for key in content.keys() & set(keys):
-        beside = folder / str(content[key])
-        if content[key] is not None and _exists(beside):
-            content[key] = str(beside.resolve())
+def with_absolute_places(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Keys of a recipe with every place among them absolute; those of `config` are known by the `method` beside it."""
+    made = absolute_places(Recipe, content, folder)
+    method = discover_methods().get(str(content.get("method")))
+    if method and isinstance(made.get("config"), Mapping):
+        made["config"] = absolute_places(method.Config, made["config"], folder)
+    return made
 
 
-def _exists(path: Path) -> bool:
-    """Whether a file or folder is there; a text that no path can be is not."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
+def _check_values(value: Any, key: str = "", depth: int = 0) -> None:
+    """Refuse what no file, digest or terminal takes: see the sentences. Raises RecipeError."""
+    where = f"{key}: " if key else ""
+    if depth > DEEPEST:
+        raise RecipeError(f"{key[:60]}: is nested more than {DEEPEST} levels deep; a recipe is flatter.")
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise RecipeError(f"{where}keys must be text (got {name!r}); put it in quotes.")
+            if strange := strange_character(name, allowed=""):
+                raise RecipeError(f"{where}the key {name!r} holds {strange}; take it out.")
+            _check_values(item, f"{key}.{name}" if key else name, depth + 1)
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            _check_values(item, f"{key}.{place}", depth + 1)
+    elif isinstance(value, str):
+        if strange := strange_character(value):
+            raise RecipeError(f"{where}got {value[:60]!r}, which holds {strange}; take it out.")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where}got {value}, expected a finite number.")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise RecipeError(f"{where}got a number of {value.bit_length()} bits, expected one of 63 at most.")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(read_text(path))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; `diffaug cp` lists the shipped ones.") from None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())[:300]}).") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{path}: not a readable YAML file ({reason}).") from None
+    if content is None:
+        raise RecipeError(f"{path}: the file is empty, expected a mapping of recipe keys.")
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: got {type(content).__name__}, expected a mapping of recipe keys.")
     return content
 
 
-def _checked(model: type[M], content: Mapping[str, Any], where: str = "") -> M:
+def _checked(model: type[M], content: Mapping[str, Any], folder: Path | None, where: str = "") -> M:
     try:
-        return model(**content)
+        return model.model_validate(dict(content), context={"folder": folder})
     except ValidationError as error:
         raise RecipeError(_sentence(model, error, where)) from None
-    except TypeError as error:
-        raise RecipeError(f"recipe: keys must be text ({error}).") from None
 
 
 def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.texts import strange_character
 
 TABLE_SCHEMA = 1
 
@@ -142,7 +143,7 @@ def _renumbered(items: Sequence[Listed], new: Mapping[int, int]) -> tuple[Listed
 
 
 def check_class_names(builder: str, names: Sequence[str]) -> None:
-    """Every class has a name, and no two names are one and the same Unicode text.
+    """Every class has a name that any file and terminal takes, and no two are one and the same Unicode text.
 
     Raises:
         SourceError: names the class.
@@ -153,6 +154,8 @@ def check_class_names(builder: str, names: Sequence[str]) -> None:
     for place, name in enumerate(names):
         if not name.strip():
             raise SourceError(f"{builder}: class {place} has the empty name {name!r}; give it one.")
+        if strange := strange_character(name, allowed=""):
+            raise SourceError(f"{builder}: class {place}, {name!r}, has {strange} in its name; rename it.")
         form = unicodedata.normalize("NFC", name)
         if form in seen:
             raise SourceError(f"{builder}: classes {seen[form]!r} and {name!r} share one name; rename or merge them.")

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.texts import read_text
 
 SUFFIX_SCHEMA = 1
 MOST = 10
@@ -87,10 +88,12 @@ def read_suffixes(path: Path) -> SuffixDocument:
         RecipeError: it is not there, or no valid document of this schema; says which field.
     """
     try:
-        return SuffixDocument.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"config.suffixes: {path} cannot be read ({reason}); `diffaug captions` makes one.") from None
+    try:
+        return SuffixDocument.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

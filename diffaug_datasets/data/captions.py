@@ -12,7 +12,7 @@ from diffaug_datasets.core.protocols import parse_protocol, select
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.seeds import uint63
 from diffaug_datasets.core.suffix_document import Caption, SuffixDocument, Summary, accepted, caption_prefix
-from diffaug_datasets.data.real import RealSet, read_real
+from diffaug_datasets.data.real import RealSet, read_recipe_images
 
 LOCAL = "local:"
 Summarise = Callable[[Sequence[str], str], tuple[list[str], Summary]]
@@ -45,7 +45,7 @@ def write_suffixes(recipe: Recipe, wording: Wording) -> SuffixDocument:
     """
     from diffaug_datasets.models.captions import Captioner, length_check
 
-    real = read_real(recipe.builder, recipe.source, recipe.partial, parse_protocol(recipe.protocol))
+    real = read_recipe_images(recipe)
     prefix = caption_prefix(real.train.metaclass)
     captioner, summarise = Captioner.load(wording.captioner, wording.device), _summariser(wording)
     captions = []

@@ -40,7 +40,7 @@ class FolderFetch:
 
 @dataclass(frozen=True)
 class ColumnFetch:
-    """The bytes at `<split>/<row>` of image columns (struct of bytes and path).
+    """The bytes at `<split>/<row>` of image columns (bytes, or a struct of bytes and path).
 
     A path instead of bytes is followed only below `roots`, where `datasets` itself unpacked the files.
     """
@@ -52,6 +52,8 @@ class ColumnFetch:
         """Raises SourceError if the row holds no image."""
         split, row = key.rsplit("/", 1)
         image = self.columns[split][int(row)].as_py() or {}
+        if isinstance(image, bytes):
+            return image
         if isinstance(image.get("bytes"), bytes):
             return bytes(image["bytes"])
         path = Path(image.get("path") or "").resolve()

@@ -8,6 +8,7 @@ from diffaug_datasets.core.errors import PublishError, SourceError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import published_columns
 from diffaug_datasets.data.foreign_tables import provenance_rows
+from diffaug_datasets.data.hub_images import HubChoice
 from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
@@ -32,8 +33,8 @@ def real_rows(repository: Repository, release: Release, split: str, source: str 
     if release.real:
         raise PublishError(f"{repository.where}: {release.name} has its real images; leave with_real out.")
     rows = planned_real(repository, release, split)
-    recipe = Recipe.from_yaml(repository.checked(release, "recipe.yaml"))
-    real = read_real(recipe.builder, source, partial=True)
+    recipe = Recipe.from_yaml(repository.checked(release, "recipe.yaml"), folder=None)
+    real = read_real(recipe.builder, source, partial=True, choice=HubChoice.of(recipe, str(source)))
     places = located(real, rows, str(source))
     path = Path(datasets.config.HF_DATASETS_CACHE) / "diffaug_datasets" / f"{release.plan_id[:16]}-{split}.arrow"
     schema = arrow_schema(release.class_names)

@@ -14,6 +14,7 @@ from diffaug_datasets.core.canonical import canonical, differences
 from diffaug_datasets.core.errors import PlanError, RecipeError
 from diffaug_datasets.core.images import RGB_BYTES, decode_image, format_of, pixel_sha256, pixels_of
 from diffaug_datasets.core.method import PlanSpec
+from diffaug_datasets.core.places import local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan
 from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.prompts import suffix_list, suffixes_for
@@ -26,7 +27,7 @@ from diffaug_datasets.core.withdrawal import without_images
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
 from diffaug_datasets.data.model_checks import check_models
-from diffaug_datasets.data.real import RealSet, builder_facts, discover_builders, read_real
+from diffaug_datasets.data.real import RealSet, builder_facts, discover_builders, here, read_recipe_images
 from diffaug_datasets.run.adoption import same_images
 from diffaug_datasets.run.pools import recipe_pool, write_manifest
 from diffaug_datasets.run.shards import planned_columns, write_arrow
@@ -47,20 +48,22 @@ class Prepared:
     pool: PoolTable | None = None
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe, images: str | None = None) -> Prepared:
     """Read the real images, draw the protocol's subset, draw the plan.
+
+    `images`: a copy of the recipe's real images elsewhere, which the prepared recipe names as its source.
 
     Raises:
         DiffAugError: one sentence on the source, the recipe or the plan.
     """
     check_models(recipe)
-    protocol = parse_protocol(recipe.protocol)
-    real = read_real(recipe.builder, recipe.source, recipe.partial, protocol)
-    drawn = select(protocol, real.train, recipe.on_small_class)
+    real = read_recipe_images(recipe, images)
+    drawn = select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
     manifest = remaining(drawn, recipe.without)
     table = real.train.subset(manifest.indices)
     test = real.test if recipe.include_test else None
     recipe = _with_pool_found(_with_suffixes_read(recipe))
+    recipe = recipe.model_copy(update={"source": here(images)}) if images else recipe
     pool = recipe_pool(recipe)
     spec = replace(
         _spec(recipe, table, real, manifest),
@@ -80,7 +83,7 @@ def _with_suffixes_read(recipe: Recipe) -> Recipe:
     named = recipe.config.get("suffixes")
     if not isinstance(named, str) or not named.endswith(".json"):
         return recipe
-    texts = list(read_suffixes(Path(named).expanduser()).suffixes)
+    texts = list(read_suffixes(Path(named)).suffixes)
     return recipe.model_copy(update={"config": {**recipe.config, "suffixes": texts}})
 
 
@@ -89,8 +92,7 @@ def _with_pool_found(recipe: Recipe) -> Recipe:
     place = getattr(recipe.method_config, "pool", None)
     if not place:
         return recipe
-    folder = Path(place).expanduser()
-    found = str(folder.resolve()) if folder.exists() else _builder_pool(place)
+    found = place if local_path(place) is not None else _builder_pool(place)
     return recipe.model_copy(update={"config": {**recipe.config, "pool": found}})
 
 
@@ -170,8 +172,8 @@ def _confused(
 
 
 def _matrix(confusion: str, table: SourceTable, real: RealSet, manifest: Manifest) -> Matrix:
-    if Path(confusion).suffix in (".csv", ".json"):
-        return read_confusion(Path(confusion), len(table.class_names))
+    if local_path(confusion) is not None and not Path(confusion).is_dir():
+        return read_confusion(Path(confusion), table.class_names)
     places: dict[int, list[int]] = {}
     for index, label in zip(manifest.indices, manifest.labels, strict=True):
         places.setdefault(label, []).append(index)

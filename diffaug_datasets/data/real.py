@@ -18,12 +18,13 @@ from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import check_image, source_id
-from diffaug_datasets.core.protocols import Protocol, episode
+from diffaug_datasets.core.places import local_path, place_of
+from diffaug_datasets.core.protocols import Protocol, episode, parse_protocol
+from diffaug_datasets.core.recipe import HUB_KEYS, Recipe
 from diffaug_datasets.core.sources import (
     BuilderFacts,
     Listed,
@@ -38,25 +39,23 @@ from diffaug_datasets.core.sources import (
 )
 from diffaug_datasets.data.fetching import ColumnFetch
 from diffaug_datasets.data.fetching import FolderFetch as FolderFetch
-from diffaug_datasets.data.metadata import column_facts, folder_facts
-
-if TYPE_CHECKING:
-    import datasets
+from diffaug_datasets.data.hub_images import ANY, HubChoice, hub_images
+from diffaug_datasets.data.metadata import folder_facts
 
 PACKAGE = "diffaug_datasets.builders"
 EMBEDDED = "the package"
 HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-COMMIT = re.compile(r"[@/]([0-9a-f]{40})(?=/|$)")
 
 
 @dataclass(frozen=True)
 class RealSet:
-    """The real images of a builder: tables, bytes on demand, and the builder's facts."""
+    """The real images of a builder: tables, bytes on demand, the builder's facts, and notes on what was decided."""
 
     train: SourceTable
     test: SourceTable | None
     read: Callable[[str, int], bytes]
     facts: BuilderFacts
+    notes: tuple[str, ...] = ()
 
     def table(self, split: str) -> SourceTable:
         """The table of `train`, or of `test` where there is one."""
@@ -76,6 +75,7 @@ class _Opened:
     revision: str = ""
     loose: bool = False
     facts: Mapping[str, Facts] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @cache
@@ -121,19 +121,49 @@ def read_real(
     source: str | os.PathLike[str] | None = None,
     partial: bool = False,
     protocol: Protocol | None = None,
+    choice: HubChoice = ANY,
 ) -> RealSet:
     """The real images of a builder, every one opened once to be identified.
 
-    `source`: a folder, a Hub id (`org/name` or `org/name@revision`), or None for the embedded data or the builder's
-    own Hub id. `partial`: accept other than the official counts, and drop classes without a training image.
-    `protocol`: an episode's leaves its own classes, renumbered, and its queries as the test split.
+    `source`: a folder (a relative one is meant from the current folder), a Hub id (`org/name` or `org/name@revision`),
+    or None for the embedded data or the builder's own Hub id. `partial`: accept other than the official counts, and
+    drop classes without a training image. `protocol`: an episode's leaves its own classes, renumbered, and its queries
+    as the test split. `choice`: config, split and columns, where the source is on the Hub.
 
     Raises:
         SourceError: one sentence: what we got, what we expected, what to do.
         RecipeError: fewer classes than the episode has ways.
     """
+    return _read(builder, here(source), partial, protocol, choice)
+
+
+def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
+    """The real images of a recipe, or of a reader's own copy of them, as `read_real` gives them.
+
+    Raises:
+        DiffAugError: as `read_real`; also keys of a Hub source beside a folder.
+    """
+    own = here(copy) if copy else recipe.source
+    chosen = [key for key in HUB_KEYS if getattr(recipe, key) is not None]
+    if chosen and copy is None and own and local_path(own) is not None:
+        raise SourceError(
+            f"{chosen[0]}: got {getattr(recipe, chosen[0])!r}, which chooses from a dataset of the Hub, but the source "
+            f"is the folder {own!r}; drop the key, or give the Hub id as source."
+        )
+    return _read(recipe.builder, own, recipe.partial, parse_protocol(recipe.protocol), HubChoice.of(recipe, own))
+
+
+def here(source: str | os.PathLike[str] | None) -> str | None:
+    """A source as a person names it in the current folder: a folder's absolute path, or a Hub id."""
+    if source is None or not isinstance(source, str):
+        return None if source is None else str(Path(source).absolute())
+    place = place_of(Recipe, "source")
+    return place.absolute(source, Path()) if place else source
+
+
+def _read(builder: str, source: str | None, partial: bool, protocol: Protocol | None, choice: HubChoice) -> RealSet:
     module, facts = find_builder(builder), builder_facts(builder)
-    opened = _open(module, facts, source)
+    opened = _open(module, facts, source, choice)
     if not partial and opened.where != EMBEDDED:
         check_counts(facts, opened.listing, opened.where)
     listing = opened.listing.present() if partial else opened.listing
@@ -143,7 +173,7 @@ def read_real(
     if "train" not in tables:
         raise SourceError(f"{builder}: found no training image in {opened.where}; expected at least one.")
     keys = {split: tuple(item.key for item in _items(opened, split)) for split in tables}
-    return RealSet(tables["train"], tables.get("test"), Reader(tables, keys, opened.fetch), facts)
+    return RealSet(tables["train"], tables.get("test"), Reader(tables, keys, opened.fetch), facts, opened.notes)
 
 
 def _items(opened: _Opened, split: str) -> tuple[Listed, ...]:
@@ -170,16 +200,17 @@ def _identified(item: Listed, opened: _Opened) -> Source:
     return Source(source_id(data), item.label, name, opened.facts.get(item.key, ()), len(data))
 
 
-def _open(module: ModuleType, facts: BuilderFacts, source: str | os.PathLike[str] | None) -> _Opened:
+def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: HubChoice) -> _Opened:
     if source is None and facts.embedded:
         return _embedded(facts)
-    text = os.fspath(source or facts.hub_id or "")
-    folder = Path(text).expanduser()
-    if text and folder.is_dir():
+    text = source or facts.hub_id or ""
+    folder = Path(text)
+    if folder.is_absolute() and folder.is_dir():
         return _folder(module, folder)
-    match = HUB_ID.fullmatch(text)
-    if match and not folder.exists():
-        return _hub(facts, match["name"], match["revision"])
+    if match := HUB_ID.fullmatch(text):
+        found = hub_images(facts, match["name"], match["revision"], choice, _ways(facts))
+        where = f"{match['name']} on the Hub"
+        return _Opened(where, found.listing, found.fetch, found.commit, facts=found.facts, notes=found.notes)
     raise SourceError(f"{facts.name}: got {_got(text, folder)}, expected {_ways(facts)}.")
 
 
@@ -214,61 +245,3 @@ def _embedded(facts: BuilderFacts) -> _Opened:
     rows = {split: listed_rows(split, table["label"].to_pylist()) for split, table in tables.items()}
     listing = Listing(tuple(features["label"]["names"]), rows["train"], rows.get("test"))
     return _Opened(EMBEDDED, listing, ColumnFetch({split: table["image"] for split, table in tables.items()}))
-
-
-def _hub(facts: BuilderFacts, name: str, revision: str | None) -> _Opened:
-    splits = _download(facts, name, revision)
-    train = [split for split in facts.hub_train if split in splits]
-    test = [split for split in facts.hub_test if split in splits and split not in train][:1]
-    if not train:
-        raise SourceError(f"{name}: got the splits {', '.join(splits)}, expected {' or '.join(facts.hub_train)}.")
-    image, label = _hub_columns(facts, name, splits[train[0]])
-    rows = {split: listed_rows(split, splits[split].with_format(None)[label][:]) for split in (*train, *test)}
-    listing = Listing(
-        class_names=tuple(splits[train[0]].features[label].names),
-        train=tuple(item for split in train for item in rows[split]),
-        test=rows[test[0]] if test else None,
-    )
-    fetch = ColumnFetch({split: splits[split].data.column(image) for split in rows}, _caches())
-    commit, stated = _commit(splits[train[0]]) or revision or "", column_facts({split: splits[split] for split in rows})
-    return _Opened(f"{name} on the Hub", listing, fetch, commit, facts=stated)
-
-
-def _download(facts: BuilderFacts, name: str, revision: str | None) -> "datasets.DatasetDict":
-    import datasets
-
-    try:
-        return datasets.load_dataset(name, revision=revision, streaming=False)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise SourceError(
-            f"{facts.name}: could not load {name!r} from the Hub ({reason[:300]}); check the id and the network, "
-            f"run `hf auth login` if it is gated, or give {_ways(facts)}; `fashion` needs no download."
-        ) from None
-
-
-def _hub_columns(facts: BuilderFacts, name: str, split: "datasets.Dataset") -> tuple[str, str]:
-    import datasets
-
-    images = [key for key, kind in split.features.items() if isinstance(kind, datasets.Image)]
-    labels = [key for key, kind in split.features.items() if isinstance(kind, datasets.ClassLabel)]
-    image = "image" if "image" in images else images[0] if len(images) == 1 else None
-    label = facts.hub_label if facts.hub_label in labels else labels[0] if len(labels) == 1 else None
-    if image is None or label is None:
-        columns = ", ".join(f"{key} ({type(kind).__name__})" for key, kind in split.features.items())
-        raise SourceError(f"{name}: got the columns {columns}, expected one Image and one ClassLabel column.")
-    return image, label
-
-
-def _caches() -> tuple[Path, ...]:
-    import datasets
-    from huggingface_hub import constants
-
-    return Path(datasets.config.HF_DATASETS_CACHE).resolve(), Path(constants.HF_HUB_CACHE).resolve()
-
-
-def _commit(split: "datasets.Dataset") -> str:
-    """The commit that a loaded split came from, as its downloads or its cache folder spell it, or ''."""
-    texts = [*(split.info.download_checksums or {}), *(file["filename"] for file in split.cache_files)]
-    found = (COMMIT.search(text) for text in texts)
-    return next((match[1] for match in found if match), "")

@@ -17,7 +17,7 @@ images stretched to a square (the code: random crops) at the backbone's size (cu
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -25,6 +25,7 @@ from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.concept_config import ConceptConfig
 from diffaug_datasets.core.errors import PlanError, RecipeError
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
+from diffaug_datasets.core.places import Place
 from diffaug_datasets.core.prompts import with_suffix
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.seeds import RowKey
@@ -67,7 +68,9 @@ class Config(BaseModel):
         default=0.3, ge=0, le=1, description="s: 0.3 for 5-shot, 0.1 for 10-shot, 1 for long tails"
     )
     split_convention: Literal["code", "paper"] = Field(default="code", description="share with, or without, the suffix")
-    suffixes: tuple[str, ...] | str = Field(default="auto", description="texts, the name of a shipped list, or auto")
+    suffixes: Annotated[tuple[str, ...] | str, Place(files=(".json",), only_files=True)] = Field(
+        default="auto", description="texts, the name of a shipped list, a file of `diffaug captions` (.json), or auto"
+    )
     arc: Literal["full", "short", "long"] = Field(default="full", description="short = interpolation only")
     norm: Literal["paper", "geodesic"] = Field(
         default="paper", description="paper = latents of unequal norm span an ellipse; geodesic = norms go evenly"

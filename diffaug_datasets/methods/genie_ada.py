@@ -12,11 +12,12 @@ no released code confirms either; the fine-grained presets name DINOv2.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches
+from diffaug_datasets.core.places import Place
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.methods import genie
@@ -43,7 +44,9 @@ class Config(genie.Sampling):
     """The levels to try, and the encoder that judges them."""
 
     levels: tuple[float, ...] = Field(default=(0.5, 0.6, 0.7, 0.8, 0.9), description="noise ratios, rising, in (0, 1]")
-    encoder: str = Field(default="openai/clip-vit-base-patch32", description="`tiny`, a folder or a Hub id")
+    encoder: Annotated[str, Place(packaged=("tiny",))] = Field(
+        default="openai/clip-vit-base-patch32", description="`tiny`, a folder or a Hub id"
+    )
     normalise: bool = Field(default=True, description="features of unit length, as in the authors' code")
 
     @model_serializer(mode="wrap")

@@ -15,7 +15,7 @@ is the k-th image that is left after step 4, and fails where the pool has no mor
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,7 @@ from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
+from diffaug_datasets.core.places import Place
 from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
@@ -44,7 +45,6 @@ NEEDS = frozenset({"pool", "encoder"})
 PROMPT = "none, a text or image is the query"
 START = "none, the image is found"
 FILTER = "near-duplicates, inside and of sources and test"
-LOCAL = frozenset({"pool"})
 UNSURE = {
     "query": "from memory: the nearest neighbours of the class's text",
     "prompt": "from memory: one prompt a class, and its words",
@@ -75,10 +75,12 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pool: str = Field(
+    pool: Annotated[str, Place(counts=False, packaged=("tiny",))] = Field(
         default="", description="a builder's name, a Hub id, an image folder, a saved dataset, Parquet or Arrow files"
     )
-    encoder: str = Field(default="openai/clip-vit-large-patch14", description="`tiny`, a folder or a Hub id")
+    encoder: Annotated[str, Place(packaged=("tiny",))] = Field(
+        default="openai/clip-vit-large-patch14", description="`tiny`, a folder or a Hub id"
+    )
     query: Literal["text", "image"] = Field(default="text", description="the class's name, or its real images in turn")
     prompt: str = Field(default="a photo of a {name}", description="text query; {name}, {metaclass} are filled in")
     search: Literal["auto", "exact", "faiss"] = Field(

@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 from diffaug_datasets.core.backbone_spec import folder_digest
 from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.core.model_check import unreadable
+from diffaug_datasets.core.places import local_path
 from diffaug_datasets.models.device import checked_device
 from diffaug_datasets.models.loading import check_finite, quiet
 from diffaug_datasets.models.pixels import MOST_PIXELS
@@ -229,6 +230,8 @@ def tokenizer_of(folder: Path, name: str, model: Any) -> Any:
 def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
     """Folder and recorded name (`id@revision`, never a path) of an encoder, a judge, a captioner or a summariser.
 
+    A folder goes by its absolute path; a relative text is a Hub id, whatever the current folder holds.
+
     Raises:
         BackboneError: names every way out.
     """
@@ -236,9 +239,9 @@ def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
     if id_or_path == "tiny" and packaged:
         folder = Path(str(files("diffaug_datasets"))) / "assets" / "tiny" / kind
         return folder, f"diffaug-tiny-{kind}@{folder_digest(folder)[:12]}"
-    folder = Path(id_or_path).expanduser()
-    if folder.is_dir():
-        return folder, f"{folder.resolve().name}@{folder_digest(folder)[:12]}"
+    given = local_path(id_or_path)
+    if given is not None and given.is_dir():
+        return given, f"{given.resolve().name}@{folder_digest(given)[:12]}"
     repository, _, revision = id_or_path.partition("@")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
         way_out = "give one of these, or `tiny`." if packaged else "give one of these."

@@ -14,6 +14,7 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.data.foreign_tables import provenance_rows, shard_table
+from diffaug_datasets.data.hub_images import HubChoice
 from diffaug_datasets.data.joining import located, planned_real
 from diffaug_datasets.data.real import read_real
 from diffaug_datasets.data.release import Release
@@ -92,7 +93,7 @@ class Rebuilder:
 
     @cached_property
     def _regenerate(self) -> Callable[[Mapping[str, Any]], Rebuilt]:
-        recipe = Recipe.from_yaml(self.repository.checked(self.release, "recipe.yaml"))
+        recipe = Recipe.from_yaml(self.repository.checked(self.release, "recipe.yaml"), folder=None)
         for file in self.repository.beside(self.release, FITS):
             target = self.folder / file.file.removeprefix(FITS)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,9 @@ class Rebuilder:
 
     def _own(self, recipe: Recipe) -> ReadSource:
         rows = planned_real(self.repository, self.release, "train")
-        real = read_real(recipe.builder, self.source, partial=self.source is not None)
+        real = read_real(
+            recipe.builder, self.source, partial=self.source is not None, choice=HubChoice.of(recipe, self.source)
+        )
         places = located(real, rows, self.source or recipe.builder)
         return lambda wanted: real.read(*places[wanted])
 

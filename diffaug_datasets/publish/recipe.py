@@ -9,7 +9,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
     """The recipe without local paths: a local source is left out, a local model keeps its folder's name and digest."""
     content = placeless(recipe.model_dump(mode="json", by_alias=True))
     content["source"] = _public_source(recipe.source)
-    return Recipe.from_dict(content)
+    return Recipe.from_dict(content, folder=None)
 
 
 def _public_source(source: str | None) -> str | None:

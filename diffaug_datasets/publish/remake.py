@@ -35,8 +35,10 @@ def planned_again(repository: Repository, release: Release, source: str | None, 
         PublishError: the images give another plan, so they are not those that the release was made from.
         DiffAugError: the recipe or the source cannot be used.
     """
-    recipe = public_recipe(Recipe.from_yaml(repository.checked(release, "recipe.yaml")))  # nobody names our folders
-    prepared = prepare(recipe.model_copy(update={"source": source or recipe.source}))
+    recipe = public_recipe(
+        Recipe.from_yaml(repository.checked(release, "recipe.yaml"), folder=None)
+    )  # nobody names our folders
+    prepared = prepare(recipe, source)
     if prepared.plan.id != release.plan_id:
         raise PublishError(
             f"{repository.where}: these real images give plan {prepared.plan.id[:16]}, the release is "

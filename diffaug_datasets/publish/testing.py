@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import DiffAugError
-from diffaug_datasets.core.protocols import parse_protocol
-from diffaug_datasets.data.real import read_real
+from diffaug_datasets.data.real import read_recipe_images
 from diffaug_datasets.data.release import LeakCheck
 from diffaug_datasets.publish.leakage import VERSION, Features, Lazily, Leak, Vectors, find_leaks
 from diffaug_datasets.run.execute import resolve_device
@@ -113,7 +112,7 @@ def _test_images(run: Run) -> Mapping[str, bytes]:
     if images := _images(run, "test"):
         return images
     recipe = run.recipe
-    real = read_real(recipe.builder, recipe.source, recipe.partial, parse_protocol(recipe.protocol))
+    real = read_recipe_images(recipe, recipe.source)
     place = {source.id: index for index, source in enumerate(real.test.sources if real.test else ())}
     return Lazily(place, lambda name: real.read("test", place[name]))
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from diffaug_datasets.core.attribution import fact_columns, stated_facts
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import source_id
+from diffaug_datasets.core.places import local_path, on_the_hub
 from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.run.store import write_atomically
@@ -97,8 +98,8 @@ class DatasetPool:
         import datasets
         from huggingface_hub import constants
 
-        folder = Path(self.place).expanduser()
-        own = (folder.resolve(),) if folder.is_dir() else ()
+        folder = local_path(self.place)
+        own = (folder.resolve(),) if folder is not None and folder.is_dir() else ()
         return (*own, Path(datasets.config.HF_DATASETS_CACHE).resolve(), Path(constants.HF_HUB_CACHE).resolve())
 
 
@@ -132,13 +133,13 @@ def _found(place: str) -> Any:
     """What is at a place: a dataset, or one by split; None where nothing is."""
     import datasets
 
-    folder = Path(place).expanduser()
+    folder = local_path(place)
     if place == "tiny":
         return datasets.Dataset(pq.read_table(str(files("diffaug_datasets") / TINY)))
-    if folder.exists():
-        return _local(folder)
+    if folder is not None:
+        return _local(folder) if folder.exists() else None
     match = HUB_ID.fullmatch(place)
-    return datasets.load_dataset(match["name"], revision=match["revision"]) if match else None
+    return datasets.load_dataset(on_the_hub(match["name"]), revision=match["revision"]) if match else None
 
 
 @contextmanager

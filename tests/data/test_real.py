@@ -10,7 +10,8 @@ from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import decode_image
-from diffaug_datasets.data import real
+from diffaug_datasets.data import hub_images, real
+from diffaug_datasets.data.hub_images import HubChoice
 from diffaug_datasets.data.real import (
     ColumnFetch,
     FolderFetch,
@@ -186,7 +187,7 @@ def hub(monkeypatch):
     asked = []
 
     def serve(**splits):
-        def load(name, revision=None, streaming=False):
+        def load(name, config=None, revision=None, streaming=False):
             asked.append((name, revision, streaming))
             return datasets.DatasetDict(splits)
 
@@ -222,21 +223,23 @@ def test_image_and_label_columns_are_found_by_type(hub):
     assert len(read_real("imagefolder", "org/name").train) == 2
     train = hub_split([0, 1]).add_column("other", [0, 1]).cast_column("other", datasets.ClassLabel(names=["x", "y"]))
     hub(train=train)
-    assert read_real("imagefolder", "org/name").train.class_names == ("a/b", "c d")
+    assert refused("org/name") == "org/name: has the label columns label, other; name one as label_column."
+    assert read_real("imagefolder", "org/name", choice=HubChoice(label="other")).train.class_names == ("x", "y")
+    assert read_real("cifar10", "org/name", partial=True).train.class_names == ("a/b", "c d")  # its facts say label
 
 
-def test_a_dataset_without_class_labels_is_refused(hub):
+def test_columns_that_are_not_there_are_named(hub):
     hub(train=hub_split([0]).cast_column("label", datasets.Value("int64")))
-    assert refused("org/name") == (
-        "org/name: got the columns image (Image), label (Value), expected one Image and one ClassLabel column."
-    )
+    assert "label (int64)" in refused("org/name", choice=HubChoice(label="lable"))
 
 
 def test_unlabelled_rows_other_splits_and_missing_bytes_are_refused(hub, tmp_path):
     hub(train=hub_split([0, -1]))
     assert refused("org/name") == "train/1: got the label -1, expected a class id; use a labelled split."
     hub(unlabelled=hub_split([0]))
-    assert refused("org/name") == "org/name: got the splits unlabelled, expected train."
+    assert refused("org/name") == (
+        "org/name: got the splits unlabelled, expected train; name the one to train from as source_split."
+    )
 
 
 def test_a_path_in_a_row_is_never_opened_outside_the_caches(tmp_path):
@@ -254,25 +257,26 @@ def test_a_path_in_a_row_is_never_opened_outside_the_caches(tmp_path):
 
 
 def test_duplicate_and_clashing_hub_names_are_refused(hub, monkeypatch):
-    def broken(name, **options):
+    def broken(name, config, **options):
         return datasets.ClassLabel(names=["a", "a"])
 
     monkeypatch.setattr(datasets, "load_dataset", broken)
-    assert "could not load 'org/name' from the Hub (Some label names are duplicated." in refused("org/name")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: "README.md")
+    said = "imagefolder: org/name is on the Hub, but `datasets` cannot read it (Some label names are duplicated."
+    assert refused("org/name").startswith(said)
     hub(train=hub_split([0, 1], names=("é", unicodedata.normalize("NFD", "é"))))
     assert "share one name; rename or merge them." in refused("org/name")
 
 
 def test_an_unreachable_hub_says_every_way_out(monkeypatch):
-    def offline(name, **options):
+    def offline(name, config, **options):
         raise ConnectionError("Couldn't reach it\n on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     assert refused(None, "cub") == (
-        "cub: could not load 'bentrevett/caltech-ucsd-birds-200-2011' from the Hub (Couldn't reach it on the "
-        "Hub); check the id and the network, run `hf auth login` if it is gated, or give a folder with CUB-200-2011 in "
-        "its own layout or as class folders, or a Hub id such as bentrevett/caltech-ucsd-birds-200-2011; `fashion` "
-        "needs no download."
+        "cub: the Hub cannot be reached (HF_HUB_OFFLINE is set) and bentrevett/caltech-ucsd-birds-200-2011 is not in "
+        "the cache; check the network, or give a folder with CUB-200-2011 in its own layout or as class folders, or a "
+        "Hub id such as bentrevett/caltech-ucsd-birds-200-2011; `fashion` needs no download."
     )
 
 
@@ -280,8 +284,8 @@ def test_the_commit_is_read_from_what_was_downloaded():
     split = hub_split([0])
     commit = "0123456789abcdef0123456789abcdef01234567"
     split.info.download_checksums = {f"hf://datasets/org/name@{commit}/data/train.parquet": {}}
-    assert real._commit(split) == commit
-    assert real._commit(hub_split([0])) == ""
+    assert hub_images._commit(split) == commit
+    assert hub_images._commit(hub_split([0])) == ""
 
 
 # -- counts -----------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_columns_of_a_hub_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
 
     splits = datasets.DatasetDict(train=split(1), test=split(2))
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: splits)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: splits)
     found = read_real("imagefolder", "org/name")
     assert [source.facts for source in found.train.sources] == [(("author", "Anna 1"),), ()]
     assert [source.facts for source in found.table("test").sources] == [(("author", "Anna 2"),), ()]

@@ -62,8 +62,18 @@ def test_what_is_a_place_and_what_is_not(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clip").mkdir()
     (tmp_path / "org" / "clip").mkdir(parents=True)
-    places = ("/home/me/clip", "~/clip", "./clip", "../clip", "org/clip")
-    others = ("openai/clip-vit", "a photo of a {name}", "/{name}/", "tiny", "clip", "", "a/b\0c", "x" * 5000 + "/y")
+    places = ("/home/me/clip", "~/clip", "./clip", "../clip")
+    others = (
+        "org/clip",
+        "openai/clip-vit",
+        "a photo of a {name}",
+        "/{name}/",
+        "tiny",
+        "clip",
+        "",
+        "a/b\0c",
+        "x" * 5000 + "/y",
+    )
     assert [text for text in (*places, *others) if is_local(text)] == list(places)
     told = {"encoder": "clip", "prompt": "clip", "deep": [{"file": "/home/me/x.csv"}], "count": 3, "judge": "shots"}
     assert placeless(told) == {**told, "deep": [{"file": "x.csv"}]}
