@@ -135,6 +135,10 @@ def _unloaded(name: str, revision: str | None, reason: str, ways: str) -> str:
         return f"{name} is made by a script ({found[1]}), which `datasets` no longer runs; give {copy}, or {ways}."
     broken: Any = hub.HfHubHTTPError.__mro__[1]  # whatever the HTTP library of this huggingface_hub raises
     other = f"or give {ways}; `fashion` needs no download."
+    offline = "HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set" if "OfflineModeIsEnabled" in reason else reason
+    unreached = f"and {name} is not in the cache; check the network, {other}"
+    if reason.startswith("Couldn't reach"):
+        return f"the Hub cannot be reached ({offline}) {unreached}"
     try:
         hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
     except hub.GatedRepoError:
@@ -146,9 +150,11 @@ def _unloaded(name: str, revision: str | None, reason: str, ways: str) -> str:
         return f"{said}; check the id, run `hf auth login`, {other}"
     except hub.RevisionNotFoundError:
         return f"{name} has no revision {revision!r}; name one of its branches, tags or commits."
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
-        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else reason
-        return f"the Hub cannot be reached ({offline}) and {name} is not in the cache; check the network, {other}"
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, hub.HfHubHTTPError):
+            return f"the Hub answers {cause.response.status_code} {unreached}"
+        return f"the Hub cannot be reached ({type(cause).__name__}) {unreached}"
     except hub.EntryNotFoundError:
         pass  # a dataset without a card is there all the same
     except (broken, OSError) as error:
