@@ -1,5 +1,7 @@
 import hashlib
+import pickle
 import struct
+import sys
 import zlib
 from io import BytesIO
 from xml.etree import ElementTree
@@ -12,9 +14,13 @@ from PIL import Image
 from diffaug_datasets.core import images
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import (
+    BadImage,
     check_image,
     decode_image,
     encode_image,
+    format_of,
+    formats,
+    has_long_text,
     pixel_sha256,
     source_id,
     xmp_packet,
@@ -109,22 +115,153 @@ def test_an_animation_gives_its_first_frame():
     assert decode_image(data).getpixel((0, 0)) == (255, 0, 0)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", encoded(picture())[:40], b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+JPEG = encoded(picture().resize((200, 200)), "JPEG")
+READ = ", ".join(formats())
+REASONS = {
+    "nothing": (b"", "empty (0 bytes)"),
+    "zeros": (bytes(2000), "nothing but zeros (2,000 bytes)"),
+    "text": (b"no image", f"not a readable image, expected one of {READ}"),
+    "half a PNG": (encoded(picture())[:40], "cut short, the file ends before the picture does"),
+    "the head of a JPEG": (JPEG[:30], "cut short, the file ends before the picture does"),
+    "most of a JPEG": (JPEG[:-300], "cut short, the file ends before the picture does"),
+    "most of a GIF": (encoded(picture((90, 90)), "GIF")[:-200], "cut short, the file ends before the picture does"),
+    "most of a WebP": (encoded(picture((90, 90)), "WEBP")[:-20], "cut short, the file ends before the picture does"),
+    "most of a BMP": (encoded(picture(), "BMP")[:-20], "cut short, the file ends before the picture does"),
+    "most of a PPM": (encoded(picture(), "PPM")[:-20], "cut short, the file ends before the picture does"),
+    "a damaged PNG": (
+        encoded(picture())[:45] + b"xxxxxx" + encoded(picture())[51:],
+        "damaged, its PNG data cannot be decoded",
+    ),
+    "an LFS pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        "a Git LFS pointer instead of the image (`git lfs pull` fetches it)",
+    ),
+    "an annex pointer": (
+        b"/annex/objects/SHA256E-s9--0.jpg\n",
+        "a git-annex pointer instead of the image (`git annex get` fetches it)",
+    ),
+    "HTML": (b"\xef\xbb\xbf\n <!DOCTYPE HTML><html>", "a web page (HTML) instead of an image"),
+    "a server's XML": (b"<?xml version='1.0'?><Error>", "XML text instead of an image"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a PostScript document"),
+    "a ZIP": (b"PK\3\4" + bytes(range(99)), "a ZIP archive"),
+    "a video": (b"\0\0\0\x18ftypmp42" + bytes(99), "a video instead of an image"),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
 @pytest.mark.parametrize("look", [decode_image, check_image])
-def test_unreadable_bytes_are_one_sentence_with_the_name(data, look):
-    with pytest.raises(SourceError) as error:
+def test_what_is_no_picture_is_told_by_its_true_reason(look, case):
+    data, reason = REASONS[case]
+    with pytest.raises(BadImage) as error:
         look(data, "birds/x.jpg")
-    assert str(error.value) == (
-        "birds/x.jpg: not a readable image, expected an intact one of JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM; "
-        "replace or remove it."
-    )
+    assert str(error.value) == f"birds/x.jpg: {reason}; replace or remove it."
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # noqa: S301
 
 
-def test_a_truncated_jpeg_passes_the_header_and_fails_to_decode():
-    data = encoded(picture().resize((200, 200)), "JPEG")[:-300]
+@pytest.mark.skipif("HEIF" in formats(), reason="pillow-heif is installed")
+def test_a_heic_photo_names_the_package_that_reads_it():
+    with pytest.raises(BadImage, match=r"x.jpg: a HEIC image, .* \(`pip install pillow-heif`\); replace or remove it"):
+        check_image(b"\0\0\0\x18ftypheic" + bytes(range(99)), "x.jpg")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 95, "subsampling": 0}])
+def test_a_jpeg_cut_anywhere_is_seen_by_the_look_and_by_the_decoder(options):
+    """The look decodes an eighth of the size; wherever the file ends, both agree."""
+    noise = Image.effect_noise((120, 90), 70).convert("RGB")
+    data = encoded(noise, "JPEG", **options)
     check_image(data)
-    with pytest.raises(SourceError, match="not a readable image"):
-        decode_image(data)
+    told = set()
+    for end in range(4, len(data), max(1, len(data) // 90)):
+        answers = [refusal(look, data[:end]) for look in (check_image, decode_image)]
+        assert answers[0] == answers[1], end
+        told.add(answers[0])
+    assert told == {"cut short, the file ends before the picture does"}
+
+
+def refusal(look, data) -> str:
+    try:
+        look(data)
+    except BadImage as error:
+        return error.reason
+    return ""
+
+
+def text_chunks(*texts: tuple[bytes, int]) -> bytes:
+    """A small PNG with compressed texts of a kind (zTXt, iTXt) and so many bytes, before and after its pixels."""
+    data = encoded(picture())
+    chunks = []
+    for kind, size in texts:
+        head = b"a\0\0" if kind == b"zTXt" else b"a\0\1\0\0\0"
+        body = kind + head + zlib.compress(b"node " * (size // 5))
+        chunks.append(struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)))
+    return data[:33] + chunks[0] + data[33:-12] + b"".join(chunks[1:]) + data[-12:]
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+@pytest.mark.parametrize("look", [decode_image, check_image])
+def test_a_png_is_as_sound_as_its_pixels_whatever_its_texts(look, kind):
+    data = text_chunks((kind, 1_500_000), (b"zTXt", 100), (kind, 3_000_000))
+    assert has_long_text(data) and not has_long_text(text_chunks((kind, 900_000)))
+    assert look(data) is None or look(data).tobytes() == picture().tobytes()
+    assert format_of(data) == "png"
+    with pytest.raises(BadImage, match=r"x: its texts \(PNG metadata\) unpack to more than 64 MB; remove them\."):
+        look(text_chunks((kind, 30_000_000), (kind, 40_000_000)), "x")
+
+
+def test_a_photo_of_two_lenses_gives_its_first_picture():
+    noise = [Image.effect_noise((48, 40), 60 + n).convert("RGB") for n in range(2)]
+    data = encoded(noise[0], "MPO", save_all=True, append_images=noise[1:])
+    check_image(data)
+    assert format_of(data) == "mpo"
+    assert decode_image(data).tobytes() == decode_image(encoded(noise[0], "JPEG")).tobytes()
+
+
+@pytest.mark.skipif("AVIF" not in formats(), reason="this Pillow has no AVIF")
+def test_avif_is_read_where_pillow_can():
+    data = encoded(picture((32, 24)), "AVIF")
+    check_image(data)
+    assert decode_image(data).size == (32, 24)
+    for damaged in (data[:100], data[:-60], data[:60] + bytes(80) + data[140:]):
+        with pytest.raises(BadImage, match="x: "):
+            decode_image(damaged, "x")
+
+
+def test_too_little_memory_is_no_fault_of_the_image(monkeypatch):
+    def full(*given, **named):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(SourceError, match="takes more memory than is free") as error:
+        check_image(JPEG)
+    assert not isinstance(error.value, BadImage)
+
+
+NOISE = r"""
+import io, warnings
+from PIL import Image
+from diffaug_datasets.core.images import check_image, decode_image
+def saved(image, kind, **more):
+    sink = io.BytesIO(); image.save(sink, kind, **more); return sink.getvalue()
+noise = Image.effect_noise((48, 40), 60)
+cut = b"Exif\0\0MM\0*" + bytes.fromhex("00000008 0002 0112000300000001 00060000 010f000200000040 00007fff 00000000")
+for data in (
+    saved(noise.convert("RGB"), "JPEG", exif=cut),
+    saved(noise.convert("RGB"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
+    saved(noise.convert("P"), "PNG", transparency=bytes(range(256))),
+    saved(noise, "TIFF")[:20] + bytes(400),
+):
+    for look in (check_image, decode_image):
+        try:
+            look(data)
+        except Exception as error:
+            print(error)
+warnings.warn("ours")
+"""
+
+
+def test_odd_files_make_no_noise_and_our_own_warnings_are_heard(shell):
+    said = shell(sys.executable, "-c", NOISE)
+    assert said.code == 0 and said.err.splitlines()[0].endswith("UserWarning: ours"), said.err
 
 
 def png_header(width: int, height: int) -> bytes:

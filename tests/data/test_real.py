@@ -275,8 +275,8 @@ def test_an_unreachable_hub_says_every_way_out(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", offline)
     assert refused(None, "cub") == (
         "cub: the Hub cannot be reached (Couldn't reach it on the Hub) and bentrevett/caltech-ucsd-birds-200-2011 is "
-        "not in the cache; check the network, or give a folder with CUB-200-2011 in its own layout or as class folders, "
-        "or a Hub id such as bentrevett/caltech-ucsd-birds-200-2011; `fashion` needs no download."
+        "not in the cache; check the network, or give a folder with CUB-200-2011 in its own layout or as class "
+        "folders, or a Hub id such as bentrevett/caltech-ucsd-birds-200-2011; `fashion` needs no download."
     )
 
 
