@@ -1,5 +1,7 @@
 """What people get wrong: exit code 2, one clear sentence, no traceback, nothing half-written."""
 
+import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import pytest
 from command_line import Answer, Command
 from PIL import Image
 
+from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.data.real import read_real
 
 OWN = ("--set", "backbone=tiny", "--set", "per_class=1", "--set", "config.num_inference_steps=2")
 SMALL = (*OWN[2:], "--set", "include_test=false")
@@ -72,10 +76,100 @@ def test_a_corrupt_image(plan_own: Callable[..., Answer], images: Path, damage: 
     path.write_bytes(
         {"truncated": data[: len(data) // 2], "nonsense": data[:8] + b"nonsense" * 9, "empty": b""}[damage]
     )
-    assert plan_own().sentence == (
-        "a/1.png: not a readable image, expected an intact one of JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM; "
-        "replace or remove it."
+    reason = {
+        "truncated": "cut short, the file ends before the picture does",
+        "nonsense": "cut short, the file ends before the picture does",
+        "empty": "empty (0 bytes)",
+    }[damage]
+    way_on = "replace or remove it, or leave it out with `on_bad_image: skip`."
+    assert plan_own().sentence == f"a/1.png: {reason}; {way_on}"
+    assert plan_own("img2img", "--dry-run").sentence == f"a/1.png: {reason}; {way_on}"
+
+
+def test_many_corrupt_images_are_told_at_once_and_can_be_skipped(
+    plan_own: Callable[..., Answer], images: Path, tmp_path: Path
+) -> None:
+    noise = picture(images / "a" / "2.jpg").read_bytes()
+    (images / "a" / "2.jpg").write_bytes(noise[: len(noise) * 2 // 3])
+    (images / "b" / "2.jpg").write_bytes(noise[: len(noise) // 3])
+    (images / "b" / "3.jpg").write_bytes(b"")
+    (images / "b" / "4.jpg").write_bytes(b"<html><body>404</body></html>")
+    (images / "b" / "5.jpg").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+    (images / "b" / "6.jpg").symlink_to(images / "gone.jpg")
+    said = plan_own().sentence
+    reasons = (
+        "cut short, the file ends before the picture does: a/2.jpg, b/2.jpg; empty (0 bytes): b/3.jpg; a web page "
+        "(HTML) instead of an image: b/4.jpg; a Git LFS pointer instead of the image (`git lfs pull` fetches it): "
+        "b/5.jpg; a link to a file that is not there: b/6.jpg"
     )
+    way_on = "Replace or remove them, or leave them out with `on_bad_image: skip`."
+    assert said == f"6 of 10 images cannot be used: {reasons}. {way_on}"
+    skipping = plan_own("img2img", "--set", "on_bad_image=skip")
+    assert skipping.code == 0 and "4 real images" in skipping.out
+    assert f"warning: 6 of 10 images cannot be used and are left out: {reasons}\n" in skipping.out
+    from diffaug_datasets import Run
+
+    header = Run.open(tmp_path / "run").plan.header
+    assert header.recipe["on_bad_image"] == "skip" and header.warnings[0].startswith("6 of 10 images cannot be used")
+
+
+def test_pipes_devices_and_giants_are_never_opened(plan_own: Callable[..., Answer], images: Path) -> None:
+    os.mkfifo(images / "a" / "2.jpg")
+    os.mkfifo(images / "metadata.csv")
+    said = plan_own()
+    assert said.code == 0 and "4 real images" in said.out
+    assert "left out  2 pipes or devices (a/2.jpg, metadata.csv)" in said.out
+
+
+def test_a_link_to_a_pipe_and_a_sparse_giant_are_named(plan_own: Callable[..., Answer], images: Path) -> None:
+    os.mkfifo(images / "pipe")
+    (images / "a" / "2.jpg").symlink_to(images / "pipe")
+    with (images / "a" / "3.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    said = plan_own().sentence
+    assert "a named pipe, socket or device, which is not opened: a/2.jpg" in said
+    assert "got 1,099,511,627,776 bytes, expected at most 536,870,912: a/3.jpg" in said
+
+
+def test_names_that_are_no_text(plan_own: Callable[..., Answer], images: Path) -> None:
+    """Latin-1 names from another system: a file is used, a class is one sentence."""
+    try:
+        (images / "a" / "0.png").rename(images / "a" / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (images / "metadata.csv").write_text("file_name,license\nb/0.png,CC0\n")
+    (images / "b" / "1.png").write_bytes((images / "b" / "0.png").read_bytes())
+    shutil.copy(images / "a" / os.fsdecode(b"caf\xe9.png"), images / "a" / os.fsdecode(b"d\xe9j\xe0.png"))
+    said = plan_own()
+    assert said.code == 0 and r"a/caf\xe9.png = a/d\xe9j\xe0.png" in said.out
+    picture(images / os.fsdecode(b"fran\xe7ais") / "0.png")
+    with pytest.raises(SourceError, match=r"got the source '.*/b\\xe9', whose name is not UTF-8; rename it"):
+        read_real("imagefolder", picture(images / os.fsdecode(b"b\xe9") / "a" / "0.png").parents[1])
+    shutil.rmtree(images / os.fsdecode(b"b\xe9"))
+    with pytest.raises(SourceError, match=r"folder name 'fran\\xe7ais' is not UTF-8 .*; rename it"):
+        read_real("imagefolder", images)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\u202eb"])
+def test_class_names_with_control_characters(plan_own: Callable[..., Answer], images: Path, name: str) -> None:
+    picture(images / name / "0.png")
+    said = plan_own().sentence
+    assert "in its name; rename it." in said and f"U+{ord(name[1]):04X}" in said and name not in said
+
+
+def test_a_dry_run_looks_as_hard_as_a_plan(diffaug: Command, images: Path, tmp_path: Path) -> None:
+    line = ("plan", "imagefolder_full_img2img", "--source", images, *OWN, "--run", tmp_path / "run")
+    shutil.copy(images / "a" / "0.png", images / "b" / "2.png")
+    told = [diffaug(*line, "--dry-run"), diffaug(*line)]
+    warnings = [[text for text in said.out.splitlines() if "warning:" in text] for said in told]
+    assert warnings == 2 * [
+        ["  warning: 1 image is there in more than one class, so its labels contradict each other: a/0.png = b/2.png"]
+    ]
+    picture(images / "b" / "3.png")
+    assert diffaug(*line, "--dry-run").sentence == diffaug(*line).sentence
+    assert "holds another plan" in diffaug(*line, "--dry-run").sentence
+    (images / "b" / "3.png").write_bytes(b"")
+    assert "b/3.png: empty (0 bytes)" in diffaug(*line, "--dry-run").sentence
 
 
 def test_an_image_too_large(plan_own: Callable[..., Answer], images: Path) -> None:
@@ -83,7 +177,10 @@ def test_an_image_too_large(plan_own: Callable[..., Answer], images: Path) -> No
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
     chunks = [struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts]
     (images / "a" / "big.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    assert plan_own().sentence == "a/big.png: got an image of more than 89,478,485 pixels; make it smaller first."
+    assert plan_own().sentence == (
+        "a/big.png: got an image of more than 89,478,485 pixels; make it smaller first, or leave it out with "
+        "`on_bad_image: skip`."
+    )
 
 
 def test_cmyk_rotated_grey_and_palette_images_are_used(
@@ -307,19 +404,21 @@ def test_a_disk_that_fills_up_and_a_disk_that_is_read_only(tmp_path: Path) -> No
         find "$DISK" -name '*.tmp'
         rm "$DISK/fill"
         diffaug generate "$DISK/run" --workers 1
+        diffaug plan fashion_2shot_genie {small} --run "$DISK/half"
         mount -o remount,ro "$DISK"
         diffaug generate "$DISK/run"
+        diffaug generate "$DISK/half"
         diffaug plan fashion_2shot_genie {small} --run "$DISK/new"
         diffaug status "$DISK/run"
         """,
     )
     codes = [line for line in err if line.startswith("code ")]
     said = [line for line in err if not line.startswith("code ")]
-    assert codes == ["code 0", "code 2", "code 0", "code 2", "code 2", "code 0"]
+    assert codes == [f"code {code}" for code in (0, 2, 0, 0, 0, 2, 2, 0)]  # the finished run is only read
     assert len(said) == 3, said
     assert said[0].startswith("diffaug: ") and "No space left on device" in said[0]
     assert (
-        said[1] == f"diffaug: {tmp_path / 'disk' / 'run'}: is read-only for this user; a run folder must be writable."
+        said[1] == f"diffaug: {tmp_path / 'disk' / 'half'}: is read-only for this user; a run folder must be writable."
     )
     assert "cannot write" in said[2] and "Read-only file system" in said[2]
     assert any("10 images written, 0 failed" in line for line in out)

@@ -1,10 +1,12 @@
 """From what a person names (a file, a shipped recipe, a config) to a priced run folder. Nothing here needs torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from textwrap import wrap
+from types import MappingProxyType
 from typing import Any
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json, waiting, warn_of_signs
@@ -12,10 +14,13 @@ from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.recipe import Recipe, with_absolute_places
 from diffaug_datasets.core.strict_yaml import load_yaml
 from diffaug_datasets.data.catalogue import config_recipe, merged
-from diffaug_datasets.data.prepare import Prepared, prepare, write_run
+from diffaug_datasets.data.prepare import Prepared, prepare, refuse_other_plan, write_run
 from diffaug_datasets.data.price import CPU_FLOPS, GPU_FLOPS, Price, price, size
 from diffaug_datasets.run.progress import clock
 from diffaug_datasets.run.store import Run
+
+SHOWN, SAMPLED = 20, 8  # classes that are all printed; of more, so many
+WIDTH = 110  # of what is said on the source
 
 
 def shipped_recipes() -> dict[str, Traversable]:
@@ -101,29 +106,68 @@ def make_plan(
         prepared = prepare(recipe)
     place = folder or default_folder(prepared)
     quote = price(prepared, place)
-    if not dry_run:
+    if dry_run:
+        check_room(prepared, place, quote)
+    else:
         write_checked(prepared, place, quote)
         warn_of_signs(place)
     if as_json:
-        say_json({**asdict(quote), "notes": prepared.real.notes, "run": None if dry_run else str(place)})
+        say_json({**asdict(quote), "found": found_facts(prepared), "run": None if dry_run else str(place)})
         return
-    print_price(quote)
-    for note in prepared.real.notes:
-        say(f"  note: {note}")
+    print_price(quote, found_lines(prepared))
     say(f"nothing written (--dry-run); run folder would be {place}" if dry_run else f"next: diffaug generate {place}")
+
+
+def found_facts(prepared: Prepared) -> dict[str, Any]:
+    """What the source turned out to be, for programs: all classes with what prompts call them, what was left out."""
+    header, survey = prepared.plan.header, prepared.real.survey
+    prompts = dict(zip(header.class_names, header.prompt_names, strict=True))
+    skipped = {image.name: image.reason for image in prepared.real.skipped}
+    left_out, notes = list(survey.left_out), list(prepared.real.notes)
+    return {"layout": survey.layout, "prompts": prompts, "left_out": left_out, "skipped": skipped, "notes": notes}
+
+
+def found_lines(prepared: Prepared) -> dict[str, str]:
+    """The same for people: up to SHOWN classes, then a sample, spread evenly."""
+    header, survey = prepared.plan.header, prepared.real.survey
+    names, prompts = header.class_names, header.prompt_names
+    places = range(len(names)) if len(names) <= SHOWN else range(0, len(names), -(-len(names) // SAMPLED))
+    start = f"{len(names):,}: " if len(names) <= SHOWN else f"{len(names):,}, such as "
+    lines = {
+        "  found": survey.layout,
+        "  classes": start + ", ".join(names[place] for place in places),
+        "  prompts": "as the classes" if names == prompts else ", ".join(prompts[place] for place in places),
+    }
+    lines |= {"  left out": "; ".join(survey.left_out)} if survey.left_out else {}
+    lines |= {"  note": "; ".join(prepared.real.notes)} if prepared.real.notes else {}
+    return {name: "\n".join(wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False))
+            for name, text in lines.items()}  # fmt: skip
+
+
+def check_room(prepared: Prepared, folder: Path, quote: Price) -> None:
+    """All that can be said against writing the run folder before a file of it is written.
+
+    Raises:
+        RunError: the disk lacks room for what will come.
+        PlanError: the folder holds another plan.
+    """
+    quote.check(folder)
+    if (folder / "plan.json").exists():
+        refuse_other_plan(Run.open(folder), prepared.plan)
 
 
 def write_checked(prepared: Prepared, folder: Path, quote: Price) -> Run:
     """Write the run folder, if the disk has room for what will come."""
-    quote.check(folder)
+    check_room(prepared, folder, quote)
     return write_run(prepared, folder)
 
 
-def print_price(quote: Price) -> None:
-    """The price as a short table."""
+def print_price(quote: Price, found: Mapping[str, str] = MappingProxyType({})) -> None:
+    """The price as a short table; `found`: lines on the source that stand above it."""
     say(f"{quote.name}, plan {quote.plan_id[:16]}")
     say_facts(
         {
+            **found,
             "  images": _images(quote),
             "  beside": f"{quote.real:,} real images for training, {quote.test:,} for testing",
             "  shards": f"{quote.shards:,}, in batches of {quote.batch_size}",

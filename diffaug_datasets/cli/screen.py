@@ -34,10 +34,10 @@ def say_json(value: Any) -> None:
 
 
 def say_facts(facts: Mapping[str, str]) -> None:
-    """`name   value`, the values below one another."""
+    """`name   value`, the values below one another, also those of several lines."""
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        say(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value.replace(chr(10), chr(10) + ' ' * (width + 2))}")
 
 
 def say_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from unicodedata import category
 
 Facts = tuple[tuple[str, str], ...]
 """Pairs of `url`, `author` or `license` and what is stated, in that order; what nobody stated is absent."""
@@ -23,10 +24,15 @@ def stated_facts(row: Mapping[str, object]) -> Facts:
     """The facts among the columns of a row: texts on one line, cut at 500 characters; empty ones are absent."""
     found: dict[str, str] = {}
     for column, value in row.items():
-        name, text = fact_name(column), " ".join(value.split()) if isinstance(value, str) else ""
+        name, text = fact_name(column), _plain(value) if isinstance(value, str) else ""
         if name and text:
             found.setdefault(name, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
     return tuple((name, found[name]) for name in FACTS if name in found)
+
+
+def _plain(text: str) -> str:
+    """On one line, with U+FFFD for control characters and lone surrogates."""
+    return "".join("\ufffd" if category(c) in ("Cc", "Cs") else c for c in " ".join(text.split()))
 
 
 def fact_columns(columns: Iterable[str]) -> list[str]:

@@ -42,7 +42,9 @@ MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
 }
 TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx", ".xls", ".ods")
 HUB_KEYS = ("source_config", "source_split", "image_column", "label_column")
-LATER_KEYS = ("on_small_class", "without", "withdrawn", *HUB_KEYS)
+LATER_KEYS = ("on_small_class", "on_bad_image", "without", "withdrawn", *HUB_KEYS)
+
+OnBadImage = Literal["refuse", "skip"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -150,6 +152,9 @@ class Recipe(BaseModel):
     method: str = Field(description="see `diffaug methods`")
     on_small_class: SmallClass = Field(
         default="warn", description="a class with too few images for the protocol: warn, error, or duplicate images"
+    )
+    on_bad_image: OnBadImage = Field(
+        default="refuse", description="images that cannot be decoded: refuse (all are named), or skip them"
     )
     config: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="the method's own parameters"

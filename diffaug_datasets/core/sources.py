@@ -6,7 +6,7 @@
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
@@ -119,12 +119,35 @@ class Listed:
 
 
 @dataclass(frozen=True)
+class Survey:
+    """What a source turned out to be, for people: nothing of it counts in a digest.
+
+    `layout` in a few words, `left_out` what is not used and why, `warnings` what they should look into.
+    """
+
+    layout: str = ""
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Listing:
     """What a builder finds before any image is opened; `test` is None where there is no test split."""
 
     class_names: tuple[str, ...]
     train: tuple[Listed, ...]
     test: tuple[Listed, ...] | None = None
+    survey: Survey = field(default_factory=Survey, kw_only=True)
+
+    def __len__(self) -> int:
+        """All images of both splits."""
+        return len(self.train) + len(self.test or ())
+
+    def without(self, keys: Container[str]) -> "Listing":
+        """All but some images; the classes stay."""
+        train = tuple(item for item in self.train if item.key not in keys)
+        test = None if self.test is None else tuple(item for item in self.test if item.key not in keys)
+        return replace(self, train=train, test=test)
 
     def present(self) -> "Listing":
         """Only the classes that have a training image (for partial copies)."""
@@ -142,6 +165,19 @@ def _renumbered(items: Sequence[Listed], new: Mapping[int, int]) -> tuple[Listed
     return tuple(Listed(item.key, new[item.label]) for item in items if item.label in new)
 
 
+def printable(name: str) -> str:
+    """A name as it can be shown and found: bytes that are no UTF-8 (`caf\\xe9`) and control characters are escaped."""
+    parts = (c if c.isprintable() else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
+             for c in name)  # fmt: skip
+    return "".join(parts)
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
 def check_class_names(builder: str, names: Sequence[str]) -> None:
     """Every class has a name that any file and terminal takes, and no two are one and the same Unicode text.
 
@@ -155,7 +191,7 @@ def check_class_names(builder: str, names: Sequence[str]) -> None:
         if not name.strip():
             raise SourceError(f"{builder}: class {place} has the empty name {name!r}; give it one.")
         if strange := strange_character(name, allowed=""):
-            raise SourceError(f"{builder}: class {place}, {name!r}, has {strange} in its name; rename it.")
+            raise SourceError(f"{builder}: class {place}, '{printable(name)}', has {strange} in its name; rename it.")
         form = unicodedata.normalize("NFC", name)
         if form in seen:
             raise SourceError(f"{builder}: classes {seen[form]!r} and {name!r} share one name; rename or merge them.")

@@ -6,6 +6,13 @@ import unicodedata
 from pathlib import Path
 
 MOST_BYTES = 10_000_000
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # other text reads backwards after them
+_STRANGE = {  # by Unicode category
+    "Cc": "control character",
+    "Cs": "lone surrogate (bytes that are not UTF-8)",
+    "Zl": "line separator",
+    "Zp": "paragraph separator",
+}
 _MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -57,11 +64,11 @@ def decode_text(data: bytes) -> str:
 def strange_character(text: str, allowed: str = "\t\n\r") -> str:
     """The first character of a text that no terminal, file or Hub takes, as words, or ''.
 
-    Control characters but for those allowed, and lone surrogates: what is left of bytes that are not UTF-8.
+    Control characters but for those allowed, separators of lines and paragraphs, marks that turn the direction of
+    writing, and lone surrogates: what is left of bytes that are not UTF-8.
     """
     for character in text:
-        kind = unicodedata.category(character)
-        if (kind == "Cc" and character not in allowed) or kind == "Cs":
-            word = "control character" if kind == "Cc" else "lone surrogate (bytes that are not UTF-8)"
+        word = "mark of direction" if character in TURNING else _STRANGE.get(unicodedata.category(character), "")
+        if word and character not in allowed:
             return f"the {word} U+{ord(character):04X}"
     return ""

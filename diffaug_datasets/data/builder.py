@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def load_builder(
     changes |= {key: value for key, value in given.items() if value is not None}
     place = on_this_machine(os.fspath(run_dir), "run_dir") if run_dir else None
     prepared = prepare(_recipe(name, recipe, changes))
+    for text in (*prepared.plan.header.warnings, *prepared.real.survey.warnings):
+        warnings.warn(text, stacklevel=2)
     folder = place or Path("runs") / f"{prepared.plan.header.name}-{prepared.plan.id[:8]}"
     options = WorkerOptions(device=device)
     return RunBuilder(write_run(prepared, folder), options=options, workers=workers, cache_dir=cache_dir)

@@ -34,7 +34,8 @@ def real_rows(repository: Repository, release: Release, split: str, source: str 
         raise PublishError(f"{repository.where}: {release.name} has its real images; leave with_real out.")
     rows = planned_real(repository, release, split)
     recipe = Recipe.from_yaml(repository.checked(release, "recipe.yaml"), folder=None)
-    real = read_real(recipe.builder, source, partial=True, choice=HubChoice.of(recipe, str(source)))
+    choice = HubChoice.of(recipe, str(source))
+    real = read_real(recipe.builder, source, partial=True, choice=choice, on_bad_image="skip")  # found by their bytes
     places = located(real, rows, str(source))
     path = Path(datasets.config.HF_DATASETS_CACHE) / "diffaug_datasets" / f"{release.plan_id[:16]}-{split}.arrow"
     schema = arrow_schema(release.class_names)

@@ -1,27 +1,51 @@
 """Url, author and licence of real images: from text columns, or the metadata files of an image folder.
 
-As `datasets` reads them: `metadata.jsonl` or `metadata.csv` with one line an image, named by `file_name`, which is
-relative to the metadata file; of several files above an image the nearest counts.
+As `datasets` reads them: `metadata.jsonl`, `metadata.csv` or `metadata.parquet` with one row per image, named by
+`file_name`, which is relative to the metadata file; of several files above an image the nearest counts. What they state
+and no image gets is told in a warning.
 """
 
 import csv
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from io import StringIO
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
+from io import BytesIO, StringIO
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from diffaug_datasets.core.attribution import Facts, fact_columns, stated_facts
+from diffaug_datasets.core.attribution import FACTS, Facts, fact_columns, stated_facts
 from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.sources import few, printable
 from diffaug_datasets.data.fetching import FolderFetch
 
 if TYPE_CHECKING:
     import datasets
 
-FILES, NAME = ("metadata.jsonl", "metadata.csv"), "file_name"
+FILES, NAME = ("metadata.jsonl", "metadata.csv", "metadata.parquet"), "file_name"
 TEXTS = ("string", "large_string")
 Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """What metadata files state: facts by key, the files in words, and what of them no image gets."""
+
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class _Table:
+    """A metadata file: facts by the plain key of each image that it names."""
+
+    file: str
+    rows: dict[str, Facts]
+    repeated: list[str]
+    warnings: list[str]
+    used: int = 0
 
 
 def column_facts(splits: "Mapping[str, datasets.Dataset]") -> dict[str, Facts]:
@@ -37,43 +61,132 @@ def column_facts(splits: "Mapping[str, datasets.Dataset]") -> dict[str, Facts]:
     return found
 
 
-def folder_facts(fetch: FolderFetch, keys: Iterable[str]) -> dict[str, Facts]:
-    """Key -> facts of every image that a metadata file above it names.
+def folder_facts(fetch: FolderFetch, keys: Iterable[str]) -> FolderFacts:
+    """Facts of every image that a metadata file above it names, and what became of the other rows.
 
     Raises:
         SourceError: a metadata file cannot be read; names file and line.
     """
-    tables: dict[PurePosixPath, dict[str, Facts] | None] = {}
+    tables: dict[PurePosixPath, _Table | None] = {}
     found: dict[str, Facts] = {}
+    hidden: Counter[tuple[str, str]] = Counter()
+    known = set()
     for key in keys:
+        plain = _plain(PurePosixPath(key))
+        known.add(plain)
+        nearest: _Table | None = None
         for folder in PurePosixPath(key).parents:
             if folder not in tables:
                 tables[folder] = _table(fetch, folder)
-            if (table := tables[folder]) is not None:
-                if facts := table.get(_plain(PurePosixPath(key))):
-                    found[key] = facts
-                break
-    return found
+            if (table := tables[folder]) is None:
+                continue
+            facts = table.rows.get(plain)
+            if nearest is None:
+                nearest = table
+                if facts:
+                    found[key], table.used = facts, table.used + 1
+            elif facts and key not in found:
+                hidden[nearest.file, table.file] += 1
+    read = [table for table in tables.values() if table]
+    return FolderFacts(found, tuple(_in_words(table) for table in read), (
+        *(text for table in read for text in _complaints(fetch, table, known)),
+        *(f"{near}: counts alone for the images below it; what {far} states of {count:,} of them is lost"
+          for (near, far), count in hidden.items()),
+    ))  # fmt: skip
 
 
-def _table(fetch: FolderFetch, folder: PurePosixPath) -> dict[str, Facts] | None:
-    """Key -> facts, from the metadata file in a folder; None where there is none."""
-    for name in FILES:
-        key = str(folder / name)
-        if (fetch.root / key).is_file():
-            read = _json_lines if name.endswith(".jsonl") else _csv_lines
-            return {_plain(folder / file): facts for file, facts in _named(key, read(key, fetch.text(key)))}
+def _in_words(table: _Table) -> str:
+    stated = {name for facts in table.rows.values() for name, _ in facts}
+    names = ", ".join(name for name in FACTS if name in stated)
+    return f"{table.file} ({names} of {table.used:,} image{'' if table.used == 1 else 's'})" if names else table.file
+
+
+def _complaints(fetch: FolderFetch, table: _Table, known: set[str]) -> Iterator[str]:
+    """Rows that name no image or one twice, and which facts are lost by that; rows of images left out are no fault."""
+    yield from table.warnings
+    if table.repeated:
+        yield f"{table.file}: names {few(table.repeated)} more than once, each time otherwise; the last row counts"
+    unmatched = [key for key in table.rows if key not in known]
+    unmatched = [key for key in unmatched if not _is_file(fetch, key)]
+    if not unmatched:
+        return
+    lost = {name for key in unmatched for name, _ in table.rows[key]}
+    loss = f"; the {' and '.join(name for name in FACTS if name in lost)} they state is lost" if lost else ""
+    cased = {key.casefold(): key for key in known}
+    first = next((key for key in unmatched if table.rows[key]), unmatched[0])
+    if PurePosixPath(first).is_absolute() or PureWindowsPath(first).drive:
+        why = f" (expected a path relative to {table.file})"
+    else:
+        why = f" (there is {printable(cased[first.casefold()])!r})" if first.casefold() in cased else ""
+    rows = f"{len(unmatched):,} of {len(table.rows):,} rows match no image"
+    yield f"{table.file}: {rows}, such as {printable(first)!r}{why}{loss}"
+
+
+def _is_file(fetch: FolderFetch, key: str) -> bool:
+    try:
+        return not PurePosixPath(key).is_absolute() and (fetch.root / key).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _table(fetch: FolderFetch, folder: PurePosixPath) -> _Table | None:
+    """The metadata file in a folder; None where there is none."""
+    keys = [str(folder / name) for name in FILES if (fetch.root / folder / name).is_file()]
+    if not keys:
+        return None
+    table = _Table(keys[0], {}, [], [])
+    if len(keys) > 1:
+        table.warnings.append(f"{keys[0]}: is read, and {' and '.join(keys[1:])} beside it is not")
+    columns: dict[str, None] = {}
+    for number, row in _rows(fetch, keys[0]):
+        columns |= dict.fromkeys(row)
+        name, facts = _file_name(row), stated_facts(row)
+        if name is not None:
+            key = _plain(PurePosixPath(name if PureWindowsPath(name).drive else folder / name))
+            if table.rows.get(key, facts) != facts:
+                table.repeated.append(printable(key))
+            table.rows[key] = facts
+        elif facts:
+            raise SourceError(f"{keys[0]}, line {number}: names no image; expected a {NAME!r} beside {facts[0][0]!r}.")
+    if columns and not table.rows:
+        names = printable(few(list(columns), 5))
+        table.warnings.append(f"{keys[0]}: has no {NAME!r} column (columns: {names}), so nothing of it is used")
+    return table
+
+
+def _file_name(row: Row) -> str | None:
+    """The image that a row names, with '/' for another system's separator."""
+    for column, name in row.items():
+        if column.strip().casefold() == NAME and isinstance(name, str) and name.strip():
+            return name.strip().replace("\\", "/")
     return None
 
 
-def _named(key: str, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[str, Facts]]:
-    """File name and facts of every line; a line that names no file and states nothing is not ours."""
-    for number, row in rows:
-        facts, file = stated_facts(row), row.get(NAME)
-        if isinstance(file, str):
-            yield file, facts
-        elif facts:
-            raise SourceError(f"{key}, line {number}: names no image; expected a {NAME!r} beside {facts[0][0]!r}.")
+def _rows(fetch: FolderFetch, key: str) -> Iterator[tuple[int, Row]]:
+    if key.endswith(".jsonl"):
+        return _json_lines(key, fetch.text(key))
+    return _csv_lines(key, fetch.text(key)) if key.endswith(".csv") else _parquet_rows(key, fetch(key))
+
+
+def _parquet_rows(key: str, data: bytes) -> Iterator[tuple[int, Row]]:
+    """The text columns that matter, a batch at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(BytesIO(data))
+        texts = [column.name for column in file.schema_arrow if str(column.type) in TEXTS]
+        wanted = {*fact_columns(texts), *(name for name in texts if name.strip().casefold() == NAME)}
+        if not wanted:
+            yield 0, dict.fromkeys(file.schema_arrow.names)
+        number = 0
+        for batch in file.iter_batches(4096, columns=sorted(wanted)) if wanted else ():
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SourceError(f"{key}: is no Parquet file that can be read ({reason}); restore or remove it.") from None
 
 
 def _json_lines(key: str, text: str) -> Iterator[tuple[int, Row]]:
@@ -88,7 +201,10 @@ def _json_lines(key: str, text: str) -> Iterator[tuple[int, Row]]:
 
 
 def _csv_lines(key: str, text: str) -> Iterator[tuple[int, Row]]:
-    reader = csv.DictReader(StringIO(text))
+    head = text.partition("\n")[0]
+    usual = any(name.strip().strip('"').casefold() == NAME for name in head.split(","))
+    other = next((sign for sign in ";\t" if sign in head and NAME in head.casefold()), ",")  # Excel in many countries
+    reader = csv.DictReader(StringIO(text, newline=""), delimiter="," if usual else other)
     try:
         for row in reader:
             yield reader.line_num, {str(name): value for name, value in row.items()}

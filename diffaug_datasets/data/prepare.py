@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.backbone_spec import backbone_name
 from diffaug_datasets.core.bounded import in_order
 from diffaug_datasets.core.canonical import canonical, differences
@@ -21,13 +20,20 @@ from diffaug_datasets.core.prompts import suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Manifest, frequency_groups, parse_protocol, select
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.core.suffix_document import read_suffixes
 from diffaug_datasets.core.withdrawal import without_images
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
 from diffaug_datasets.data.model_checks import check_models
-from diffaug_datasets.data.real import RealSet, builder_facts, discover_builders, here, read_recipe_images
+from diffaug_datasets.data.real import (
+    RealSet,
+    builder_facts,
+    discover_builders,
+    here,
+    in_groups,
+    read_recipe_images,
+)
 from diffaug_datasets.run.adoption import same_images
 from diffaug_datasets.run.pools import recipe_pool, write_manifest
 from diffaug_datasets.run.shards import planned_columns, write_arrow
@@ -70,12 +76,20 @@ def prepare(recipe: Recipe, images: str | None = None) -> Prepared:
         pool=pool.table if pool else None,
         held_out=test.digest if test else None,
     )
-    warnings = (*manifest.warnings, *_pool_warnings(spec))
+    warnings = (*_skipped(real), *manifest.warnings, *_pool_warnings(spec))
     plan = draw_plan(config_name(recipe), recipe, table, test, spec, warnings)
     if recipe.withdrawn:
         manifest = remaining(manifest, recipe.withdrawn, "withdrawn")
         plan = without_images(plan, recipe.withdrawn)
     return Prepared(recipe, plan, real, manifest, spec.pool)
+
+
+def _skipped(real: RealSet) -> tuple[str, ...]:
+    """A warning that counts for the plan id: which images were left out by the recipe's word."""
+    if not real.skipped:
+        return ()
+    total = len(real.skipped) + len(real.train) + len(real.test or ())
+    return (f"{len(real.skipped):,} of {total:,} images cannot be used and are left out: {in_groups(real.skipped)}",)
 
 
 def _with_suffixes_read(recipe: Recipe) -> Recipe:
@@ -262,14 +276,14 @@ def _places(prepared: Prepared) -> dict[str, tuple[str, int]]:
 
 
 def _write_real(run: Run, shard: Shard, real: RealSet, places: dict[str, tuple[str, int]]) -> None:
-    def read() -> Iterator[tuple[PlanRow, bytes, Facts]]:
+    def read() -> Iterator[tuple[PlanRow, bytes, Source]]:
         for planned in shard.rows:
             split, index = places[planned.row_id]
-            yield planned, real.read(split, index), real.table(split).sources[index].facts
+            yield planned, real.read(split, index), real.table(split).sources[index]
 
-    def columns(item: tuple[PlanRow, bytes, Facts]) -> dict[str, Any]:
-        planned, data, facts = item
-        return _real_columns(planned_columns(planned), data, run.plan.id, facts)
+    def columns(item: tuple[PlanRow, bytes, Source]) -> dict[str, Any]:
+        planned, data, source = item
+        return _real_columns(planned_columns(planned), data, run.plan.id, source)
 
     rows = in_order(columns, read(), lambda item: reading_bytes(len(item[1]), pixels_of(item[1])), WINDOW_BYTES)
     run.write_receipt(write_arrow(run, run.shard_path(shard.name), rows).receipt(run.plan.id, shard.name))
@@ -280,10 +294,10 @@ def reading_bytes(encoded: int, pixels: int) -> int:
     return encoded + 3 * RGB_BYTES * pixels
 
 
-def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str, facts: Facts) -> dict[str, Any]:
+def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str, source: Source) -> dict[str, Any]:
     """A real row: the bytes as they came, what decoding them shows, and what the source says about their origin."""
-    picture = decode_image(data, planned["source_ids"][0][:12])
+    picture = decode_image(data, source.key)
     image = {"image": {"bytes": data, "path": None}, "image_format": format_of(data)}
     size = {"width": picture.width, "height": picture.height, "pixel_sha256": pixel_sha256(picture)}
-    told = {"plan_id": plan_id, "measured": canonical(dict(facts)), "attempt": 0, "batch_shape": 0}
+    told = {"plan_id": plan_id, "measured": canonical(dict(source.facts)), "attempt": 0, "batch_shape": 0}
     return {**planned, **told, **image, **size}

@@ -121,7 +121,7 @@ def price(prepared: Prepared, folder: Path) -> Price:
         threads=recipe.threads,
         seconds_cpu=_seconds(plan, evaluations, workers, flop / (CPU_FLOPS * recipe.threads) + OVERHEAD),
         seconds_gpu=(evaluations + sum(fits)) * flop / GPU_FLOPS,
-        warnings=plan.header.warnings + _memory_warning(memory * workers),
+        warnings=plan.header.warnings + prepared.real.survey.warnings + _memory_warning(memory * workers),
     )
 
 

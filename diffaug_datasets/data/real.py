@@ -11,7 +11,8 @@ import os
 import pkgutil
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -21,10 +22,10 @@ from types import ModuleType
 
 from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.core.images import check_image, source_id
+from diffaug_datasets.core.images import BadImage, check_image, has_long_text, source_id
 from diffaug_datasets.core.places import local_path, place_of
 from diffaug_datasets.core.protocols import Protocol, episode, parse_protocol
-from diffaug_datasets.core.recipe import HUB_KEYS, Recipe
+from diffaug_datasets.core.recipe import HUB_KEYS, OnBadImage, Recipe
 from diffaug_datasets.core.sources import (
     BuilderFacts,
     Listed,
@@ -32,9 +33,12 @@ from diffaug_datasets.core.sources import (
     Reader,
     Source,
     SourceTable,
+    Survey,
     check_counts,
     check_key,
+    few,
     listed_rows,
+    printable,
     prompt_phrases,
 )
 from diffaug_datasets.data.fetching import ColumnFetch
@@ -44,18 +48,28 @@ from diffaug_datasets.data.metadata import folder_facts
 
 PACKAGE = "diffaug_datasets.builders"
 EMBEDDED = "the package"
+WHERE = {EMBEDDED: "inside the package"}
 HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+THREADS = min(4, os.cpu_count() or 1)
+AT_ONCE = 1024
+NAMED = 20  # bad images of one reason in a sentence
 
 
 @dataclass(frozen=True)
 class RealSet:
-    """The real images of a builder: tables, bytes on demand, the builder's facts, and notes on what was decided."""
+    """The real images of a builder: tables, bytes on demand, the builder's facts, and what was found on the way.
+
+    `notes`: what was decided where a source leaves a choice. `skipped`: images that cannot be used and were left out
+    by the recipe's word.
+    """
 
     train: SourceTable
     test: SourceTable | None
     read: Callable[[str, int], bytes]
     facts: BuilderFacts
     notes: tuple[str, ...] = ()
+    survey: Survey = field(default_factory=Survey)
+    skipped: tuple[BadImage, ...] = ()
 
     def table(self, split: str) -> SourceTable:
         """The table of `train`, or of `test` where there is one."""
@@ -64,16 +78,12 @@ class RealSet:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A source before its images are hashed. `loose`: files of unknown origin, whose headers are looked at.
-
-    `facts`: what it says about an image's origin, by key.
-    """
+    """A source before its images are looked at. `facts`: what it says about an image's origin, by key."""
 
     where: str
     listing: Listing
     fetch: Callable[[str], bytes]
     revision: str = ""
-    loose: bool = False
     facts: Mapping[str, Facts] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -122,19 +132,21 @@ def read_real(
     partial: bool = False,
     protocol: Protocol | None = None,
     choice: HubChoice = ANY,
+    on_bad_image: OnBadImage = "refuse",
 ) -> RealSet:
-    """The real images of a builder, every one opened once to be identified.
+    """The real images of a builder, every one opened and decoded once; the package's own are only identified.
 
     `source`: a folder (a relative one is meant from the current folder), a Hub id (`org/name` or `org/name@revision`),
     or None for the embedded data or the builder's own Hub id. `partial`: accept other than the official counts, and
     drop classes without a training image. `protocol`: an episode's leaves its own classes, renumbered, and its queries
-    as the test split. `choice`: config, split and columns, where the source is on the Hub.
+    as the test split. `choice`: config, split and columns, where the source is on the Hub. `on_bad_image`: whether
+    images that cannot be used are refused, all at once, or skipped (the set then says which).
 
     Raises:
         SourceError: one sentence: what we got, what we expected, what to do.
         RecipeError: fewer classes than the episode has ways.
     """
-    return _read(builder, here(source), partial, protocol, choice)
+    return _read(builder, here(source), partial, protocol, choice, on_bad_image)
 
 
 def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
@@ -150,7 +162,8 @@ def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
             f"{chosen[0]}: got {getattr(recipe, chosen[0])!r}, which chooses from a dataset of the Hub, but the source "
             f"is the folder {own!r}; drop the key, or give the Hub id as source."
         )
-    return _read(recipe.builder, own, recipe.partial, parse_protocol(recipe.protocol), HubChoice.of(recipe, own))
+    protocol, choice = parse_protocol(recipe.protocol), HubChoice.of(recipe, own)
+    return _read(recipe.builder, own, recipe.partial, protocol, choice, recipe.on_bad_image)
 
 
 def here(source: str | os.PathLike[str] | None) -> str | None:
@@ -161,26 +174,50 @@ def here(source: str | os.PathLike[str] | None) -> str | None:
     return place.absolute(source, Path()) if place else source
 
 
-def _read(builder: str, source: str | None, partial: bool, protocol: Protocol | None, choice: HubChoice) -> RealSet:
+def _read(
+    builder: str,
+    source: str | None,
+    partial: bool,
+    protocol: Protocol | None,
+    choice: HubChoice,
+    on_bad_image: OnBadImage,
+) -> RealSet:
     module, facts = find_builder(builder), builder_facts(builder)
     opened = _open(module, facts, source, choice)
     if not partial and opened.where != EMBEDDED:
         check_counts(facts, opened.listing, opened.where)
-    listing = opened.listing.present() if partial else opened.listing
-    listing = module.regroup(listing) if hasattr(module, "regroup") else listing
-    opened = replace(opened, listing=episode(listing, protocol) if protocol else listing)
-    tables = {split: _table(module, facts, opened, split) for split in ("train", "test") if _items(opened, split)}
+    whole, looked = opened.listing, _Looked(opened)
+    while True:
+        listing = whole.present() if partial else whole
+        listing = module.regroup(listing) if hasattr(module, "regroup") else listing
+        opened = replace(opened, listing=episode(listing, protocol) if protocol else listing)
+        looked.at((*opened.listing.train, *(opened.listing.test or ())))
+        if looked.bad and on_bad_image == "refuse":
+            raise looked.refusal()
+        if len(kept := whole.without(looked.bad)) == len(whole):
+            break
+        whole = kept
+    tables = {
+        split: _table(module, facts, opened, split, looked) for split in ("train", "test") if _items(opened, split)
+    }
     if "train" not in tables:
         raise SourceError(f"{builder}: found no training image in {opened.where}; expected at least one.")
     keys = {split: tuple(item.key for item in _items(opened, split)) for split in tables}
-    return RealSet(tables["train"], tables.get("test"), Reader(tables, keys, opened.fetch), facts, opened.notes)
+    read, survey = Reader(tables, keys, opened.fetch), looked.survey(tables)
+    if empty := len(whole.class_names) - len(whole.present().class_names) if partial else 0:
+        survey = replace(
+            survey,
+            left_out=(*survey.left_out, f"{empty:,} class{'es' * (empty > 1)} without a training image (partial)"),
+        )
+    train, test, skipped = tables["train"], tables.get("test"), tuple(looked.bad.values())
+    return RealSet(train, test, read, facts, opened.notes, survey, skipped)
 
 
 def _items(opened: _Opened, split: str) -> tuple[Listed, ...]:
     return opened.listing.train if split == "train" else opened.listing.test or ()
 
 
-def _table(module: ModuleType, facts: BuilderFacts, opened: _Opened, split: str) -> SourceTable:
+def _table(module: ModuleType, facts: BuilderFacts, opened: _Opened, split: str, looked: "_Looked") -> SourceTable:
     names = opened.listing.class_names
     return SourceTable(
         builder=facts.name,
@@ -188,22 +225,120 @@ def _table(module: ModuleType, facts: BuilderFacts, opened: _Opened, split: str)
         class_names=names,
         prompt_names=prompt_phrases(names, module.prompt_name),
         metaclass=facts.metaclass,
-        sources=tuple(_identified(item, opened) for item in _items(opened, split)),
+        sources=tuple(
+            Source(
+                looked.ids[item.key], item.label, _name(item), opened.facts.get(item.key, ()), looked.sizes[item.key]
+            )
+            for item in _items(opened, split)
+        ),
         revision=opened.revision,
     )
 
 
-def _identified(item: Listed, opened: _Opened) -> Source:
-    data, name = opened.fetch(item.key), unicodedata.normalize("NFC", item.key)
-    if opened.loose:
-        check_image(data, name)
-    return Source(source_id(data), item.label, name, opened.facts.get(item.key, ()), len(data))
+def _name(item: Listed) -> str:
+    return printable(unicodedata.normalize("NFC", item.key))
+
+
+class _Looked:
+    """Every image opened once, a few at a time: `ids` (sha256) and `sizes` (bytes) of the sound ones, faults of others.
+
+    Memory: the encoded and decoded bytes of as many images as there are threads.
+    """
+
+    def __init__(self, opened: _Opened) -> None:
+        self.opened = opened
+        self.ids: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
+        self.bad: dict[str, BadImage] = {}
+        self.long_texts: list[str] = []
+
+    def at(self, items: Sequence[Listed]) -> None:
+        """Look at what was not looked at before.
+
+        Raises:
+            SourceError: an image is not there, may not be read or lies outside the source; skipping is no way on.
+        """
+        new = [item for item in items if item.key not in self.ids and item.key not in self.bad]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for begin in range(0, len(new), AT_ONCE):
+                part = new[begin : begin + AT_ONCE]
+                for item, (name, size, has_long_text, fault) in zip(part, pool.map(self._one, part), strict=True):
+                    if fault:
+                        self.bad[item.key] = fault
+                    else:
+                        self.ids[item.key], self.sizes[item.key] = name, size
+                        self.long_texts += [_name(item)] if has_long_text else []
+
+    def _one(self, item: Listed) -> tuple[str, int, bool, BadImage | None]:
+        try:
+            data = self.opened.fetch(item.key)
+            if self.opened.where != EMBEDDED:
+                check_image(data, _name(item))
+            return source_id(data), len(data), has_long_text(data), None
+        except BadImage as error:
+            return "", 0, False, error
+
+    def refusal(self) -> SourceError:
+        """One sentence that names every image that cannot be used (of many, the first of each kind)."""
+        if len(self.bad) == 1:
+            [only] = self.bad.values()
+            return SourceError(f"{str(only).rstrip('.')}, or leave it out with `on_bad_image: skip`.")
+        count, total = len(self.bad), len(self.bad) + len(self.ids)
+        return SourceError(
+            f"{count:,} of {total:,} images cannot be used: {in_groups(self.bad.values())}. Replace or remove them, or "
+            "leave them out with `on_bad_image: skip`."
+        )
+
+    def survey(self, tables: Mapping[str, SourceTable]) -> Survey:
+        """What the source said of itself, and what its images show: the same one twice, texts that others refuse."""
+        said = self.opened.listing.survey
+        texts: tuple[str, ...] = ()
+        if self.long_texts:
+            names = f"{few(self.long_texts)}: carry more text than Pillow reads by itself (PNG metadata)"
+            texts = (f"{names}; strip it, or raise PIL.PngImagePlugin.MAX_TEXT_CHUNK where the rows are loaded",)
+        doubles = () if self.opened.where == EMBEDDED else repeated_images(tables)
+        left_out, warnings = map(printable, said.left_out), map(printable, (*said.warnings, *doubles, *texts))
+        layout = said.layout or WHERE.get(self.opened.where, self.opened.where)
+        return Survey(printable(layout), tuple(left_out), tuple(warnings))
+
+
+def in_groups(bad: Iterable[BadImage]) -> str:
+    """`empty (0 bytes): a/1.jpg, b/2.jpg; ...`, at most NAMED names of each reason."""
+    groups: dict[str, list[str]] = {}
+    for image in bad:
+        groups.setdefault(image.reason, []).append(image.name)
+    return "; ".join(f"{reason}: {few(names, NAMED)}" for reason, names in groups.items())
+
+
+CLASH = "in more than one class, so its labels contradict each other"
+LEAK, TWICE = "in training and in test", "more than once in a class"
+
+
+def repeated_images(tables: Mapping[str, SourceTable]) -> tuple[str, ...]:
+    """Warnings where the same bytes stand in several classes, more than once in one, or in training and test."""
+    places: dict[str, list[tuple[str, Source]]] = {}
+    for split, table in tables.items():
+        for source in table.sources:
+            places.setdefault(source.id, []).append((split, source))
+    kinds: dict[str, list[str]] = {CLASH: [], LEAK: [], TWICE: []}
+    for found in places.values():
+        if len(found) > 1:
+            splits, labels = {split for split, _ in found}, {source.label for _, source in found}
+            kind = CLASH if len(labels) > 1 else LEAK if len(splits) > 1 else TWICE
+            kinds[kind].append(" = ".join(source.key for _, source in found[:4]))
+    return tuple(
+        f"{len(names):,} {'image is' if len(names) == 1 else 'images are'} there {kind}: {few(names)}"
+        for kind, names in kinds.items()
+        if names
+    )
 
 
 def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: HubChoice) -> _Opened:
     if source is None and facts.embedded:
         return _embedded(facts)
     text = source or facts.hub_id or ""
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise SourceError(f"{facts.name}: got the source '{printable(text)}', whose name is not UTF-8; rename it.")
     folder = Path(text)
     if folder.is_absolute() and folder.is_dir():
         return _folder(module, folder)
@@ -230,7 +365,10 @@ def _folder(module: ModuleType, folder: Path) -> _Opened:
     listing = own or find_builder("imagefolder").read(folder)
     fetch = FolderFetch(folder.resolve())
     stated = folder_facts(fetch, [item.key for item in (*listing.train, *(listing.test or ()))])
-    return _Opened(f"'{folder}'", listing, fetch, loose=True, facts=stated)
+    said = listing.survey
+    layout = ", ".join((said.layout or f"the layout of {module.TITLE}", *stated.files))
+    survey = Survey(f"{layout} in '{folder}'", said.left_out, (*said.warnings, *stated.warnings))
+    return _Opened(f"'{folder}'", replace(listing, survey=survey), fetch, facts=stated.facts)
 
 
 def _embedded(facts: BuilderFacts) -> _Opened:

@@ -109,9 +109,8 @@ class Rebuilder:
 
     def _own(self, recipe: Recipe) -> ReadSource:
         rows = planned_real(self.repository, self.release, "train")
-        real = read_real(
-            recipe.builder, self.source, partial=self.source is not None, choice=HubChoice.of(recipe, self.source)
-        )
+        choice, partial = HubChoice.of(recipe, self.source), self.source is not None
+        real = read_real(recipe.builder, self.source, partial=partial, choice=choice, on_bad_image="skip")
         places = located(real, rows, self.source or recipe.builder)
         return lambda wanted: real.read(*places[wanted])
 

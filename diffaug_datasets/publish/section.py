@@ -21,6 +21,7 @@ from diffaug_datasets.publish.contents import SHEET, Contents
 from diffaug_datasets.publish.licences import MODELS, model_terms
 from diffaug_datasets.publish.provenance import EXTRA_MEANING, STATUS, column_meanings
 from diffaug_datasets.publish.quality import INVERTED, JUDGED, TITLES
+from diffaug_datasets.run.assembly import REAL_MODES
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.withdrawal import fits_by_image
 
@@ -65,6 +66,7 @@ def section(contents: Contents, target: str, tag: str | None) -> str:
             papers=[
                 bibtex(p, method.TITLE if method else "") for p in papers_used(method, header.recipe, header.backbone)
             ],
+            real_modes=REAL_MODES,
             total={
                 key: sum(getattr(c, key) for c in release.counts)
                 for key in ("real", "planned", "written", "failed", "kept")

@@ -18,6 +18,10 @@ from diffaug_datasets.run.shards import write_arrow
 from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, sha256_file, write_atomically, write_text
 
 RUN_SCHEMA = 1
+REAL_MODES = (
+    "Made images are RGB. Real ones keep the bytes that they came with, so a grey, CMYK or transparent one decodes to "
+    'its own colour mode; `image.convert("RGB")` gives one for all.'
+)
 
 
 class RunFile(BaseModel):
@@ -243,7 +247,8 @@ def _card(assembled: Assembled) -> str:
     configs.append(_config(assembled, f"{assembled.name}_synthetic", default=False))
     head = yaml.safe_dump({"configs": configs}, sort_keys=False, allow_unicode=True)
     title = f"# {assembled.name}\n\nAugmented with {assembled.method}; plan {assembled.plan_id[:16]}.\n"
-    return f"---\n{head}---\n\n{title}"
+    modes = f"\n{REAL_MODES}\n" if any(file.origin == "real" for file in assembled.files) else ""
+    return f"---\n{head}---\n\n{title}{modes}"
 
 
 def _config(assembled: Assembled, name: str, *, default: bool) -> dict[str, Any]:

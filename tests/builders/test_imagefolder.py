@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.core.images import decode_image
+from diffaug_datasets.core.images import decode_image, formats
 from diffaug_datasets.data.real import read_real
 
 
@@ -110,16 +110,180 @@ def test_a_test_class_without_training_folder_is_refused(tmp_path):
     assert refused(tmp_path) == "test/b: no such class in train/; add it there or remove it here."
 
 
-def test_picture_formats_that_are_not_read_are_named(tmp_path):
-    put(tmp_path, "a/0.png", "a/x.HEIC")
-    assert "x.HEIC': .HEIC is not read; convert it to .png or .jpg, or remove it." in refused(tmp_path)
-
-
 @pytest.mark.parametrize("data", [b"", b"not an image", png(1)[:30]])
 def test_a_corrupt_image_is_named(tmp_path, data):
     put(tmp_path, "a/0.png")
     (tmp_path / "a" / "bad.jpg").write_bytes(data)
-    assert refused(tmp_path).startswith("a/bad.jpg: not a readable image, expected an intact one of JPEG, PNG")
+    assert refused(tmp_path).startswith("a/bad.jpg: ")
+    found = read_real("imagefolder", tmp_path, on_bad_image="skip")
+    assert [s.key for s in found.train.sources] == ["a/0.png"]
+    assert [image.name for image in found.skipped] == ["a/bad.jpg"]
+
+
+def test_a_skipped_image_is_in_no_split_class_or_episode(tmp_path):
+    put(tmp_path, *(f"train/{c}/{n}.png" for c in "ab" for n in range(3)), "test/a/0.png", "test/b/0.png")
+    for bad in ("train/a/1.png", "test/b/0.png"):
+        (tmp_path / bad).write_bytes(b"")
+    found = read_real("imagefolder", tmp_path, on_bad_image="skip")
+    assert len(found.train) == 5 and [s.key for s in found.test.sources] == ["test/a/0.png"]
+    assert [found.read("train", i) for i in range(5)] == [(tmp_path / s.key).read_bytes() for s in found.train.sources]
+    (tmp_path / "train/a/0.png").unlink()
+    (tmp_path / "train/a/1.png").unlink()
+    (tmp_path / "test/b/0.png").unlink()
+    drawn = read_real("imagefolder", tmp_path).train.digest
+    (tmp_path / "train/a/0.png").write_bytes(b"<html>")
+    assert read_real("imagefolder", tmp_path, on_bad_image="skip").train.digest == drawn
+
+
+USUAL = ("jfif", "JPE", "jif", "pjpeg", "mpo", "pgm", "pbm", "apng", "tif")
+
+
+def test_usual_suffixes_are_read_and_others_counted_by_name(tmp_path):
+    put(tmp_path, "a/0.png", *(f"a/1.{suffix}" for suffix in USUAL))
+    for name in ("a/1.jp2", "a/2.JP2", "a/3.cr2", "a/4.heic", "a/notes.txt", "a/LICENSE"):
+        (tmp_path / name).write_bytes(b"x")
+    found = read_real("imagefolder", tmp_path)
+    assert len(found.train) == 1 + len(USUAL)
+    heic = () if "HEIF" in formats() else ("1 .heic (`pip install pillow-heif` reads them)",)
+    assert found.survey.left_out == (
+        "1 .cr2 (convert them to .png or .jpg)",
+        *heic,
+        "2 .jp2 (convert them to .png or .jpg)",
+        "2 files that are no images (no suffix, .txt)",
+    )
+    if "AVIF" in formats():
+        Image.new("RGB", (8, 8)).save(tmp_path / "a" / "5.avif")
+        assert len(read_real("imagefolder", tmp_path).train) == 2 + len(USUAL)
+
+
+def test_a_class_of_unreadable_files_says_so(tmp_path):
+    put(tmp_path, "a/0.png")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "0.CR2").write_bytes(b"x")
+    assert "the class has no image that is read (left out: 1 .cr2 (convert them to .png or .jpg)); add" in refused(
+        tmp_path
+    )
+
+
+SYSTEM = ("@eaDir", "#recycle", ".AppleDouble", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found",
+          ".ipynb_checkpoints", ".thumbnails", ".git", "found.000", "@Recycle", "__pycache__")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_system_folders_are_no_classes(tmp_path, name):
+    put(tmp_path, "a/0.png", f"{name}/x.png", f"a/{name}/0.png")
+    for junk in ("a/._0.png", "a/Thumbs.db", "a/desktop.ini", "a/.DS_Store", "a/ehthumbs.db"):
+        (tmp_path / junk).write_bytes(b"x")
+    found = read_real("imagefolder", tmp_path)
+    assert [s.key for s in found.train.sources] == ["a/0.png"]
+    assert (found.survey.left_out, found.survey.warnings) == ((f"folder {name}",), ())
+
+
+PAIRS = [("Training", "Testing"), ("Train", "Test"), ("TRAIN", "TEST"), ("train_set", "test_set"), ("trainset", "tst"),
+         ("TrainData", "TestData"), ("train2017", "val2017"), ("training", "Validation"), ("trn", "dev"),
+         ("train images", "eval"), ("Train-Set", "valid")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("train", "test"), PAIRS)
+def test_splits_by_any_usual_name_are_splits(tmp_path, train, test):
+    put(tmp_path, f"{train}/x/0.png", f"{train}/y/1.png", f"{test}/x/2.png")
+    found = read_real("imagefolder", tmp_path)
+    assert (found.train.class_names, len(found.train), len(found.test)) == (("x", "y"), 2, 1)
+    is_val = test.lower().startswith(("v", "d", "e"))
+    role = " (serving as the test split)" if is_val else ""
+    assert found.survey.layout == f"{train}/ and {test}/{role} with class folders in '{tmp_path}'"
+    assert found.survey.left_out == ()
+
+
+REFUSED = {
+    "splits alone": (("Train/0.png", "Test/1.png"), "found Test/, Train/, which are splits, but no training folder"),
+    "no training": (("test/a/0.png", "val/a/1.png"), "found test/, val/, which are splits, but no training folder"),
+    "one split": (("train/0.png",), "found train/, which are splits, but no training folder with class folders"),
+    "two trainings": (("train/a/0.png", "Training/a/1.png"), "found Training/, train/, expected one training folder"),
+    "two tests": (("train/a/0.png", "test/a/1.png", "Testing/a/2.png"), "found Testing/, test/, expected one such"),
+    "doubled": (("birds/a/0.png", "birds/b/0.png"), "birds/ (a/, b/); expected images right inside; if those are the "
+                "classes, give --source {}/birds."),
+    "deeper": (("x/y/a/0.png", "x/y/b/0.png"), "give --source {}/x/y."),
+    "doubled split": (("train/train/a/0.png", "train/train/b/0.png"), "give --source {}/train/train."),
+    "doubled flat split": (("train/train/0.png", "test/test/0.png"), "found only train/train/, which are names of"),
+    "domains": (("art/cat/0.png", "art/dog/0.png", "photo/cat/1.png"), "art/ (cat/, dog/), photo/ (cat/); expected"),
+    "classes first": (("cat/train/0.png", "cat/test/1.png", "dog/train/2.png"), "the class folders hold splits: cat/ "
+                      "(test/, train/), dog/ (train/); expected the splits above the classes"),
+    "test beside": (("cat/0.png", "dog/1.png", "test/cat/2.png"), "found test/ with class folders, but no train/"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_layout_that_can_be_read_in_two_ways_is_refused_with_what_is_there(tmp_path, case):
+    names, told = REFUSED[case]
+    assert told.format(tmp_path) in refused(put(tmp_path, *names))
+
+
+def test_class_folders_with_one_inner_folder_are_read_and_a_single_deep_class_is_said(tmp_path):
+    put(tmp_path / "tiny", "train/n1/images/0.png", "train/n2/images/1.png", "val/images/2.png")
+    found = read_real("imagefolder", tmp_path / "tiny")
+    assert found.train.class_names == ("n1", "n2") and found.test is None
+    assert found.survey.left_out == ("val/ (1 image without class folders, so no test split)",)
+    put(tmp_path / "days", "a/mon/0.png", "a/tue/1.png", "b/2.png")
+    found = read_real("imagefolder", tmp_path / "days")
+    assert found.survey.warnings == ("class 'a' has no image right inside; used are those in mon/, tue/",)
+
+
+LEFT_OUT = {
+    "an unlabelled test": (("test/1.png", "test/2.png"), "test/ (2 images without class folders, so no test split)"),
+    "unknown": (("test/unknown/1.png",), "test/ (1 image without class folders, so no test split)"),
+    "an unused val": (("val/a/1.png", "test/a/2.png"), "val/ (1 image; test/ is the test split)"),
+    "strays": (("0.png", "train/1.png"), "1 image beside the class folders"),
+    "another folder": (("extra/1.png",), "extra/ (1 image beside train/)"),
+    "hidden": (("train/a/.9.png",), "1 hidden image"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_what_is_not_used_is_said(tmp_path, case):
+    names, told = LEFT_OUT[case]
+    found = read_real("imagefolder", put(tmp_path, "train/a/0.png", "train/b/0.png", *names))
+    assert found.train.class_names == ("a", "b") and len(found.train) == 2
+    assert told in found.survey.left_out
+    assert (found.test is None) == ("test/a/2.png" not in names)
+
+
+def test_an_unlabelled_test_beside_classes_is_no_class_and_val_may_stand_in(tmp_path):
+    put(tmp_path / "x", "a/0.png", "b/1.png", "test/2.png")
+    found = read_real("imagefolder", tmp_path / "x")
+    assert found.train.class_names == ("a", "b")
+    assert found.survey.left_out == ("test/ (1 image without class folders, so no test split)",)
+    put(tmp_path / "y", "train/a/0.png", "train/b/1.png", "test/2.png", "val/a/3.png")
+    assert read_real("imagefolder", tmp_path / "y").test.sources[0].key == "val/a/3.png"
+
+
+def test_a_test_class_in_another_case_is_hinted_at(tmp_path):
+    put(tmp_path, "train/Cat/0.png", "test/cat/0.png")
+    assert refused(tmp_path) == "test/cat: no such class in train/ (there it is 'Cat'); add it there or remove it here."
+
+
+def test_the_same_bytes_twice_are_said_with_their_paths(tmp_path):
+    put(tmp_path, *(f"train/{c}/{n}.png" for c in "ab" for n in range(7)), "test/a/0.png", "test/b/9.png")
+    for n in range(5):
+        (tmp_path / f"train/b/{n}.png").write_bytes((tmp_path / f"train/a/{n}.png").read_bytes())
+    (tmp_path / "train/b/6.png").write_bytes((tmp_path / "train/b/5.png").read_bytes())
+    (tmp_path / "test/a/0.png").write_bytes((tmp_path / "train/a/6.png").read_bytes())
+    pairs = ", ".join(f"train/a/{n}.png = train/b/{n}.png" for n in range(3))
+    assert read_real("imagefolder", tmp_path).survey.warnings == (
+        f"5 images are there in more than one class, so its labels contradict each other: {pairs} and 2 more",
+        "1 image is there in training and in test: train/a/6.png = test/a/0.png",
+        "1 image is there more than once in a class: train/b/5.png = train/b/6.png",
+    )
+
+
+def test_a_folder_without_rights_is_one_sentence(tmp_path, monkeypatch):
+    put(tmp_path, "a/0.png")
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", closed)
+    assert refused(tmp_path) == f"'{tmp_path}': cannot be read (Permission denied); check the folder and its rights."
 
 
 def test_cmyk_turned_grey_and_palette_images_are_read(tmp_path):

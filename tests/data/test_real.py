@@ -132,7 +132,9 @@ def test_no_entry_leaves_the_folder(tmp_path, key):
 
 def test_a_list_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SourceError, match=r"x\.txt: got bytes that are not UTF-8, expected a text list; restore"):
+    with pytest.raises(
+        SourceError, match=r"x\.txt: got bytes that are not UTF-8, expected a text list; restore the file, or save it"
+    ):
         FolderFetch(tmp_path).text("x.txt")
     with pytest.raises(SourceError, match="cannot be read"):
         FolderFetch(tmp_path.parent)(tmp_path.name)
@@ -304,6 +306,7 @@ def test_partial_drops_classes_without_training_images(hub):
     found = read_real("cub", "org/name", partial=True)
     assert found.train.class_names == ("a", "c")
     assert (found.train.labels, found.test.labels) == ((1, 0, 1), (1,))
+    assert found.survey.left_out == ("1 class without a training image (partial)",)
     assert found.read("test", 0) == png(1)
 
 

@@ -6,6 +6,8 @@ from io import BytesIO
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -66,7 +68,9 @@ def test_a_csv_file_and_a_byte_order_mark(tmp_path: Path) -> None:
         ("metadata.jsonl", "[" * 9999, "metadata.jsonl, line 1: is no JSON object"),
         ("metadata.jsonl", '{"file": "a/0.png", "url": "u"}', "line 1: names no image; expected a 'file_name' beside"),
         ("metadata.csv", 'file_name,url\n"' + "x" * 200_000, r"metadata.csv, line \d: is no CSV"),
-        ("metadata.csv", b"\xff\xfe", "got bytes that are not UTF-8"),
+        ("metadata.csv", b"\xff\xfe\0", "got bytes that are not UTF-8"),
+        ("metadata.csv", "file_name,author\na/0.png,Bj\u00f6rn".encode("latin-1"), "not UTF-8, .* save it as UTF-8"),
+        ("metadata.parquet", b"PAR1 and then nothing", "metadata.parquet: is no Parquet file that can be read"),
     ],
 )
 def test_a_metadata_file_that_cannot_be_read(tmp_path: Path, name: str, text: str | bytes, reason: str) -> None:
@@ -74,6 +78,79 @@ def test_a_metadata_file_that_cannot_be_read(tmp_path: Path, name: str, text: st
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(SourceError, match=reason):
         facts(tmp_path)
+
+
+def told(folder: Path) -> tuple[str, ...]:
+    return read_real("imagefolder", folder).survey.warnings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file_name,license\r\na\\0.png,CC0\r\n",
+        "file_name;license\r\n.\\a\\0.png;CC0\r\n",
+        "File_Name\tLicence\na/0.png\tCC0\n",
+    ],
+)
+@pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16"])
+def test_csv_files_of_other_systems(tmp_path: Path, text: str, code: str) -> None:
+    put(tmp_path, "a/0.png")
+    (tmp_path / "metadata.csv").write_bytes(text.encode(code))
+    assert facts(tmp_path) == {"a/0.png": {"license": "CC0"}}
+    assert told(tmp_path) == ()
+    assert read_real("imagefolder", tmp_path).survey.layout.startswith(
+        "class folders, metadata.csv (license of 1 image)"
+    )
+
+
+def test_a_parquet_file(tmp_path: Path) -> None:
+    put(tmp_path, "a/0.png", "a/1.png")
+    columns = {"file_name": ["a/0.png", "a\\1.png"], "Artist": ["Anna", None], "size": [[1], [2]]}
+    pq.write_table(pa.table(columns), tmp_path / "metadata.parquet")
+    assert facts(tmp_path) == {"a/0.png": {"author": "Anna"}, "a/1.png": {}}
+    pq.write_table(pa.table({"path": ["a/0.png"]}), tmp_path / "metadata.parquet")
+    assert told(tmp_path) == ("metadata.parquet: has no 'file_name' column (columns: path), so nothing of it is used",)
+
+
+UNMATCHED = {
+    "case": ("A/0.PNG", "such as 'A/0.PNG' (there is 'a/0.png'); the license they state is lost"),
+    "absolute": ("/data/a/0.png", "such as '/data/a/0.png' (expected a path relative to metadata.jsonl); the license"),
+    "a drive": ("C:\\data\\a\\0.png", "such as 'C:/data/a/0.png' (expected a path relative to metadata.jsonl)"),
+    "nothing there": ("a/9.png", "such as 'a/9.png'; the license they state is lost"),
+    "a lone surrogate": ("a/\ud800.png", r"such as 'a/\\ud800.png'"),
+}
+
+
+@pytest.mark.parametrize("case", UNMATCHED)
+def test_rows_that_match_no_image_are_said(tmp_path: Path, case: str) -> None:
+    name, reason = UNMATCHED[case]
+    put(tmp_path, "a/0.png", "a/1.png")
+    rows = [{"file_name": name, "license": "CC0"}, {"file_name": "a/1.png"}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [warning] = told(tmp_path)
+    assert warning.startswith(f"metadata.jsonl: 1 of 2 rows match no image, {reason}")
+
+
+def test_rows_of_images_that_are_left_out_are_no_fault(tmp_path: Path) -> None:
+    put(tmp_path, "train/a/0.png", "train/b/1.png", "val/a/2.png", "test/a/3.png")
+    lines(tmp_path / "metadata.jsonl", *({"file_name": f"{n}.png", **ANNA} for n in ("train/a/0", "val/a/2")))
+    assert told(tmp_path) == ()
+
+
+def test_names_given_twice_hidden_files_and_second_files_are_said(tmp_path: Path) -> None:
+    put(tmp_path, "a/0.png", "a/1.png")
+    lines(tmp_path / "metadata.jsonl", {"file_name": "a/0.png", **ANNA}, {"file_name": "a/0.png", "license": "CC0"})
+    (tmp_path / "metadata.csv").write_text("file_name,license\na/0.png,MIT\n")
+    lines(tmp_path / "a" / "metadata.jsonl", {"file_name": "1.png"})
+    assert set(told(tmp_path)) == {
+        "metadata.jsonl: is read, and metadata.csv beside it is not",
+        "metadata.jsonl: names a/0.png more than once, each time otherwise; the last row counts",
+        "a/metadata.jsonl: counts alone for the images below it; what metadata.jsonl states of 1 of them is lost",
+    }
+
+
+def test_control_characters_and_lone_surrogates_leave_the_facts(tmp_path: Path) -> None:
+    assert stated_facts({"author": "A\x1b[31m\ud800 B"}) == (("author", "A\ufffd[31m\ufffd B"),)
 
 
 def test_other_metadata_is_left_alone_and_links_are_not_followed(tmp_path: Path) -> None:
