@@ -196,6 +196,14 @@ def test_cmyk_rotated_grey_and_palette_images_are_used(
     assert plan_own("img2img", "--set", "per_class=5").code == 0
     said = diffaug("generate", tmp_path / "run", "--workers", 1)
     assert "10 images written, 0 failed" in said.out
+    from diffaug_datasets import load
+
+    rows = load(tmp_path / "run")
+    assert {row["image"].mode for row in rows if row["origin"] == "real"} == {"CMYK", "L", "LA", "P", "RGB"}
+    assert {row["image"].mode for row in rows if row["origin"] != "real"} == {"RGB"}
+    assert 'its own colour mode; `image.convert("RGB")` gives one' in (tmp_path / "run" / "README.md").read_text(
+        "utf-8"
+    )
 
 
 def test_awkward_class_names_are_kept_verbatim(

@@ -326,3 +326,25 @@ def test_doctor_says_what_this_machine_can_do(diffaug: Command) -> None:
 def test_debug_shows_the_traceback(shell: Command) -> None:
     said: Answer = shell(*DIFFAUG, "plan", "nosuch_5shot_genie", "--debug")
     assert said.code == 1 and "Traceback" in said.err and "RecipeError" in said.err
+
+
+def test_plan_shows_classes_prompts_and_json_has_them_all(diffaug: Command, tmp_path: Path) -> None:
+    """Twenty classes are all printed; of more, a sample spread evenly and their count."""
+    from PIL import Image
+
+    line = ("plan", "imagefolder_full_txt2img", "--source", tmp_path / "images", "--set", "backbone=tiny", "--dry-run")
+    for number in range(45):
+        place = tmp_path / "images" / f"the_{number:02}" / "0.png"
+        place.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(place)
+        if number == 19:
+            said = diffaug(*line).out
+            names = [f"the_{n:02}" for n in range(20)]
+            assert "classes  20: " + ", ".join(names) in " ".join(said.split()).replace("classes 20", "classes  20")
+            assert "prompts " + ", ".join(names).replace("_", " ") in " ".join(said.split())
+    said = diffaug(*line).out
+    assert "  classes  45, such as the_00, the_06, the_12, the_18, the_24, the_30, the_36, the_42\n" in said
+    assert "  prompts  the 00, the 06, the 12, the 18, the 24, the 30, the 36, the 42\n" in said
+    found = json.loads(diffaug(*line, "--json").out)["found"]
+    assert found["layout"] == "class folders" and (found["left_out"], found["skipped"]) == ([], {})
+    assert len(found["prompts"]) == 45 and found["prompts"]["the_44"] == "the 44"

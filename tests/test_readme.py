@@ -88,6 +88,31 @@ def run_python(folder: Path, code: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_own_photographs_are_planned_as_the_readme_says(
+    diffaug: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder as it is downloaded: a Mac's and a NAS's leavings, phone photos, a validation split, a double."""
+    [block] = [text for text in blocks("text") if text.startswith("$ diffaug plan")]
+    command, *lines = block.splitlines()
+    for place in ("Training/golden_retriever/0.jpg", "Training/golden_retriever/1.jfif", "Training/tabby_cat/0.jpg",
+                  "Training/tabby_cat/1.jpg", "val/tabby_cat/0.jpg", "Testing/golden_retriever/0.jpg",
+                  "Testing/tabby_cat/0.jpg", "Training/@eaDir/0.jpg"):  # fmt: skip
+        path = tmp_path / "pets" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((48, 40), 40 + len(list(tmp_path.rglob("*.j*")))).convert("RGB").save(path, "JPEG")
+    cats = tmp_path / "pets" / "Training" / "tabby_cat"
+    (cats.parent / "golden_retriever" / "2.jpg").write_bytes((cats / "1.jpg").read_bytes())
+    for name in ("2.jp2", "3.jp2", ".DS_Store", "notes.txt"):
+        (cats / name).write_bytes(b"x")
+    text = "file_name,license\nTraining\\tabby_cat\\0.jpg,CC0\nTraining/tabby_cat/7.jpg,CC0\n"
+    (tmp_path / "pets" / "metadata.csv").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    said = diffaug(*command.split()[2:])
+    assert said.code == 0, said
+    found = said.out.replace(str(tmp_path), "/data")
+    assert [plain(line) for line in found.splitlines()] == [plain(line) for line in lines], found
+
+
 def test_the_builder_block_runs(tmp_path: Path) -> None:
     block = next(block for block in blocks("python") if "load_builder" in block)
     quick = block.replace("per_class=1", 'per_class=1, include_test=False, config={"num_inference_steps": 2}')

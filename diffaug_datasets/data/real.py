@@ -367,7 +367,7 @@ def _folder(module: ModuleType, folder: Path) -> _Opened:
     stated = folder_facts(fetch, [item.key for item in (*listing.train, *(listing.test or ()))])
     said = listing.survey
     layout = ", ".join((said.layout or f"the layout of {module.TITLE}", *stated.files))
-    survey = Survey(f"{layout} in '{folder}'", said.left_out, (*said.warnings, *stated.warnings))
+    survey = Survey(layout, said.left_out, (*said.warnings, *stated.warnings))
     return _Opened(f"'{folder}'", replace(listing, survey=survey), fetch, facts=stated.facts)
 
 

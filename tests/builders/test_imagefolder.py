@@ -191,7 +191,7 @@ def test_splits_by_any_usual_name_are_splits(tmp_path, train, test):
     assert (found.train.class_names, len(found.train), len(found.test)) == (("x", "y"), 2, 1)
     is_val = test.lower().startswith(("v", "d", "e"))
     role = " (serving as the test split)" if is_val else ""
-    assert found.survey.layout == f"{train}/ and {test}/{role} with class folders in '{tmp_path}'"
+    assert found.survey.layout == f"{train}/ and {test}/{role} with class folders"
     assert found.survey.left_out == ()
 
 

@@ -201,3 +201,12 @@ def test_unknown_names_say_what_is_known() -> None:
         load_builder("cub_5shot_magic")
     with pytest.raises(DiffAugError, match="protocol"):
         load_builder("cub_manyshot_diffii")
+
+
+def test_python_hears_what_plan_would_say(tmp_path: Path) -> None:
+    """A notebook sees no `plan`, so what it warns of comes as Python warnings."""
+    for place in ("a/0.png", "b/0.png"):
+        (tmp_path / "images" / place).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / place)
+    with pytest.warns(UserWarning, match="1 image is there in more than one class.*: a/0.png = b/0.png"):
+        load_builder("imagefolder_full_txt2img", str(tmp_path / "images"), "tiny", tmp_path / "run", per_class=1)
