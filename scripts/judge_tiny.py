@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from tiny import autoencoder, data, encoder, judge, sampling, work
 from tiny.card import Measured, write_card
 from tiny.data import Split
@@ -108,8 +108,11 @@ def measure(o: Options) -> Measured:
     """Every number of the model card; the shipped test set is the real test."""
     pipe = sampling.load(o.assets / "pipeline")
     test = data.read_parquet(o.assets / "fashion" / "test.parquet")
-    referee = ResNetForImageClassification.from_pretrained(o.assets / "judge").eval()
-    clip = CLIPModel.from_pretrained(o.assets / "encoder").eval()
+    referee = ResNetForImageClassification.from_pretrained(
+        o.assets / "judge", use_safetensors=True, trust_remote_code=False
+    ).eval()
+    clip = CLIPModel.from_pretrained(o.assets / "encoder", use_safetensors=True, trust_remote_code=False).eval()
+    words = CLIPTokenizer.from_pretrained(o.assets / "encoder", trust_remote_code=False)
     shares = recognised(pipe, referee, o)
     print(f"recognised {shares.mean():.3f} by class {np.round(shares, 2).tolist()}", flush=True)
     effects = suffix_effects(pipe, o)
@@ -118,8 +121,8 @@ def measure(o: Options) -> Measured:
         guidance=o.guidance, train_guidance=o.train_guidance, samples=o.samples, train_samples=o.train_samples,
         pairs=10 * o.pairs, recognised=shares.tolist(), suffixes=effects,
         judge=float((judge.predict(referee, test.images) == test.labels).mean()),
-        psnr=autoencoder.psnr(AutoencoderKL.from_pretrained(o.assets / "pipeline" / "vae"), test.images),
-        zero_shot=encoder.zero_shot(clip, CLIPTokenizer.from_pretrained(o.assets / "encoder"), test),
+        psnr=autoencoder.psnr(pipe.vae, test.images),
+        zero_shot=encoder.zero_shot(clip, words, test),
         trained_on_samples=trained_on_samples(pipe, test, o),
         weights={n: work.weight_count([m]) for n, m in _parts(pipe, clip, referee).items()},
         sizes={n: megabytes(o.assets / n) for n in ("pipeline", "encoder", "judge", "fashion")},

@@ -235,17 +235,6 @@ def _check_text(folder: Path, text: dict[str, Any], header: dict[str, Entry] | N
         _check_shape(header, "embeddings.position_embedding.weight", {0: places, 1: width}, "text_encoder")
     if (folder / "tokenizer").is_dir() or is_whole:
         check_vocabulary(folder / "tokenizer", rows)
-        _check_tokenizer_config(folder)
-
-
-def _check_tokenizer_config(folder: Path) -> None:
-    name = "tokenizer/tokenizer_config.json"
-    if not (folder / name).is_file():
-        return
-    longest = read_object(folder, name).get("model_max_length", 77)
-    is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
-    if not is_number or not longest >= 3:
-        raise Damage(f"{name} has model_max_length {longest!r}, expected a number of 3 or more")
 
 
 def _check_together(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]) -> None:

@@ -6,19 +6,18 @@ from typing import Any, Literal
 
 from diffaug_datasets.core.backbone_spec import cached_snapshot
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.model_files import Damage, check_vocabulary, read_object, read_weights, whole_number
+from diffaug_datasets.core.model_files import Damage, brief, check_vocabulary, read_object, read_weights, whole_number
 
 PACKAGED = ("tiny", "shots")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def unreadable(name: str, reason: str) -> BackboneError:
-    """A model whose files are missing, damaged, of another kind, or need code of their own."""
-    first = " ".join(reason.strip().split("\n")[0].split()).rstrip(".: ")
-    if "trust_remote_code" in reason:
-        first = "it brings code of its own, which is never run"
+def unreadable(name: str, error: Exception) -> BackboneError:
+    """A model whose files are missing, damaged, of another kind, or need code of their own, as a library found it."""
+    needs_code = "trust_remote_code" in str(error)
+    reason = "it brings code of its own, which is never run" if needs_code else brief(error)
     return BackboneError(
-        f"model {name!r} cannot be loaded ({first}): expected a transformers folder with config.json and "
+        f"model {name!r} cannot be loaded ({reason}): expected a transformers folder with config.json and "
         "safetensors weights of the kind that is asked for and, where it sees images, preprocessor_config.json."
     )
 
@@ -45,7 +44,7 @@ def check_model(id_or_path: str, kind: Literal["encoder", "judge"]) -> None:
     try:
         _check(folder, kind, is_whole)
     except Damage as error:
-        raise unreadable(id_or_path, str(error)) from None
+        raise unreadable(id_or_path, error) from None
 
 
 def _check(folder: Path, kind: str, is_whole: bool) -> None:

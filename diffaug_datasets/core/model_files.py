@@ -11,9 +11,17 @@ from typing import Any
 from diffaug_datasets.core.safetensors_header import FLOATS, Entry, read_header
 
 MOST_JSON = 100_000_000
+MOST_REASON = 250
+NO_LIMIT = 1e20  # transformers writes a length above it where a tokenizer has none
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # A table may be longer than its vocabulary (padded, or with rows for words of a fine-tune); half of it is none.
 LEAST_SHARE = 0.9
+
+
+def brief(error: Exception) -> str:
+    """What a library said, as a part of a sentence: its first line, or the kind of the error where it said nothing."""
+    first = " ".join(str(error).strip().split("\n")[0].split()).rstrip(".: ")
+    return f"{first[:MOST_REASON]}..." if len(first) > MOST_REASON else first or type(error).__name__
 
 
 class Damage(ValueError):
@@ -111,6 +119,12 @@ def check_vocabulary(folder: Path, rows: int) -> None:
     Raises:
         Damage: none, fewer than nine tenths of the rows, or more than there are rows.
     """
+    name = f"{folder.name}/tokenizer_config.json"
+    if (folder / "tokenizer_config.json").is_file():
+        longest = read_object(folder.parent, name).get("model_max_length") or NO_LIMIT
+        is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
+        if not is_number or longest < 3 or (isinstance(longest, float) and longest < NO_LIMIT):
+            raise Damage(f"{name} has model_max_length {longest!r}, expected a whole number of 3 or more")
     found = _words(folder)
     if found is None:
         return

@@ -22,9 +22,10 @@ from transformers import (
 from diffaug_datasets.core.backbone_check import folder_here
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.model_files import brief
 from diffaug_datasets.core.suffix_document import MOST, Summary, after_prefix
 from diffaug_datasets.models.device import checked_device
-from diffaug_datasets.models.features import find_model, image_processor, read_model, tokenizer_of
+from diffaug_datasets.models.features import PROBE, find_model, image_processor, read_model, tokenizer_of, tried
 from diffaug_datasets.models.loading import one_sentence
 from diffaug_datasets.models.tokenizers import read_tokenizer
 
@@ -54,18 +55,24 @@ class Captioner:
         place, (folder, name) = checked_device(device), find_model(id_or_path, "captioner")
         model = read_model(AutoModelForImageTextToText, folder, id_or_path, place)
         tokenizer = tokenizer_of(folder, id_or_path, model)
-        return cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
+        captioner = cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
+        with tried(id_or_path):
+            captioner._continued(PROBE, "a photo of", most=1)
+        return captioner
 
-    @torch.no_grad()
     def caption(self, image: Image.Image, prefix: str) -> str:
         """The picture's caption, which the model continues from the prefix (conditional captioning)."""
+        return self._continued(image, prefix, MOST_TOKENS)
+
+    @torch.no_grad()
+    def _continued(self, image: Image.Image, prefix: str, most: int) -> str:
         pixels = self._processor(images=[image.convert("RGB")], return_tensors="pt")["pixel_values"]
         words = self._tokenizer([prefix], return_tensors="pt")
         ids = self._model.generate(
             pixel_values=pixels.to(self.device),
             input_ids=words.input_ids.to(self.device),
             attention_mask=words.attention_mask.to(self.device),
-            max_new_tokens=MOST_TOKENS,
+            max_new_tokens=most,
             do_sample=False,
         )
         text: str = self._tokenizer.decode(ids[0], skip_special_tokens=True)
@@ -187,7 +194,7 @@ def _language_model_class(folder: Path, name: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of whichever kind this release of transformers checks a config with
-        raise _no_language_model(name, str(error)) from error
+        raise _no_language_model(name, brief(error)) from error
     if config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         return AutoModelForSeq2SeqLM
     if not config.is_encoder_decoder and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -199,13 +206,12 @@ def _language_model_tokenizer(folder: Path, name: str) -> Any:
     try:
         return read_tokenizer(AutoTokenizer, folder)
     except Exception as error:  # of whichever kind this release of transformers reads a tokenizer with
-        raise _no_language_model(name, str(error)) from error
+        raise _no_language_model(name, brief(error)) from error
 
 
 def _no_language_model(name: str, reason: str) -> BackboneError:
-    first = reason.strip().split("\n")[0].rstrip(".: ")
     return BackboneError(
-        f"summariser {name!r} holds no language model ({first}): expected a transformers folder with config.json, a "
+        f"summariser {name!r} holds no language model ({reason}): expected a transformers folder with config.json, a "
         "tokenizer and safetensors weights of a text model that generates, or use --summariser clusters, which needs "
         "no model."
     )

@@ -1,7 +1,8 @@
 """Image-text encoders and judges: what finished and real images look like to another network."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 from diffaug_datasets.core.backbone_spec import folder_digest
 from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.core.model_check import unreadable
+from diffaug_datasets.core.model_files import Damage
 from diffaug_datasets.core.places import local_path
 from diffaug_datasets.models.device import checked_device
 from diffaug_datasets.models.loading import check_finite, quiet
@@ -26,6 +28,7 @@ from diffaug_datasets.models.pixels import MOST_PIXELS
 from diffaug_datasets.models.tokenizers import read_tokenizer
 
 PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
+PROBE = Image.new("RGB", (40, 30), "orange")
 
 
 class Encoder:
@@ -49,7 +52,12 @@ class Encoder:
         place, (folder, name) = checked_device(device), find_model(id_or_path, "encoder")
         model = read_model(AutoModel, folder, id_or_path, place)
         tokenizer = tokenizer_of(folder, id_or_path, model) if _reads_text(model) else None
-        return cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
+        encoder = cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
+        with tried(id_or_path):
+            seen = [encoder.image_features([PROBE], batch_shape=1)]
+            seen += [encoder._encode_text("a photo")[None]] if encoder.has_text else []
+            _check_features(seen)
+        return encoder
 
     @property
     def has_text(self) -> bool:
@@ -114,7 +122,13 @@ class Judge:
         """
         place, (folder, name) = checked_device(device), find_model(id_or_path, "judge")
         model = read_model(AutoModelForImageClassification, folder, id_or_path, place)
-        return cls(model, image_processor(folder, id_or_path), name, place)
+        judge = cls(model, image_processor(folder, id_or_path), name, place)
+        with tried(id_or_path):
+            told = judge.probabilities([PROBE], batch_shape=1)
+            _check_features([told])
+            if told.shape[1] != len(judge.class_names):
+                raise Damage(f"it tells {told.shape[1]} classes apart and names {len(judge.class_names)}")
+        return judge
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -148,6 +162,26 @@ class Judge:
     def _classify(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b C"]:
         logits: Tensor = self._model(pixel_values=pixels.to(self.device)).logits
         return logits.float()
+
+
+@contextmanager
+def tried(name: str) -> Iterator[None]:
+    """Turn whatever a model fails with on a first picture into a sentence about its folder.
+
+    Raises:
+        BackboneError: it fails.
+    """
+    try:
+        yield
+    except Exception as error:  # of whichever kind its parts, which do not fit together, lead to
+        raise unreadable(name, error) from error
+
+
+def _check_features(seen: Sequence[Tensor]) -> None:
+    if not all(bool(features.isfinite().all()) for features in seen) or len({f.shape[1] for f in seen}) > 1:
+        raise Damage(
+            f"it makes {[tuple(f.shape) for f in seen]} of a picture and a text, or values that are not finite"
+        )
 
 
 @torch.no_grad()
@@ -198,20 +232,14 @@ def image_processor(folder: Path, name: str) -> Any:
     """The PIL one: torchvision is no dependency, and its resize gives other bits.
 
     Raises:
-        BackboneError: the folder holds none, or one that does not make a picture into numbers.
+        BackboneError: the folder holds none, or one with code of its own.
     """
     is_old = int(transformers.__version__.split(".")[0]) < 5
     backend: dict[str, Any] = {"use_fast": False} if is_old else {"backend": "pil"}
     try:
-        processor = AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **backend
-        )
-        pixels = processor(images=[Image.new("RGB", (8, 6))], return_tensors="pt")["pixel_values"]
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **backend)
     except Exception as error:  # of whichever kind this release of transformers reads a processor with
-        raise unreadable(name, str(error) or type(error).__name__) from error
-    if pixels.ndim != 4 or not bool(pixels.isfinite().all()):
-        raise unreadable(name, f"its image processor makes {tuple(pixels.shape)} or no numbers of a picture")
-    return processor
+        raise unreadable(name, error) from error
 
 
 def tokenizer_of(folder: Path, name: str, model: Any) -> Any:
@@ -224,7 +252,7 @@ def tokenizer_of(folder: Path, name: str, model: Any) -> Any:
     try:
         return read_tokenizer(AutoTokenizer, folder, text.get_input_embeddings().num_embeddings)
     except Exception as error:  # of whichever kind this release of transformers reads a tokenizer with
-        raise unreadable(name, str(error) or type(error).__name__) from error
+        raise unreadable(name, error) from error
 
 
 def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
@@ -286,7 +314,7 @@ def read_model(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
             )
         check_finite(model, "it")
     except Exception as error:  # of whichever kind this release of transformers opens a folder with
-        raise unreadable(name, str(error) or type(error).__name__) from error
+        raise unreadable(name, error) from error
     if needed := [key for key in info["missing_keys"] if "pooler" not in key]:
-        raise unreadable(name, f"{len(needed)} weights are missing, such as {min(needed)}")
+        raise unreadable(name, Damage(f"{len(needed)} weights are missing, such as {min(needed)}"))
     return model.eval().requires_grad_(False).float().to(device)

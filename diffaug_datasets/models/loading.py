@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from diffaug_datasets.core.backbone_check import STEMS, check_folder, read_scheduler, unfit, unloadable, unreachable
 from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_revision, local_folder, resolve
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.model_files import brief
 from diffaug_datasets.core.scheduler_config import SchedulerSettings
 from diffaug_datasets.models.tokenizers import check_ends, read_tokenizer
 from diffaug_datasets.numerics.schedule import Schedule
@@ -53,7 +54,31 @@ def load_pieces(spec: BackboneSpec, device: torch.device) -> Pieces:
         check_ends(tokenizer, folder / "tokenizer")
     for network in (text_encoder, unet, vae):
         _freeze(network, device)
-    return Pieces(tokenizer, text_encoder, unet, vae, schedule, settings.prediction_type)
+    pieces = Pieces(tokenizer, text_encoder, unet, vae, schedule, settings.prediction_type)
+    with one_sentence(spec):
+        _try(pieces, dtype, device)
+    return pieces
+
+
+@torch.no_grad()
+def _try(pieces: Pieces, dtype: torch.dtype, device: torch.device) -> None:
+    """One step on the smallest latent: parts may load and still not fit together.
+
+    Raises:
+        ValueError: what comes out is not what went in.
+        Exception: of whichever kind a network fails with.
+    """
+    unet, vae = pieces.unet, pieces.vae
+    side = 2 ** (len(unet.config.block_out_channels) - 1)
+    latent = torch.zeros(1, vae.config.latent_channels, side, side, device=device, dtype=dtype)
+    ids = torch.tensor([pieces.tokenizer("a photo").input_ids], device=device)
+    states = pieces.text_encoder(input_ids=ids).last_hidden_state.to(dtype)
+    eps = unet(latent, torch.tensor([0], device=device), encoder_hidden_states=states, return_dict=False)[0]
+    image = vae.decode(latent).sample
+    again = vae.encode(image).latent_dist.mode()
+    if not latent.shape == eps.shape == again.shape:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (latent, eps, again))
+        raise ValueError(f"latent, noise and encoded image have the shapes {shapes}")
 
 
 def fetch(spec: BackboneSpec) -> Path:
@@ -181,8 +206,7 @@ def one_sentence(spec: BackboneSpec) -> Iterator[None]:
     except BackboneError:
         raise
     except Exception as error:  # of whichever kind diffusers, transformers and tokenizers fail with on odd files
-        told = " ".join(str(error).strip().split("\n")[0].split()).rstrip(".")
-        raise unloadable(spec.id, told or type(error).__name__) from error
+        raise unloadable(spec.id, brief(error)) from error
 
 
 @contextmanager

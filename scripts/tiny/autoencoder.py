@@ -57,7 +57,7 @@ def encode_all(folder: Path) -> None:
     """Stage "latents": cache the scaled latent means and log-variances of the train split, set scaling_factor."""
     if (folder / "latents.npy").exists():
         return
-    vae = AutoencoderKL.from_pretrained(folder / "vae").to(work.device())
+    vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, trust_remote_code=False).to(work.device())
     moments = []
     for images in np.array_split(data.load_train(folder).images, 240):
         moments.append(vae.quant_conv(vae.encoder(data.tensor(images).to(vae.device))).cpu())

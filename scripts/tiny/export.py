@@ -27,8 +27,9 @@ def fresh_folder(target: Path) -> Iterator[Path]:
 def pipeline_of(folder: Path) -> StableDiffusionPipeline:
     """The averaged U-Net and text encoder with the autoencoder, as one pipeline in float32."""
     model = denoiser.averaged(folder)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, trust_remote_code=False)
     return StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(folder / "vae"), text_encoder=model.text_encoder, tokenizer=tokens.build(),
+        vae=vae, text_encoder=model.text_encoder, tokenizer=tokens.build(),
         unet=model.unet, scheduler=denoiser.scheduler(), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip

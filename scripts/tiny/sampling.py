@@ -19,7 +19,9 @@ BATCH = 100
 
 def load(folder: Path) -> StableDiffusionPipeline:
     """The exported pipeline, quiet, on the GPU when there is one."""
-    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True).to(work.device())
+    pipe = StableDiffusionPipeline.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    ).to(work.device())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

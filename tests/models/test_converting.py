@@ -12,7 +12,7 @@ import pytest
 import sd_tiny
 import torch
 from command_line import Command
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.models import converting
@@ -45,6 +45,19 @@ TOKENS = {
     "gal et al.": {"my-style": TWO},
     "a parameter in half precision": {"<x>": ONE.half().float()[None]},
 }
+
+
+def parameters(content: dict[str, torch.Tensor]) -> torch.nn.ParameterDict:
+    return torch.nn.ParameterDict({name: torch.nn.Parameter(rows) for name, rows in content.items()})
+
+
+FORMS["the first code's ParameterDict"] = {
+    "string_to_token": {"*": torch.tensor(265)},
+    "string_to_param": parameters({"*": TWO}),
+}
+FORMS["a ParameterDict with names"] = {"string_to_param": parameters({"<a>": ONE, "<b>": TWO})}
+TOKENS["the first code's ParameterDict"] = {"<learned_embeds>": TWO}
+TOKENS["a ParameterDict with names"] = {"<a>": ONE[None], "<b>": TWO}
 
 
 def saved(folder: Path, content: Any, **options: Any) -> Path:
@@ -115,6 +128,58 @@ def test_code_in_a_pickle_is_never_run(how: str, tmp_path: Path, diffaug: Comman
     with file.open("rb") as opened:  # the bomb is a real one
         torch.load(opened, weights_only=False) if how == "torch" else pickle.load(opened)  # noqa: S301
     assert (tmp_path / "ran").exists()
+
+
+def test_a_parameter_dict_is_no_door_for_code(tmp_path: Path, diffaug: Command) -> None:
+    """Neither beside it nor as an attribute of it; and torch's own class is never made."""
+    held = parameters({"*": TWO})
+    held.extra = Bomb(tmp_path / "ran")
+    for content in (
+        {"string_to_param": held},
+        {"string_to_param": parameters({"*": TWO}), "x": Bomb(tmp_path / "ran")},
+    ):
+        said = diffaug("convert", saved(tmp_path, content), tmp_path / "out")
+        assert "system beside tensors, which might run code, so it is not opened" in said.sentence
+        assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
+    found = converting._unpickled(saved(tmp_path, {"string_to_param": parameters({"*": TWO})}))
+    assert type(found["string_to_param"]) is converting.Parameters
+
+
+@pytest.mark.parametrize(("words", "token"), [((), "<bird-species>"), (("--token", "<sparrow>"), "<sparrow>")])
+def test_what_web_uis_write_gets_a_name(
+    words: tuple[str], token: str, tmp_path: Path, sd_folder: Path, diffaug: Command
+) -> None:
+    file, out = tmp_path / "bird-species.safetensors", tmp_path / "out"
+    save_file({"emb_params": TWO}, file)
+    said = diffaug("convert", file, out, *words)
+    assert said.code == 0 and f"its token is {token}" in said.out
+    assert torch.equal(load_concepts(out).tokens[token], TWO)
+    pipe = sd_tiny.pipeline(sd_folder)
+    pipe.load_textual_inversion(out / "learned_embeds.safetensors")
+    assert token in pipe.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "said"),
+    [
+        (
+            {"clip_l": vectors(768), "clip_g": vectors(1280)},
+            (),
+            "is an embedding of SDXL (clip_l and clip_g), which has two",
+        ),
+        ({"<a>": ONE, "<b>": TWO}, ("--token", "<c>"), "holds 2 tokens with names of their own, so drop --token <c>."),
+        ({"emb_params": vectors(3, 8, 8)}, (), "'<x>' has shape (3, 8, 8)"),
+        ({"emb_params": TWO}, ("--token", " "), "got a token named ' ', expected a short printable text."),
+        (None, (), "x.safetensors: cannot be read as safetensors ("),
+    ],
+)
+def test_safetensors_that_are_no_embedding(
+    content: Any, words: tuple[str], said: str, tmp_path: Path, diffaug: Command
+) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file(content, file) if content else file.write_bytes(b"no safetensors at all")
+    assert said in diffaug("convert", file, tmp_path / "out", *words).sentence
+    assert not (tmp_path / "out").exists()
 
 
 BAD: dict[str, tuple[Any, str]] = {
