@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from command_line import Answer, Command
 from PIL import Image
 
-from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.errors import RecipeError, SourceError
 from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.sources import check_class_names
 from diffaug_datasets.data.real import read_real
 
 OWN = ("--set", "backbone=tiny", "--set", "per_class=1", "--set", "config.num_inference_steps=2")
@@ -260,6 +263,38 @@ RECIPES = {
     "half a YAML value": ("seed=[1", "--set seed: got '[1', expected a YAML value ("),
     "an unknown protocol": ("protocol=5shots", "protocol: got '5shots', expected one of full, 5shot, 10shot, "),
     "an unknown builder": ("builder=fashon", "builder: got 'fashon', expected one of aircraft, "),
+    "images without end": ("per_class=1000000000", "per_class: got 1000000000, input should be less than or equal to"),
+    "images per image without end": ("per_image=1e308", "per_image: got 1e+308, input should be less than or equal to"),
+    "no number": ("per_image=.nan", "per_image: got nan, expected a finite number."),
+    "infinite": ("filters=[{column: clip_score, minimum: -.inf}]", "filters.0.minimum: got -inf, expected a finite"),
+    "a batch without end": ("batch_size=1000000000", "batch_size: got 1000000000, input should be less than or equal"),
+    "shards without end": ("shard_rows=1000000000", "shard_rows: got 1000000000, input should be less than or equal"),
+    "threads without end": ("threads=1000000000", "threads: got 1000000000, input should be less than or equal"),
+    "steps without end": ("config.num_inference_steps=1000000000", "config.num_inference_steps: got 1000000000, input"),
+    "training without end": ("config.concepts.steps=1000000000", "config.concepts.steps: got 1000000000, input should"),
+    "pixels without end": ("backbone.height=1000000000", "backbone.height: got 1000000000, input should be less than"),
+    "shots without end": ("protocol=1000000000shot", "protocol: got '1000000000shot', expected one of full, 5shot,"),
+    "a trial without end": (f"protocol=5shot_seed{'9' * 5000}", "protocol: got '5shot_seed999"),
+    "a seed of many digits": (f"seed={'9' * 30}", f"seed: got '{'9' * 30}', "),
+    "a number with a line below": ("protocol=5_000", "protocol: got '5_000', expected one of full, 5shot, 10shot,"),
+    "a key twice": (
+        "config={split_ratio: 0, split_ratio: 1}",
+        "--set config: got '{split_ratio: 0, split_ratio: 1}', ex",
+    ),
+    "an alias": (
+        "config={a: &a 1, b: *a}",
+        "--set config: got '{a: &a 1, b: *a}', expected a YAML value (line 1 holds ",
+    ),
+    "deep nesting": (
+        f"config={'[' * 1000}",
+        f"--set config: got '{'[' * 60}', expected a YAML value (line 1 is nested",
+    ),
+    "a deep key": (f"{'a.' * 60}b=1", "a.a.a.a.a"),
+    "a control character": (
+        'config.negative_prompt="\\e[31m"',
+        "config.negative_prompt: got '\\x1b[31m', which holds the",
+    ),
+    "a key that is a number": ("config={1: 2}", "config: keys must be text (got 1); put it in quotes."),
     "a missing model folder": (
         "backbone=/no/such/model",
         "backbone '/no/such/model' is neither a folder nor a Hub id: give an existing folder in diffusers format,",
@@ -284,7 +319,15 @@ FILES = {
     "no YAML": ("builder: [", "not a readable YAML file"),
     "no mapping": ("- builder", "got list, expected a mapping of recipe keys."),
     "no method": ("builder: fashion", "method: missing; a recipe needs it."),
-    "a number as a key": ("1: 2", "keys must be text"),
+    "a number as a key": ("1: 2", "keys must be text (got 1); put it in quotes."),
+    "nothing": ("", "the file is empty, expected a mapping of recipe keys."),
+    "comments alone": ("# mine", "the file is empty, expected a mapping of recipe keys."),
+    "a key twice": ("seed: 1\nmethod: genie\nseed: 2", "line 3 has the key 'seed', which line 1 has too; keep one of"),
+    "a key inside twice": ("config:\n  a: 1\n  a: 2", "line 3 has the key 'a', which line 2 has too; keep one of them"),
+    "aliases": ("a: &a [1]\nb: *a", "line 2 holds the alias *a; write out what it stands for"),
+    "tabs": ("config:\n\tratio: 1", "indent with spaces, not tabs"),
+    "deep nesting": ("a: " + "[" * 5000, "line 1 is nested more than 50 levels deep"),
+    "eleven megabytes": ("#" * 11_000_000, "has more than 10,000,000 bytes; it is not such a file"),
 }
 
 
@@ -296,6 +339,71 @@ def test_a_bad_recipe_file(diffaug: Command, tmp_path: Path, case: str) -> None:
         file.write_text(text, encoding="utf-8")
     assert expected in diffaug("plan", file, "--run", tmp_path / "run").sentence
     assert not (tmp_path / "run").exists()
+
+
+def test_more_images_than_a_plan_holds(diffaug: Command, tmp_path: Path) -> None:
+    """Refused before any row is drawn: ten million take minutes and more memory than most machines have."""
+    line = ("plan", "fashion_full_txt2img", "--set", "include_test=false", "--run", tmp_path / "run")
+    begin = time.process_time()
+    assert diffaug(*line, "--set", "per_image=10000").sentence == (
+        "per_image: got 10,000, which makes 20,000,000 images of 10 classes, expected 10,000,000 at most; a plan is "
+        "held in memory, at about 3 kB an image; lower per_class or per_image."
+    )
+    assert time.process_time() - begin < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repeats_without_end(diffaug: Command, tmp_path: Path) -> None:
+    line = ("plan", "fashion_999999shot_genie", "--set", "on_small_class=duplicate", "--run", tmp_path / "run")
+    assert diffaug(*line).sentence.startswith(
+        "protocol: 999999shot with on_small_class: duplicate repeats images 9,997,990 times, expected 1,000,000 at"
+    )
+
+
+SAVED = {
+    "with a byte-order mark, CRLF": ("utf-8-sig", "\r\n"),
+    "in UTF-16": ("utf-16", "\r\n"),
+}
+
+
+@pytest.mark.parametrize("how", SAVED)
+def test_a_recipe_that_windows_saved(diffaug: Command, images: Path, tmp_path: Path, how: str) -> None:
+    encoding, end = SAVED[how]
+    lines = [
+        "builder: imagefolder",
+        "source: images",
+        "method: img2img",
+        "per_class: 1",
+        "config:",
+        "  prompt: caf\u00e9",
+    ]
+    (tmp_path / "r.yaml").write_bytes(end.join(lines).encode(encoding))
+    assert diffaug("plan", tmp_path / "r.yaml", "--set", "backbone=tiny", "--run", tmp_path / "run").code == 0
+    (tmp_path / "r.yaml").write_bytes(end.join(lines).encode("cp1252"))
+    assert diffaug("plan", tmp_path / "r.yaml", "--run", tmp_path / "run2").sentence == (
+        f"{tmp_path / 'r.yaml'}: not a readable YAML file (line 6 holds the byte 0xe9, which is not UTF-8 "
+        "(Windows-1252, Latin-1?); save it as UTF-8)."
+    )
+
+
+def test_python_gets_the_same_sentences(tmp_path: Path) -> None:
+    again: dict[str, object] = {}
+    again["config"] = again
+    for content, expected in (
+        ({"per_class": 10**9}, "per_class: got 1000000000, input should be less than or equal to 100000"),
+        ({"seed": 10**400}, "seed: got a number of 1329 bits, expected one of 63 at most"),
+        ({"per_image": float("inf")}, "per_image: got inf, expected a finite number"),
+        ({"config": {"negative_prompt": "a\udcff"}}, "holds the lone surrogate .bytes that are not UTF-8. U.DCFF"),
+        ({"config": again}, "config.config.config.config.* is nested more than 50 levels deep"),
+    ):
+        with pytest.raises(RecipeError, match=expected):
+            Recipe.from_dict({"builder": "fashion", "method": "txt2img", **content})
+
+
+def test_class_names_that_no_terminal_takes() -> None:
+    for name, word in (("a\x1b[31m", "control character U.001B"), ("a\nb", "U.000A"), ("a\udcff", "lone surrogate")):
+        with pytest.raises(SourceError, match=word):
+            check_class_names("imagefolder", [name])
 
 
 NOT_THERE = ["plan", "cub_5shot_genie", "--source", "birds"]

@@ -42,7 +42,7 @@ class ConceptConfig(BaseModel):
         description="start of a token: a vocabulary id, or a phrase (mean of its tokens; {name} and {metaclass} are "
         "filled in); auto = id 42170 in CLIP's vocabulary, else {metaclass} or `thing`",
     )
-    seed: int = Field(default=42, ge=0, description="every draw of a step follows from it")
+    seed: int = Field(default=42, ge=0, lt=2**63, description="every draw of a step follows from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
 
     @model_serializer(mode="wrap")

@@ -23,7 +23,7 @@ class EmbeddingConfig(BaseModel):
     )
     by_class: bool = Field(default=False, description="images of one class a group; False: in the dataset's order")
     lr: float = Field(default=3e-2, gt=0, description="AdamW learning rate, constant")
-    seed: int = Field(default=42, ge=0, description="the start and every draw of a step follow from it")
+    seed: int = Field(default=42, ge=0, lt=2**63, description="the start and every draw of a step follow from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
 
     @model_serializer(mode="wrap")

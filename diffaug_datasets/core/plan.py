@@ -229,8 +229,8 @@ def check_size(recipe: Recipe, table: SourceTable, spec: PlanSpec) -> None:
     if planned > MOST_ROWS:
         key = "per_image" if recipe.per_class is None else "per_class"
         raise PlanError(
-            f"{key}: got {getattr(recipe, key):,}, which makes {planned:,} images of {len(wanted):,} classes, expected "
-            f"{MOST_ROWS:,} at most; {_TOO_MANY}"
+            f"{key}: got {getattr(recipe, key):,.9g}, which makes {planned:,} images of {len(wanted):,} classes, "
+            f"expected {MOST_ROWS:,} at most; {_TOO_MANY}"
         )
 
 

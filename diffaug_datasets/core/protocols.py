@@ -17,6 +17,7 @@ from diffaug_datasets.core.sources import Listed, Listing, SourceTable
 MANIFEST_SCHEMA = 1
 FORMS = "full, 5shot, 10shot, 5way1shot, lt100, 10pct, each optionally with a trial seed: 5shot_seed1"
 QUERIES = 16
+MOST_REPEATS = 1_000_000
 
 Kind = Literal["full", "shots", "long_tail", "percent"]
 SmallClass = Literal["warn", "error", "duplicate"]
@@ -252,9 +253,19 @@ def _draw(protocol: Protocol, labels: Sequence[int]) -> list[int]:
 
 
 def _repeats(protocol: Protocol, table: SourceTable) -> list[int]:
-    """For every class that has images but too few: so many of its places again, drawn with replacement."""
+    """For every class that has images but too few: so many of its places again, drawn with replacement.
+
+    Raises:
+        RecipeError: more repeats than anyone trains on.
+    """
     places = places_by_label(table.labels)
     asked = _asked(protocol, places, len(table.class_names))
+    count = sum(max(0, asked.get(label, 0) - len(own)) for label, own in places.items())
+    if count > MOST_REPEATS:
+        raise RecipeError(
+            f"protocol: {protocol.name} with on_small_class: duplicate repeats images {count:,} times, expected "
+            f"{MOST_REPEATS:,} at most; ask for fewer, or set on_small_class to warn."
+        )
     rng = random.Random(protocol.trial_seed)
     return [i for label, own in places.items() for i in rng.choices(own, k=max(0, asked.get(label, 0) - len(own)))]
 

@@ -161,7 +161,7 @@ class Recipe(BaseModel):
     )
     per_image: float = Field(default=5.0, gt=0, le=10_000, description="synthetic images a real one")
     per_class: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="synthetic images a class, instead of per_image"
+        default=None, ge=1, le=100_000, description="synthetic images a class, instead of per_image"
     )
     confusion: Annotated[str | None, Place(counts=False, files=TABLES)] = Field(
         default=None, description="confusion matrix (.csv, .json) or classifier id"
@@ -174,7 +174,7 @@ class Recipe(BaseModel):
     )
     scores: Scores = Scores()
     filters: tuple[Filter, ...] = ()
-    seed: int = Field(default=0, ge=0, description="every random choice follows from it")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="every random choice follows from it")
     shard_rows: int = Field(default=256, ge=1, le=100_000, description="rows a shard: the unit of work and resume")
     batch_size: int = Field(default=8, ge=1, le=1024, description="rows the network sees at once")
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads a worker; part of the bits")
