@@ -69,6 +69,35 @@ def test_every_verb_explains_itself(diffaug: Command, verb: str) -> None:
     assert f"Usage: diffaug {verb}" in said.out
 
 
+@pytest.mark.parametrize("line", [(), ("--debug",)])
+def test_the_command_alone_prints_its_help(diffaug: Command, line: tuple[str, ...]) -> None:
+    said = diffaug(*line)
+    assert (said.code, said.out, said.err) == (0, diffaug("--help").out, "")
+
+
+def test_whoever_stops_reading_sees_no_error(shell: Command) -> None:
+    """`head` closes the pipe at once, and the rest is more than a pipe holds."""
+    code = (
+        "from diffaug_datasets.cli import main, listings\n"
+        "listings.print_builders = lambda json: [listings.say('x' * 1000) for _ in range(1000)]\n"
+        "main(['builders'])"
+    )
+    said = shell("bash", "-c", '"$PYTHON" -c "$CODE" | head -c 10; echo " ${PIPESTATUS[0]}"', CODE=code)
+    assert (said.out, said.err) == ("xxxxxxxxxx 1\n", "")
+
+
+def test_a_user_without_a_home_is_told_or_served(shell: Command, tmp_path: Path) -> None:
+    nobody = "import os, sys, pwd\nos.environ.pop('HOME', 0); os.environ.pop('HF_HOME', 0)\n"
+    nobody += "def unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"
+    code = nobody + "from diffaug_datasets.cli import main; main(sys.argv[1:])"
+    line = ("plan", "fashion_2shot_genie", *SMALL, "--dry-run")
+    hub = ("--set", "backbone=stable-diffusion-v1-5/stable-diffusion-v1-5")
+    planned = shell(sys.executable, "-c", code, *line, *hub)
+    assert planned.code == 0 and "weights not here" in planned.out
+    told = shell(sys.executable, "-c", code, *line, "--source", "~/photos").sentence
+    assert told == "`~`: this user has no home and HOME is not set; set HOME, or write paths without `~`."
+
+
 def test_version_is_the_packages(diffaug: Command) -> None:
     import diffaug_datasets
 

@@ -64,7 +64,7 @@ def _nobody_reads() -> int:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             os.dup2(nowhere, stream.fileno())
-    return 141  # as a shell sees a process that SIGPIPE ends
+    return 1  # as typer does where a pipe breaks earlier
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
@@ -130,7 +131,7 @@ def emptied(assembled: Assembled) -> str:
 def over_budget(run: Run, assembled: Assembled) -> str:
     """A sentence if more rows failed than the recipe accepts, else an empty string."""
     planned, failed = len(run.plan.rows), len(assembled.failed)
-    if failed <= run.recipe.failure_budget * planned:
+    if failed <= Fraction(str(run.recipe.failure_budget)) * planned:  # 0.29 of 100 are 29, not 28.999...
         return ""
     return (
         f"{failed} of {planned} rows failed, above the budget of {run.recipe.failure_budget:.1%}; "

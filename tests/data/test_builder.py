@@ -1,7 +1,7 @@
 """Runs as `datasets` builders: CUB and ImageNet-LT layouts, folders, embedded data, end to end on real models."""
 
 from collections import Counter
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from PIL import Image
 from diffaug_datasets import list_builders, load, load_builder
 from diffaug_datasets.core.errors import DiffAugError, RecipeError, SourceError
 from diffaug_datasets.core.prompts import suffix_list
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.data import catalogue
 from diffaug_datasets.data.real import class_phrases
+from diffaug_datasets.run.progress import following
 
 QUICK = {"num_inference_steps": 3}
 CONCEPTS = {"steps": 2, "batch": 2, "rank": 2}
@@ -210,3 +213,53 @@ def test_python_hears_what_plan_would_say(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / place)
     with pytest.warns(UserWarning, match="1 image is there in more than one class.*: a/0.png = b/0.png"):
         load_builder("imagefolder_full_txt2img", str(tmp_path / "images"), "tiny", tmp_path / "run", per_class=1)
+
+
+def test_a_recipe_needs_no_name(tmp_path: Path) -> None:
+    recipe = catalogue.config_recipe("fashion_2shot_txt2img", per_class=1, include_test=False, config=QUICK)
+    file = tmp_path / "mine.yaml"
+    file.write_text(recipe.to_yaml())
+    assert Recipe.from_yaml(str(file)) == Recipe.from_yaml(file) == recipe
+    builders = [load_builder(recipe=given, run_dir=tmp_path / "run") for given in (recipe, file, str(file))]
+    assert len({builder.hash for builder in builders}) == 1
+    changed = load_builder(recipe=recipe, per_class=2, config={"guidance_scale": 3.0}, run_dir=tmp_path / "other")
+    assert len(changed.run.plan.rows) == 20 and changed.run.recipe.config == {**recipe.config, "guidance_scale": 3.0}
+    for both in ({}, {"name": "fashion_2shot_txt2img", "recipe": recipe}):
+        with pytest.raises(RecipeError, match="expected one of the two"):
+            load_builder(**both)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_is_shown_as_datasets_shows_it(
+    tmp_path: Path, shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+    given = {"per_class": 1, "include_test": False, "config": QUICK, "workers": 1, "device": "cpu"}
+    try:
+        load_builder("fashion_2shot_txt2img", run_dir=tmp_path / "run", **given).download_and_prepare()
+    finally:
+        datasets.enable_progress_bars()
+    said = capsys.readouterr()
+    assert ("10/10 images" in said.err) == shown and said.out == "" and "\x1b" not in said.err
+
+
+def test_a_terminal_or_notebook_gets_a_bar_and_a_file_gets_lines(tmp_path: Path) -> None:
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    run = load_builder("fashion_2shot_txt2img", run_dir=tmp_path / "run", per_class=1, include_test=False).run
+    for out, sign in ((Terminal(), "━"), (StringIO(), "  10/10 images, ")):
+        with following(run, out) as tick:
+            run.event(event="batch", unit="synthetic-00000", rows=10, failed=0)
+            tick()
+        assert sign in out.getvalue() and "10/10" in out.getvalue(), out
+
+
+def test_the_public_names_are_listed() -> None:
+    import diffaug_datasets
+
+    names = dir(diffaug_datasets)
+    assert {"Recipe", "Run", "load", "load_builder", "list_builders", "MixedDataset", "MixedStream"} <= set(names)
+    assert all(getattr(diffaug_datasets, name) is not None for name in names)
+    assert set(diffaug_datasets.__all__) <= set(names) and not [name for name in names if "import" in name]
