@@ -148,7 +148,7 @@ def test_planning_needs_no_torch_and_gives_the_same_plan(shell: Command, tmp_pat
     assert PLAN_ID.findall(without.out) == PLAN_ID.findall(with_torch.out)
     assert shell(*bare, "status", tmp_path / "a").code == 0
     refused = shell(*bare, "generate", tmp_path / "a").sentence
-    assert "is not installed; run `pip install 'diffaug-datasets[generate]'`" in refused
+    assert "is not installed; run `pip install '.[generate]'` in your clone of diffaug-datasets" in refused
 
 
 def test_generate_status_show_regen_and_report(diffaug: Command, finished: Path, tmp_path: Path) -> None:

@@ -54,6 +54,27 @@ def test_there_is_one_version() -> None:
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_lines_that_install_work_as_they_stand() -> None:
+    """From a clone: the package lies on no index. Every extra that a line or a sentence names exists."""
+    from diffaug_datasets.core.extras import EXTRAS, install
+
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(EXTRAS.values()) <= set(extras)
+    for module, extra in EXTRAS.items():
+        named = {name_of(item).replace("-", "_") for item in extras[extra]}
+        assert {"sklearn": "scikit_learn", "faiss": "faiss_cpu"}.get(module, module) in named
+    texts = [path for place in PLACES.values() for path in place.rglob("*") if path.suffix in (".py", ".jinja")]
+    texts += [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "scripts").glob("*")]
+    lines = [
+        line for path in texts if path.is_file() for line in re.findall(r"pip install (.*)", path.read_text("utf-8"))
+    ]
+    assert len(lines) > 3
+    for line in lines:
+        assert not re.match(r"['\"]?diffaug", line, re.IGNORECASE), line
+        assert set(re.findall(r"\.\[(\w+)\]", line)) <= set(extras), line
+    assert install("generate") == "`pip install '.[generate]'` in your clone of diffaug-datasets"
+
+
 def test_planning_and_loading_ask_for_nothing_heavy() -> None:
     project = PROJECT["project"]
     assert project["requires-python"] == ">=3.11"

@@ -12,13 +12,7 @@ from typing import NoReturn
 from diffaug_datasets.cli.release_verbs import app
 from diffaug_datasets.cli.terminal import note
 from diffaug_datasets.core.errors import DiffAugError
-
-GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jaxtyping")
-EXTRAS = {
-    **dict.fromkeys(GENERATING, "generate"),
-    "sklearn": "eval",
-    "datatrove": "cluster",
-}
+from diffaug_datasets.core.extras import EXTRAS, install
 
 FILES = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -101,7 +95,7 @@ def _sentence(error: Exception) -> str | None:
         place = error.filename or "the disk"
         return f"{place}: {error.strerror}; check the path, its rights and the free space, then run it again."
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
-        return f"this needs {error.name}, which is not installed; run `pip install 'diffaug-datasets[{extra}]'`."
+        return f"this needs {error.name}, which is not installed; run {install(extra)}."
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # of Python, and of torch
         return "memory ran out; give fewer --workers or a smaller batch_size, and run it again: what is finished stays."
     if isinstance(error, RuntimeError) and "home directory" in str(error):

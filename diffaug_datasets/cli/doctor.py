@@ -13,6 +13,7 @@ from diffaug_datasets import __version__
 from diffaug_datasets.cli.screen import say, say_facts, say_json
 from diffaug_datasets.core.backbone_spec import DEFAULT_ID, TINY, BackboneSpec, backbone_revision, hub_cache, resolve
 from diffaug_datasets.core.errors import DiffAugError
+from diffaug_datasets.core.extras import install
 from diffaug_datasets.data.price import cores, memory_free, size
 
 LIBRARIES = ("datasets", "huggingface_hub", "pyarrow", "torch", "diffusers", "transformers", "peft", "accelerate")
@@ -82,5 +83,5 @@ def _tiny() -> tuple[bool, str]:
     except DiffAugError as error:
         return False, str(error)
     except ModuleNotFoundError as error:
-        return False, f"needs {error.name}: pip install 'diffaug-datasets[generate]' ({sys.executable})"
+        return False, f"needs {error.name}: {install('generate')} ({sys.executable})"
     return True, f"{name} loads in {time.perf_counter() - begin:.1f} s"

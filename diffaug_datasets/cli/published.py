@@ -15,13 +15,14 @@ from diffaug_datasets.publish.verify import verify
 
 @dataclass(frozen=True)
 class Where:
-    """A config of a published set, and the real images where it does not carry them."""
+    """A config of a published set, and the real images and the model where it does not carry them."""
 
     place: str
     config: str | None
     revision: str | None
     source: str | None
     device: str
+    backbone: str | None = None
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def opened(where: Where) -> Iterator[Rebuilder]:
     repository = Repository.open(where.place, where.revision)
     release = repository.release(where.config)
     with tempfile.TemporaryDirectory(prefix="diffaug-") as folder:
-        yield Rebuilder(repository, release, Path(folder), where.source, where.device)
+        yield Rebuilder(repository, release, Path(folder), where.source, where.device, where.backbone)
 
 
 def run_verify(where: Where, sample: int, as_json: bool) -> int:

@@ -5,8 +5,19 @@ from typing import Annotated
 
 import typer
 
-from diffaug_datasets.cli.arguments import AsJson, Config, Device, Revision, RowPrefix, RunFolder, Source, local
+from diffaug_datasets.cli.arguments import (
+    AsJson,
+    Backbone,
+    Config,
+    Device,
+    Revision,
+    RowPrefix,
+    RunFolder,
+    Source,
+    local,
+)
 from diffaug_datasets.cli.verbs import app
+from diffaug_datasets.core.errors import RunError
 
 __all__ = ["app"]
 
@@ -63,6 +74,7 @@ def regen(
     config: Config = None,
     revision: Revision = None,
     source: Source = None,
+    backbone: Backbone = None,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
@@ -71,10 +83,15 @@ def regen(
     if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
         from diffaug_datasets.cli.inspecting import rebuild_row
 
+        given = {"--config": config, "--revision": revision, "--source": source, "--backbone": backbone}
+        if unused := next((name for name, value in given.items() if value is not None), None):
+            raise RunError(f"{unused}: is for published sets; {run} is a run folder and has its own, so leave it out.")
         raise typer.Exit(rebuild_row(folder, row, out, device, json))
     from diffaug_datasets.cli.published import Where, rebuild_published
 
-    raise typer.Exit(rebuild_published(Where(run, config, revision, source, _resolved(device)), row, out, json))
+    raise typer.Exit(
+        rebuild_published(Where(run, config, revision, source, _resolved(device), backbone), row, out, json)
+    )
 
 
 @app.command()
@@ -84,15 +101,15 @@ def verify(
     config: Config = None,
     revision: Revision = None,
     source: Source = None,
+    backbone: Backbone = None,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
     """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again."""
     from diffaug_datasets.cli.published import Where, run_verify
 
-    raise typer.Exit(
-        run_verify(Where(place, config, revision, source, _resolved(device) if sample else device), sample, json)
-    )
+    where = Where(place, config, revision, source, _resolved(device) if sample else device, backbone)
+    raise typer.Exit(run_verify(where, sample, json))
 
 
 def _resolved(device: str) -> str:

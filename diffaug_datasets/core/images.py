@@ -322,8 +322,8 @@ def encode_image(image: Image.Image, format: Literal["png", "webp"], xmp: str | 
     return buffer.getvalue()
 
 
-def xmp_packet(row_id: str, digital_source_type: DigitalSourceType) -> str:
-    """An XMP packet with the IPTC digital source type and the row id (`dc:identifier`).
+def xmp_packet(identifier: str, digital_source_type: DigitalSourceType) -> str:
+    """An XMP packet with the IPTC digital source type and who the image is (`dc:identifier`).
 
     `trainedAlgorithmicMedia`: made from text alone; `compositeWithTrainedAlgorithmicMedia`: made from a real photo.
     """
@@ -333,7 +333,7 @@ def xmp_packet(row_id: str, digital_source_type: DigitalSourceType) -> str:
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
-        f"<dc:identifier>{escape(row_id)}</dc:identifier>"
+        f"<dc:identifier>{escape(identifier)}</dc:identifier>"
         f"<Iptc4xmpExt:DigitalSourceType>{escape(kind)}</Iptc4xmpExt:DigitalSourceType>"
         '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )

@@ -142,6 +142,15 @@ class FailedRow(BaseModel):
     attempts: int
 
 
+def row_urn(plan_id: str, row_id: str) -> str:
+    """`urn:diffaug:<first 16 digits of the plan id>:<row id>`: who a row is, wherever it goes.
+
+    A row id alone repeats across plans: it does not depend on the dataset. The plan is the one that the image was made
+    under (column `plan_id`): images that another plan takes over keep their bytes, and so their name.
+    """
+    return f"urn:diffaug:{plan_id[:16]}:{row_id}"
+
+
 def column(model: type[BaseModel], field: str) -> Column:
     """The `Column` of a field of `PlanRow` or `Outcome`."""
     return next(item for item in model.model_fields[field].metadata if isinstance(item, Column))

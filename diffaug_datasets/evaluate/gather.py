@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import PlanHeader, Shard
-from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow
+from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, row_urn
 from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.progress import read_event
@@ -48,6 +48,12 @@ class Picture:
     planned: PlanRow
     outcome: Outcome
     data: bytes
+    plan_id: str
+
+    @property
+    def urn(self) -> str:
+        """Who the row is, under the plan that made it."""
+        return row_urn(self.plan_id, self.planned.row_id)
 
     @property
     def draw(self) -> Mapping[str, Any]:
@@ -218,7 +224,7 @@ def _picture(table: pa.Table, index: int) -> Picture:
     columns = table.slice(index, 1).to_pylist()[0]
     planned = PlanRow(**{name: columns[name] for name in PlanRow.model_fields if name in columns}, k=0)
     outcome = Outcome(**{name: columns[name] for name in Outcome.model_fields})
-    return Picture(planned, outcome, bytes(columns["image"]["bytes"]))
+    return Picture(planned, outcome, bytes(columns["image"]["bytes"]), columns["plan_id"])
 
 
 def _json_object(text: str | bytes) -> Mapping[str, Any]:

@@ -62,6 +62,7 @@ class Card:
     """A row for the page."""
 
     row_id: str
+    urn: str
     seed: str
     class_name: str
     real: bool
@@ -82,6 +83,7 @@ def card(gathered: Gathered, picture: Picture) -> Card:
     real = row.origin == "real"
     return Card(
         row_id=row.row_id,
+        urn=picture.urn,
         seed="" if row.seed is None else str(row.seed),
         class_name=names[row.label],
         real=real,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.core.rows import FailedRow, PlanRow
+from diffaug_datasets.core.rows import FailedRow, PlanRow, row_urn
 from diffaug_datasets.evaluate.gather import Gathered, Picture
 from diffaug_datasets.evaluate.pages import render
 from diffaug_datasets.evaluate.row_card import card, reason_text
@@ -79,7 +79,8 @@ def _lines(gathered: Gathered, planned: PlanRow, picture: Picture | None) -> Ite
         yield from _section("image", _some(picture.outcome, ("width", "height", "image_format", "pixel_sha256")))
         yield from _section("made", _some(picture.outcome, ("attempt", "batch_shape")))
     yield from _section("sources", _sources(gathered, row))
-    yield from _section("plan", {"plan_id": gathered.run.plan.id, "k": planned.k, "split": planned.split})
+    urn = picture.urn if picture else row_urn(gathered.run.plan.id, planned.row_id)
+    yield from _section("plan", {"urn": urn, "plan_id": gathered.run.plan.id, "k": planned.k, "split": planned.split})
 
 
 def _state(gathered: Gathered, planned: PlanRow, picture: Picture | None) -> str:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, from_numpy
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.extras import install
 from diffaug_datasets.numerics.nearest import Neighbours, exact_neighbours
 
 EXACT_UP_TO = 1_000_000
@@ -41,8 +42,8 @@ def _inverted_lists(pool: Float[Tensor, "n d"]) -> Any:
         faiss = importlib.import_module("faiss")
     except ModuleNotFoundError:
         raise BackboneError(
-            f"a pool of {len(pool):,} images is searched with faiss, which is not installed: run `pip install "
-            "'diffaug-datasets[retrieval]'`, or set config.search to exact (slower, needs nothing)."
+            f"a pool of {len(pool):,} images is searched with faiss, which is not installed: run "
+            f"{install('retrieval')}, or set config.search to exact (slower, needs nothing)."
         ) from None
     lists = max(1, int(len(pool) ** 0.5))
     index = faiss.index_factory(pool.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)

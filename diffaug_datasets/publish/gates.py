@@ -44,10 +44,13 @@ def verdicts(contents: Contents, options: PublishOptions) -> tuple[Verdict, ...]
 
 
 def refuse(found: Sequence[Verdict]) -> None:
-    """Raises PublishError with the first reason that nobody overruled."""
-    for verdict in found:
-        if not verdict.passed:
-            raise PublishError(verdict.reason)
+    """Raises PublishError with every reason that nobody overruled."""
+    against = [verdict.reason for verdict in found if not verdict.passed]
+    if len(against) > 1:
+        numbered = " ".join(f"({number}) {reason}" for number, reason in enumerate(against, 1))
+        raise PublishError(f"{len(against)} gates say no. {numbered}")
+    if against:
+        raise PublishError(against[0])
 
 
 def _licence(contents: Contents, options: PublishOptions) -> str:

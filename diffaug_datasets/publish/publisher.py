@@ -38,7 +38,8 @@ def publish(
     """Publish a finished run.
 
     Raises:
-        PublishError: not finished, a gate says no, or the place does not take it; nothing half is visible then.
+        PublishError: not finished, gates say no (all are named), or the place does not take it; nothing half is
+            visible then.
     """
     options = options or PublishOptions()
     with _opened(run, target, options) as (found, said):

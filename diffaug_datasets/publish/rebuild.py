@@ -3,20 +3,21 @@
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_name
+from diffaug_datasets.core.errors import BackboneError, PublishError
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.data.foreign_tables import provenance_rows, shard_table
 from diffaug_datasets.data.hub_images import HubChoice
-from diffaug_datasets.data.joining import located, planned_real
-from diffaug_datasets.data.real import read_real
+from diffaug_datasets.data.joining import Place, located, planned_real
+from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.publish.provenance import FAILED
@@ -49,13 +50,18 @@ class Closeness:
 
 @dataclass
 class Rebuilder:
-    """Rebuilds rows of one release; models and sources are loaded once. `folder` holds the fits meanwhile."""
+    """Rebuilds rows of one release; models and sources are loaded once. `folder` holds the fits meanwhile.
+
+    `source`: a person's own real images. `backbone`: a folder or a Hub id that stands in for a model of the publisher
+    which is not published; it must be the very one that the plan states.
+    """
 
     repository: Repository
     release: Release
     folder: Path
     source: str | None = None
     device: str = "cpu"
+    backbone: str | None = None
 
     def row(self, prefix: str) -> Mapping[str, Any]:
         """The provenance of the one generated row that begins so.
@@ -98,7 +104,31 @@ class Rebuilder:
             target = self.folder / file.file.removeprefix(FITS)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.repository.checked(self.release, file.file), target)
+        recipe = recipe.model_copy(update={"backbone": self._model(recipe.backbone)})
         return regenerator(recipe, self.folder, self._sources(recipe), device=self.device)
+
+    def _model(self, spec: BackboneSpec) -> BackboneSpec:
+        """The model that made the rows.
+
+        Raises:
+            PublishError: it is not here, or another one lies in its place.
+        """
+        stated = next((str(row["backbone"]) for row in self.rows if row["backbone"]), "")
+        if not stated:
+            return spec
+        made = f"{self.repository.where}: its images were made by {stated}"
+        given = spec if self.backbone is None else spec.model_copy(update={"id": self.backbone, "revision": None})
+        try:
+            here = backbone_name(given)
+        except BackboneError:
+            if self.backbone is not None or "/" in stated:
+                raise
+            raise PublishError(
+                f"{made}, a folder of the publisher that is not published; give your copy with --backbone."
+            ) from None
+        if here.rpartition("@")[2] != stated.rpartition("@")[2]:
+            raise PublishError(f"{made}, and this is {here}; give that very model with --backbone.")
+        return given
 
     def _sources(self, recipe: Recipe) -> ReadSource:
         """Real images by id: from a person's own copy if given, else from the release."""
@@ -108,11 +138,20 @@ class Rebuilder:
         return sources_in([shard_table(self.repository, self.release, f.path) for f in files])
 
     def _own(self, recipe: Recipe) -> ReadSource:
-        rows = planned_real(self.repository, self.release, "train")
-        choice, partial = HubChoice.of(recipe, self.source), self.source is not None
-        real = read_real(recipe.builder, self.source, partial=partial, choice=choice, on_bad_image="skip")
-        places = located(real, rows, self.source or recipe.builder)
-        return lambda wanted: real.read(*places[wanted])
+        """Read when a row first asks: one that starts from no image needs none."""
+
+        @cache
+        def found() -> tuple[RealSet, Mapping[str, Place]]:
+            rows = planned_real(self.repository, self.release, "train")
+            choice, partial = HubChoice.of(recipe, self.source), self.source is not None
+            real = read_real(recipe.builder, self.source, partial=partial, choice=choice, on_bad_image="skip")
+            return real, located(real, rows, self.source or recipe.builder)
+
+        def read(wanted: str) -> bytes:
+            real, places = found()
+            return real.read(*places[wanted])
+
+        return read
 
     def _distance(self, row_id: str, data: bytes) -> tuple[float, int] | tuple[None, None]:
         """Mean and largest absolute difference to the published pixels."""

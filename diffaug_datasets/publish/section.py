@@ -19,6 +19,7 @@ from diffaug_datasets.data.release import Release
 from diffaug_datasets.publish.citations import bibtex, papers_used
 from diffaug_datasets.publish.contents import SHEET, Contents
 from diffaug_datasets.publish.licences import MODELS, model_terms
+from diffaug_datasets.publish.needs import needs
 from diffaug_datasets.publish.provenance import EXTRA_MEANING, STATUS, column_meanings
 from diffaug_datasets.publish.quality import INVERTED, JUDGED, TITLES
 from diffaug_datasets.run.assembly import REAL_MODES
@@ -49,6 +50,7 @@ def section(contents: Contents, target: str, tag: str | None) -> str:
             header=header,
             facts=contents.facts,
             target=target,
+            needs=needs(contents),
             tag=tag,
             method=method,
             steps=inspect.getdoc(method) or "",

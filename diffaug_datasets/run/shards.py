@@ -13,7 +13,7 @@ import pyarrow as pa
 from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import DigitalSourceType, encode_image, format_of, pixel_sha256, xmp_packet
-from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.rows import PlanRow, row_urn
 from diffaug_datasets.run.features import arrow_schema, schema_digest, write_stream
 from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
 
@@ -127,7 +127,7 @@ def encode_row(made: "Made", scores: dict[str, Any], plan_id: str, image_format:
     from PIL import Image
 
     picture = Image.fromarray(made.pixels)
-    data = made.encoded if made.encoded is not None else _stamped(made, picture, image_format)
+    data = made.encoded if made.encoded is not None else _stamped(made, picture, plan_id, image_format)
     measured = {**made.measured, **scores.get("measured", {})}
     outcome = {"measured": canonical(measured), "attempt": made.attempt, "batch_shape": made.batch_shape}
     image = {
@@ -140,8 +140,8 @@ def encode_row(made: "Made", scores: dict[str, Any], plan_id: str, image_format:
     return {**planned_columns(made.row), "plan_id": plan_id, **scores, **outcome, **image}
 
 
-def _stamped(made: "Made", picture: "Image", image_format: ImageFormat) -> bytes:
-    """The picture, encoded, with a packet that says it was made and from what."""
+def _stamped(made: "Made", picture: "Image", plan_id: str, image_format: ImageFormat) -> bytes:
+    """The picture, encoded, with a packet that says who it is, and that it was made and from what."""
     edited = bool(made.row.source_ids)
     kind: DigitalSourceType = "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
-    return encode_image(picture, image_format, xmp_packet(made.row.row_id, kind))
+    return encode_image(picture, image_format, xmp_packet(row_urn(plan_id, made.row.row_id), kind))

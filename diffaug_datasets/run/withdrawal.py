@@ -1,4 +1,7 @@
-"""A finished run without some of its real images: a run folder of its own, where all other rows are the same bytes."""
+"""A finished run without some of its real images: a run folder of its own, where all other rows are the same bytes.
+
+So their images go on naming the plan that made them (`row_urn`, column `plan_id`), not the new one.
+"""
 
 import shutil
 from collections.abc import Collection, Set

@@ -329,7 +329,7 @@ def test_other_formats_are_refused():
 
 
 @pytest.mark.parametrize("kind", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"])
-def test_the_packet_is_xml_with_source_type_and_escaped_row_id(kind):
+def test_the_packet_is_xml_with_source_type_and_escaped_identifier(kind):
     root = ElementTree.fromstring(xmp_packet("a<b&", kind))
     values = {element.tag.rsplit("}", 1)[1]: element.text for element in root.iter()}
     assert values["identifier"] == "a<b&"

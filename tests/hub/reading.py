@@ -5,7 +5,7 @@ import time
 from urllib.parse import parse_qs
 
 from hub.server import Handler, Refusal, route
-from hub.store import Commit, Entry, git_sha1, now
+from hub.store import Commit, Entry, Repo, git_sha1, now
 
 REVISION = r"(?P<revision>[^/]+)"
 
@@ -127,23 +127,24 @@ def paths_info(self: Handler, type: str, id: str, revision: str) -> None:
 
 @route("discussions", "GET", r"{repo}/discussions")
 def discussions(self: Handler, type: str, id: str) -> None:
-    """The open pull requests, in one page."""
-    found = [_told(self, number, title) for number, title in self.repo(type, id).requests.items()]
+    """The pull requests, in one page."""
+    found = [_told(self, self.repo(type, id), number) for number in self.repo(type, id).requests]
     self.send(200, {"discussions": found, "count": len(found), "start": 0, "numClosedDiscussions": 0})
 
 
 @route("discussion", "GET", r"{repo}/discussions/(?P<number>\d+)")
 def discussion(self: Handler, type: str, id: str, number: str) -> None:
     """One pull request."""
-    title = self.repo(type, id).requests.get(int(number))
-    if title is None:
+    repo = self.repo(type, id)
+    if int(number) not in repo.requests:
         raise Refusal(404, message="no such discussion")
     more = {"events": [], "changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "diffUrl": ""}
-    self.send(200, {**_told(self, int(number), title), **more, "repo": {"name": id, "type": type}})
+    self.send(200, {**_told(self, repo, int(number)), **more, "repo": {"name": id, "type": type}})
 
 
-def _told(self: Handler, number: int, title: str) -> dict[str, object]:
-    state = {"status": "open", "isPullRequest": True, "createdAt": now()}
+def _told(self: Handler, repo: Repo, number: int) -> dict[str, object]:
+    title = repo.requests[number]
+    state = {"status": repo.ended.get(number, "open"), "isPullRequest": True, "createdAt": now()}
     return {"num": number, "title": title, "author": {"name": self.hub.user}, "repo": {"name": "", "type": ""}, **state}
 
 

@@ -55,7 +55,8 @@ class Commit:
 
 @dataclass
 class Repo:
-    """One repository. `heads`: branch or `refs/pr/N` -> commit; `requests`: number -> title of a pull request."""
+    """One repository. `heads`: branch or `refs/pr/N` -> commit; `requests`: number -> title of a pull request;
+    `ended`: number -> `closed` or `merged`, of those that are not open."""
 
     kind: str
     id: str
@@ -64,6 +65,7 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     requests: dict[int, str] = field(default_factory=dict)
+    ended: dict[int, str] = field(default_factory=dict)
 
     def at(self, revision: str) -> Commit | None:
         """The commit that a branch, a tag or the first digits of a commit name."""

@@ -292,7 +292,7 @@ def test_without_faiss_a_large_pool_says_what_to_install(monkeypatch: pytest.Mon
     try:
         find = search.searcher(vectors[:3], vectors, "auto")
     except BackboneError as error:
-        assert "pip install 'diffaug-datasets[retrieval]'" in str(error)
+        assert "`pip install '.[retrieval]'` in your clone" in str(error)
         assert "config.search to exact" in str(error)
         return
     assert find(1).place.flatten().tolist() == [0, 1, 2]

@@ -5,14 +5,12 @@ import json
 import re
 from collections import Counter
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import Command
 from hub.server import LoopbackHub
 from PIL import Image
 from small_release import made
@@ -100,19 +98,6 @@ def test_every_number_follows_from_the_shards(hub: LoopbackHub, finished: Run, f
     assert tests
     assert f"None of them shows one of the {len(tests.sources)} test images" in repository.card.body
     assert "the embeddings of the encoder" in repository.card.body
-
-
-@pytest.mark.full
-def test_the_lines_on_checking_work(finished: Run, tmp_path: Path, diffaug: Command) -> None:
-    """As they stand on the card, with a row's id put in."""
-    publish(finished, f"file://{tmp_path}/fashion")
-    card = (tmp_path / "fashion" / "README.md").read_text()
-    block = re.findall(r"```console\n(.*?)```", card, re.S)[0].replace("ROW_ID", finished.plan.rows[2].row_id)
-    lines = [line.removeprefix("$ diffaug ").split() for line in block.splitlines()]
-    assert [words[0] for words in lines] == ["verify", "regen"]
-    for words in lines:
-        said = diffaug(*words, "--device", "cpu")
-        assert (said.code, "bit-equal" in said.out) == (0, True), said
 
 
 def test_the_head_counts_rows_and_bytes(hub: LoopbackHub, finished: Run) -> None:

@@ -15,6 +15,7 @@ from diffaug_datasets.core.sources import BuilderFacts
 from diffaug_datasets.publish import contents as contents_module
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import preview, publish
+from diffaug_datasets.run.assembly import assemble
 from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"
@@ -95,6 +96,48 @@ def test_too_many_failed_rows(hub: LoopbackHub, copied: Callable[[], Run]) -> No
     assert "objection of the gate `failed-rows`" in hub.files(NAME)["README.md"].decode()
 
 
+def emptied(run: Run) -> Run:
+    """The run as where the filters took every row out."""
+    done = json.loads((run.folder / "run.json").read_text())
+    done["files"] = [file for file in done["files"] if file["origin"] == "real"]
+    for count in done["counts"]:
+        count["kept"] = 0
+    (run.folder / "run.json").write_text(json.dumps(done))
+    return Run(run.folder)
+
+
+def test_a_set_without_a_synthetic_row(hub: LoopbackHub, copied: Callable[[], Run]) -> None:
+    run = emptied(copied())
+    with pytest.raises(PublishError, match=r"^failed-rows: no synthetic row was kept; loosen .*--allow failed-rows"):
+        publish(run, NAME)
+    assert not hub.writes()
+
+
+@pytest.mark.usefixtures("forbidden")
+def test_all_gates_that_object_are_named_at_once(
+    hub: LoopbackHub, copied: Callable[[], Run], diffaug: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the way past each; one by one they are overruled, and the last one still stands."""
+    run = emptied(copied())
+    monkeypatch.setattr("diffaug_datasets.publish.gates.local_models", lambda recipe: ["backbone.id"])
+    monkeypatch.setattr("diffaug_datasets.publish.licences.MODELS", {})
+    ways = {
+        "licence: ": "--i-have-rights",
+        "model-licence: ": "--allow model-licence",
+        "local-model: ": "--allow local-model",
+        "failed-rows: ": "--allow failed-rows",
+    }
+    said = diffaug("publish", run.folder, NAME).sentence
+    assert said.startswith("4 gates say no. (1) licence: ")
+    assert [said.index(word) for word in ways] == sorted(said.index(word) for word in ways)
+    assert all(way in said for way in ways.values())
+    shown = diffaug("publish", run.folder, NAME, "--dry-run")
+    assert (shown.code, shown.out.count("REFUSED")) == (1, 4)
+    left = diffaug("publish", run.folder, NAME, *[word for way in list(ways.values())[:3] for word in way.split()])
+    assert left.sentence.startswith("failed-rows: no synthetic row was kept")
+    assert not hub.writes()
+
+
 def test_counts_that_do_not_add_up(hub: LoopbackHub, copied: Callable[[], Run]) -> None:
     run = copied()
     done = json.loads((run.folder / "run.json").read_text())
@@ -128,6 +171,17 @@ def test_shards_of_two_schemas(hub: LoopbackHub, copied: Callable[[], Run]) -> N
     with pytest.raises(PublishError, match=r"rows: train-00002-of-00004\.arrow has another schema"):
         publish(run, NAME)
     assert not hub.writes()
+
+
+def test_rows_of_two_stacks_are_no_promise_of_equal_bits(hub: LoopbackHub, copied: Callable[[], Run]) -> None:
+    run = copied()
+    receipt = run.receipt("synthetic-00001")
+    assert receipt and (run.folder / "run.json").is_file()
+    run.write_receipt(receipt.model_copy(update={"stack": {**receipt.stack, "torch": "another"}}))
+    (run.folder / "run.json").unlink()
+    assert (done := assemble(run)).tier == "T2" and len(done.stacks) == 2
+    card = preview(run, NAME).card
+    assert "tier T2 (several stacks made the rows" in card and "torch another" in card
 
 
 def test_a_filtered_run_says_what_was_dropped(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,5 +1,6 @@
 """Publishing to the Hub: what lies there afterwards, what a reader sees meanwhile, and what stays of earlier pushes."""
 
+import hashlib
 import json
 import socket
 from collections.abc import Callable
@@ -200,6 +201,29 @@ def test_a_pull_request_is_opened_once(hub: LoopbackHub, finished: Run, waits: W
     assert not hub.repo(NAME).tags
 
 
+@pytest.mark.parametrize("ended", ["closed", "merged"])
+def test_a_request_that_is_closed_is_not_written_to(hub: LoopbackHub, finished: Run, ended: str) -> None:
+    first = publish(finished, NAME, PublishOptions(create_pr=True))
+    assert publish(finished, NAME, PublishOptions(create_pr=True)).revision == first.revision
+    hub.repo(NAME).ended[1] = ended
+    commit = hub.repo(NAME).heads["refs/pr/1"]
+    second = publish(finished, NAME, PublishOptions(create_pr=True))
+    assert (first.revision, second.revision) == ("refs/pr/1", "refs/pr/2")
+    assert hub.repo(NAME).heads["refs/pr/1"] == commit
+    assert "README.md" in hub.files(NAME, "refs/pr/2")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "train-00001-of-00004.arrow", "run.json"])
+def test_a_file_with_other_bytes_is_sent_again(hub: LoopbackHub, finished: Run, name: str) -> None:
+    """What lies at the right path is not therefore right: small files in git, large ones by LFS."""
+    publish(finished, NAME)
+    whole, path = hub.files(NAME), f"{folder_of(finished)}/{name}"
+    HfApi().upload_file(path_or_fileobj=b"other" + whole[path], path_in_repo=path, repo_id=NAME, repo_type="dataset")
+    assert hub.files(NAME) != whole
+    assert publish(finished, NAME).sent == 1
+    assert hub.files(NAME) == whole
+
+
 def test_parquet_and_back(hub: LoopbackHub, finished: Run, other_config: Run) -> None:
     publish(finished, NAME)
     publish(finished, NAME, PublishOptions(file_format="parquet"))
@@ -286,7 +310,8 @@ def test_the_published_recipe_plans_the_same(hub: LoopbackHub, finished: Run, tm
     path.write_bytes(hub.files(NAME)[f"{folder_of(finished)}/recipe.yaml"])
     assert prepare(Recipe.from_yaml(path)).plan.id == finished.plan.id
     assert yaml.safe_load(path.read_text())["source"] is None
-    assert sha256_file(finished.folder / "plan.parquet")
+    plan = hub.files(NAME)[f"{folder_of(finished)}/plan.parquet"]
+    assert hashlib.sha256(plan).hexdigest() == sha256_file(finished.folder / "plan.parquet")
 
 
 def test_an_older_plan_without_a_tag_gets_one_before_it_goes(hub: LoopbackHub, finished: Run, other_plan: Run) -> None:
