@@ -23,7 +23,9 @@ GRACE_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line and leave with its code: 0, 1 (a result that is not good), 2 (a mistake), 130 (Ctrl-C)."""
+    """Run a command line and leave with its code: 0, 1 (a result that is not good), 2 (a mistake), 3 (nothing of what
+    was asked for could be checked), 130 (Ctrl-C).
+    """
     _hold_stdin()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given

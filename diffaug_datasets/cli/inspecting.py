@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.run.progress import Status, status
 from diffaug_datasets.run.store import Run
+
+if TYPE_CHECKING:
+    from diffaug_datasets.run.closeness import Closeness
 
 
 def print_status(folder: Path, as_json: bool) -> None:
@@ -56,26 +59,34 @@ def make_report(folders: Sequence[Path], out: Path | None) -> None:
 
 
 def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_json: bool) -> int:
-    """Make one row again; 1 where its pixels are others than the stored ones."""
+    """Make one row again; 1 where its pixels are not what they should be on this stack."""
+    from diffaug_datasets.run.closeness import closeness
     from diffaug_datasets.run.context import sources_in
     from diffaug_datasets.run.execute import resolve_device
     from diffaug_datasets.run.features import read_stream
-    from diffaug_datasets.run.regenerate import regenerator
+    from diffaug_datasets.run.regenerate import Regenerator
 
     run = Run.open(folder)
-    columns = finished_row(run, prefix)
+    columns, image, stack = finished_row(run, prefix)
     tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards() if s.name.startswith("real")]
-    rebuild = regenerator(run.recipe, run.folder / "fits", sources_in(tables), device=resolve_device(device))
-    made = rebuild(columns)
+    fits, device = run.folder / "fits", resolve_device(device)
+    regenerate = Regenerator(run.recipe, run.plan, fits, sources_in(tables), device=device)
+    made = regenerate(columns)
     if out is not None:
         write_new(out, made.data)
-    digests = {"stored": columns["pixel_sha256"], "made": made.pixel_sha256}
+    row_id, stored = str(columns["row_id"]), str(columns["pixel_sha256"])
+    found = closeness(row_id, stored, made, [stack], regenerate, lambda: image)
+    return say_closeness(found, as_json)
+
+
+def say_closeness(found: "Closeness", as_json: bool) -> int:
+    """Print how a rebuilt row compares; 1 where it is not as it should be, 3 where that cannot be known."""
+    verdict = "ok" if found.is_good else "could not check" if found.is_unknown else "WRONG"
     if as_json:
-        say_json({"row_id": columns["row_id"], "equal": made.equal, **digests})
+        say_json({**asdict(found), "outcome": verdict})
     else:
-        verdict = "bit-equal to the stored image" if made.equal else "differs from the stored image"
-        say(f"row {columns['row_id']}: {verdict} (pixel sha256 {made.pixel_sha256[:16]})")
-    return 0 if made.equal else 1
+        say(str(found))
+    return {"ok": 0, "could not check": 3, "WRONG": 1}[verdict]
 
 
 def write_new(out: Path, data: bytes) -> None:
@@ -86,8 +97,8 @@ def write_new(out: Path, data: bytes) -> None:
         raise RunError(f"{out}: cannot be written ({error.strerror}); give another place.") from None
 
 
-def finished_row(run: Run, prefix: str) -> dict[str, Any]:
-    """The columns of a finished generated row, without its image.
+def finished_row(run: Run, prefix: str) -> tuple[dict[str, Any], bytes, dict[str, str]]:
+    """The columns of a finished generated row without its image, that image, and the stack that made it.
 
     Raises:
         RunError: no row or several begin so, it failed, or it is not made yet.
@@ -103,8 +114,8 @@ def finished_row(run: Run, prefix: str) -> dict[str, Any]:
         raise RunError(f"row {row_id}: has no image; it failed after {failed.attempts} attempts ({failed.reason}).")
     table = read_stream(str(run.shard_path(shard.name)))
     place = table.column("row_id").to_pylist().index(row_id)
-    columns: dict[str, Any] = table.drop_columns(["image"]).slice(place, 1).to_pylist()[0]
-    return columns
+    columns: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
+    return columns, bytes(columns.pop("image")["bytes"]), receipt.stack
 
 
 def find_row(run: Run, prefix: str) -> str:

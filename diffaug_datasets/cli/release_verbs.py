@@ -78,7 +78,11 @@ def regen(
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Rebuild one row from its own columns and say whether it is bit-equal (exit code 1 if not)."""
+    """Rebuild one row and compare it with the stored image.
+
+    On the stack that made it, it must be equal bit for bit; on another one the difference is measured and must stay
+    within a tolerance. Exit code 0 where it does, 1 where it does not, 3 where there are no pixels to measure from.
+    """
     folder = Path(run)
     if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
         from diffaug_datasets.cli.inspecting import rebuild_row
@@ -105,7 +109,12 @@ def verify(
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again."""
+    """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again.
+
+    Each check ends in ok (a row: bit-equal, or within tolerance on another stack), WRONG, or could not check (a model,
+    a source or a version is not here). Exit code 0 where nothing is wrong, 1 where something is, 3 where nothing is and
+    not one row of --sample could be checked.
+    """
     from diffaug_datasets.cli.published import Where, run_verify
 
     where = Where(place, config, revision, source, _resolved(device) if sample else device, backbone)

@@ -9,7 +9,7 @@ rows; where their images would pass `SHARD_BYTES`, the header states how many ro
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, islice
@@ -38,7 +38,8 @@ RESTORED = 3  # lossless bytes of a picture at its source's size, by the bytes o
 class PlanHeader(BaseModel):
     """What the rows rest on.
 
-    `sizes`: rows a shard by its stem, where shards were cut by bytes or rows were taken out of a plan that was made.
+    `sizes`: rows per shard by its stem, where shards were cut by bytes or rows were taken out of a plan that was made.
+    `gaps`: the places in a synthetic shard's order of work that are empty since rows were taken out, by its name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,25 +57,41 @@ class PlanHeader(BaseModel):
     backbone: str
     warnings: tuple[str, ...] = ()
     sizes: dict[str, tuple[NonNegativeInt, ...]] | None = None
+    gaps: dict[str, tuple[NonNegativeInt, ...]] | None = None
 
     @model_serializer(mode="wrap")
-    def _without_unused_sizes(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_drawn(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A plan whose shards all have their number of rows does not speak of it."""
         content: dict[str, Any] = serialise(self)
-        return content if self.sizes else {key: value for key, value in content.items() if key != "sizes"}
+        return {key: value for key, value in content.items() if value or key not in ("sizes", "gaps")}
+
+
+Batch = tuple[PlanRow | None, ...]
+"""The rows of one planned batch, each at its place; None where a row was taken out of the plan later."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive rows of a plan that become one file; `name` is its stem."""
+    """Consecutive rows of a plan that become one file; `name` is its stem. `gaps`: see `PlanHeader`."""
 
     name: str
     rows: tuple[PlanRow, ...]
+    gaps: tuple[int, ...] = ()
 
-    def batches(self, size: int) -> Iterator[tuple[PlanRow, ...]]:
-        """Rows grouped by the work they need, so that few batches mix start steps; the last may be short."""
-        order = sorted(self.rows, key=lambda r: (r.num_inference_steps or 0, r.start_step or 0, r.row_id))
-        return (tuple(order[i : i + size]) for i in range(0, len(order), size))
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Rows grouped by the work they need, so that few batches mix start steps; the last may be short.
+
+        A row's place in its batch is part of how it is made: kernels may give other last bits at another place.
+        """
+        order = self.in_order()
+        batches = (order[i : i + size] for i in range(0, len(order), size))
+        return (batch for batch in batches if any(batch))
+
+    def in_order(self) -> Batch:
+        """The rows in the order of work, None at the gaps."""
+        rows = iter(sorted(self.rows, key=lambda r: (r.num_inference_steps or 0, r.start_step or 0, r.row_id)))
+        gaps = set(self.gaps)
+        return tuple(None if place in gaps else next(rows) for place in range(len(self.rows) + len(gaps)))
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,7 @@ class Plan:
 
     def _cut(self, rows: Sequence[PlanRow], stem: str, size: int) -> tuple[Shard, ...]:
         sizes = (self.header.sizes or {}).get(stem)
-        return cut(rows, stem, size) if sizes is None else cut_unevenly(rows, stem, sizes)
+        return cut(rows, stem, size) if sizes is None else cut_unevenly(rows, stem, sizes, self.header.gaps or {})
 
     def images_a_class(self) -> Counter[str]:
         """Class name -> planned synthetic images."""
@@ -126,17 +143,22 @@ def cut(rows: Sequence[PlanRow], stem: str, size: int) -> tuple[Shard, ...]:
     return tuple(Shard(f"{stem}-{i:05d}", tuple(rows[i * size : (i + 1) * size])) for i in range(count))
 
 
-def cut_unevenly(rows: Sequence[PlanRow], stem: str, sizes: Sequence[int]) -> tuple[Shard, ...]:
+def cut_unevenly(
+    rows: Sequence[PlanRow], stem: str, sizes: Sequence[int], gaps: Mapping[str, tuple[int, ...]]
+) -> tuple[Shard, ...]:
     """Shards of so many rows each, under the names that they had; one that lost all its rows is left out.
 
     Raises:
-        PlanError: the sizes are not those of the rows.
+        PlanError: the sizes or gaps are not those of the rows.
     """
     if sum(sizes) != len(rows):
         raise PlanError(f"the plan has {len(rows)} {stem} rows, its shards {sum(sizes)}; plan again.")
     ends = list(accumulate(sizes))
-    parts = enumerate(zip(sizes, ends, strict=True))
-    return tuple(Shard(f"{stem}-{i:05d}", tuple(rows[end - size : end])) for i, (size, end) in parts if size)
+    cuts = [(f"{stem}-{i:05d}", size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True)) if size]
+    shards = tuple(Shard(name, tuple(rows[end - size : end]), gaps.get(name, ())) for name, size, end in cuts)
+    if lost := [s.name for s in shards if any(gap >= len(s.rows) + len(set(s.gaps)) for gap in s.gaps)]:
+        raise PlanError(f"the plan has gaps behind the end of {lost[0]}; plan again.")
+    return shards
 
 
 def real_rows(table: SourceTable, seed: int, split: Split) -> tuple[PlanRow, ...]:

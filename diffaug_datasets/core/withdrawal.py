@@ -45,7 +45,14 @@ def _header(plan: Plan, gone: Set[str], real: Sequence[PlanRow]) -> PlanHeader:
     withdrawn = sorted({*gone, *old.recipe.get("withdrawn", ())})
     sizes = {**(old.sizes or {}), **{stem: _sizes(plan, stem, gone) for stem in ("real", "synthetic")}}
     changes = {"recipe": {**old.recipe, "withdrawn": withdrawn}, "sources": _digest(old, real), "sizes": sizes}
-    return old.model_copy(update=changes)
+    return old.model_copy(update={**changes, "gaps": _gaps(plan, gone)})
+
+
+def _gaps(plan: Plan, gone: Set[str]) -> dict[str, tuple[int, ...]]:
+    """Where rows are missing in each shard's order of work, so that the others keep their places in their batches."""
+    orders = {shard.name: shard.in_order() for shard in plan.shards()}
+    gaps = {name: [p for p, row in enumerate(o) if row is None or not _left([row], gone)] for name, o in orders.items()}
+    return {name: tuple(places) for name, places in gaps.items() if places}
 
 
 def _sizes(plan: Plan, stem: str, gone: Set[str]) -> tuple[int, ...]:

@@ -40,8 +40,8 @@ class BackboneFacts:
 class Backbone:
     """A Stable Diffusion 1.x or 2.x pipeline. Latents, conditions and eps are float32 outside; the network has `dtype`.
 
-    At one batch shape a row's results never depend on the other rows: pad to the planned shape, and a row is the same
-    to the bit wherever it stands. `calls` and `rows_evaluated` count the U-Net's work.
+    At one batch shape and place a row's results never depend on what the other rows hold: keep a row at its place of
+    the planned shape, and it is the same to the bit. `calls` and `rows_evaluated` count the U-Net's work.
     """
 
     def __init__(self, pieces: Pieces, spec: BackboneSpec, name: str, device: torch.device) -> None:

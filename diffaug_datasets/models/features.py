@@ -188,7 +188,10 @@ def _check_features(seen: Sequence[Tensor]) -> None:
 def _in_batches(
     images: Iterable[Image.Image], processor: Any, shape: int, network: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "n d"]:
-    """The network's rows for all images; a short batch repeats its last image, so bits never depend on how many."""
+    """The network's rows for all images; a short batch repeats its last image, so bits never depend on how many.
+
+    They may depend on an image's place: whoever needs the same bits again gives it the same place.
+    """
     found: list[Tensor] = []
     pixels = (_pixels(processor, image) for image in images)
     while part := list(islice(pixels, shape)):

@@ -48,23 +48,22 @@ def see(ctx: Context, places: range) -> FitFiles:
         SourceError: none of the images can be read.
     """
     table = ctx.pool.table
-    readable: list[int] = []
+    unreadable: list[int] = []
+    nothing = Image.new("RGB", (8, 8))  # holds the place of what cannot be read, so that no other image moves
 
     def pictures() -> Iterator[Image.Image]:
         for i in places:
-            if image := _picture(ctx.pool.read(table.rows[i], table.ids[i])):
-                readable.append(i - places.start)
-                yield image
+            picture = _picture(ctx.pool.read(table.rows[i], table.ids[i]))
+            if picture is None:
+                unreadable.append(i - places.start)
+            yield picture or nothing
 
     seen = looks(ctx, pictures())
-    if seen is None:
+    if seen is None or len(unreadable) == len(places):
         raise SourceError(f"config.pool: none of {len(places):,} images can be read; give a pool of intact images.")
-    where = torch.tensor(readable)
-    features = torch.full((len(places), seen.features.shape[1]), torch.nan)
-    bits = torch.zeros(len(places), 64, dtype=torch.bool)
-    features[where], bits[where] = seen.features, seen.bits
-    files = {"features.safetensors": {"features": features, "bits": bits}}
-    return FitFiles(files, {"images": len(places), UNREADABLE: len(places) - len(readable)})
+    seen.features[unreadable], seen.bits[unreadable] = torch.nan, False
+    files = {"features.safetensors": {"features": seen.features, "bits": seen.bits}}
+    return FitFiles(files, {"images": len(places), UNREADABLE: len(unreadable)})
 
 
 def looks(ctx: Context, images: Iterable[Image.Image]) -> Looks | None:

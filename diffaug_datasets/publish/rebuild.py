@@ -1,18 +1,16 @@
 """Making one published image again from the repository alone, plus the real source where it may not lie there."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_name
-from diffaug_datasets.core.errors import BackboneError, PublishError
-from diffaug_datasets.core.images import decode_image
+from diffaug_datasets.core.errors import BackboneError, PublishError, SourceError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.data.foreign_tables import provenance_rows, shard_table
 from diffaug_datasets.data.hub_images import HubChoice
@@ -21,31 +19,13 @@ from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.publish.provenance import FAILED
+from diffaug_datasets.run.closeness import Closeness, closeness
 from diffaug_datasets.run.context import ReadSource, sources_in
-from diffaug_datasets.run.regenerate import Rebuilt, regenerator
+from diffaug_datasets.run.regenerate import Rebuilt, Regenerator
+from diffaug_datasets.run.store import Run
 
 FITS = "fits/"
-
-
-@dataclass(frozen=True)
-class Closeness:
-    """How a rebuilt image compares with what was published. Differences are in grey levels from 0 to 255.
-
-    `mean` and `largest` are None where the published image could not be looked at; equal pixels need none.
-    """
-
-    row_id: str
-    equal: bool
-    stored: str
-    made: str
-    mean: float | None = None
-    largest: int | None = None
-
-    def __str__(self) -> str:
-        if self.equal:
-            return f"row {self.row_id}: bit-equal to the published image (pixel sha256 {self.made[:16]})"
-        far = "" if self.mean is None else f" by {self.mean:.3f} grey levels on average, {self.largest} at most"
-        return f"row {self.row_id}: differs from the published image{far}"
+PLAN_FILES = ("plan.json", "plan.parquet", "recipe.yaml")
 
 
 @dataclass
@@ -83,29 +63,47 @@ class Rebuilder:
         return [row for row in provenance_rows(self.repository, self.release) if row["origin"] != "real"]
 
     def rebuild(self, row: Mapping[str, Any]) -> tuple[Rebuilt, Closeness]:
-        """The image, and how close it came; the digest of the provenance decides.
+        """The image, and how close it came to the published one.
 
         Raises:
+            PublishError: what the release says of the row cannot be followed.
             DiffAugError: another version of the method made it, or a model, fit or source is missing.
         """
+        row_id, stored = str(row["row_id"]), str(row["pixel_sha256"])
         try:
             made = self._regenerate(row)
+        except SourceError as error:
+            if self.source is None and self.release.real:
+                raise PublishError(f"row {row_id}: {error}") from None  # the release should carry it
+            raise
         except (ValidationError, TypeError, LookupError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise PublishError(f"row {row['row_id']}: its provenance cannot be followed ({reason}).") from None
-        stored = str(row["pixel_sha256"])
-        far = (None, None) if made.equal else self._distance(str(row["row_id"]), made.data)
-        return made, Closeness(str(row["row_id"]), made.equal, stored, made.pixel_sha256, *far)
+            raise PublishError(f"row {row_id}: its provenance cannot be followed ({reason}).") from None
+        stacks = self.release.stacks
+        return made, closeness(row_id, stored, made, stacks, self._regenerate, lambda: self._image(row_id))
 
     @cached_property
-    def _regenerate(self) -> Callable[[Mapping[str, Any]], Rebuilt]:
+    def run(self) -> Run:
+        """The published plan and recipe, as a run folder that holds nothing else.
+
+        Raises:
+            DiffAugError: they cannot be read.
+        """
+        place = self.folder / "plan"
+        place.mkdir(exist_ok=True)
+        for name in PLAN_FILES:
+            shutil.copyfile(self.repository.checked(self.release, name), place / name)
+        return Run.open(place)
+
+    @cached_property
+    def _regenerate(self) -> Regenerator:
         recipe = Recipe.from_yaml(self.repository.checked(self.release, "recipe.yaml"), folder=None)
         for file in self.repository.beside(self.release, FITS):
             target = self.folder / file.file.removeprefix(FITS)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.repository.checked(self.release, file.file), target)
         recipe = recipe.model_copy(update={"backbone": self._model(recipe.backbone)})
-        return regenerator(recipe, self.folder, self._sources(recipe), device=self.device)
+        return Regenerator(recipe, self.run.plan, self.folder, self._sources(recipe), device=self.device)
 
     def _model(self, spec: BackboneSpec) -> BackboneSpec:
         """The model that made the rows.
@@ -153,8 +151,8 @@ class Rebuilder:
 
         return read
 
-    def _distance(self, row_id: str, data: bytes) -> tuple[float, int] | tuple[None, None]:
-        """Mean and largest absolute difference to the published pixels."""
+    def _image(self, row_id: str) -> bytes | None:
+        """The published image; None where it may not lie there."""
         for file in self.release.split_files("train"):
             if file.origin == "real":
                 continue
@@ -162,7 +160,5 @@ class Rebuilder:
             ids = table.column("row_id").to_pylist()
             cell = table.column("image")[ids.index(row_id)].as_py() if row_id in ids else None
             if cell and cell["bytes"]:
-                there, here = (np.asarray(decode_image(d), dtype=np.int16) for d in (cell["bytes"], data))
-                gap = np.abs(there - here)
-                return float(gap.mean()), int(gap.max())
-        return None, None
+                return bytes(cell["bytes"])
+        return None

@@ -14,20 +14,13 @@ from typing import Any
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.run.stacks import Stack
 from diffaug_datasets.run.store import Receipt, Run, write_atomically
 
 # What follows from an encoder and its images alone.
 WITHOUT_BACKBONE = frozenset({"embeddings", "pool_features", "retrieval"})
 NETWORK = ("variant", "dtype")
 Size = tuple[int, int]
-
-
-def same_stack(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two receipts were written on the same kind of device with the same versions.
-
-    How many processes shared a batch is written there too, but binds nobody who continues.
-    """
-    return {**one, "processes": ""} == {**other, "processes": ""}
 
 
 def same_network(ours: BackboneSpec, theirs: Mapping[str, Any], native: Callable[[], Size]) -> bool:
@@ -42,15 +35,18 @@ def same_network(ours: BackboneSpec, theirs: Mapping[str, Any], native: Callable
 
 
 def adoptable(
-    unit: FitUnit, run: Run, others: Sequence[Path], stack: Mapping[str, str], native: Callable[[], Size]
+    unit: FitUnit, run: Run, others: Sequence[Path], is_ours: Callable[[Stack, int], bool], native: Callable[[], Size]
 ) -> tuple[Run, Receipt] | None:
-    """The first of the other runs that holds this fit whole, made on this stack and by this network."""
+    """The first of the other runs that holds this fit whole, made by this network on this stack.
+
+    `is_ours(stack, batch shape)`: whether a stack, whose fingerprints are of that shape, computes what this one does.
+    """
     for other in map(Run.open, others):
-        receipt = other.receipt(unit.name)
-        if receipt is None or not same_stack(receipt.stack, stack) or not other.intact(unit.name):
+        receipt, recipe = other.receipt(unit.name), other.plan.header.recipe
+        if receipt is None or not other.intact(unit.name):
             continue
-        theirs = other.plan.header.recipe["backbone"]
-        if unit.kind in WITHOUT_BACKBONE or same_network(run.recipe.backbone, theirs, native):
+        alike = unit.kind in WITHOUT_BACKBONE or same_network(run.recipe.backbone, recipe["backbone"], native)
+        if alike and is_ours(receipt.stack, int(recipe["batch_size"])):
             return other, receipt
     return None
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Shard
-from diffaug_datasets.run.context import WorkContext, images_in
+from diffaug_datasets.run.context import WorkContext
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, write_atomically
 
@@ -55,18 +55,33 @@ def _nearest_tests(run: Run, ctx: WorkContext) -> Iterator[Row]:
     pool = _features(run, encoder, tests, shape)
     ids = [row.source_ids[0] for shard in tests for row in shard.rows]
     for shard in run.plan.shards():
-        names = read_stream(str(run.shard_path(shard.name))).column("row_id").to_pylist()
-        if not names:
+        written = set(read_stream(str(run.shard_path(shard.name))).column("row_id").to_pylist())
+        if not written:
             continue
         found = exact_neighbours(_features(run, encoder, [shard], shape), pool, 1)
-        for name, cosine, place in zip(names, found.cosine[:, 0].tolist(), found.place[:, 0].tolist(), strict=True):
-            yield {"row_id": name, "test_similarity": cosine, "nearest_test": ids[place]}
+        for row, cosine, place in zip(shard.rows, found.cosine[:, 0].tolist(), found.place[:, 0].tolist(), strict=True):
+            if row.row_id in written:
+                yield {"row_id": row.row_id, "test_similarity": cosine, "nearest_test": ids[place]}
 
 
 def _features(run: Run, encoder: Any, shards: Sequence[Shard], shape: int) -> Any:
-    """Unit-norm features [n d] of every image of some shards, in order."""
-    tables = [read_stream(str(run.shard_path(shard.name))) for shard in shards]
-    return encoder.image_features(map(decode_image, images_in(tables)), batch_shape=shape)
+    """Unit-norm features [n d] of the image of every planned row of some shards, in order; of a row without one they
+    mean nothing, but hold its place, so that no other row's bits depend on who failed.
+    """
+    from PIL import Image
+
+    nothing = Image.new("RGB", (8, 8))
+
+    def pictures() -> Iterator[Image.Image]:
+        for shard in shards:
+            table = read_stream(str(run.shard_path(shard.name)))
+            column, names = table.column("image"), table.column("row_id").to_pylist()
+            places = {name: i for i, name in enumerate(names)}
+            for row in shard.rows:
+                place = places.get(row.row_id)
+                yield nothing if place is None else decode_image(bytes(column[place].as_py()["bytes"]))
+
+    return encoder.image_features(pictures(), batch_shape=shape)
 
 
 def _inversions(run: Run, ctx: WorkContext) -> Iterator[Row]:

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.canonical import canonical, digest
+from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.rows import FailedRow, Split
 from diffaug_datasets.run.deciding import columns_for, scored, verdicts
 from diffaug_datasets.run.features import read_stream, schema_digest, stored_rows
 from diffaug_datasets.run.shards import write_arrow
+from diffaug_datasets.run.stacks import merged_stacks
 from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, sha256_file, write_atomically, write_text
 
 RUN_SCHEMA = 1
@@ -201,7 +202,7 @@ def _rewritten(run: Run, receipt: Receipt, dropped: Mapping[str, str], hook: Hoo
 def _describe(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], files: Sequence[RunFile]) -> Assembled:
     plan = run.plan
     fits = [r for unit in plan.fits if (r := run.receipt(unit.name))]
-    stacks = list({canonical(r.stack): r.stack for r in [*receipts, *fits]}.values())
+    stacks = merged_stacks(r.stack for r in [*receipts, *fits])
     failed = tuple(row for receipt in receipts for row in receipt.failed)
     return Assembled(
         name=plan.header.name,
@@ -212,7 +213,7 @@ def _describe(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str],
         files=tuple(files),
         counts=_counts(plan, {f.row_id for f in failed}, set(dropped)),
         failed=failed,
-        stacks=tuple(stacks),
+        stacks=stacks,
         tier="T0" if len(stacks) == 1 else "T2",
         seconds=round(sum(r.seconds for r in [*receipts, *fits]), 3),
         evaluations=sum(r.evaluations for r in [*receipts, *fits]),

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,7 @@ class WorkContext:
         self._read, self._encoder, self._loader = read_source, encoder, loader
         self._report, self._pool, self._held_out = report, pool, held_out
         self._concepts: str | None = None
+        self.probed_rows = 0
 
     @cached_property
     def team(self) -> "Team":
@@ -170,6 +171,33 @@ class WorkContext:
             self.backbone.use_concepts(load_concepts(self.fits / name))
             self._concepts = name
 
+    @cached_property
+    def numerics(self) -> Callable[[str, int], str]:
+        """(`numerics` or `numerics_encoder`, batch shape) -> the fingerprint of that network here, computed once.
+
+        The U-Net rows that it takes are counted in `probed_rows`. Where memory does not suffice for the shape, the
+        fingerprint is that of the halves in which the rows are made then.
+        """
+        return cache(self._fingerprint)
+
+    def _fingerprint(self, key: str, shape: int) -> str:
+        from diffaug_datasets.models.fingerprint import backbone_fingerprint, features_fingerprint
+        from diffaug_datasets.run.batch import is_out_of_memory
+
+        if key == "numerics_encoder":
+            return features_fingerprint([self.encoder], shape)
+        before = self.backbone.rows_evaluated
+        self.backbone.use_concepts(None)
+        self._concepts = None
+        try:
+            return backbone_fingerprint(self.backbone, shape)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        finally:
+            self.probed_rows += self.backbone.rows_evaluated - before
+        return "out of memory" if shape == 1 else self._fingerprint(key, (shape + 1) // 2)
+
     def noise(self, rows: Sequence[PlanRow]) -> "Tensor":
         """Standard normal latents [b c h w], one CPU generator a row, so that they are the same on every device."""
         import torch
@@ -205,7 +233,7 @@ def to_uint8(pixels: "Tensor") -> Any:
 
 
 def stack(device: str) -> dict[str, str]:
-    """What decides the bits beside the plan: device kind and versions."""
+    """Device kind and versions, the part of a stack that is known without a model; see `run.stacks`."""
     import diffusers
     import peft
     import torch

@@ -1,4 +1,8 @@
-"""Numbers that a person filters by: what an encoder and a judge make of a finished image. Never used to delete one."""
+"""Numbers that a person filters by: what an encoder and a judge make of a finished image. Never used to delete one.
+
+A row's numbers depend on the row, the plan and the stack alone: the networks see every image at its place of the
+planned batch, whoever failed beside it, and what is computed from its features is computed for it alone.
+"""
 
 import math
 from collections.abc import Sequence
@@ -30,13 +34,28 @@ class Scorer:
         self._sources: dict[str, Tensor] = {}
 
     def score(self, made: Sequence[Made]) -> list[dict[str, Any]]:
-        """The score columns of every image, in order; under `measured`, what goes into that column."""
+        """The score columns of images of one planned batch, in order; under `measured`, what goes into that column."""
         if not made:
             return []
-        images = [Image.fromarray(one.pixels) for one in made]
+        images = [Image.fromarray(made[0].pixels)] * self.shape
+        for one in made:
+            images[one.place] = Image.fromarray(one.pixels)
+        places = [one.place for one in made]
         encoded = self._encoded(made, images) if self.names.encoder else [{}] * len(made)
-        judged = self._judged(images) if self.names.judge else [{}] * len(made)
+        judged = self._judged(images, places) if self.names.judge else [{}] * len(made)
         return [{**a, **b} for a, b in zip(encoded, judged, strict=True)]
+
+    @cached_property
+    def numerics(self) -> str:
+        """The fingerprint of the encoder and the judge here; see `run.stacks`."""
+        from diffaug_datasets.models.fingerprint import features_fingerprint
+
+        named = [self._encoder] if self.names.encoder else []
+        return features_fingerprint([*named, *self._judges], self.shape)
+
+    @property
+    def _judges(self) -> "list[Judge]":
+        return [self._judge] if self.names.judge not in (None, SHOTS) else []
 
     @cached_property
     def _encoder(self) -> "Encoder":
@@ -55,19 +74,19 @@ class Scorer:
         return [f"a photo of a {name}" for name in self.header.prompt_names]
 
     def _encoded(self, made: Sequence[Made], images: list[Image.Image]) -> list[dict[str, Any]]:
-        features = self._encoder.image_features(images, batch_shape=self.shape)
-        cosines = self._cosines(features, self._prompts) if self._encoder.has_text else None
+        features = self._encoder.image_features(images, batch_shape=self.shape)[[one.place for one in made]]
+        likeness = self._cosines(features, self._prompts) if self._encoder.has_text else None
         probabilities = self._probabilities(features, [one.row.label for one in made])
         scored: list[dict[str, Any]] = []
         for i, one in enumerate(made):
-            margins = self._margin(cosines[i], one.row.label) if cosines is not None else {}
+            margins = self._margin(likeness[i], one.row.label) if likeness is not None else {}
             similarity = {"source_similarity": self._nearest(features[i], one.row.source_ids)}
             measured = {"measured": {name: values[i] for name, values in probabilities.items()}}
             scored.append({**margins, **similarity, **(measured if probabilities else {})})
         return scored
 
     def _cosines(self, features: "Tensor", texts: Sequence[str]) -> "Tensor":
-        return (features @ self._encoder.text_features(texts).T).cpu()
+        return _rowwise(features, self._encoder.text_features(texts))
 
     def _probabilities(self, features: "Tensor", labels: Sequence[int]) -> dict[str, list[float]]:
         """CLIP's zero-shot probability of each row's class, which He et al. keep above 1/C (arXiv 2210.07574), and that
@@ -92,7 +111,7 @@ class Scorer:
         return {"clip_score": own, "clip_margin": own - max(others, default=own)}
 
     def _nearest(self, feature: "Tensor", sources: Sequence[str]) -> float | None:
-        return max((float(feature @ self._source(s)) for s in sources), default=None)
+        return max((float(_rowwise(feature[None], self._source(s)[None])) for s in sources), default=None)
 
     def _source(self, source_id: str) -> "Tensor":
         if source_id not in self._sources:
@@ -100,8 +119,8 @@ class Scorer:
             self._sources[source_id] = self._encoder.image_features([image], batch_shape=self.shape)[0]
         return self._sources[source_id]
 
-    def _judged(self, images: list[Image.Image]) -> list[dict[str, Any]]:
-        probabilities = self._by_shots(images) if self.names.judge == SHOTS else self._by_judge(images)
+    def _judged(self, images: list[Image.Image], places: list[int]) -> list[dict[str, Any]]:
+        probabilities = (self._by_shots(images) if self.names.judge == SHOTS else self._by_judge(images))[places]
         best = probabilities.max(1)
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [{"judge_confidence": p, "judge_label": i} for p, i in pairs]
@@ -115,7 +134,7 @@ class Scorer:
         cosine to its real training images. Probabilities are a softmax at CLIP's largest logit scale.
         """
         features = self._encoder.image_features(images, batch_shape=self.shape)
-        return (LOGIT_SCALE * (features @ self._shots.T)).nan_to_num(-math.inf).softmax(dim=1)
+        return (LOGIT_SCALE * _rowwise(features, self._shots)).nan_to_num(-math.inf).softmax(dim=1)
 
     @cached_property
     def _shots(self) -> "Tensor":
@@ -129,3 +148,13 @@ class Scorer:
             if known:
                 means[label] = torch.stack([self._source(source) for source in known]).mean(0)
         return means
+
+
+def _rowwise(features: "Tensor", others: "Tensor") -> "Tensor":
+    """Cosines [n m] of unit-norm features [n d] and [m d], each row computed for itself.
+
+    A matrix product would do, but its last bits depend on how many rows it has, and on where they lie in memory.
+    """
+    import torch
+
+    return torch.stack([(others * feature).sum(1) for feature in features])

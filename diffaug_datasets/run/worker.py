@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
-from diffaug_datasets.run.adoption import adoptable, same_images, same_stack, take_over
+from diffaug_datasets.run.adoption import WITHOUT_BACKBONE, adoptable, same_images, take_over
 from diffaug_datasets.run.appraisal import appraise
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import (
@@ -37,6 +37,7 @@ from diffaug_datasets.run.pools import recipe_pool
 from diffaug_datasets.run.schedule_check import checked_loader
 from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.shards import Spool, encode_rows, write_arrow
+from diffaug_datasets.run.stacks import NUMERICS, Stack, same_stack
 from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
 
 if TYPE_CHECKING:
@@ -151,17 +152,41 @@ class Worker:
     @property
     def _evaluated(self) -> int:
         loaded = self._ctx.__dict__.get("backbone")
-        return int(getattr(loaded, "rows_evaluated", 0))
+        return int(getattr(loaded, "rows_evaluated", 0)) - self._ctx.probed_rows
 
-    @property
-    def _signature(self) -> dict[str, Any]:
+    def _signature(self, unit: FitUnit | Shard) -> dict[str, Any]:
         shared = {"processes": str(self._ctx.team.size)} if self._ctx.team.size > 1 else {}
         name = f"{socket.gethostname()}:{os.getpid()}:{self.options.number}"
-        return {"worker": name, "stack": {**self._stack, **shared}}
+        return {"worker": name, "stack": {**self._stack(self._probes(unit)), **shared}}
+
+    def _probes(self, unit: FitUnit | Shard) -> list[str]:
+        """The fingerprints that a unit states: those of the networks that it needs."""
+        is_drawn = any(row.backbone for row in self.plan.rows[:1])
+        if isinstance(unit, FitUnit):
+            return ["numerics_encoder"] if unit.kind in WITHOUT_BACKBONE else ["numerics"] * is_drawn
+        needed = {
+            "numerics": is_drawn,
+            "numerics_encoder": is_drawn and "encoder" in self.recipe.module.NEEDS,
+            "numerics_scores": self.recipe.scores.encoder or self.recipe.scores.judge,
+        }
+        return [key for key, is_needed in needed.items() if is_needed]
+
+    def _stack(self, probes: Iterable[str], shape: int | None = None) -> dict[str, str]:
+        """This stack with some of its fingerprints, at the planned batch shape unless told."""
+        return {**self._versions, **{key: self._numerics(key, shape or self.recipe.batch_size) for key in probes}}
+
+    def _numerics(self, key: str, shape: int) -> str:
+        return self._scorer.numerics if key == "numerics_scores" else self._ctx.numerics(key, shape)
 
     @cached_property
-    def _stack(self) -> dict[str, str]:
+    def _versions(self) -> dict[str, str]:
         return stack(self.options.device)
+
+    def _is_ours(self, other: Stack, shape: int | None = None) -> bool:
+        """Whether a stack has our versions and computes what is computed here; models are loaded only to know that."""
+        return same_stack(other, self._versions | {key: other[key] for key in NUMERICS if key in other}) and same_stack(
+            other, self._stack([key for key in NUMERICS if key in other], shape)
+        )
 
     @cached_property
     def _ctx(self) -> WorkContext:
@@ -212,18 +237,22 @@ class Worker:
 
     def _check_stack(self) -> None:
         """Refuse to continue on another stack: two halves of one set would not be made alike."""
-        names = [unit.name for _, units in self.run.units() for unit in units]
-        stacks = [r.stack for name in names if (r := self.run.receipt(name)) and r.stack]
-        others = sorted(canonical(stack) for stack in stacks if not same_stack(stack, self._stack))
-        if others and not self.options.allow_mixed_stack:
+        units = [unit for _, units in self.run.units() for unit in units]
+        receipts = [self.run.receipt(unit.name) for unit in units]
+        if self.options.allow_mixed_stack or all(receipts):
+            return
+        known = {canonical(r.stack): r.stack for r in receipts if r and r.stack}
+        others = [told for told, stack in sorted(known.items()) if not self._is_ours(stack)]
+        if others:
+            probes = [key for key in NUMERICS if key in known[others[0]]]
             raise RunError(
-                f"{self.run.folder}: begun on {others[0]}, this is {canonical(self._stack)}; the same rows "
+                f"{self.run.folder}: begun on {others[0]}, this is {canonical(self._stack(probes))}; the same rows "
                 "would have other pixels here. Continue there, or give --allow-mixed-stack (the card will say so)."
             )
 
     def adoptable(self, unit: FitUnit) -> tuple[Run, Receipt] | None:
         """Another run folder that holds this fit, and its receipt there."""
-        return adoptable(unit, self.run, self.options.fits_from, self._stack, self._native_size)
+        return adoptable(unit, self.run, self.options.fits_from, self._is_ours, self._native_size)
 
     def _native_size(self) -> tuple[int, int]:
         backbone = self._ctx.backbone
@@ -250,10 +279,17 @@ class Worker:
         return [run for run in map(Run.open, self.options.fits_from) if same_images(self.plan, run.plan)]
 
     def _taken(self, shard: Shard) -> Receipt | None:
-        """The same shard of another run folder; its rows name the plan that they were made under."""
+        """The same shard of another run folder; its rows name the plan that they were made under.
+
+        Where the other run lacks a shard, which is then made here, its stack must be ours.
+        """
         for other in self._same_images:
             receipt = other.receipt(shard.name)
-            if receipt and same_stack(receipt.stack, self._stack) and other.intact(shard.name):
+            if receipt is None or not other.intact(shard.name):
+                continue
+            is_whole = all(other.receipt(each.name) for each in self.plan.shards())
+            here = [r.stack for each in self.plan.shards() if (r := self.run.receipt(each.name))]
+            if all(same_stack(receipt.stack, stack) for stack in here) and (is_whole or self._is_ours(receipt.stack)):
                 take_over(other.shard_path(shard.name), self.run.shard_path(shard.name))
                 return receipt.model_copy(update={"plan_id": self.plan.id})
         return None
@@ -269,7 +305,8 @@ class Worker:
         made, folder = self._fitted(unit), self.run.fit_folder(unit.name)
         files = [self._save(folder / name, dict(tensors)) for name, tensors in sorted(made.tensors.items())]
         measured = dict(made.measured)
-        return Receipt(plan_id=self.plan.id, unit=unit.name, files=tuple(files), measured=measured, **self._signature)
+        signed = self._signature(unit)
+        return Receipt(plan_id=self.plan.id, unit=unit.name, files=tuple(files), measured=measured, **signed)
 
     def _save(self, path: Path, tensors: dict[str, Any]) -> FileDigest:
         from safetensors.torch import save_file
@@ -294,7 +331,7 @@ class Worker:
             written = write_arrow(self.run, path, rows, self.options.hook)
         lost = tuple(sorted(failed, key=lambda row: row.row_id))
         return written.receipt(
-            self.plan.id, shard.name, failed=lost, batch_shapes=tuple(sorted(shapes)), **self._signature
+            self.plan.id, shard.name, failed=lost, batch_shapes=tuple(sorted(shapes)), **self._signature(shard)
         )
 
     def _run_batches(self, shard: Shard, spool: Spool) -> tuple[list[FailedRow], set[int]]:

@@ -143,7 +143,7 @@ def _generated(run: Run, row: PlanRow, wanted: Wanted) -> dict[str, Any]:
     with Image.open(BytesIO(png(wanted.side, row.row_id))) as image:
         pixels = np.array(image)
     measured, chosen = _measured(row.method, generator)
-    made = Made(row.model_copy(update=chosen), pixels, measured, 0, 8)
+    made = Made(row.model_copy(update=chosen), pixels, measured, 0, 8, 0)
     scores = _scores(row, generator, len(run.plan.header.class_names)) if wanted.scored else {}
     return encode_row(made, scores, run.plan.id, "png")
 

@@ -151,7 +151,7 @@ def not_finite() -> str:
         batch_shape = 1
 
     job = BatchJob(Spoilt, None, Context(), 0, 1, 3)  # type: ignore[arg-type]
-    again = [job._again(row, attempt) for attempt in (1, 2)]
+    again = [job._drawn(row, attempt) for attempt in (1, 2)]
     tries += [row.seed, *(other.seed for other in again)]
     assert len(set(tries)) == 3
     made, failed = job.make([row])

@@ -91,9 +91,11 @@ def test_what_is_learned(learned: TrainedConcepts, backbone: Backbone) -> None:
     assert all(not torch.equal(rows, start[token]) for token, rows in learned.concepts.tokens.items())
     sides = {key: matrix for key, matrix in learned.concepts.lora.items() if ".lora_B." in key}
     assert len(sides) == 2 * 4 * 16  # SD 1.5's 16 transformer blocks, self and cross attention, four projections
-    # The middle block sees one place here, which can only attend to itself: its query and key change nothing.
-    unmoved = [key for key, matrix in sides.items() if not matrix.any()]
-    assert [key.split(".")[1] for key in unmoved] == ["mid_block"] * 2
+    # The middle block sees one place here, which can only attend to itself: its query and key change nothing, and their
+    # gradient is 0 but for rounding, so what AdamW makes of it means nothing. All others are moved by steps of `lr`.
+    idle = {key for key in sides if ".mid_block." in key and ".attn1." in key and (".to_q." in key or ".to_k." in key)}
+    assert len(idle) == 2
+    assert all(float(matrix.abs().max()) > CFG.lr_lora / 2 for key, matrix in sides.items() if key not in idle)
     assert len(learned.losses) == CFG.steps
     assert learned.measured()["init"] == "bird"
 

@@ -84,7 +84,7 @@ def test_a_row_is_made_again_from_the_repository_alone(
     out = tmp_path / "made.png"
     said = diffaug("regen", NAME, row[:10], "--out", out, "--device", "cpu")
     assert said.code == 0, said
-    assert said.out.startswith(f"row {row}: bit-equal to the published image")
+    assert said.out.startswith(f"row {row}: bit-equal to the stored image")
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
@@ -111,15 +111,16 @@ def test_a_row_that_comes_out_different_says_how_far(shelf: Shelf, finished: Run
     told = json.loads(said.out)
     assert (said.code, told["equal"]) == (1, False)
     assert 0 < told["mean"] <= told["largest"] <= 255
-    assert "differs from the published image by" in diffaug("regen", shelf.place, row, "--device", "cpu").out
+    assert "differs from the stored image by" in diffaug("regen", shelf.place, row, "--device", "cpu").out
 
 
 def test_verify_looks_at_everything(shelf: Shelf, diffaug: Command) -> None:
     said = diffaug("verify", shelf.place, "--sample", 2, "--device", "cpu")
     assert said.code == 0, said.out
     lines = [line.split(":")[0].strip() for line in said.out.splitlines()[1:]]
-    assert lines == ["digests", "plan", "rows", "counts", "version", "rebuild", "rebuild"]
-    assert said.out.count("bit-equal") == 2
+    assert lines == ["digests", "plan", "rows", "counts", "version", "rebuild", "rebuild", "sample"]
+    assert said.out.count(": bit-equal") == 2
+    assert "sample: ok, 2 of 2 rows are bit-equal" in said.out
 
 
 def dropped(table: pa.Table) -> pa.Table:
@@ -153,7 +154,7 @@ def test_whoever_changes_a_set_is_found_out(fault: str, shelf: Shelf, diffaug: C
     said = diffaug("verify", shelf.place, "--json")
     told = json.loads(said.out)
     assert (said.code, told["passed"]) == (1, False)
-    assert next(found["name"] for found in told["checks"] if not found["passed"]) == check
+    assert next(found["name"] for found in told["checks"] if found["outcome"] != "ok") == check
 
 
 def test_a_flipped_bit_stops_everything(shelf: Shelf, diffaug: Command) -> None:
@@ -162,7 +163,7 @@ def test_a_flipped_bit_stops_everything(shelf: Shelf, diffaug: Command) -> None:
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
     told = json.loads(diffaug("verify", shelf.place, "--json").out)
-    assert [(found["name"], found["passed"]) for found in told["checks"]] == [("digests", False)]
+    assert [(found["name"], found["outcome"]) for found in told["checks"]] == [("digests", "WRONG")]
     assert "has other bytes than run.json states" in told["checks"][0]["told"]
 
 

@@ -14,8 +14,9 @@ from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.data.loader import load
 from diffaug_datasets.data.prepare import refuse_other_plan
-from diffaug_datasets.run.adoption import adoptable, refusals, same_images, same_network, same_stack
+from diffaug_datasets.run.adoption import adoptable, refusals, same_images, same_network
 from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.stacks import Stack, same_stack
 from diffaug_datasets.run.store import FileDigest, Receipt, Run
 from diffaug_datasets.run.worker import WorkerOptions
 
@@ -45,7 +46,11 @@ def done(run: Run, unit: FitUnit) -> None:
 def taken(run: Run, *others: Run, stack: dict[str, str] = STACK, native: int = 32) -> set[str]:
     """Kinds of the fits that would be copied."""
     folders = [other.folder for other in others]
-    found = {u.kind: adoptable(u, run, folders, stack, lambda: (native, native)) for u in run.plan.fits}
+
+    def is_ours(theirs: Stack, _: int) -> bool:
+        return same_stack(theirs, stack)
+
+    found = {u.kind: adoptable(u, run, folders, is_ours, lambda: (native, native)) for u in run.plan.fits}
     return {kind for kind, place in found.items() if place is not None}
 
 

@@ -25,7 +25,7 @@ from diffaug_datasets.data.real import read_real
 from diffaug_datasets.run.assembly import Assembled, assemble
 from diffaug_datasets.run.context import sources_in
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.regenerate import regenerator
+from diffaug_datasets.run.regenerate import Regenerator
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker
 
@@ -234,7 +234,7 @@ def test_rows_regenerate_and_cost_what_is_declared(name: str, runs: Runs) -> Non
     """Every third row, from its own columns; its network calls at batch shape 1 are those that its method declares."""
     run, _ = runs(name)
     tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards()]
-    rebuild = regenerator(run.recipe, run.folder / "fits", sources_in(tables))
+    rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables))
     for row in rows_of(run)[::3]:
         rebuilt = rebuild({key: value for key, value in row.items() if key != "image"})
         assert rebuilt.equal and rebuilt.data == row["image"]["bytes"]

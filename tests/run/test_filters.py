@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,19 @@ def made(worker: Worker) -> list[Made]:
     return [one for i in range(0, 40, 10) for one in worker._job.make(worker.plan.rows[i : i + 10])[0]]
 
 
+def batchwise(scorer: Scorer, made: list[Made]) -> list[dict[str, Any]]:
+    """The scores of forty images, batch by batch."""
+    return [columns for i in range(0, len(made), 10) for columns in scorer.score(made[i : i + 10])]
+
+
 def kept(worker: Worker, made: list[Made], kind: str, labels: list[int]) -> float:
     """The share that stays under these labels."""
     scores, rule = FILTERS[kind]
     relabelled = [
-        Made(one.row.model_copy(update={"label": label}), one.pixels, {}, 0, 10)
+        replace(one, row=one.row.model_copy(update={"label": label}), measured={})
         for one, label in zip(made, labels, strict=True)
     ]
-    found = Scorer(scores, worker.plan, worker._ctx, 10).score(relabelled)
+    found = batchwise(Scorer(scores, worker.plan, worker._ctx, 10), relabelled)
     empty: dict[str, Any] = dict.fromkeys(("clip_score", "clip_margin", "judge_confidence", "judge_label"))
     encoded = [encode_row(one, columns, "x", "png") for one, columns in zip(relabelled, found, strict=True)]
     rows = [scored({**empty, **row}, [rule]) for row in encoded]
@@ -169,7 +175,7 @@ def test_min_keep_saves_the_row_that_came_nearest_to_passing(case: str) -> None:
 def test_a_class_without_real_images_is_never_the_nearest(worker: Worker, made: list[Made]) -> None:
     scorer = Scorer(CLASS_RULE[0], worker.plan, worker._ctx, 10)
     scorer._shots[3] = float("nan")
-    scored = scorer.score(made)
+    scored = batchwise(scorer, made)
     assert 3 not in {columns["judge_label"] for columns in scored}
     assert all(0 < columns["judge_confidence"] <= 1 for columns in scored)
 

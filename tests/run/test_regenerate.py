@@ -12,7 +12,7 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.run.context import sources_in
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.regenerate import regenerator
+from diffaug_datasets.run.regenerate import Regenerator
 from diffaug_datasets.run.worker import WorkerOptions
 
 ROWS = 20
@@ -22,7 +22,7 @@ ROWS = 20
 def test_twenty_rows_rebuild_bit_equal_without_the_run(tmp_path: Path, slug: str) -> None:
     run = small_run(tmp_path / "run", slug)
     execute(run, WorkerOptions(), workers=1)
-    recipe = run.recipe
+    recipe, plan = run.recipe, run.plan
     rows = [row for s in run.plan.shards() for row in read_stream(str(run.shard_path(s.name))).to_pylist()]
     real = [read_stream(str(run.shard_path(s.name))).combine_chunks() for s in run.plan.real_shards()]
     sources = {
@@ -32,7 +32,7 @@ def test_twenty_rows_rebuild_bit_equal_without_the_run(tmp_path: Path, slug: str
     }
     shutil.move(run.folder / "fits", tmp_path / "fits") if run.plan.fits else None
     shutil.rmtree(run.folder)
-    rebuild = regenerator(recipe, tmp_path / "fits", sources.__getitem__)
+    rebuild = Regenerator(recipe, plan, tmp_path / "fits", sources.__getitem__)
     for row in random.Random(slug).sample(rows, ROWS):
         rebuilt = rebuild(without_image(row))
         assert rebuilt.equal
@@ -47,7 +47,7 @@ def test_a_changed_draw_is_noticed(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", "txt2img")
     execute(run, WorkerOptions(), workers=1)
     row = read_stream(str(run.shard_path("synthetic-00000"))).to_pylist()[0]
-    rebuild = regenerator(run.recipe, run.folder / "fits", sources_in([]))
+    rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in([]))
     assert not rebuild({**row, "seed": row["seed"] + 1}).equal
 
 
@@ -55,6 +55,6 @@ def test_rows_of_another_version_are_refused(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", "txt2img")
     execute(run, WorkerOptions(), workers=1)
     row = read_stream(str(run.shard_path("synthetic-00000"))).to_pylist()[0]
-    rebuild = regenerator(run.recipe, run.folder / "fits", sources_in([]))
+    rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in([]))
     with pytest.raises(RunError, match="was made by txt2img version 9, this is txt2img 1"):
         rebuild({**row, "method_version": 9})

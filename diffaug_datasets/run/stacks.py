@@ -1,0 +1,59 @@
+"""Which stack made what: library versions, and fingerprints of what the machine computes (`models.fingerprint`).
+
+`numerics` is of the backbone, `numerics_encoder` of the method's encoder, `numerics_scores` of the encoder and judge of
+the scores; a unit states those of the networks that it needs. The name of the device is information: it binds only
+where no fingerprint is known.
+"""
+
+from collections.abc import Iterable, Mapping
+
+NUMERICS = ("numerics", "numerics_encoder", "numerics_scores")
+Stack = Mapping[str, str]
+
+
+def same_stack(one: Stack, other: Stack) -> bool:
+    """Whether two stacks have the same versions and compute the same bits, as far as both say.
+
+    How many processes shared a batch is written there too, but binds nobody who continues.
+    """
+    shared = [key for key in NUMERICS if key in one and key in other]
+    free = {*NUMERICS, "processes", *(["device"] if shared else [])}
+    stated = (one.keys() | other.keys()) - free
+    return all(one.get(key) == other.get(key) for key in (*stated, *shared))
+
+
+def merged_stacks(stacks: Iterable[Stack]) -> tuple[dict[str, str], ...]:
+    """The different ones; units of one stack that needed different networks state it together."""
+    found: list[dict[str, str]] = []
+    for stack in stacks:
+        known = next((one for one in found if same_stack(one, stack) and _processes(one) == _processes(stack)), None)
+        if known is None:
+            found.append(dict(stack))
+        else:
+            known.update({key: value for key, value in stack.items() if key not in known})
+    return tuple(found)
+
+
+def _processes(stack: Stack) -> str:
+    return stack.get("processes", "1")
+
+
+def difference(theirs: Iterable[Stack], ours: Stack) -> str:
+    """In words, how this stack differs from those that made a set: `another CPU: AVX512, numerics 1f.. there, ...`."""
+    others = [stack for stack in theirs if not same_stack(stack, ours)]
+    keys = [key for key in ours if key != "device" and any(stack.get(key, ours[key]) != ours[key] for stack in others)]
+    if any(key not in NUMERICS for key in keys):
+        kind = "other versions"
+    else:
+        kind = "another CPU" if all(_is_cpu(stack) for stack in (*others, ours)) else "another device"
+    there = " and ".join(_words(stack, keys) for stack in others)
+    return f"{kind}: {there} there, {_words(ours, keys)} here"
+
+
+def _words(stack: Stack, keys: Iterable[str]) -> str:
+    return " ".join([stack.get("device", "unknown"), *[f"{key} {stack.get(key, 'unknown')}" for key in keys]])
+
+
+def _is_cpu(stack: Stack) -> bool:
+    """torch's names of CPU capabilities are in capitals; CUDA's of devices have small letters."""
+    return stack.get("device", "").isupper()
