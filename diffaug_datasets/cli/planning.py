@@ -189,9 +189,10 @@ def _images(quote: Price) -> str:
 
 
 def _work(quote: Price) -> str:
+    idle = f" ({quote.idle:,} of them fill batches up)" if quote.idle else ""
     fits = f" and {quote.fit_evaluations:,} for the fits" if quote.fit_evaluations else ""
     assumed = "" if quote.weights_here else " (weights not here: Stable Diffusion 1.5 assumed)"
-    return f"{quote.evaluations:,} U-Net evaluations{fits}, {_flop(quote.flop_a_evaluation)} each{assumed}"
+    return f"{quote.evaluations:,} U-Net evaluations{idle}{fits}, {_flop(quote.flop_a_evaluation)} each{assumed}"
 
 
 def _flop(count: float) -> str:

@@ -165,6 +165,8 @@ class Method(Protocol):
     `PARITY`: how it stands to the publication: begins with matches, differs or reconstruction.
     `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
     A key of `Config` that may name a file or folder has the type `Annotated[str, Place()]` (`core.places`).
+    `fits`: what the planned rows rest on and nothing else, whatever the rows' order; each after what it needs.
+    `evaluations`: rows of one image through the U-Net, under all steps and branches of guidance, at batch shape 1.
     Optional: `FITS_BY_IMAGE`, kinds of fits whose tensors are named after
     real images and of which a row reads those of its own sources alone; `PROMPT`, `START`, `FILTER`, what it prompts
     with, denoises from and sorts out, in words for the table of methods; `USUAL_LABELS`, whether plans decide on
@@ -184,7 +186,7 @@ class Method(Protocol):
     Draw: type[BaseModel]
 
     plan: Callable[[Any, SourceTable, PlanSpec], Iterator[PlanRow]]
-    fits: Callable[[Any, SourceTable, PlanSpec], tuple[FitUnit, ...]]
+    fits: Callable[[Any, SourceTable, PlanSpec, Sequence[PlanRow]], tuple[FitUnit, ...]]
     fit: Callable[[FitUnit, Any, Context], FitFiles]
     generate: Callable[[Sequence[PlanRow], Any, Context], list[Generated]]
     evaluations: Callable[[Any, PlanRow], int]

@@ -218,7 +218,7 @@ def draw_plan(
     header = _header(name, recipe, table, test, spec, warnings)
     sources = (*table.sources, *(test.sources if test else ()))
     header = header.model_copy(update={"sizes": _sizes_by_bytes(recipe, rows, real, sources) or None})
-    return Plan(header, rows, real, method.fits(config, table, spec))
+    return Plan(header, rows, real, method.fits(config, table, spec, rows))
 
 
 def _sizes_by_bytes(

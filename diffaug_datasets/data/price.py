@@ -46,7 +46,12 @@ class Network:
 
 @dataclass(frozen=True)
 class Price:
-    """The cost of a plan. Bytes and seconds are estimates; everything else is counted."""
+    """The cost of a plan. Bytes and seconds are estimates; everything else is counted.
+
+    `evaluations` are rows that the U-Net computes, as receipts count them where nothing is made twice: also the `idle`
+    ones, which fill a short batch up to the planned shape or wait in it for a later start step. A training step counts
+    its images once. Pictures of a training, for the report, are drawn beside it and count nowhere.
+    """
 
     name: str
     plan_id: str
@@ -62,6 +67,7 @@ class Price:
     memory_a_worker: int
     memory_free: int | None
     evaluations: int
+    idle: int
     fit_evaluations: int
     flop_a_evaluation: float
     weights_here: bool
@@ -95,8 +101,8 @@ def price(prepared: Prepared, folder: Path) -> Price:
     network = network_of(recipe.backbone)
     height, width = _pixels(recipe.backbone, network)
     flop = FLOP_A_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
-    evaluations = sum(recipe.module.evaluations(recipe.method_config, row) for row in plan.rows)
-    fits = [_evaluations(unit) for unit in plan.fits]
+    evaluations, idle = _evaluations(recipe, plan)
+    work = evaluations + sum(map(_fit_work, plan.fits))
     workers = cpu_workers(recipe, plan)
     memory = _memory_a_worker(recipe, network, height * width)
     return Price(
@@ -114,13 +120,14 @@ def price(prepared: Prepared, folder: Path) -> Price:
         memory_a_worker=memory,
         memory_free=memory_free(),
         evaluations=evaluations,
-        fit_evaluations=sum(fits),
+        idle=idle,
+        fit_evaluations=sum(map(_fit_evaluations, plan.fits)),
         flop_a_evaluation=flop,
         weights_here=network.measured,
         workers=workers,
         threads=recipe.threads,
         seconds_cpu=_seconds(plan, evaluations, workers, flop / (CPU_FLOPS * recipe.threads) + OVERHEAD),
-        seconds_gpu=(evaluations + sum(fits)) * flop / GPU_FLOPS,
+        seconds_gpu=work * flop / GPU_FLOPS,
         warnings=plan.header.warnings + prepared.real.survey.warnings + _memory_warning(memory * workers),
     )
 
@@ -128,17 +135,38 @@ def price(prepared: Prepared, folder: Path) -> Price:
 def _seconds(plan: Plan, evaluations: int, workers: int, each: float) -> float:
     """Stage after stage; a stage of one unit keeps one worker busy, however many there are."""
     kinds = {kind: [u for u in plan.fits if u.kind == kind] for kind in dict.fromkeys(u.kind for u in plan.fits)}
-    fits = sum(sum(map(_evaluations, units)) * each / min(workers, len(units)) for units in kinds.values())
+    fits = sum(sum(map(_fit_work, units)) * each / min(workers, len(units)) for units in kinds.values())
     return fits + evaluations * each / workers
 
 
-def _evaluations(unit: FitUnit) -> int:
+def _evaluations(recipe: Recipe, plan: Plan) -> tuple[int, int]:
+    """U-Net rows of all shards, and how many of them are idle: every batch has its planned shape, and its longest row
+    decides how often the network is called.
+    """
+    config, size = recipe.method_config, recipe.batch_size
+    batches = [batch for shard in plan.shards() for batch in shard.batches(size)]
+    costs = [[recipe.module.evaluations(config, row) for row in batch] for batch in batches]
+    computed = sum(size * max(rows) for rows in costs)
+    return computed, computed - sum(map(sum, costs))
+
+
+def _fit_evaluations(unit: FitUnit) -> int:
     """U-Net rows of a fit, as its payload tells: training steps times batch, or steps times images; else none."""
     content: dict[str, Any] = unit.content
-    training = content.get("config")
-    if isinstance(training, dict) and "steps" in training:
-        return TRAINING * int(training["steps"]) * int(training.get("batch", 1))
+    if training := _training(unit):
+        return int(training["steps"]) * int(training.get("batch", 1))
     return int(content.get("steps", 0)) * len(content.get("images", ()))
+
+
+def _fit_work(unit: FitUnit) -> int:
+    """What a fit takes, in evaluations without gradients."""
+    return _fit_evaluations(unit) * (TRAINING if _training(unit) else 1)
+
+
+def _training(unit: FitUnit) -> dict[str, Any] | None:
+    """The settings of a fit that is trained."""
+    config = unit.content.get("config")
+    return config if isinstance(config, dict) and "steps" in config else None
 
 
 def cpu_workers(recipe: Recipe, plan: Plan) -> int:

@@ -63,18 +63,27 @@ class Draw(BaseModel):
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a class that has images, each from one of them, uniformly."""
-    tokens, groups = fits(cfg, table, spec)[-1], table.by_class()
+    rows = list(_edits(cfg, table, spec))
+    tokens = fits(cfg, table, spec, rows)[-1].name
+    for row in rows:
+        yield row.model_copy(update={"adapters": (tokens,)})
+
+
+def _edits(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """The rows before they name their tokens."""
+    groups = table.by_class()
     for label, count in counts(table, spec):
         prompt = cfg.concepts.prompt(label, table.metaclass)
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
             columns = own_source(key, groups[label]) | cfg.steps(key.choice("strength", cfg.strengths))
-            yield new_row(VERSION, key, spec, prompt=prompt, adapters=(tokens.name,), **columns)
+            yield new_row(VERSION, key, spec, prompt=prompt, **columns)
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
-    """A training run for every class that has images, then all their tokens together."""
-    groups = [images for images in table.by_class().values() if images]
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
+    """A training run for every class that rows are made of, then all their tokens together."""
+    labels = {row.label for row in rows}
+    groups = [images for label, images in table.by_class().items() if label in labels]
     learned = [unit_of(images, cfg.concepts, cfg.concepts_resize, table, spec) for images in groups]
     names = [unit.name for unit in learned]
     return (*learned, FitUnit.of("tokens", {"concepts": names}, after=names))

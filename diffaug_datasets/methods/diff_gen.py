@@ -60,7 +60,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
             yield new_row(VERSION, key, spec, prompt=prompt, adapters=(concept.name,), **cfg.steps())
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
     """The concepts of all classes."""
     return (concept_unit(cfg.concepts, cfg.resize, table, spec),)
 

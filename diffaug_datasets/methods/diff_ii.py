@@ -1,7 +1,7 @@
 """Diff-II: inversion circle interpolation and two-stage denoising (Wang & Chen 2024, arXiv 2408.16266).
 
 1. one token a class, learned together with LoRA on the U-Net (3.2)       fit `concepts`, `models.concepts`
-2. DDIM inversion of every real image under its class prompt, w = 1 (Eq. 4) fit `inversions`, `numerics.ddim_invert`
+2. DDIM inversion of the images of pairs, under their class's prompt, w = 1 (Eq. 4)   fit `inversions`, `ddim_invert`
 3. a pair of images of one class, with replacement over all pairs          `plan`, role `pair`
 4. a point of the circle through both inversions (Eq. 5 to 7)               `numerics.interpolation.circle`
 5. denoising in two stages: the prompt with a context suffix, then without (Eq. 8)   `Conditions.first`, `.switch`
@@ -98,16 +98,27 @@ class Draw(BaseModel):
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a class that has images, each from one of its pairs."""
-    concept = concept_unit(cfg.concepts, cfg.resize, table, spec)
-    home = {image: unit.name for unit in inversion_units(cfg, table, spec) for image in unit.content["images"]}
+    rows = list(_pairs(cfg, table, spec))
+    concept, *inversions = fits(cfg, table, spec, rows)
+    home = {image: unit.name for unit in inversions for image in unit.content["images"]}
+    for row in rows:
+        cited = dict.fromkeys(home[image] for image in _inverted_images(row))
+        yield row.model_copy(update={"adapters": (concept.name, *cited)})
+
+
+def _pairs(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """The rows before they name their fits, which follow from all of them."""
     for label, images in table.by_class().items():
         distinct = list({source.id: source for source in images}.values())
         if not distinct or label not in (spec.targets or (label,)) or _skipped(cfg, table, label, distinct):
             continue
         for k in range(spec.count(len(images))):
-            row = _row(cfg, spec, RowKey(spec.seed, NAME, label, k), distinct, table.metaclass)
-            inversions = [home[image_key(i, label)] for i in row.source_ids] if row.start_step == 0 else []
-            yield row.model_copy(update={"adapters": (concept.name, *dict.fromkeys(inversions))})
+            yield _row(cfg, spec, RowKey(spec.seed, NAME, label, k), distinct, table.metaclass)
+
+
+def _inverted_images(row: PlanRow) -> list[str]:
+    """The images whose inversions a row starts from: none where it starts from a noised source."""
+    return [] if row.start_step else [image_key(source, row.label) for source in row.source_ids]
 
 
 def _skipped(cfg: Config, table: SourceTable, label: int, distinct: list[Source]) -> bool:
@@ -162,20 +173,21 @@ def redraw(row: PlanRow, key: RowKey, cfg: Config) -> PlanRow:
     return row.model_copy(update={"draw": draw_json(draw), "seed": key.seed("noise")})
 
 
-def inversion_units(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
-    """Inverted latents of all real images, a few batches a unit."""
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
+    """The concepts of all classes, then inverted latents of the images that rows start from, a few batches a unit.
+
+    Every batch of a unit is full, so that nothing is inverted twice: images that are left over are a unit of their own,
+    whose batch is as large as they are many.
+    """
     concept = concept_unit(cfg.concepts, cfg.resize, table, spec)
-    images = list(dict.fromkeys(image_key(source.id, source.label) for source in table.sources))
-    size = 8 * spec.batch_size
-    payload = {"concepts": concept.name, "steps": cfg.inversion_steps, "batch": spec.batch_size}
-    payload |= {"resize": cfg.resize, "metaclass": table.metaclass}
-    chunks = [images[i : i + size] for i in range(0, len(images), size)]
-    return tuple(FitUnit.of("inversions", {**payload, "images": chunk}, after=[concept.name]) for chunk in chunks)
-
-
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
-    """Concepts first, then the inversions that need them."""
-    return (concept_unit(cfg.concepts, cfg.resize, table, spec), *inversion_units(cfg, table, spec))
+    used = {image for row in rows for image in _inverted_images(row)}
+    images = [i for i in dict.fromkeys(image_key(s.id, s.label) for s in table.sources) if i in used]
+    size, full = 8 * spec.batch_size, len(images) - len(images) % spec.batch_size
+    chunks = [images[i : min(i + size, full)] for i in range(0, full, size)] + [images[full:]]
+    payload = {"concepts": concept.name, "steps": cfg.inversion_steps, "resize": cfg.resize}
+    payload |= {"metaclass": table.metaclass}
+    inversions = [{**payload, "images": c, "batch": min(len(c), spec.batch_size)} for c in chunks if c]
+    return (concept, *(FitUnit.of("inversions", content, after=[concept.name]) for content in inversions))
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:

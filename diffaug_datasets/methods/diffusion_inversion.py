@@ -84,14 +84,20 @@ class Draw(BaseModel):
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a class that has images: its images in turn, each with a partner drawn from the others."""
-    home = {image: unit.name for unit in fits(cfg, table, spec) for image in unit.content["images"]}
+    rows = list(_pairs(cfg, table, spec))
+    home = {image: unit.name for unit in fits(cfg, table, spec, rows) for image in unit.content["images"]}
+    for row in rows:
+        units = dict.fromkeys(home[image] for image in _images(row))
+        yield row.model_copy(update={"adapters": tuple(units)})
+
+
+def _pairs(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """The rows before they name their groups."""
     for label, images in table.by_class().items():
         distinct = list({source.id: source for source in images}.values())
         wanted = spec.count(len(images)) if distinct and label in (spec.targets or (label,)) else 0
         for k in range(wanted):
-            row = _row(cfg, spec, RowKey(spec.seed, NAME, label, k), distinct)
-            units = dict.fromkeys(home[_key(source_id, label)] for source_id in row.source_ids)
-            yield row.model_copy(update={"adapters": tuple(units)})
+            yield _row(cfg, spec, RowKey(spec.seed, NAME, label, k), distinct)
 
 
 def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source]) -> PlanRow:
@@ -125,14 +131,23 @@ def _key(source_id: str, label: int) -> str:
     return f"{source_id}/{label}"
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
-    """The embeddings of all real images, a group a unit."""
+def _images(row: PlanRow) -> list[str]:
+    return [_key(source_id, row.label) for source_id in row.source_ids]
+
+
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
+    """The embeddings of every group that holds an image of a row, a group a unit.
+
+    Groups are cut from all real images and learned whole: what an image becomes depends on those beside it.
+    """
     size = cfg.embeddings.group
     payload = {"backbone": spec.backbone, "config": cfg.embeddings.identity(), "resize": cfg.resize, "size": spec.size}
     pools = table.by_class().values() if cfg.embeddings.by_class else [table.sources]
     images = [list(dict.fromkeys(_key(source.id, source.label) for source in pool)) for pool in pools]
     groups = [pool[i : i + size] for pool in images for i in range(0, len(pool), size)]
-    return tuple(FitUnit.of("image_embeddings", {**payload, "images": group}) for group in groups)
+    used = {image for row in rows for image in _images(row)}
+    wanted = [group for group in groups if not used.isdisjoint(group)]
+    return tuple(FitUnit.of("image_embeddings", {**payload, "images": group}) for group in wanted)
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
@@ -176,7 +191,7 @@ def _condition(row: PlanRow, ctx: Context) -> tuple["Tensor", "Tensor"]:
     draw = Draw.model_validate_json(row.draw)
     group = ctx.fit(row.adapters[0])
     known: Mapping[str, Tensor] = {name: c for adapter in row.adapters for name, c in ctx.fit(adapter).items()}
-    ends = [known[_key(source_id, row.label)] for source_id in row.source_ids]
+    ends = [known[image] for image in _images(row)]
     noise = torch.randn(ends[0].shape, generator=torch.Generator("cpu").manual_seed(draw.embedding_seed))
     mean = torch.stack([group[name] for name in sorted(group)]).mean(0)
     return perturbed(ends[0], ends[-1], draw.alpha, noise, draw.lam), mean

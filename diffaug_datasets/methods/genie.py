@@ -133,7 +133,7 @@ def shuffled_sources(name: str, table: SourceTable, spec: PlanSpec, target: int)
     return sorted(others, key=lambda s: uint63(f"{spec.seed}|{name}|{target}|source|{s.id}|{s.label}"))
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
     """None."""
     return ()
 

@@ -74,21 +74,34 @@ class Draw(BaseModel):
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """As GeNIe; `strength` and `start_step` stay open until the level is chosen."""
-    unit_of = {image: unit.name for unit in fits(cfg, table, spec) for image in unit.content["images"]}
-    targets = {label: [_key(s.id, label) for s in images] for label, images in table.by_class().items() if images}
-    for row in genie.edits(NAME, VERSION, cfg, table, spec, {}):
-        images = [_key(row.source_ids[0], row.source_labels[0]), *targets.get(row.label, ())]
-        without = {} if row.label in targets else {"fallback": "ada_skipped"}
-        yield row.model_copy(update={"adapters": tuple(dict.fromkeys(unit_of[i] for i in images)), **without})
+    rows, of_class = list(genie.edits(NAME, VERSION, cfg, table, spec, {})), _by_class(table)
+    home = {image: unit.name for unit in fits(cfg, table, spec, rows) for image in unit.content["images"]}
+    of_target = {label: dict.fromkeys(home[image] for image in of_class[label]) for label in {r.label for r in rows}}
+    for row in rows:
+        if units := of_target[row.label]:
+            yield row.model_copy(update={"adapters": tuple({home[_source(row)]: None, **units})})
+        else:
+            yield row.model_copy(update={"fallback": "ada_skipped"})
+
+
+def _by_class(table: SourceTable) -> dict[int, list[str]]:
+    return {label: [_key(source.id, label) for source in images] for label, images in table.by_class().items()}
+
+
+def _source(row: PlanRow) -> str:
+    return _key(row.source_ids[0], row.source_labels[0])
 
 
 def _key(source_id: str, label: int) -> str:
     return f"{source_id}/{label}"
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
-    """Embeddings of all real images, a few batches a unit."""
-    images = list(dict.fromkeys(_key(source.id, source.label) for source in table.sources))
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
+    """Embeddings of the images that levels are compared with, a few batches a unit."""
+    of_class = _by_class(table)
+    compared = [row for row in rows if of_class[row.label]]
+    used = {_source(row) for row in compared}.union(*(of_class[label] for label in {row.label for row in compared}))
+    images = [i for i in dict.fromkeys(_key(source.id, source.label) for source in table.sources) if i in used]
     size = 8 * spec.batch_size
     chunks = [images[i : i + size] for i in range(0, len(images), size)]
     length = {} if cfg.normalise else {"normalise": False}
@@ -144,7 +157,7 @@ def _judge(row: PlanRow, features: list["Tensor"], ctx: Context) -> tuple[int, d
     if row.fallback == "ada_skipped":
         return len(features) - 1, {"fallback": "ada_skipped"}
     known = {name: tensor for adapter in row.adapters for name, tensor in ctx.fit(adapter).items()}
-    source = known[_key(row.source_ids[0], row.source_labels[0])]
+    source = known[_source(row)]
     target = torch.stack([known[name] for name in sorted(known) if name.endswith(f"/{row.label}")]).mean(0)
     if torch.equal(source, target):
         return len(features) - 1, {"fallback": "source_equals_target"}

@@ -86,7 +86,7 @@ def _steps(cfg: Config) -> dict[str, float | int | str]:
     }
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
     """None."""
     return ()
 

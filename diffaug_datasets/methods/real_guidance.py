@@ -66,7 +66,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
             yield new_row(VERSION, key, spec, prompt=prompt, **source, **cfg.steps(cfg.strength))
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
     """None."""
     return ()
 

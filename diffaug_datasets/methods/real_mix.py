@@ -91,7 +91,7 @@ def mixed(cfg: Mixing, key: RowKey, pools: Sequence[Sequence[Source]]) -> dict[s
     return {**source_columns(source), **cfg.steps(strength), "soft_label": SoftLabel.mixed(weights)}
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
     """None."""
     return ()
 

@@ -97,7 +97,7 @@ class Draw(BaseModel):
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows a class; a class without images has rows only where texts are the queries."""
-    index = fits(cfg, table, spec)[-1].name
+    index = _units(cfg, table, spec)[-1].name
     for label, images in table.by_class().items():
         wanted = spec.count(len(images)) if label in (spec.targets or (label,)) else 0
         for k in range(wanted if images or cfg.query == "text" else 0):
@@ -129,12 +129,16 @@ def _text(cfg: Config, table: SourceTable, label: int) -> str:
     return fill(cfg.prompt, table.prompt_names[label], table.metaclass)
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
     """Features of the pool in chunks, then the index of what every query gets.
 
     Raises:
         PlanError: there is no pool.
     """
+    return _units(cfg, table, spec)
+
+
+def _units(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
     pool = _pool(spec)
     chunks = [
         FitUnit.of("pool_features", {"pool": pool.digest, "encoder": cfg.encoder, "begin": i, "shape": spec.batch_size})

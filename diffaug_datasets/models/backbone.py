@@ -1,6 +1,7 @@
 """The only door to a diffusion model: images to latents and back, prompts to conditions, and the noise it sees."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,8 @@ class Backbone:
     """A Stable Diffusion 1.x or 2.x pipeline. Latents, conditions and eps are float32 outside; the network has `dtype`.
 
     At one batch shape and place a row's results never depend on what the other rows hold: keep a row at its place of
-    the planned shape, and it is the same to the bit. `calls` and `rows_evaluated` count the U-Net's work.
+    the planned shape, and it is the same to the bit. `calls` and `rows_evaluated` count the U-Net's work, rows that
+    only fill a batch too.
     """
 
     def __init__(self, pieces: Pieces, spec: BackboneSpec, name: str, device: torch.device) -> None:
@@ -182,6 +184,15 @@ class Backbone:
         low, high = both.chunk(2)
         eps = guided(low, high, scale.to(self.device))
         return eps if unguided is None else torch.where(plain[:, None, None, None], unguided, eps)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Calls inside leave `calls` and `rows_evaluated` as they are: for pictures that no result rests on."""
+        before = self.calls, self.rows_evaluated
+        try:
+            yield
+        finally:
+            self.calls, self.rows_evaluated = before
 
     def use_concepts(self, concepts: LoadedConcepts | None) -> None:
         """Install learned tokens and fuse their LoRA into the U-Net; None brings the base back, to the bit.

@@ -1,6 +1,7 @@
 """Pictures for the eye while concepts are learned: a few classes, the same noise each time, beside the fit.
 
-They are no part of the fit: nothing reads them but the report, and training ends at the same bits without them.
+They are no part of the fit: nothing reads them but the report, training ends at the same bits without them, and they
+count among no fit's evaluations.
 """
 
 import io
@@ -64,7 +65,8 @@ class Previews:
     def __call__(self, done: int) -> None:
         """Draw the classes if so many steps are a moment to look."""
         if self.ids and done in moments(self.cfg, len(self.ids)):
-            self._write(done)
+            with self.backbone.uncounted():
+                self._write(done)
 
     @torch.no_grad()
     def _write(self, done: int) -> None:

@@ -45,7 +45,10 @@ class FileDigest(BaseModel):
 
 
 class Receipt(BaseModel):
-    """Says that a unit is done: written last, names its files with their digests."""
+    """Says that a unit is done: written last, names its files with their digests.
+
+    `evaluations`: rows that the U-Net computed for it, those included that filled a batch up or were made again.
+    """
 
     model_config = ConfigDict(frozen=True)
 

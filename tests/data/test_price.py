@@ -27,18 +27,19 @@ def test_counts_are_those_of_the_plan(prepared: Prepared, quote: Price) -> None:
     assert (quote.rows, quote.real, quote.test) == (30, 50, 1000)
     assert set(quote.images_a_class.values()) == {3} and len(quote.images_a_class) == 10
     assert quote.shards == len(prepared.plan.shards())
-    assert quote.fits == {"concepts": 1, "inversions": 1}
+    assert quote.fits == {"concepts": 1, "inversions": 2}  # the full batches, and what is left over
 
 
-def test_evaluations_are_the_methods_and_the_fits(quote: Price) -> None:
-    assert quote.evaluations == 30 * 2 * 25
-    assert quote.fit_evaluations == 3 * 7 * 4 + 50 * 25
+def test_evaluations_are_the_methods_and_the_fits(prepared: Prepared, quote: Price) -> None:
+    assert (quote.evaluations, quote.idle) == (32 * 2 * 25, 2 * 2 * 25)  # 30 rows in batches of 16
+    used = {image for row in prepared.plan.rows for image in row.source_ids}
+    assert len(used) == 41 and quote.fit_evaluations == 7 * 4 + 41 * 25
 
 
 def test_a_payload_that_says_nothing_costs_nothing() -> None:
-    from diffaug_datasets.data.price import _evaluations
+    from diffaug_datasets.data.price import _fit_evaluations
 
-    assert _evaluations(FitUnit.of("embeddings", {"images": ["a"], "encoder": "tiny"})) == 0
+    assert _fit_evaluations(FitUnit.of("embeddings", {"images": ["a"], "encoder": "tiny"})) == 0
 
 
 def test_stable_diffusion_is_assumed_where_the_weights_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:

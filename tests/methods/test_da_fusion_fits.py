@@ -1,5 +1,6 @@
 """What DA-Fusion learns, as its plan says: one token a class, by textual inversion, from that class's images alone."""
 
+from dataclasses import replace
 from typing import Any
 
 from diffaug_datasets.core.method import PlanSpec
@@ -61,6 +62,17 @@ def test_the_tokens_of_all_classes_come_last_and_every_row_cites_them() -> None:
 
 
 def test_a_class_without_images_is_not_learned() -> None:
+    assert names_learned(SPEC, (2, 0, 1)) == [{"0": "heron"}, {"2": "ibis"}]
+
+
+def test_a_class_without_rows_is_not_learned() -> None:
+    assert names_learned(replace(SPEC, targets=(2,)), (2, 3, 1)) == [{"2": "ibis"}]
+    assert names_learned(replace(SPEC, per_image=0.4), (2, 3, 1)) == [{"1": NAMES[1]}]  # int(0.4 n) rows
+
+
+def names_learned(spec: PlanSpec, counts: tuple[int, ...]) -> list[dict[str, str]]:
     recipe = Recipe.from_dict({"builder": "toy", "method": "da_fusion"})
-    fits = recipe.module.fits(recipe.planned_config, table((2, 0, 1)), SPEC)
-    assert [unit.content["names"] for unit in fits if unit.kind == "concepts"] == [{"0": "heron"}, {"2": "ibis"}]
+    rows = list(recipe.module.plan(recipe.planned_config, table(counts), spec))
+    fits = recipe.module.fits(recipe.planned_config, table(counts), spec, rows)
+    assert {row.adapters for row in rows} == {(fits[-1].name,)}
+    return [unit.content["names"] for unit in fits if unit.kind == "concepts"]

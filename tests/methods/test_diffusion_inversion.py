@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import diffaug_datasets
-from diffaug_datasets.core.method import PlanSpec
+from diffaug_datasets.core.method import FitUnit, PlanSpec
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.data.catalogue import config_recipe
 from diffaug_datasets.data.prepare import prepare, write_run
@@ -63,25 +63,37 @@ def test_one_image_has_no_partner_and_none_has_no_row() -> None:
 def test_a_group_is_a_fit_and_a_row_names_its_sources_groups() -> None:
     cfg = diffusion_inversion.Config.model_validate({"embeddings": {"group": 3}})
     spec = PlanSpec(seed=0, backbone="m", per_class=20, size=(256, 256))
-    units = diffusion_inversion.fits(cfg, table(4, 3), spec)
+    units = fits(cfg, table(4, 3), spec)
     assert [len(unit.content["images"]) for unit in units] == [3, 3, 1]
     home = {image: unit.name for unit in units for image in unit.content["images"]}
     for row in diffusion_inversion.plan(cfg, table(4, 3), spec):
         named = [home[f"{source}/{row.label}"] for source in row.source_ids]
         assert row.adapters == tuple(dict.fromkeys(named))
-    other = diffusion_inversion.fits(cfg, table(4, 3), PlanSpec(seed=0, backbone="m", per_class=20, size=(128, 128)))
+    other = fits(cfg, table(4, 3), PlanSpec(seed=0, backbone="m", per_class=20, size=(128, 128)))
     assert {unit.name for unit in units}.isdisjoint(unit.name for unit in other)
+
+
+def test_a_group_that_no_row_names_is_not_learned_and_the_others_stay_whole() -> None:
+    cfg = diffusion_inversion.Config.model_validate({"embeddings": {"group": 3}})
+    spec = PlanSpec(seed=0, backbone="m", per_class=20)
+    few = PlanSpec(seed=0, backbone="m", per_class=20, targets=(1,))
+    assert fits(cfg, table(4, 3), few) == fits(cfg, table(4, 3), spec)[1:]  # the second group mixes both classes
+
+
+def fits(cfg: diffusion_inversion.Config, real: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
+    """The fits of the rows that are planned."""
+    return diffusion_inversion.fits(cfg, real, spec, list(diffusion_inversion.plan(cfg, real, spec)))
 
 
 def test_a_group_of_one_class_ends_where_the_class_does() -> None:
     cfg = diffusion_inversion.Config.model_validate({"embeddings": {"group": 3, "by_class": True}})
     spec = PlanSpec(seed=0, backbone="m", per_class=20, size=(256, 256))
-    units = diffusion_inversion.fits(cfg, table(4, 0, 2), spec)
+    units = fits(cfg, table(4, 0, 2), spec)
     groups = [unit.content["images"] for unit in units]
     assert [len(group) for group in groups] == [3, 1, 2]
     assert [{name.split("/")[1] for name in group} for group in groups] == [{"0"}, {"0"}, {"2"}]
     one, plain = table(3), diffusion_inversion.Config.model_validate({"embeddings": {"group": 3}})
-    assert diffusion_inversion.fits(plain, one, spec) == diffusion_inversion.fits(cfg, one, spec)
+    assert fits(plain, one, spec) == fits(cfg, one, spec)
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,33 @@ def test_ada_leaves_the_level_open_and_says_where_it_must_be_skipped() -> None:
     assert {r.fallback for r in rows if r.label != 1} == {None}
 
 
+def test_ada_embeds_the_sources_of_its_rows_and_the_images_of_their_targets() -> None:
+    real = table((3, 0, 40, 30))
+    spec = PlanSpec(seed=0, backbone="m", batch_size=2, per_class=2, targets=(0, 1))
+    rows = list(genie_ada.plan(genie_ada.Config(), real, spec))
+    compared = [row for row in rows if row.label == 0]
+    assert {row.fallback for row in rows if row.label == 1} == {"ada_skipped"}
+    assert all(not row.adapters for row in rows if row.label == 1)
+    units = genie_ada.fits(genie_ada.Config(), real, spec, rows)
+    embedded = [image for unit in units for image in unit.content["images"]]
+    sources = {f"{row.source_ids[0]}/{row.source_labels[0]}" for row in compared}
+    assert sorted(embedded) == sorted(sources | {f"00{i:02d}" * 16 + "/0" for i in range(3)})
+
+
+@pytest.mark.parametrize(("batch", "per_class"), [(2, 3), (4, 7), (8, 1), (1, 2)])
+def test_diff_ii_inverts_the_images_of_its_pairs_once_each(batch: int, per_class: int) -> None:
+    real = table((30, 25))
+    spec = PlanSpec(seed=0, backbone="m", batch_size=batch, per_class=per_class, suffixes=("a.",))
+    rows = list(diff_ii.plan(diff_ii.Config(), real, spec))
+    _, *units = diff_ii.fits(diff_ii.Config(), real, spec, rows)
+    inverted = [image for unit in units for image in unit.content["images"]]
+    assert sorted(inverted) == sorted({f"{image}/{row.label}" for row in rows for image in row.source_ids})
+    assert all(len(u.content["images"]) % u.content["batch"] == 0 and u.content["batch"] <= batch for u in units)
+    assert diff_ii.fits(diff_ii.Config(), real, spec, rows[::-1])[1:] == tuple(units)
+    home = {image: unit.name for unit in units for image in unit.content["images"]}
+    assert all(set(row.adapters[1:]) == {home[f"{i}/{row.label}"] for i in row.source_ids} for row in rows)
+
+
 @pytest.mark.parametrize("method", ["diff_mix", "real_mix"])
 def test_diff_mix_draws_sources_strengths_and_labels(method: str) -> None:
     module, spec = find_method(method), PlanSpec(seed=0, backbone="m", per_image=100)

@@ -21,6 +21,7 @@ from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.data.catalogue import config_recipe, parse_config_name
 from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.data.price import price
 from diffaug_datasets.data.real import read_real
 from diffaug_datasets.run.assembly import Assembled, assemble
 from diffaug_datasets.run.context import sources_in
@@ -60,12 +61,18 @@ def table(counts: Sequence[int] = (3, 2, 4)) -> SourceTable:
     return SourceTable("toy", "train", names, names, "bird", sources)
 
 
-def plan_of(name: str, seed: int = 0, batch_size: int = 4, pool: PoolTable | None = POOL, **changes: Any) -> Plan:
+def plan_of(
+    name: str,
+    seed: int = 0,
+    batch_size: int = 4,
+    pool: PoolTable | None = POOL,
+    targets: tuple[int, ...] | None = None,
+) -> Plan:
     """A plan over invented images."""
     content = {"builder": "toy", "method": name, "config": small_config(name), "seed": seed}
-    known: dict[str, Any] = {"backbone": "model@0123", "suffixes": ("at night.",), "pool": pool}
+    known: dict[str, Any] = {"backbone": "model@0123", "suffixes": ("at night.",), "pool": pool, "targets": targets}
     spec = PlanSpec(seed=seed, batch_size=batch_size, per_image=2.0, **known)
-    return draw_plan("toy_full", Recipe.from_dict({**content, **changes}), table(), None, spec)
+    return draw_plan("toy_full", Recipe.from_dict(content), table(), None, spec)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,6 +149,25 @@ def test_the_plan_depends_neither_on_row_order_nor_on_batches(name: str, monkeyp
     drawn: Callable[..., Any] = method.plan
     monkeypatch.setattr(method, "plan", lambda *given: reversed(list(drawn(*given))))
     assert plan_of(name).id == plan.id
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_fitted_that_no_row_rests_on(name: str) -> None:
+    """With rows of one class of three, too; of a fit that holds each image by itself, every image is some row's."""
+    method = find_method(name)
+    for targets in (None, (1,)):
+        plan = plan_of(name, targets=targets)
+        units = {unit.name: unit for unit in plan.fits}
+        needed: set[str] = set()
+        waiting = {cited for row in plan.rows for cited in row.adapters}
+        while waiting:
+            needed |= waiting
+            waiting = {before for unit in waiting for before in units[unit].after} - needed
+        assert needed == set(units)
+        pairs = [pair for row in plan.rows for pair in zip(row.source_ids, row.source_labels, strict=True)]
+        used = {f"{source}/{label}" for source, label in pairs}
+        alone = [unit.content["images"] for unit in plan.fits if unit.kind in getattr(method, "FITS_BY_IMAGE", ())]
+        assert {image for images in alone for image in images} <= used
 
 
 def test_the_order_in_which_a_folder_lists_its_files_does_not_count(
@@ -244,6 +270,18 @@ def test_rows_regenerate_and_cost_what_is_declared(name: str, runs: Runs) -> Non
     made, failed = type(worker._job)(run.recipe.module, config, worker._ctx, 0, 1, 1).make([planned_row])
     assert len(made) == 1 and not failed
     assert worker._ctx.backbone.rows_evaluated - calls == run.recipe.module.evaluations(config, planned_row)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_computed_was_priced(name: str, runs: Runs) -> None:
+    """U-Net rows that the receipts count, of shards and of fits, are those that `plan` told; batches are ragged."""
+    run, _ = runs(name)
+    quote = price(prepare(run.recipe), run.folder)
+    counted = {stage: sum(run.receipt(unit.name).evaluations for unit in units) for stage, units in run.units()}
+    assert counted.pop("synthetic") == quote.evaluations
+    assert sum(counted.values()) == quote.fit_evaluations
+    asked = sum(run.recipe.module.evaluations(run.recipe.method_config, row) for row in run.plan.rows)
+    assert asked == quote.evaluations - quote.idle
 
 
 def test_no_two_methods_share_a_name_or_a_slug() -> None:
