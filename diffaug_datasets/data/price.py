@@ -145,7 +145,7 @@ def _evaluations(recipe: Recipe, plan: Plan) -> tuple[int, int]:
     """
     config, size = recipe.method_config, recipe.batch_size
     batches = [batch for shard in plan.shards() for batch in shard.batches(size)]
-    costs = [[recipe.module.evaluations(config, row) for row in batch] for batch in batches]
+    costs = [[recipe.module.evaluations(config, row) for row in batch if row] for batch in batches]
     computed = sum(size * max(rows) for rows in costs)
     return computed, computed - sum(map(sum, costs))
 
