@@ -178,6 +178,14 @@ def test_a_jpeg_cut_anywhere_is_seen_by_the_look_and_by_the_decoder(options):
     assert told == {"cut short, the file ends before the picture does"}
 
 
+def test_the_look_compares_the_checksums_of_a_png():
+    data = encoded(picture())
+    place = data.index(b"IEND") - 8
+    check_image(data)
+    with pytest.raises(BadImage, match="damaged, its PNG data cannot be decoded"):
+        check_image(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+
+
 def refusal(look, data) -> str:
     try:
         look(data)
@@ -237,18 +245,19 @@ def test_too_little_memory_is_no_fault_of_the_image(monkeypatch):
 
 
 NOISE = r"""
-import io, warnings
+import io, struct, warnings
 from PIL import Image
 from diffaug_datasets.core.images import check_image, decode_image
 def saved(image, kind, **more):
     sink = io.BytesIO(); image.save(sink, kind, **more); return sink.getvalue()
 noise = Image.effect_noise((48, 40), 60)
 cut = b"Exif\0\0MM\0*" + bytes.fromhex("00000008 0002 0112000300000001 00060000 010f000200000040 00007fff 00000000")
+tags = [*((t, 4, 1, 8) for t in (256, 257)), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, 8), (277, 3, 1, 99), (279, 4, 1, 64)]
 for data in (
     saved(noise.convert("RGB"), "JPEG", exif=cut),
     saved(noise.convert("RGB"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
     saved(noise.convert("P"), "PNG", transparency=bytes(range(256))),
-    saved(noise, "TIFF")[:20] + bytes(400),
+    b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(99),
 ):
     for look in (check_image, decode_image):
         try:
