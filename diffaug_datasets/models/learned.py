@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from diffaug_datasets.core import temporary
 from diffaug_datasets.core.errors import BackboneError
 
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
@@ -58,12 +59,18 @@ def load_concepts(folder: Path) -> LoadedConcepts:
 
 def write_whole(path: Path, content: bytes) -> None:
     """The file with this content, synced to disk, or the file that was there before: never a part of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    beside = temporary.beside(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    if os.name == "nt":  # which opens no folder
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
