@@ -17,7 +17,6 @@ from PIL import Image
 from diffaug_datasets.core.errors import RecipeError, SourceError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.sources import check_class_names
 from diffaug_datasets.data.real import read_real
 
 OWN = ("--set", "backbone=tiny", "--set", "per_class=1", "--set", "config.num_inference_steps=2")
@@ -398,12 +397,6 @@ def test_python_gets_the_same_sentences(tmp_path: Path) -> None:
     ):
         with pytest.raises(RecipeError, match=expected):
             Recipe.from_dict({"builder": "fashion", "method": "txt2img", **content})
-
-
-def test_class_names_that_no_terminal_takes() -> None:
-    for name, word in (("a\x1b[31m", "control character U.001B"), ("a\nb", "U.000A"), ("a\udcff", "lone surrogate")):
-        with pytest.raises(SourceError, match=word):
-            check_class_names("imagefolder", [name])
 
 
 NOT_THERE = ["plan", "cub_5shot_genie", "--source", "birds"]

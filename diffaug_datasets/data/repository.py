@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.printable import LOCAL, shown
 from diffaug_datasets.core.sources import check_key
+from diffaug_datasets.core.strict_yaml import load_yaml
+from diffaug_datasets.core.texts import read_text
 from diffaug_datasets.data.addresses import AddressFiles, local_path
 from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, Release, read_release
 from diffaug_datasets.run.store import FileDigest, sha256_file
@@ -98,11 +98,11 @@ class Repository:
         """
         path = self.files.local(README)
         try:
-            head = HEAD.match(path.read_text(encoding="utf-8"))
-            listed = (yaml.safe_load(head[1]) if head else {}).get("configs") or []
+            head = HEAD.match(read_text(path))
+            listed = (load_yaml(head[1]) if head else {}).get("configs") or []
             ordered = sorted(listed, key=lambda config: not config.get("default"))
             found = {str(config["config_name"]): _paths(config["data_files"]) for config in ordered}
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise PublishError(f"{self.where}: its README.md names no configs that can be read ({reason}).") from None
         if not found:
