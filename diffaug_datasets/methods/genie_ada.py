@@ -39,6 +39,8 @@ START = "noised image of another class"
 FILTER = "the level, by features"
 USUAL_LABELS = True
 
+SKIPPED = "ada_skipped"
+
 
 class Config(genie.Sampling):
     """The levels to try, and the encoder that judges them."""
@@ -73,7 +75,7 @@ class Draw(BaseModel):
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """As GeNIe; `strength` and `start_step` stay open until the level is chosen."""
+    """As GeNIe; `strength` and `start_step` stay open until the level is chosen, but where nothing is compared."""
     rows, of_class = list(genie.edits(NAME, VERSION, cfg, table, spec, {})), _by_class(table)
     home = {image: unit.name for unit in fits(cfg, table, spec, rows) for image in unit.content["images"]}
     of_target = {label: dict.fromkeys(home[image] for image in of_class[label]) for label in {r.label for r in rows}}
@@ -81,7 +83,16 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
         if units := of_target[row.label]:
             yield row.model_copy(update={"adapters": tuple({home[_source(row)]: None, **units})})
         else:
-            yield row.model_copy(update={"fallback": "ada_skipped"})
+            yield PlanRow(**{**row.model_dump(), **_steps(cfg, cfg.levels[-1]), "fallback": SKIPPED})
+
+
+def _steps(cfg: Config, level: float) -> dict[str, object]:
+    return {"strength": level, "start_step": cfg.start(level)}
+
+
+def _tried(cfg: Config, rows: Sequence[PlanRow]) -> tuple[float, ...]:
+    """The levels that rows are made at: the largest alone where no row is compared with anything."""
+    return cfg.levels[-1:] if all(row.fallback == SKIPPED for row in rows) else cfg.levels
 
 
 def _by_class(table: SourceTable) -> dict[int, list[str]]:
@@ -116,14 +127,15 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step (one where w = 1), summed over the levels."""
-    return sum(branches(row) * (cfg.num_inference_steps - cfg.start(level)) for level in cfg.levels)
+    """U-Net rows for one image: two branches a step (one where w = 1), summed over the levels that are tried."""
+    return sum(branches(row) * (cfg.num_inference_steps - cfg.start(level)) for level in _tried(cfg, [row]))
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """The image of the chosen level of every row, with all d_k."""
-    candidates = [_at_level(rows, cfg, ctx, level) for level in cfg.levels]
-    features = [ctx.features([ctx.image(made.pixels) for made in level], cfg.normalise) for level in candidates]
+    candidates = [_at_level(rows, cfg, ctx, level) for level in _tried(cfg, rows)]
+    compared = candidates if len(candidates) > 1 else []
+    features = [ctx.features([ctx.image(made.pixels) for made in level], cfg.normalise) for level in compared]
     return [_chosen(row, [c[i] for c in candidates], [f[i] for f in features], cfg, ctx) for i, row in enumerate(rows)]
 
 
@@ -137,9 +149,11 @@ def _at_level(rows: Sequence[PlanRow], cfg: Config, ctx: Context, level: float) 
 def _chosen(
     row: PlanRow, candidates: list[Generated], features: list["Tensor"], cfg: Config, ctx: Context
 ) -> Generated:
+    if row.fallback == SKIPPED:
+        return Generated(candidates[-1].pixels, {"levels": cfg.levels[-1:], "fallback": SKIPPED})
     index, measured = _judge(row, features, ctx)
     level = cfg.levels[index]
-    chosen: dict[str, object] = {"strength": level, "start_step": cfg.start(level)}
+    chosen = _steps(cfg, level)
     if "fallback" in measured:
         chosen["fallback"] = measured["fallback"]
     return Generated(candidates[index].pixels, {"levels": cfg.levels, **measured}, chosen)
@@ -154,8 +168,6 @@ def _judge(row: PlanRow, features: list["Tensor"], ctx: Context) -> tuple[int, d
 
     from diffaug_datasets.numerics.selection import largest_jump, projections
 
-    if row.fallback == "ada_skipped":
-        return len(features) - 1, {"fallback": "ada_skipped"}
     known = {name: tensor for adapter in row.adapters for name, tensor in ctx.fit(adapter).items()}
     source = known[_source(row)]
     target = torch.stack([known[name] for name in sorted(known) if name.endswith(f"/{row.label}")]).mean(0)

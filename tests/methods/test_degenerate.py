@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from test_plans import SPEC, plan_of, table
 
+from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.degenerate import CASES, FALLBACKS, fallback_text
 from diffaug_datasets.core.errors import PlanError, RecipeError, SourceError
 from diffaug_datasets.core.images import decode_image, source_id
@@ -24,6 +26,7 @@ from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.data.real import read_real
 from diffaug_datasets.methods import diff_ii, genie, genie_ada
+from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.numerics.interpolation import angle, circle
 from diffaug_datasets.numerics.selection import largest_jump
 from diffaug_datasets.run.assembly import Assembled, ClassCount
@@ -165,8 +168,13 @@ def target_without_images() -> str:
     assert {row.fallback for row in rows} == {None}
     ada = [row for row in genie_ada.plan(genie_ada.Config(), table((3, 0, 2)), told) if row.label == 1]
     [fallback] = {row.fallback for row in ada}
-    index, measured = genie_ada._judge(ada[0], [latent().flatten()] * 5, None)  # type: ignore[arg-type]
-    assert (index, measured) == (4, {"fallback": fallback})
+    backbone = Backbone.load(BackboneSpec(id="tiny"), "cpu")
+    noise = torch.stack([latent(i) for i in range(len(ada))])
+    ctx: Any = SimpleNamespace(backbone=backbone, noise=lambda _: noise, source=lambda _: Image.new("RGB", (8, 8)))
+    alone = genie_ada.generate(ada, genie_ada.Config(), ctx)
+    assert backbone.rows_evaluated == sum(genie_ada.evaluations(genie_ada.Config(), row) for row in ada) == 2 * 90
+    beside = genie_ada._chosen(ada[0], [alone[0]] * 5, [latent()] * 5, genie_ada.Config(), ctx)
+    assert beside == alone[0] and beside.measured == {"levels": (0.9,), "fallback": fallback}
     return fallback_text(fallback or "")
 
 

@@ -134,7 +134,11 @@ def test_genie_without_another_class_is_refused() -> None:
 def test_ada_leaves_the_level_open_and_says_where_it_must_be_skipped() -> None:
     spec = PlanSpec(seed=0, backbone="m", per_class=2)
     rows = list(genie_ada.plan(genie_ada.Config(), table((3, 0, 2)), spec))
-    assert {r.strength for r in rows} == {None}
+    assert {(r.strength, r.start_step) for r in rows if r.label != 1} == {(None, None)}
+    assert {(round(r.strength, 6), r.start_step) for r in rows if r.label == 1} == {(0.9, 5)}
+    cfg = genie_ada.Config()
+    costs = {r.label: genie_ada.evaluations(cfg, r) for r in rows}
+    assert costs == {0: 350, 1: 90, 2: 350}  # where nothing is compared, the largest level alone is made
     assert {r.fallback for r in rows if r.label == 1} == {"ada_skipped"}
     assert {r.fallback for r in rows if r.label != 1} == {None}
 
