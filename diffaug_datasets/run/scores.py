@@ -5,15 +5,16 @@ planned batch, whoever failed beside it, and what is computed from its features 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.errors import RecipeError, SourceError
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, SHOTS, Scores
+from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
 
@@ -114,10 +115,39 @@ class Scorer:
         return max((float(_rowwise(feature[None], self._source(s)[None])) for s in sources), default=None)
 
     def _source(self, source_id: str) -> "Tensor":
+        """Features [d] of a real image, encoded once, together with its group.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
         if source_id not in self._sources:
-            image = self.ctx.source(source_id)
-            self._sources[source_id] = self._encoder.image_features([image], batch_shape=self.shape)[0]
+            self.ctx.source(source_id)
+            group = self._groups[source_id]
+            images = [self._readable(one) for one in group]
+            empty = Image.new("RGB", (8, 8))
+            features = self._encoder.image_features([image or empty for image in images], batch_shape=self.shape)
+            self._sources |= {one: f for one, image, f in zip(group, images, features, strict=True) if image}
         return self._sources[source_id]
+
+    def _readable(self, source_id: str) -> Image.Image | None:
+        try:
+            return self.ctx.source(source_id)
+        except SourceError:
+            return None  # its rows fail for it; its place in the group stays
+
+    @cached_property
+    def _groups(self) -> Mapping[str, Sequence[str]]:
+        """Source -> those that one batch of the encoder takes with it: the next few that are looked at, in the plan's
+        order. So features follow from the plan alone, not from what was made before, where, or who failed.
+        """
+        rows = [*self.plan.rows, *(self._training if self.names.judge == SHOTS else ())]
+        order = list(dict.fromkeys(source for row in rows for source in row.source_ids))
+        groups = [order[i : i + self.shape] for i in range(0, len(order), self.shape)]
+        return {source: group for group in groups for source in group}
+
+    @cached_property
+    def _training(self) -> list[PlanRow]:
+        return [row for row in self.plan.real if row.split == "train"]
 
     def _judged(self, images: list[Image.Image], places: list[int]) -> list[dict[str, Any]]:
         probabilities = (self._by_shots(images) if self.names.judge == SHOTS else self._by_judge(images))[places]
@@ -144,7 +174,7 @@ class Scorer:
         size = self._encoder.image_features([Image.new("RGB", (8, 8))], batch_shape=self.shape).shape[1]
         means = torch.full((len(self.header.class_names), size), math.nan)
         for label in range(len(means)):
-            known = [r.source_ids[0] for r in self.plan.real if r.split == "train" and r.label == label]
+            known = [row.source_ids[0] for row in self._training if row.label == label]
             if known:
                 means[label] = torch.stack([self._source(source) for source in known]).mean(0)
         return means
