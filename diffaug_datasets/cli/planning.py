@@ -175,7 +175,7 @@ def print_price(quote: Price, found: Mapping[str, str] = MappingProxyType({})) -
             "  work": _work(quote),
             "  time": _time(quote),
             "  disk": f"{size(quote.bytes_needed)} needed, {size(quote.bytes_free)} free",
-            "  memory": f"{size(quote.memory_a_worker)} a worker, {_free(quote)}",
+            "  memory": _memory(quote),
         }
     )
     for warning in quote.warnings:
@@ -204,6 +204,11 @@ def _time(quote: Price) -> str:
     workers = f"{quote.workers} CPU worker{'s' if quote.workers > 1 else ''}"
     cpu, gpu = (clock(max(1.0, seconds)) for seconds in (quote.seconds_cpu, quote.seconds_gpu))
     return f"about {cpu} with {workers}, {gpu} on one GPU ({rates})"
+
+
+def _memory(quote: Price) -> str:
+    needed = f"{size(quote.memory_a_worker)} a worker, {size(quote.memory_to_plan)} to plan"
+    return f"{needed}, {_free(quote)}"
 
 
 def _free(quote: Price) -> str:

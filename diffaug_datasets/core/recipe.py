@@ -175,7 +175,7 @@ class Recipe(BaseModel):
     scores: Scores = Scores()
     filters: tuple[Filter, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63, description="every random choice follows from it")
-    shard_rows: int = Field(default=256, ge=1, le=100_000, description="rows a shard: the unit of work and resume")
+    shard_rows: int = Field(default=256, ge=1, le=100_000, description="rows a shard, the unit of work; fewer if large")
     batch_size: int = Field(default=8, ge=1, le=1024, description="rows the network sees at once")
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads a worker; part of the bits")
     attempts: int = Field(default=3, ge=1, le=10, description="tries a row before it counts as failed")

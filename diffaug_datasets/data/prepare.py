@@ -40,7 +40,7 @@ from diffaug_datasets.run.shards import planned_columns, write_arrow
 from diffaug_datasets.run.store import Run, write_text
 
 CONFUSION_IMAGES = 50
-WINDOW_BYTES = 256 << 20  # of images that are read and decoded at once
+WINDOW_BYTES = 512 << 20  # of images that are read and decoded at once
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _written(prepared: Prepared, run: Run) -> Run:
         refuse_other_plan(Run.open(folder), prepared.plan)
         run = Run.open(folder)
     run.__dict__["plan"] = prepared.plan
-    places = _places(prepared)
+    places = real_places(prepared)
     for shard in prepared.plan.real_shards():
         if not run.intact(shard.name):
             _write_real(run, shard, prepared.real, places)
@@ -267,7 +267,7 @@ def refuse_other_plan(run: Run, plan: Plan) -> None:
     )
 
 
-def _places(prepared: Prepared) -> dict[str, tuple[str, int]]:
+def real_places(prepared: Prepared) -> dict[str, tuple[str, int]]:
     """Row id of every real row -> where its bytes are."""
     train = [("train", i) for i in prepared.manifest.indices]
     test = [("test", i) for i in range(len(prepared.real.test or ()))]
@@ -290,8 +290,8 @@ def _write_real(run: Run, shard: Shard, real: RealSet, places: dict[str, tuple[s
 
 
 def reading_bytes(encoded: int, pixels: int) -> int:
-    """Bytes in memory while an image is read: its own, the decoded picture, a copy of it, and what is hashed."""
-    return encoded + 3 * RGB_BYTES * pixels
+    """Bytes in memory while an image is read: its own, and those of the decoded picture and of one copy."""
+    return encoded + 2 * RGB_BYTES * pixels
 
 
 def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str, source: Source) -> dict[str, Any]:

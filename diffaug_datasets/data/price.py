@@ -5,28 +5,34 @@ import math
 import os
 import shutil
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_revision, hub_cache, local_folder, resolve
 from diffaug_datasets.core.errors import BackboneError, RunError
-from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of
+from diffaug_datasets.core.method import FitUnit, at_source_size
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.prepare import Prepared
+from diffaug_datasets.data.prepare import WINDOW_BYTES, Prepared, reading_bytes, real_places
+from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
+from diffaug_datasets.run.features import BATCH_BYTES, BATCH_ROWS
 
 FLOP_A_PARAMETER = 0.23  # and latent position: 860M x 64 x 64 gives the 0.8 TFLOP of one Stable Diffusion 1.5 row
 CPU_FLOPS = 20e9  # a worker thread
 GPU_FLOPS = 80e12  # one device
 OVERHEAD = 1.5e-3  # seconds of a row and evaluation on a CPU that small networks spend outside arithmetic
 TRAINING = 3  # a step back costs two steps forward
-PIXEL_BYTES = {"png": 1.7, "webp": 1.2}  # of photographs, lossless
 ROW_BYTES = 3_000  # of the columns beside the image
 ACTIVATION_BYTES = 4_096  # a pixel and batch row, float32
+LATENT_BYTES = 16  # a latent position, float32
 LIBRARY_BYTES = 600_000_000  # of a worker that holds no model yet
+PLANNING_BYTES = 250_000_000  # of a process that plans, beside the images
+BATCH_COPIES = 3  # of a record batch, while it is written
 SAMPLE = 32
+LARGEST = 8
 SPARE = 1.1
 
 
@@ -65,6 +71,7 @@ class Price:
     bytes_needed: int
     bytes_free: int
     memory_a_worker: int
+    memory_to_plan: int
     memory_free: int | None
     evaluations: int
     idle: int
@@ -104,7 +111,8 @@ def price(prepared: Prepared, folder: Path) -> Price:
     evaluations, idle = _evaluations(recipe, plan)
     work = evaluations + sum(map(_fit_work, plan.fits))
     workers = cpu_workers(recipe, plan)
-    memory = _memory_a_worker(recipe, network, height * width)
+    photos = _photos(prepared)
+    memory, to_plan = _memory_a_worker(prepared, network, height * width, photos), _memory_to_plan(photos)
     return Price(
         name=plan.header.name,
         plan_id=plan.id,
@@ -115,9 +123,10 @@ def price(prepared: Prepared, folder: Path) -> Price:
         shards=len(plan.shards()),
         batch_size=recipe.batch_size,
         fits={kind: sum(unit.kind == kind for unit in plan.fits) for kind in dict.fromkeys(u.kind for u in plan.fits)},
-        bytes_needed=_bytes_needed(prepared, height * width),
+        bytes_needed=_bytes_needed(prepared, height * width, photos, workers),
         bytes_free=shutil.disk_usage(existing(folder)).free,
         memory_a_worker=memory,
+        memory_to_plan=to_plan,
         memory_free=memory_free(),
         evaluations=evaluations,
         idle=idle,
@@ -128,7 +137,9 @@ def price(prepared: Prepared, folder: Path) -> Price:
         threads=recipe.threads,
         seconds_cpu=_seconds(plan, evaluations, workers, flop / (CPU_FLOPS * recipe.threads) + OVERHEAD),
         seconds_gpu=work * flop / GPU_FLOPS,
-        warnings=plan.header.warnings + prepared.real.survey.warnings + _memory_warning(memory * workers),
+        warnings=(
+            plan.header.warnings + prepared.real.survey.warnings + tuple(_memory_warning(memory * workers, to_plan))
+        ),
     )
 
 
@@ -194,37 +205,70 @@ def memory_free() -> int | None:
     return int(found[0]) * 1024 if found else None
 
 
-def _memory_warning(needed: int) -> tuple[str, ...]:
+def _memory_warning(of_workers: int, to_plan: int) -> Iterator[str]:
     free = memory_free()
-    if free is None or needed <= free:
-        return ()
-    return (f"memory: CPU workers need about {size(needed)}, {size(free)} is free here; use fewer, or a GPU.",)
+    if free is not None and of_workers > free:
+        yield f"memory: CPU workers need about {size(of_workers)}, {size(free)} is free here; use fewer, or a GPU."
+    if free is not None and to_plan > free:
+        yield f"memory: planning needs about {size(to_plan)}, {size(free)} is free here; use another machine."
 
 
-def _memory_a_worker(recipe: Recipe, network: Network, pixels: int) -> int:
+@dataclass(frozen=True)
+class Photos:
+    """The real images of a plan: how many, their encoded bytes, and pixels of all and of the largest, from a few."""
+
+    count: int
+    encoded: int
+    largest: int
+    pixels: int
+    most_pixels: int
+
+
+def _photos(prepared: Prepared) -> Photos:
+    """Pixels as the headers of a few state them: some spread evenly, and those of most bytes."""
+    places = list(real_places(prepared).values())
+    sizes = [prepared.real.table(split).sources[index].size for split, index in places]
+    largest = sorted(range(len(places)), key=lambda i: -sizes[i])[:LARGEST]
+    spread = range(0, len(places), max(1, len(places) // SAMPLE))[:SAMPLE]
+    pixels = {i: pixels_of(prepared.real.read(*places[i])) for i in {*spread, *largest}}
+    mean = sum(pixels[i] for i in spread) / max(1, len(spread))
+    most = max(pixels.values(), default=0)
+    return Photos(len(places), sum(sizes), max(sizes, default=0), int(mean * len(places)), most)
+
+
+def _memory_a_worker(prepared: Prepared, network: Network, pixels: int, photos: Photos) -> int:
+    """Libraries, weights, a batch in the network, decoded sources, inversions, pictures of two batches, rows on their
+    way to the disk.
+    """
+    recipe = prepared.recipe
     width = 4 if recipe.backbone.dtype == "float32" else 2
-    return LIBRARY_BYTES + network.total * width + recipe.batch_size * pixels * ACTIVATION_BYTES * width // 4
+    model = network.total * width + recipe.batch_size * pixels * ACTIVATION_BYTES * width // 4
+    sources = min(SOURCE_BYTES, RGB_BYTES * photos.pixels) + reading_bytes(photos.largest, photos.most_pixels)
+    inverted = sum(len(unit.content["images"]) for unit in prepared.plan.fits if unit.kind == "inversions")
+    fits = min(FIT_BYTES, inverted * LATENT_BYTES * pixels // network.factor**2)
+    made = photos.most_pixels if at_source_size(recipe.method_config) else pixels
+    encoded = made * PIXEL_BYTES[recipe.image_format]
+    pictures = 2 * recipe.batch_size * (3 * made + encoded) + RGB_BYTES * 2 * made
+    written = BATCH_COPIES * max(encoded, min(BATCH_BYTES, BATCH_ROWS * encoded))
+    return int(LIBRARY_BYTES + model + sources + fits + pictures + written)
 
 
-def _bytes_needed(prepared: Prepared, pixels: int) -> int:
+def _memory_to_plan(photos: Photos) -> int:
+    window = min(WINDOW_BYTES, reading_bytes(photos.encoded, photos.pixels))
+    read = max(window, reading_bytes(photos.largest, photos.most_pixels))
+    written = BATCH_COPIES * min(photos.encoded, max(BATCH_BYTES, photos.largest))
+    return PLANNING_BYTES + read + photos.largest + written
+
+
+def _bytes_needed(prepared: Prepared, pixels: int, photos: Photos, workers: int) -> int:
+    """Of all rows, twice where filters write what is kept anew, and of the shards that workers have in hand."""
     recipe, rows = prepared.recipe, len(prepared.plan.rows)
-    made = rows * (pixels * PIXEL_BYTES[recipe.image_format] + ROW_BYTES)
+    made = photos.pixels / max(1, photos.count) if at_source_size(recipe.method_config) else pixels
+    row = made * PIXEL_BYTES[recipe.image_format] + ROW_BYTES
     kept_twice = 2 if recipe.filters else 1
-    real = _real_bytes(prepared) + len(prepared.plan.real) * ROW_BYTES
-    return int(SPARE * (made * kept_twice + real))
-
-
-def _real_bytes(prepared: Prepared) -> int:
-    """Of the real images, from a few spread evenly over them."""
-    places = [("train", i) for i in prepared.manifest.indices]
-    if prepared.recipe.include_test:
-        places += [("test", i) for i in range(len(prepared.real.test or ()))]
-    sample = _spread(places)
-    return sum(len(prepared.real.read(*place)) for place in sample) * len(places) // max(1, len(sample))
-
-
-def _spread(places: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    return list(places[:: max(1, len(places) // SAMPLE)][:SAMPLE])
+    in_hand = workers * max(len(shard.rows) for shard in prepared.plan.shards())
+    real = photos.encoded + photos.count * ROW_BYTES
+    return int(SPARE * ((rows * kept_twice + in_hand) * row + real))
 
 
 def _pixels(spec: BackboneSpec, network: Network) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """The contact sheet of a release: for a few classes a real image, where it may be shown, above what was made."""
 
 from io import BytesIO
-from typing import Any
 
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
@@ -28,18 +27,18 @@ def contact_sheet(run: Run, release: Release) -> bytes | None:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for place, (label, images) in enumerate(columns.items()):
         left = GAP + place * (SIDE + GAP)
-        for number, data in enumerate(images):
-            sheet.paste(_fitted(data), (left, GAP + number * (SIDE + GAP)))
+        for number, cell in enumerate(images):
+            sheet.paste(_fitted(bytes(cell.as_py()["bytes"])), (left, GAP + number * (SIDE + GAP)))
         pen.text((left, size[1] - FOOT), _short(release.class_names[label]), fill=INK, font=font)
     buffer = BytesIO()
     sheet.save(buffer, "PNG", optimize=False)
     return buffer.getvalue()
 
 
-def _columns(run: Run, files: tuple[RunFile, ...], release: Release) -> dict[int, list[bytes]]:
-    """Label -> encoded images, from the top down."""
-    real: dict[int, list[bytes]] = {}
-    made: dict[int, list[bytes]] = {}
+def _columns(run: Run, files: tuple[RunFile, ...], release: Release) -> dict[int, list[pa.StructScalar]]:
+    """Label -> cells of the image column, from the top down; their bytes are read when they are shown."""
+    real: dict[int, list[pa.StructScalar]] = {}
+    made: dict[int, list[pa.StructScalar]] = {}
     for file in files:
         if file.split == "train" and (file.origin != "real" or release.real):
             table = read_stream(str(run.folder / file.path))
@@ -47,12 +46,11 @@ def _columns(run: Run, files: tuple[RunFile, ...], release: Release) -> dict[int
     return {label: [*real.get(label, []), *made[label]] for label in sorted(made)[:CLASSES]}
 
 
-def _collect(table: pa.Table, found: dict[int, list[bytes]], wanted: int) -> None:
+def _collect(table: pa.Table, found: dict[int, list[pa.StructScalar]], wanted: int) -> None:
     for index, label in enumerate(table.column("label").to_pylist()):
         images = found.setdefault(label, [])
         if len(images) < wanted:
-            cell: dict[str, Any] = table.column("image")[index].as_py()
-            images.append(bytes(cell["bytes"]))
+            images.append(table.column("image")[index])
 
 
 def _fitted(data: bytes) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from diffaug_datasets.models.team import Team
 
 SOURCE_BYTES = 512 << 20  # of decoded real images that a worker keeps
+FIT_BYTES = 512 << 20  # of tensors of finished fits
 
 ReadSource = Callable[[str], bytes]
 LoadBackbone = Callable[[BackboneSpec, str], "Backbone"]
@@ -148,7 +149,7 @@ class WorkContext:
 
     @cached_property
     def _loaded(self) -> Callable[[str], Mapping[str, "Tensor"]]:
-        return lru_cache(maxsize=64)(self._load)
+        return ByteCache(self._load, lambda tensors: sum(t.nbytes for t in tensors.values()), FIT_BYTES)
 
     def _load(self, name: str) -> Mapping[str, "Tensor"]:
         from safetensors import SafetensorError

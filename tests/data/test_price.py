@@ -7,10 +7,12 @@ import pytest
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.images import PIXEL_BYTES
 from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.core.recipe import Filter
 from diffaug_datasets.data.catalogue import config_recipe
 from diffaug_datasets.data.prepare import Prepared, prepare, write_run
-from diffaug_datasets.data.price import FLOP_A_PARAMETER, Network, Price, network_of, price, size
+from diffaug_datasets.data.price import FLOP_A_PARAMETER, ROW_BYTES, SPARE, Network, Price, network_of, price, size
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,33 @@ def test_disk_estimate_covers_what_planning_writes(prepared: Prepared, quote: Pr
     write_run(prepared, tmp_path / "run")
     written = sum(path.stat().st_size for path in (tmp_path / "run" / "shards").iterdir())
     assert written < quote.bytes_needed < 10 * written
+
+
+def test_filters_keep_what_is_left_a_second_time(prepared: Prepared, quote: Price, tmp_path: Path) -> None:
+    """The shards stay as they are; what a filter leaves of them is written beside."""
+    rule = Filter(column="judge_confidence", minimum=0.1)
+    recipe = prepared.recipe.model_copy(update={"filters": (rule,)})
+    more = price(replace(prepared, recipe=recipe), tmp_path).bytes_needed - quote.bytes_needed
+    network = network_of(recipe.backbone)
+    rows = quote.rows * ((network.side * network.factor) ** 2 * PIXEL_BYTES[recipe.image_format] + ROW_BYTES)
+    assert more == pytest.approx(SPARE * rows, rel=0.01)
+
+
+def test_too_little_memory_is_said(
+    monkeypatch: pytest.MonkeyPatch, prepared: Prepared, quote: Price, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("diffaug_datasets.data.price.memory_free", lambda: quote.memory_to_plan + 1)
+    [warning] = price(prepared, tmp_path).warnings
+    needed, free = size(quote.memory_a_worker * quote.workers), size(quote.memory_to_plan + 1)
+    assert warning == f"memory: CPU workers need about {needed}, {free} is free here; use fewer, or a GPU."
+    monkeypatch.setattr("diffaug_datasets.data.price.memory_free", lambda: quote.memory_to_plan - 1)
+    assert [warning.split(",")[0] for warning in price(prepared, tmp_path).warnings] == [
+        f"memory: CPU workers need about {needed}",
+        f"memory: planning needs about {size(quote.memory_to_plan)}",
+    ]
+    for free_bytes in (quote.memory_a_worker * quote.workers, None):
+        monkeypatch.setattr("diffaug_datasets.data.price.memory_free", lambda free=free_bytes: free)
+        assert price(prepared, tmp_path).warnings == ()
 
 
 def test_a_full_disk_is_refused(quote: Price, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from diffaug_datasets.evaluate.thumbnails import thumbnail
+from diffaug_datasets.evaluate import thumbnails
+from diffaug_datasets.evaluate.thumbnails import KEPT, SHOWN_AS_STORED, thumbnail
 
 
 def encoded(width: int, height: int, kind: str) -> bytes:
@@ -41,3 +42,12 @@ def test_large_images_become_small_webp() -> None:
 
 def test_what_is_no_image_is_none() -> None:
     assert thumbnail(b"no image") is None
+
+
+def test_a_small_picture_in_a_large_file_is_encoded_anew_and_old_ones_are_forgotten() -> None:
+    data = encoded(28, 28, "PNG") + bytes(SHOWN_AS_STORED)
+    shown = thumbnail(data)
+    assert shown is not None and len(shown.uri) < SHOWN_AS_STORED / 2
+    for number in range(KEPT + 10):
+        thumbnail(b"none" + number.to_bytes(4, "big"))
+    assert len(thumbnails._made) == KEPT

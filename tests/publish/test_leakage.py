@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -111,6 +112,25 @@ def false_alarms(real: RealSet, features: Features, train: int, test: int) -> Co
     listed = ", ".join(f"{count} by {ground}" for ground, count in sorted(counts.items())) or "by no ground"
     print(f"false alarms on Fashion-MNIST: {len({leak.source for leak in found})} of {len(sources)} sources ({listed})")
     return counts
+
+
+def test_no_set_of_pictures_is_held(monkeypatch: pytest.MonkeyPatch, fashion: RealSet, features: Features) -> None:
+    """Large splits are decoded again and again rather than kept."""
+    living: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def decode(data: bytes, name: str) -> Image.Image:
+        nonlocal living, most
+        picture = decode_image(data, name)
+        living = [one for one in living if one() is not None] + [weakref.ref(picture)]
+        most = max(most, len(living))
+        return picture
+
+    monkeypatch.setattr("diffaug_datasets.publish.leakage.decode_image", decode)
+    test = test_images(fashion, 10)
+    sources = {f"{i:016d}": encoded(ImageOps.mirror(decode_image(data))) for i, data in enumerate(test.values())}
+    assert len(find_leaks(sources, test, features)) == len(test) >= 100
+    assert most <= 5
 
 
 def test_different_images_raise_no_alarm(fashion: RealSet, features: Features) -> None:
