@@ -55,5 +55,5 @@ def _words(stack: Stack, keys: Iterable[str]) -> str:
 
 
 def _is_cpu(stack: Stack) -> bool:
-    """torch's names of CPU capabilities are in capitals; CUDA's of devices have small letters."""
-    return stack.get("device", "").isupper()
+    """torch names a CPU by one word for its capability, such as AVX2; a GPU has a maker and a model."""
+    return " " not in stack.get("device", "")

@@ -7,16 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import Command
 from hub.server import LoopbackHub
+from PIL import Image
 
+from diffaug_datasets.core.images import decode_image, encode_image, pixel_sha256
 from diffaug_datasets.methods import genie
-from diffaug_datasets.publish import contents
+from diffaug_datasets.publish import contents, verify
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import publish
+from diffaug_datasets.run.closeness import MOST_LEVELS
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.store import Run, sha256_file
 
@@ -176,6 +180,106 @@ def test_another_version_of_the_method_is_said(
     assert told["checks"][-1]["told"] == "genie version 1, here 2; release schema 1 of 1"
     refused = diffaug("regen", shelf.place, finished.plan.rows[0].row_id, "--device", "cpu")
     assert "was made by genie version 1, this is genie 2" in refused.sentence
+
+
+def one_level(shelf: Shelf, row: str, change: int) -> None:
+    """The published image of a row and its digests, one value changed by so many levels."""
+    digest = ""
+
+    def repaint(table: pa.Table) -> pa.Table:
+        nonlocal digest
+        rows = table.to_pylist()
+        for one in rows:
+            if one["row_id"] == row:
+                picture = np.array(decode_image(one["image"]["bytes"])).astype(int)
+                picture[0, 0, 0] += change if picture[0, 0, 0] < 128 else -change
+                painted = Image.fromarray(picture.astype(np.uint8))
+                one["image"]["bytes"], digest = encode_image(painted, "png"), pixel_sha256(painted)
+                one["pixel_sha256"] = digest
+        return pa.Table.from_pylist(rows, table.schema)
+
+    for path in sorted(shelf.folder.glob("train-*.arrow")):
+        if row in read_stream(str(path)).column("row_id").to_pylist():
+            shelf.change(path.name, repaint)
+    ids = pq.read_table(shelf.folder / "provenance.parquet").column("row_id").to_pylist()
+    shelf.change(
+        "provenance.parquet",
+        with_column("pixel_sha256", lambda old: [digest if i == row else o for i, o in zip(ids, old, strict=True)]),
+    )
+
+
+def made_elsewhere(shelf: Shelf) -> None:
+    """As if the set had been made on a machine of the same name that computes other bits."""
+    content = json.loads((shelf.folder / "run.json").read_text())
+    for stack in content["stacks"]:
+        stack["numerics"] = "feedfeedfeedfeed"
+    (shelf.folder / "run.json").write_text(json.dumps(content))
+
+
+def test_one_grey_level_is_wrong_on_the_same_stack_and_within_tolerance_on_another(
+    shelf: Shelf, finished: Run, diffaug: Command
+) -> None:
+    row = finished.plan.rows[0].row_id
+    one_level(shelf, row, 1)
+    here = diffaug("verify", shelf.place, "--sample", 2, "--device", "cpu")
+    assert here.code == 1
+    assert (
+        f"  rebuild: WRONG, row {row}: differs from the stored image by 0.000 grey levels on average, 1 at" in here.out
+    )
+    assert "  sample: WRONG, 1 of 2 rows are not what they should be" in here.out
+    made_elsewhere(shelf)
+    there = diffaug("verify", shelf.place, "--sample", 2, "--device", "cpu")
+    assert there.code == 0, there.out
+    assert "  sample: ok, within tolerance: at most 1 grey level on 1 of 2 rows (another CPU: " in there.out
+    regen = diffaug("regen", shelf.place, row, "--device", "cpu")
+    assert (regen.code, "within tolerance: at most 1 grey level" in regen.out) == (0, True)
+
+
+def test_more_than_the_tolerance_is_wrong_on_any_stack(shelf: Shelf, finished: Run, diffaug: Command) -> None:
+    one_level(shelf, finished.plan.rows[0].row_id, MOST_LEVELS + 1)
+    made_elsewhere(shelf)
+    said = diffaug("verify", shelf.place, "--sample", 1, "--device", "cpu", "--json")
+    told = json.loads(said.out)
+    assert (said.code, told["passed"]) == (1, False)
+    assert [(c["name"], c["outcome"]) for c in told["checks"]][-2:] == [("rebuild", "WRONG"), ("sample", "WRONG")]
+
+
+def test_what_is_not_here_is_neither_ok_nor_wrong(
+    finished: Run, tmp_path: Path, diffaug: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(finished, tmp_path / "fashion")
+    (tmp_path / "poor" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "poor" / "a" / "0.png")
+    words = ("verify", shelf.place, "--sample", 2, "--device", "cpu")
+    poor = diffaug(*words, "--source", tmp_path / "poor")
+    assert poor.code == 3, poor
+    assert poor.out.count("  rebuild: could not check: ") == 2 and "WRONG" not in poor.out
+    assert "  sample: could not check: none of 2 rows could be made again or compared" in poor.out
+    monkeypatch.setattr(genie, "VERSION", 2)
+    other = diffaug(*words, "--json")
+    told = json.loads(other.out)
+    assert (other.code, told["passed"]) == (3, True)
+    assert [check["outcome"] for check in told["checks"]] == ["ok"] * 5 + ["could not check"] * 3
+    monkeypatch.setattr(verify, "discover_methods", dict)
+    unknown = diffaug("verify", shelf.place)
+    assert (unknown.code, "plan: could not check: method 'genie' is not installed here" in unknown.out) == (0, True)
+
+
+def test_a_sample_is_spread_over_the_plan(shelf: Shelf, finished: Run, diffaug: Command) -> None:
+    ids = [row.row_id for row in finished.plan.rows]
+    for sample, wanted in ((2, [ids[0], ids[5]]), (99, ids)):
+        told = json.loads(diffaug("verify", shelf.place, "--sample", sample, "--device", "cpu", "--json").out)
+        rebuilt = [check["told"].split()[1].rstrip(":") for check in told["checks"] if check["name"] == "rebuild"]
+        assert rebuilt == wanted
+
+
+def test_another_recipe_than_that_of_the_plan_is_wrong(shelf: Shelf, diffaug: Command) -> None:
+    path = shelf.folder / "recipe.yaml"
+    assert "seed: 0" in path.read_text()
+    path.write_text(path.read_text().replace("seed: 0", "seed: 5"))
+    shelf.agree("recipe.yaml")
+    said = diffaug("verify", shelf.place)
+    assert (said.code, "  plan: WRONG, " in said.out) == (1, True)
 
 
 def test_rows_that_are_not_there(shelf: Shelf, diffaug: Command) -> None:
