@@ -108,7 +108,8 @@ def index(
         passes.append(Sieve(pool, told, against, rule, sum(counts)))
         return passes[-1]
 
-    got = assign(searcher(_features(ctx, queries), pool.features, how), counts, len(pool), judge)
+    seen = dict(zip(sources, against["source"].features, strict=True)) if "source" in against else {}
+    got = assign(searcher(_features(ctx, queries, seen), pool.features, how), counts, len(pool), judge)
     refused = passes[-1].refused
     files = {"index.safetensors": _entries(ctx.pool.table, queries, got)}
     if refused:
@@ -157,11 +158,10 @@ def _pictures(encoded: Iterable[bytes]) -> Iterator[Image.Image]:
         seen.add(name)
 
 
-def _features(ctx: Context, queries: Sequence[Query]) -> Tensor:
+def _features(ctx: Context, queries: Sequence[Query], seen: Mapping[str, Tensor]) -> Tensor:
+    """Features [n d] of the queries; an image query is a source, whose features are known."""
     texts = [query.text for query in queries if query.text is not None]
-    if texts:
-        return ctx.text_features(texts).cpu()
-    return ctx.features(ctx.source(query.name.split("/")[0]) for query in queries).cpu()
+    return ctx.text_features(texts).cpu() if texts else torch.stack([seen[q.name.split("/")[0]] for q in queries])
 
 
 def _entries(table: PoolTable, queries: Sequence[Query], got: Sequence[Sequence[Match]]) -> dict[str, Tensor]:

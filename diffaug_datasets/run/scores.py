@@ -42,8 +42,10 @@ class Scorer:
         for one in made:
             images[one.place] = Image.fromarray(one.pixels)
         places = [one.place for one in made]
-        encoded = self._encoded(made, images) if self.names.encoder else [{}] * len(made)
-        judged = self._judged(images, places) if self.names.judge else [{}] * len(made)
+        features = self._encoder.image_features(images, batch_shape=self.shape)[places] if self.names.encoder else None
+        encoded = self._encoded(made, features) if features is not None else [{}] * len(made)
+        by_shots = features if self.names.judge == SHOTS else None
+        judged = self._judged(images, places, by_shots) if self.names.judge else [{}] * len(made)
         return [{**a, **b} for a, b in zip(encoded, judged, strict=True)]
 
     @cached_property
@@ -74,8 +76,7 @@ class Scorer:
     def _prompts(self) -> list[str]:
         return [f"a photo of a {name}" for name in self.header.prompt_names]
 
-    def _encoded(self, made: Sequence[Made], images: list[Image.Image]) -> list[dict[str, Any]]:
-        features = self._encoder.image_features(images, batch_shape=self.shape)[[one.place for one in made]]
+    def _encoded(self, made: Sequence[Made], features: "Tensor") -> list[dict[str, Any]]:
         likeness = self._cosines(features, self._prompts) if self._encoder.has_text else None
         probabilities = self._probabilities(features, [one.row.label for one in made])
         scored: list[dict[str, Any]] = []
@@ -149,8 +150,8 @@ class Scorer:
     def _training(self) -> list[PlanRow]:
         return [row for row in self.plan.real if row.split == "train"]
 
-    def _judged(self, images: list[Image.Image], places: list[int]) -> list[dict[str, Any]]:
-        probabilities = (self._by_shots(images) if self.names.judge == SHOTS else self._by_judge(images))[places]
+    def _judged(self, images: list[Image.Image], places: list[int], features: "Tensor | None") -> list[dict[str, Any]]:
+        probabilities = self._by_judge(images)[places] if features is None else self._by_shots(features)
         best = probabilities.max(1)
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [{"judge_confidence": p, "judge_label": i} for p, i in pairs]
@@ -159,11 +160,10 @@ class Scorer:
         columns = self._judge.columns(self.header.class_names, "scores.judge")
         return self._judge.probabilities(images, batch_shape=self.shape)[:, columns].cpu()
 
-    def _by_shots(self, images: list[Image.Image]) -> "Tensor":
+    def _by_shots(self, features: "Tensor") -> "Tensor":
         """Real-Filter's class rule (He et al., arXiv 2210.07574; no code was released): a class's score is the mean
         cosine to its real training images. Probabilities are a softmax at CLIP's largest logit scale.
         """
-        features = self._encoder.image_features(images, batch_shape=self.shape)
         return (LOGIT_SCALE * _rowwise(features, self._shots)).nan_to_num(-math.inf).softmax(dim=1)
 
     @cached_property

@@ -10,6 +10,7 @@ from small_runs import small_run
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.recipe import SHOTS, Scores
+from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker
@@ -51,9 +52,17 @@ def test_a_batchs_new_sources_are_encoded_together_and_once(run: Run) -> None:
 def test_real_images_that_no_row_names_are_encoded_for_the_class_rule_alone(run: Run) -> None:
     scorer, calls = scorer_of(run, Scores(encoder="tiny", judge=SHOTS))
     assert scorer._shots.shape[0] == 10
-    assert len(calls) == 1 + math.ceil(
-        len({row.source_ids[0] for row in run.plan.real}) / SHAPE
-    )  # 1: the features' size
+    batches = math.ceil(len({row.source_ids[0] for row in run.plan.real}) / SHAPE)
+    assert len(calls) == 1 + batches  # one more tells how long features are
+
+
+def test_the_class_rule_looks_at_the_features_that_the_scores_look_at(run: Run) -> None:
+    scorer, calls = scorer_of(run, Scores(encoder="tiny", judge=SHOTS))
+    _ = scorer._shots, calls.clear()
+    picture = torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()
+    row = run.plan.rows[0].model_copy(update={"source_ids": ()})
+    assert scorer.score([Made(row, picture, {}, 0, SHAPE)])[0]["judge_label"] is not None
+    assert calls == [1]
 
 
 def test_features_depend_neither_on_what_was_asked_before_nor_on_a_bad_neighbour(
