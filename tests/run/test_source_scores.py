@@ -61,8 +61,8 @@ def test_the_class_rule_looks_at_the_features_that_the_scores_look_at(run: Run) 
     _ = scorer._shots, calls.clear()
     picture = torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()
     row = run.plan.rows[0].model_copy(update={"source_ids": ()})
-    assert scorer.score([Made(row, picture, {}, 0, SHAPE)])[0]["judge_label"] is not None
-    assert calls == [1]
+    assert scorer.score([Made(row, picture, {}, 0, SHAPE, 0)])[0]["judge_label"] is not None
+    assert calls == [SHAPE]  # the planned batch, once
 
 
 def test_features_depend_neither_on_what_was_asked_before_nor_on_a_bad_neighbour(
