@@ -201,7 +201,8 @@ def _read(
         split: _table(module, facts, opened, split, looked) for split in ("train", "test") if _items(opened, split)
     }
     if "train" not in tables:
-        raise SourceError(f"{builder}: found no training image in {opened.where}; expected at least one.")
+        bad = f" that can be used ({in_groups(looked.bad.values())})" if looked.bad else ""
+        raise SourceError(f"{builder}: found no training image{bad} in {opened.where}; expected at least one.")
     keys = {split: tuple(item.key for item in _items(opened, split)) for split in tables}
     read, survey = Reader(tables, keys, opened.fetch), looked.survey(tables)
     if empty := len(whole.class_names) - len(whole.present().class_names) if partial else 0:

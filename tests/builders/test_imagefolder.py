@@ -118,6 +118,9 @@ def test_a_corrupt_image_is_named(tmp_path, data):
     found = read_real("imagefolder", tmp_path, on_bad_image="skip")
     assert [s.key for s in found.train.sources] == ["a/0.png"]
     assert [image.name for image in found.skipped] == ["a/bad.jpg"]
+    (tmp_path / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"found no training image that can be used \(.*a/bad.jpg\) in"):
+        read_real("imagefolder", tmp_path, on_bad_image="skip")
 
 
 def test_a_skipped_image_is_in_no_split_class_or_episode(tmp_path):

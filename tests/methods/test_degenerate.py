@@ -232,7 +232,7 @@ def odd_images() -> str:
     for mode in ("CMYK", "L"):
         assert decode_image(encoded(Image.new(mode, (6, 4)))).mode == "RGB"
     assert decode_image(encoded(Image.new("RGBA", (6, 4)), format="PNG")).getpixel((0, 0)) == (255, 255, 255)
-    with pytest.raises(SourceError, match="not a readable image") as refusal:
+    with pytest.raises(SourceError, match="cut short, the file ends") as refusal:
         decode_image(encoded(wide)[:100], "bird.jpg")
     return str(refusal.value)
 
@@ -273,7 +273,7 @@ CHECKS: dict[str, tuple[Callable[..., str], str]] = {
     "tied_jumps": (tied_jumps, "level 1"),
     "class_names": (class_names, "rename or merge them"),
     "small_class": (small_class, "asked for 5 images, found 2; all are kept, none twice"),
-    "odd_images": (odd_images, "bird.jpg: not a readable image"),
+    "odd_images": (odd_images, "bird.jpg: cut short, the file ends before the picture does"),
     "dotted_stems": (dotted_stems, "a.b.jpg a/a.c.jpg"),
     "emptied_class": (
         emptied_class,
