@@ -215,7 +215,8 @@ def shards(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_says_one_line_and_the_run_goes_on(diffaug: Command, tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "run"
-    diffaug("plan", "fashion_2shot_txt2img", *SMALL, "--set", "config.num_inference_steps=900", "--run", folder)
+    long = ("--set", "config.num_inference_steps=900", "--set", "shard_rows=5")
+    diffaug("plan", "fashion_2shot_txt2img", *SMALL, *long, "--run", folder)
     line = [*DIFFAUG, "generate", str(folder), "--workers", str(workers)]
     child = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
     wait_for(folder / "events.jsonl")

@@ -45,7 +45,7 @@ def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lam
     if accelerated.launched():
         worker: Worker | None = accelerated.execute(run, options, tick)
     else:
-        worker = local.execute(run, options, workers or default_workers(run, options), tick)
+        worker = local.execute(run, options, min(workers or default_workers(run, options), _most_at_once(run)), tick)
     return None if options.only_fits else _assemble_once(run, worker or Worker(run, options))
 
 
@@ -109,6 +109,11 @@ def default_workers(run: Run, options: WorkerOptions) -> int:
         served = cores // run.recipe.threads
     units = run.plan.fits if options.only_fits else run.plan.shards()
     return max(1, min(served, len(units)))
+
+
+def _most_at_once(run: Run) -> int:
+    """Units of the largest stage: a worker more would only look on."""
+    return max(1, *(len(units) for _, units in run.units()))
 
 
 def _check_writable(run: Run) -> None:

@@ -4,7 +4,6 @@ Locks are asked for only where something is made. Planning, loading, checking an
 systems and file systems that have none, and looking at a run there only leaves open who works on it.
 """
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,6 @@ from pathlib import Path
 
 from diffaug_datasets.core.errors import RunError
 
-# What file systems without flock answer: some network mounts, FUSE and overlays.
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 AT_WORK = "at-work"
 
 
@@ -73,10 +70,8 @@ def _locked(handle: int, folder: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
         raise RunError(
-            f"{folder}: this file system has no locks ({error.strerror}), and without them two workers would make the "
+            f"{folder}: this file system refuses locks ({error.strerror}), and without them two workers would make the "
             "same images; plan or copy the run to another disk, such as a local one, and generate there."
         ) from None
     return True

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return small_run(tmp_path_factory.mktemp("processes") / "run", "txt2img")
 
 
-@pytest.mark.parametrize("way", ["standard input", "a file without a guard"])
+@pytest.mark.parametrize("way", [pytest.param("standard input", marks=pytest.mark.full), "a file without a guard"])
 def test_several_workers_from_any_script(tmp_path: Path, way: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     word = "-" if way == "standard input" else "script.py"

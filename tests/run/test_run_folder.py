@@ -320,7 +320,7 @@ def test_a_file_system_without_locks_is_one_sentence(
     (run.folder / "shards" / "synthetic-00000.json").unlink()
     monkeypatch.setattr(fcntl, "flock", flock)
     said = diffaug("generate", run.folder, "--workers", workers).sentence
-    assert f"this file system has no locks ({os.strerror(code)})" in said and "copy the run to another disk" in said
+    assert f"this file system refuses locks ({os.strerror(code)})" in said and "copy the run to another disk" in said
     looked = diffaug("status", run.folder)
     assert looked.code == 0 and "in work  unknown, for locks cannot be read here" in looked.out
 
