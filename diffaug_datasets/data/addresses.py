@@ -25,7 +25,17 @@ def place_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 def local_path(address: str) -> Path | None:
-    """The path that a folder or an address of this machine means, sign for sign; None for what lies elsewhere."""
+    """The path that a folder or an address of this machine means, sign for sign; None for what lies elsewhere.
+
+    Raises:
+        PublishError: the name is no UTF-8, as Arrow and `datasets` want it.
+    """
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise PublishError(
+            f"{address}: its name is no UTF-8 text, and Arrow opens no such path; rename the folder."
+        ) from None
     if "://" in address and not address.startswith(LOCAL):
         return None
     return Path(address.partition("://")[2] if address.startswith(LOCAL) else address).expanduser()

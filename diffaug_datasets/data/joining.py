@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from diffaug_datasets.core.errors import PublishError, SourceError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import published_columns
-from diffaug_datasets.data.foreign_tables import provenance_rows
+from diffaug_datasets.data.foreign_tables import Provenance
 from diffaug_datasets.data.hub_images import HubChoice
 from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.data.release import Release
@@ -50,8 +52,8 @@ def real_rows(repository: Repository, release: Release, split: str, source: str 
 
 def planned_real(repository: Repository, release: Release, split: str) -> list[dict[str, Any]]:
     """Provenance of the real rows of a split."""
-    rows = provenance_rows(repository, release)
-    return [row for row in rows if row["origin"] == "real" and row["split"] == split]
+    real = (pc.field("origin") == "real") & (pc.field("split") == split)
+    return list(Provenance.of(repository, release).rows(real))
 
 
 def located(real: RealSet, rows: list[dict[str, Any]], source: str) -> Mapping[str, Place]:

@@ -12,7 +12,7 @@ from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.rows import ROW_SCHEMA
-from diffaug_datasets.run.assembly import Assembled
+from diffaug_datasets.run.assembly import RUN_SCHEMA, Assembled
 from diffaug_datasets.run.store import FileDigest
 
 RELEASE_SCHEMA = 1
@@ -109,6 +109,11 @@ def read_release(text: str | bytes, where: str) -> Release:
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise PublishError(f"{where}: is no run.json of a published config ({reason}); publish it again.") from None
+    if found.schema_version > RUN_SCHEMA:
+        raise PublishError(
+            f"{where}: has run schema {found.schema_version}, this version reads up to {RUN_SCHEMA}; update "
+            "diffaug-datasets."
+        )
     if found.release_schema > RELEASE_SCHEMA:
         raise PublishError(
             f"{where}: has release schema {found.release_schema}, this version reads up to {RELEASE_SCHEMA}; "

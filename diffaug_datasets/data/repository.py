@@ -12,12 +12,14 @@ from diffaug_datasets.core.sources import check_key
 from diffaug_datasets.core.strict_yaml import load_yaml
 from diffaug_datasets.core.texts import read_text
 from diffaug_datasets.data.addresses import AddressFiles, local_path
-from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, Release, read_release
+from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, BesideFile, Release, read_release
+from diffaug_datasets.run.assembly import RunFile
 from diffaug_datasets.run.store import FileDigest, sha256_file
 
 HEAD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.S | re.M)
 FOLDER = re.compile(r"(data/[\w.-]+/[0-9a-f]{16})/[^/]+", re.ASCII)
 README, RUN_JSON = "README.md", "run.json"
+LARGEST = {README: 1 << 24, "recipe.yaml": 1 << 24, RUN_JSON: 1 << 29, "plan.json": 1 << 29}
 
 
 class Files(Protocol):
@@ -96,7 +98,7 @@ class Repository:
         Raises:
             PublishError: the card cannot be read or lists none.
         """
-        path = self.files.local(README)
+        path = self._small(README)
         try:
             head = HEAD.match(read_text(path))
             listed = (load_yaml(head[1]) if head else {}).get("configs") or []
@@ -126,7 +128,7 @@ class Repository:
     def release(self, config: str | None) -> Release:
         """What `run.json` of a config says."""
         folder = self.folder(config)
-        release = read_release(self.files.local(f"{folder}/{RUN_JSON}").read_bytes(), f"{self.where}, {folder}")
+        release = read_release(self._small(f"{folder}/{RUN_JSON}").read_bytes(), f"{self.where}, {folder}")
         if release.folder != folder:
             raise PublishError(f"{self.where}: {folder}/{RUN_JSON} speaks of {release.folder}; publish it again.")
         return release
@@ -137,15 +139,25 @@ class Repository:
         Raises:
             PublishError: it is missing, not named by the release, or has other bytes.
         """
-        known = {f.path: f.sha256 for f in release.files} | {f.file: f.sha256 for f in release.beside}
+        known: dict[str, RunFile | BesideFile] = {file.path: file for file in release.files}
+        known |= {file.file: file for file in release.beside}
         if name not in known:
             raise PublishError(f"{self.where}: {release.folder} has no {name}.")
-        path = self.files.local(f"{release.folder}/{name}")
-        if check and sha256_file(path) != known[name]:
+        path, stated = self._small(f"{release.folder}/{name}"), known[name]
+        if check and (path.stat().st_size != stated.size or sha256_file(path) != stated.sha256):
             raise PublishError(
                 f"{self.where}: {release.folder}/{name} has other bytes than run.json states; do not use it."
             )
         return path
+
+    def _small(self, path: str) -> Path:
+        """A file on this machine; what is read whole may not be larger than such a file ever is."""
+        found, most = self.files.local(path), LARGEST.get(path.rpartition("/")[2])
+        if most is not None and (size := found.stat().st_size) > most:
+            raise PublishError(
+                f"{self.where}: {path} has {size:,} bytes, expected at most {most:,} of such a file; do not use it."
+            )
+        return found
 
     def beside(self, release: Release, start: str) -> tuple[FileDigest, ...]:
         """The files of a release whose names begin so (`fits/`)."""

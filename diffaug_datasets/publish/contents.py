@@ -115,7 +115,7 @@ def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
     told = {
         "files": tuple(file for file, _ in shards),
         "beside": tuple(BesideFile(file=i.name, sha256=i.sha256, size=i.size) for i in beside),
-        "quality": quality(rows),
+        "quality": quality(table),
         "extra": extra_columns(table),
         "licences": licence_counts(rows, SHOWN),
     }

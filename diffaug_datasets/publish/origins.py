@@ -46,11 +46,11 @@ def with_origins(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list
     ]
 
 
-def licence_counts(rows: Sequence[Mapping[str, Any]], ended: Sequence[str]) -> tuple[LicenceCount, ...]:
+def licence_counts(rows: Iterable[Mapping[str, Any]], ended: Sequence[str]) -> tuple[LicenceCount, ...]:
     """How many real training images and other images rest on which licence; nothing where no row states one.
 
     An image with sources of several licences counts under each; a retrieved one has its own. `ended`: the states of
-    rows that count. The most used licence comes first, rows without one last.
+    rows that count. The most used licence comes first, rows without one last. `rows` is gone through twice.
     """
     known = source_facts(rows)
     real: Counter[str] = Counter()

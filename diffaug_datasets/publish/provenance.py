@@ -12,6 +12,7 @@ from datasets import Features, List, Value
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow
+from diffaug_datasets.data.foreign_tables import PART_ROWS
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.publish.origins import MEANING, origin_columns, with_origins
 from diffaug_datasets.run.appraisal import COLUMNS as MEASURED
@@ -135,12 +136,13 @@ def write_parquet(table: pa.Table, path: Path) -> None: ...
 @overload
 def write_parquet(table: pa.Table) -> bytes: ...
 def write_parquet(table: pa.Table, path: Path | None = None) -> bytes | None:
-    """The table as Parquet, into a file or as bytes; the same rows give the same bytes.
+    """The table as Parquet, into a file (images) or as bytes (none); the same rows give the same bytes.
 
-    A row group has 100 rows, or those of a shorter record batch: shards are cut by bytes as well.
+    A row group has 100 rows with images, or those of a shorter record batch: shards are cut by bytes as well. Without
+    images it has 10,000.
     """
-    sink = BytesIO()
+    sink, parts = BytesIO(), table.to_batches(BATCH_ROWS) if path else table.combine_chunks().to_batches(PART_ROWS)
     with pq.ParquetWriter(path or sink, table.schema, use_content_defined_chunking=True) as writer:
-        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        for batch in parts:
             writer.write_batch(batch)
     return None if path else sink.getvalue()

@@ -1,8 +1,7 @@
 """What was measured of the published images: means over kept rows; what nobody measured is absent."""
 
-from collections.abc import Sequence
-from statistics import fmean
-from typing import Any
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from diffaug_datasets.publish.provenance import SHOWN
 
@@ -23,16 +22,22 @@ LARGEST = ("source_similarity", "test_similarity")
 DIGITS = 4
 
 
-def quality(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Name -> value, rounded to 4 digits, of the rows of a provenance; see `TITLES`."""
-    made = [row for row in rows if row["origin"] != "real" and row["status"] in SHOWN]
-    judged = [row for row in made if row["judge_label"] is not None]
-    found = {"judge_accuracy": [float(row["judge_label"] == row["label"]) for row in judged]}
-    found |= {name: _known(made, name) for name in MEANS}
-    found |= {f"{name}_max": [max(found[name])] for name in LARGEST if found[name]}
-    found["inversion_psnr"] = _known([row for row in rows if row["origin"] == "real"], "inversion_psnr")
-    return {name: round(fmean(found[name]), DIGITS) for name in TITLES if found.get(name)}
+COLUMNS = ("origin", "status", "label", "judge_label", *MEANS, "inversion_psnr")
 
 
-def _known(rows: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [row[name] for row in rows if row.get(name) is not None]
+def quality(table: pa.Table) -> dict[str, float]:
+    """Name -> value, rounded to 4 digits, of a provenance (at least those of `COLUMNS` that it has); see `TITLES`."""
+    real, counted = pc.field("origin") == "real", pc.field("status").isin(SHOWN)
+    made = table.filter(~real & counted)
+    judged = made.filter(~pc.field("judge_label").is_null())
+    found = {"judge_accuracy": _mean(pc.equal(judged.column("label"), judged.column("judge_label")))}
+    found |= {name: _mean(made.column(name)) for name in MEANS if name in table.column_names}
+    found |= {f"{name}_max": pc.max(made.column(name)).as_py() for name in LARGEST if name in table.column_names}
+    if "inversion_psnr" in table.column_names:
+        found["inversion_psnr"] = _mean(table.filter(real).column("inversion_psnr"))
+    return {name: round(value, DIGITS) for name in TITLES if (value := found.get(name)) is not None}
+
+
+def _mean(column: pa.ChunkedArray) -> float | None:
+    value: float | None = pc.mean(column.cast(pa.float64())).as_py()
+    return value

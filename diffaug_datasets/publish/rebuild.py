@@ -1,18 +1,20 @@
 """Making one published image again from the repository alone, plus the real source where it may not lie there."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_name
 from diffaug_datasets.core.errors import BackboneError, PublishError, SourceError
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.foreign_tables import provenance_rows, shard_table
+from diffaug_datasets.data.foreign_tables import Provenance, shard_table
 from diffaug_datasets.data.hub_images import HubChoice
 from diffaug_datasets.data.joining import Place, located, planned_real
 from diffaug_datasets.data.real import RealSet, read_real
@@ -49,18 +51,35 @@ class Rebuilder:
         Raises:
             PublishError: none or several do, or it failed and has no image.
         """
-        found = [row for row in self.rows if row["row_id"].startswith(prefix)]
-        if len(found) != 1:
-            first = self.rows[0]["row_id"]
-            raise PublishError(f"row {prefix!r}: {len(found)} generated rows begin so; the first one is {first}.")
+        ids = self.made.column("row_id")
+        places = pc.indices_nonzero(pc.starts_with(ids, prefix)).to_pylist()
+        if len(places) != 1:
+            raise PublishError(f"row {prefix!r}: {len(places)} generated rows begin so; the first one is {ids[0]}.")
+        found = self.rows([str(ids[places[0]])])
         if found[0]["status"] == FAILED:
             raise PublishError(f"row {found[0]['row_id']}: has no image; it failed ({found[0]['reason']}).")
         return found[0]
 
     @cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        """Provenance of all generated rows."""
-        return [row for row in provenance_rows(self.repository, self.release) if row["origin"] != "real"]
+    def provenance(self) -> Provenance:
+        """How every planned row ended."""
+        return Provenance.of(self.repository, self.release)
+
+    @cached_property
+    def made(self) -> pa.Table:
+        """Id, status and model of all rows that are not real."""
+        columns = ("row_id", "origin", "status", "backbone")
+        return self.provenance.table(columns).filter(pc.field("origin") != "real")
+
+    def rows(self, wanted: Sequence[str]) -> list[dict[str, Any]]:
+        """Provenance of the rows of these ids, in the provenance's order."""
+        return list(self.provenance.rows(pc.field("row_id").isin(list(wanted))))
+
+    def sample(self, count: int) -> list[dict[str, Any]]:
+        """Provenance of so many rows that have an image, spread evenly over the plan."""
+        ids = self.made.filter(pc.field("status") != FAILED).column("row_id")
+        count = min(count, len(ids))
+        return self.rows([str(ids[place * len(ids) // count]) for place in range(count)])
 
     def rebuild(self, row: Mapping[str, Any]) -> tuple[Rebuilt, Closeness]:
         """The image, and how close it came to the published one.
@@ -111,7 +130,7 @@ class Rebuilder:
         Raises:
             PublishError: it is not here, or another one lies in its place.
         """
-        stated = next((str(row["backbone"]) for row in self.rows if row["backbone"]), "")
+        stated = "".join(map(str, pc.drop_null(self.made.column("backbone")).slice(0, 1)))
         if not stated:
             return spec
         made = f"{self.repository.where}: its images were made by {stated}"

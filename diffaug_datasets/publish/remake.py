@@ -4,9 +4,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.foreign_tables import provenance_rows
+from diffaug_datasets.data.foreign_tables import Provenance
 from diffaug_datasets.data.prepare import prepare, write_run
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
@@ -14,6 +17,8 @@ from diffaug_datasets.publish.provenance import FAILED
 from diffaug_datasets.publish.recipe import public_recipe
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.store import Receipt, Run
+
+PIXELS = ("row_id", "pixel_sha256")
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,7 @@ def _take_fits(repository: Repository, release: Release, run: Run) -> None:
 
 def match(repository: Repository, release: Release, run: Run) -> Match:
     """Compare the pixel digests of a finished run with those of the provenance."""
-    rows = provenance_rows(repository, release)
-    stated = {r["row_id"]: r["pixel_sha256"] for r in rows if r["origin"] != "real" and r["status"] != FAILED}
-    made: dict[str, str] = {}
-    for shard in run.plan.shards():
-        table = read_stream(str(run.shard_path(shard.name)))
-        made |= dict(zip(table.column("row_id").to_pylist(), table.column("pixel_sha256").to_pylist(), strict=True))
-    return Match(sum(made.get(row_id) == digest for row_id, digest in stated.items()), len(stated))
+    has_image = (pc.field("origin") != "real") & (pc.field("status") != FAILED)
+    stated = Provenance.of(repository, release).table([*PIXELS, "origin", "status"]).filter(has_image).select(PIXELS)
+    made = pa.concat_tables(read_stream(str(run.shard_path(s.name))).select(PIXELS) for s in run.plan.shards())
+    return Match(stated.join(made, list(PIXELS), join_type="inner").num_rows, stated.num_rows)

@@ -1,22 +1,30 @@
-"""Checking a published set: every digest, the plan, schema, labels and counts; and a sample of rows made again.
+"""Checking a published set: every digest, the plan, all rows and statements; and a sample of rows made again.
 
 A check ends in one of three words: `ok`, which for a row means bit-equal, or within tolerance on another stack and said
 so; `WRONG` for what is wrong; `could not check` where a model, a source or a version is not here.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from diffaug_datasets.core.backbone_spec import ALIASES, TINY
 from diffaug_datasets.core.errors import DiffAugError, PublishError
+from diffaug_datasets.core.extras import install
 from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import ROW_SCHEMA
-from diffaug_datasets.data.foreign_tables import provenance_rows, shard_table
+from diffaug_datasets.data.foreign_tables import Provenance, shard_table
 from diffaug_datasets.data.release import RELEASE_SCHEMA, Release
 from diffaug_datasets.data.repository import Repository
-from diffaug_datasets.publish.provenance import FAILED, KEPT
+from diffaug_datasets.publish.planned import Planned, read_planned
+from diffaug_datasets.publish.provenance import KEPT, SHOWN
 from diffaug_datasets.publish.rebuild import Rebuilder
+from diffaug_datasets.publish.statements import Statements
 from diffaug_datasets.publish.tables import faults
 from diffaug_datasets.run.closeness import Closeness, levels
 from diffaug_datasets.run.features import schema_digest
@@ -26,6 +34,7 @@ OK: Outcome = "ok"
 WRONG: Outcome = "WRONG"
 UNKNOWN: Outcome = "could not check"
 SAMPLE = "sample"
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -46,15 +55,15 @@ def verify(repository: Repository, release: Release, rebuilder: Rebuilder, sampl
     yield digests
     if digests.outcome != OK:
         return
-    yield _tried("plan", lambda: _plan(release, rebuilder))
-    yield _tried("rows", lambda: _rows(repository, release))
-    yield _tried("counts", lambda: _counts(repository, release))
+    looked = Looked(repository, release)
+    yield _tried("plan", looked.at_plan)
+    yield _tried("rows", looked.at_rows)
+    yield _tried("counts", looked.at_counts)
+    yield _tried("statements", looked.at_statements)
     yield _version(release)
-    kept = [row for row in rebuilder.rows if row["status"] != FAILED]
-    count = min(sample, len(kept))
     checks, found = [], []
-    for place in range(count):
-        check, closeness = _rebuilt(rebuilder, kept[place * len(kept) // count])
+    for row in rebuilder.sample(sample) if sample else ():
+        check, closeness = _rebuilt(rebuilder, row)
         checks.append(check)
         found += [closeness] if closeness else []
         yield check
@@ -86,57 +95,87 @@ def _digests(repository: Repository, release: Release) -> str:
     return f"{len(names)} files have the bytes that run.json states"
 
 
-def _plan(release: Release, rebuilder: Rebuilder) -> str:
-    """The id is the digest of the rows, so nobody changed a row without changing the id."""
-    if release.method not in discover_methods():
-        raise NotHere(f"method {release.method!r} is not installed here; install the package that brings it")
-    run = rebuilder.run
-    if run.plan.id != release.plan_id:
-        raise Wrong(f"the plan's rows give {run.plan.id[:16]}, run.json states {release.plan_id[:16]}")
-    stated, planned = run.recipe.identity(), run.plan.header.recipe
-    if any(stated.get(key) != planned[key] for key in planned):
-        raise Wrong("recipe.yaml is not the recipe of the plan")
-    return f"plan {release.plan_id[:16]} is the digest of its {len(run.plan.rows)} rows"
+@dataclass
+class Looked:
+    """A release whose digests are right, looked at in parts; tables are never in memory whole."""
+
+    repository: Repository
+    release: Release
+    plan: Planned | None = None
+
+    def at_plan(self) -> str:
+        """The id is the digest of the rows, so nobody changed a row without changing the id."""
+        if self.release.method not in discover_methods():
+            raise NotHere(f"method {self.release.method!r} is not installed here; install the package that brings it")
+        header, rows = (self.repository.checked(self.release, name) for name in ("plan.json", "plan.parquet"))
+        self.plan = read_planned(header, rows)
+        if self.plan.id != self.release.plan_id:
+            raise Wrong(f"the plan's rows give {self.plan.id[:16]}, run.json states {self.release.plan_id[:16]}")
+        stated, planned = self.recipe.identity(), self.plan.header.recipe
+        if wrong := [key for key in planned if stated.get(key) != planned[key]]:
+            raise Wrong(f"recipe.yaml is not the recipe of the plan: {', '.join(wrong)}")
+        model = {TINY: "diffaug-tiny", **ALIASES}.get(self.recipe.backbone.id, self.recipe.backbone.id)
+        if model != (made := self.plan.header.backbone.rpartition("@")[0]):
+            raise Wrong(f"recipe.yaml is not the recipe of the plan: it names the model {model}, the plan {made}")
+        return f"plan {self.plan.id[:16]} is the digest of its {self.plan.planned.total()} rows"
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The published recipe."""
+        return Recipe.from_yaml(self.repository.checked(self.release, "recipe.yaml"), folder=None)
+
+    def at_rows(self) -> str:
+        """Schema, labels, origin and images of every shard."""
+        release = self.release
+        ours = schema_digest(release.class_names) == release.schema_digest
+        if release.row_schema > ROW_SCHEMA or (release.row_schema == ROW_SCHEMA and not ours):
+            raise Wrong(f"the columns are not those of row schema {ROW_SCHEMA}, which this version writes; update it")
+        total = 0
+        for file in release.files:
+            table = shard_table(self.repository, release, file.path, check=False)
+            for fault in faults(table, file, release.class_names, release.schema_digest):
+                raise Wrong(fault)
+            if not pc.all(pc.equal(table.column("origin"), file.origin), min_count=0).as_py():
+                raise Wrong(f"{file.path} has rows that are not {file.origin}, as run.json states")
+            total += table.num_rows
+        older = "" if ours else f", columns of the older row schema {release.row_schema}"
+        classes, shards = len(release.counts), len(release.files)
+        return f"{total} rows in {shards} shards have images, one schema, labels of {classes} classes{older}"
+
+    def at_counts(self) -> str:
+        """The plan, the provenance and the shards have the same rows."""
+        provenance = Provenance.of(self.repository, self.release, check=False)
+        table = provenance.table(("row_id", "origin", "status"))
+        if self.plan is not None and (odd := _unlike(self.plan.ids, table.column("row_id"))):
+            raise Wrong(f"{odd} rows are not in both the plan and the provenance, or are there twice")
+        shards = (shard_table(self.repository, self.release, f.path, check=False) for f in self.release.files)
+        there = [chunk for shard in shards for chunk in shard.column("row_id").chunks]
+        named = table.filter(pc.field("status") == KEPT).column("row_id")
+        if odd := _unlike(pa.chunked_array(there, pa.string()), named):
+            raise Wrong(f"{odd} rows are not in both the shards and the provenance, or are there twice")
+        made = table.filter(pc.field("origin") != "real")
+        kept = made.filter(pc.field("status").isin(SHOWN)).num_rows
+        return f"{made.num_rows} planned rows, {kept} kept, the same in plan, provenance and shards"
+
+    def at_statements(self) -> str:
+        """Everything else that `run.json` states."""
+        if self.plan is None:
+            raise NotHere("there is no plan that run.json could be compared with")
+        provenance = Provenance.of(self.repository, self.release, check=False)
+        found = Statements(self.repository, self.release, self.plan, provenance, self.recipe)
+        if wrong := list(found.disagreements()):
+            raise Wrong("; ".join(wrong[:NAMED]) + (f"; and {len(wrong) - NAMED} more" if wrong[NAMED:] else ""))
+        return "run.json agrees with the plan, the recipe, the provenance and the fits"
 
 
-def _rows(repository: Repository, release: Release) -> str:
-    """Schema, labels and images of every shard."""
-    ours = schema_digest(release.class_names) == release.schema_digest
-    if release.row_schema > ROW_SCHEMA or (release.row_schema == ROW_SCHEMA and not ours):
-        raise Wrong(f"the columns are not those of row schema {ROW_SCHEMA}, which this version writes; update it")
-    total = 0
-    for file in release.files:
-        table = shard_table(repository, release, file.path, check=False)
-        for fault in faults(table, file, release.class_names, release.schema_digest):
-            raise Wrong(fault)
-        total += table.num_rows
-    older = "" if ours else f", columns of the older row schema {release.row_schema}"
-    classes = len(release.counts)
-    return f"{total} rows in {len(release.files)} shards have images, one schema, labels of {classes} classes{older}"
-
-
-def _counts(repository: Repository, release: Release) -> str:
-    """The provenance, the shards and the stated counts say the same."""
-    rows = provenance_rows(repository, release)
-    made = [row for row in rows if row["origin"] != "real"]
-    for label, count in enumerate(release.counts):
-        ended = Counter(row["status"] for row in made if row["label"] == label)
-        kept = ended.total() - ended[FAILED] - ended["filtered"]
-        if (ended.total(), ended[FAILED], kept) != (count.planned, count.failed, count.kept):
-            raise Wrong(f"class {count.name}: the provenance has {dict(ended)}, stated are {count.model_dump()}")
-    there = _row_ids(repository, release)
-    named = {row["row_id"] for row in rows if row["status"] == KEPT}
-    if there != Counter(named):
-        raise Wrong(f"{len(set(there) ^ named)} rows are not in both the shards and the provenance, or are there twice")
-    return f"{len(made)} planned rows, {sum(count.kept for count in release.counts)} kept, as stated"
-
-
-def _row_ids(repository: Repository, release: Release) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for file in release.files:
-        table = shard_table(repository, release, file.path, check=False)
-        found.update(table.column("row_id").to_pylist())
-    return found
+def _unlike(one: pa.ChunkedArray, other: pa.ChunkedArray) -> int:
+    """How many ids are not in both, or there twice; 0 where both hold the same ids once each."""
+    ids = [pc.take(ids, pc.sort_indices(ids)).combine_chunks() for ids in (one, other)]
+    if ids[0].equals(ids[1]) and pc.count_distinct(ids[0]).as_py() == len(ids[0]):
+        return 0
+    lone = [pc.sum(pc.invert(pc.is_in(a, b))).as_py() or 0 for a, b in (ids, ids[::-1])]
+    twice = sum(len(found) - pc.count_distinct(found).as_py() for found in ids)
+    return int(sum(lone) + twice)
 
 
 def _version(release: Release) -> Check:
@@ -157,7 +196,7 @@ def _rebuilt(rebuilder: Rebuilder, row: Mapping[str, Any]) -> tuple[Check, Close
     except DiffAugError as error:
         return Check("rebuild", UNKNOWN, str(error)), None
     except ModuleNotFoundError as error:
-        told = f"row {row['row_id']}: {error.name} is not installed; `pip install 'diffaug-datasets[generate]'`"
+        told = f"row {row['row_id']}: {error.name} is not installed; run {install('generate')}"
         return Check("rebuild", UNKNOWN, told), None
     outcome = OK if closeness.is_good else UNKNOWN if closeness.is_unknown else WRONG
     return Check("rebuild", outcome, str(closeness)), closeness

@@ -40,6 +40,7 @@ class Shelf:
         for file in [*content["files"], *content["beside"]]:
             if (name := file.get("path") or file["file"]) in names:
                 file["sha256"] = sha256_file(self.folder / name)
+                file["size"] = (self.folder / name).stat().st_size
         (self.folder / "run.json").write_text(json.dumps(content))
 
     def change(self, name: str, edit: Callable[[pa.Table], pa.Table]) -> None:
@@ -122,7 +123,7 @@ def test_verify_looks_at_everything(shelf: Shelf, diffaug: Command) -> None:
     said = diffaug("verify", shelf.place, "--sample", 2, "--device", "cpu")
     assert said.code == 0, said.out
     lines = [line.split(":")[0].strip() for line in said.out.splitlines()[1:]]
-    assert lines == ["digests", "plan", "rows", "counts", "version", "rebuild", "rebuild", "sample"]
+    assert lines == ["digests", "plan", "rows", "counts", "statements", "version", "rebuild", "rebuild", "sample"]
     assert said.out.count(": bit-equal") == 2
     assert "sample: ok, 2 of 2 rows are bit-equal" in said.out
 
