@@ -31,7 +31,8 @@ def ddim_sample(
 
     Row j of xt is the state at label timesteps[start[j]] and is left untouched by the steps before. Step i goes from
     label timesteps[i] to timesteps[i + 1], the last one to `final_alpha_bar`. Follows diffusers' `DDIMScheduler`, which
-    finds the next label as t - T // n; the two differ only for more than T / 2 steps with set_alpha_to_one.
+    finds the next label as t - T // n. With 'leading' labels the two differ only for more than T / 2 steps with
+    set_alpha_to_one; with others where n does not divide T, where diffusers steps to levels beside its own labels.
 
     Raises:
         ValueError: labels do not fall, or start is not one index in 0..n-1 a row.

@@ -3,6 +3,8 @@
 The comparison itself is tested: each planted fault must move the result by far more than the tolerance.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,13 +53,28 @@ def inverse_error(sd15, reference, toy_eps, latents):
 
 @pytest.fixture
 def dpm_error(sd15, reference, toy_eps, latents):
-    def measure(n, strength, **changes):
+    def measure(n, strength, schedule=sd15, **changes):
         xt, start = latents(2, 4, 8, 8), img2img_start(n, strength)
         theirs = reference.dpm(toy_eps, xt, n, start, **changes)
-        labels = dpm_timesteps(sd15, n)
-        return relative_error(sampling.dpm_sample(lambda x, t, i: toy_eps(x, t), xt, sd15, labels, [start] * 2), theirs)
+        labels = dpm_timesteps(schedule, n)
+        return relative_error(
+            sampling.dpm_sample(lambda x, t, i: toy_eps(x, t), xt, schedule, labels, [start] * 2), theirs
+        )
 
     return measure
+
+
+@pytest.mark.parametrize("n", [5, 25, 50])
+def test_other_spacings_agree_where_steps_divide_the_schedule(ddim_error, inverse_error, dpm_error, sd15, n):
+    """DDIM's 'trailing' labels are T / n apart there; else diffusers steps by T // n and asks at labels beside that."""
+    schedule = replace(sd15, spacing="trailing")
+    for strength in (1.0, 0.5):
+        assert ddim_error(n, strength, schedule, timestep_spacing="trailing") < TOLERANCE
+        assert ddim_error(n, strength, schedule) > 100 * TOLERANCE
+        for spacing in ("trailing", "leading"):
+            other = {"timestep_spacing": spacing, "steps_offset": 1}
+            assert dpm_error(n, strength, replace(sd15, spacing=spacing), **other) < TOLERANCE
+    assert inverse_error(n, schedule, timestep_spacing="trailing") < TOLERANCE
 
 
 @pytest.mark.parametrize(("n", "strength"), STEPS_AND_STRENGTHS)
