@@ -30,7 +30,7 @@ from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.publish.provenance import STATUS, provenance_features, write_parquet
 from diffaug_datasets.run.context import load_backbone, sources_in
 from diffaug_datasets.run.features import arrow_schema, read_stream, write_stream
-from diffaug_datasets.run.regenerate import regenerator, row_of
+from diffaug_datasets.run.regenerate import Regenerator, row_of
 from diffaug_datasets.run.shards import planned_columns
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
@@ -194,7 +194,7 @@ def test_a_row_of_every_preset_family_is_made_again_to_the_bit(name: str, photos
         run = write_run(prepare(recipe), tmp_path / str(number))
         Worker(run, WorkerOptions(**load)).work()
         tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards()]
-        rebuild = regenerator(run.recipe, run.folder / "fits", sources_in(tables), **load)
+        rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables), **load)
         [shard] = run.plan.shards()
         row = read_stream(str(run.shard_path(shard.name))).drop_columns(["image"]).to_pylist()[0]
         assert rebuild(row).equal, recipe.config
