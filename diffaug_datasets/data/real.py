@@ -157,10 +157,12 @@ def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
     """
     own = here(copy) if copy else recipe.source
     chosen = [key for key in HUB_KEYS if getattr(recipe, key) is not None]
-    if chosen and copy is None and own and local_path(own) is not None:
+    inside = own is None and bool(builder_facts(recipe.builder).embedded)
+    if chosen and copy is None and (inside or (own and local_path(own) is not None)):
+        what = "inside the package" if inside else f"the folder {own!r}"
         raise SourceError(
             f"{chosen[0]}: got {getattr(recipe, chosen[0])!r}, which chooses from a dataset of the Hub, but the source "
-            f"is the folder {own!r}; drop the key, or give the Hub id as source."
+            f"is {what}; drop the key, or give the Hub id as source."
         )
     protocol, choice = parse_protocol(recipe.protocol), HubChoice.of(recipe, own)
     return _read(recipe.builder, own, recipe.partial, protocol, choice, recipe.on_bad_image)

@@ -280,4 +280,6 @@ def test_keys_of_a_hub_source_beside_a_folder(tmp_path: Path) -> None:
     recipe = Recipe(builder="imagefolder", method="img2img", source=str(tmp_path), label_column="species")
     with pytest.raises(SourceError, match=r"label_column: got 'species', which chooses from a dataset of the Hub, but"):
         prepare(recipe)
+    with pytest.raises(SourceError, match=r"source_split: got 'x', .* but the source is inside the package; drop the"):
+        prepare(Recipe(builder="fashion", method="img2img", source_split="x"))
     assert len(prepare(recipe, str(tmp_path)).real.train) == 1, "a reader's own copy needs no columns"
