@@ -88,7 +88,7 @@ def write_run(folder: Path, wanted: Wanted) -> Run:
     sources = tuple(Source(found, label, found[:8]) for found, label in zip(ids, labels, strict=True))
     table = SourceTable("fashion", "train", wanted.class_names, wanted.class_names, "", sources)
     suffixes = ("on a <b>table</b>", "in the rain")
-    spec = PlanSpec(0, "tiny@1234", 8, per_class=wanted.per_class, suffixes=suffixes)
+    spec = PlanSpec(0, "diffaug-tiny@1234", 8, per_class=wanted.per_class, suffixes=suffixes)
     plan = draw_plan(f"fashion_5shot_{recipe.module.SLUG}", recipe, table, None, spec)
     run = Run(folder)
     run.write_plan(recipe, plan)

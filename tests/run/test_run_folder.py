@@ -251,9 +251,9 @@ def test_an_event_lost_in_a_torn_line_is_made_good(tmp_path: Path) -> None:
 def test_only_dead_or_old_temporary_files_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path)
     (tmp_path / "shards").mkdir()
-    ours, dead, foreign = (temporary.beside(tmp_path / "shards" / f"synthetic-0000{i}.arrow") for i in range(3))
+    ours, dead = (temporary.beside(tmp_path / "shards" / f"synthetic-0000{i}.arrow") for i in range(2))
     dead = dead.with_name(dead.name.replace(f".{os.getpid()}.", ".4194304.", 1))
-    foreign = foreign.with_name(foreign.name.replace(temporary.machine(), "elsewhere-01234567"))
+    foreign = dead.with_name(dead.name.replace("00001", "00002").replace(temporary.machine(), "elsewhere-01234567"))
     old, kept = (foreign.with_name(foreign.name.replace("00002", f"0000{i}")) for i in (3, 4))
     for path in (ours, dead, foreign, old, kept, tmp_path / ".notes.tmp"):
         path.touch()
