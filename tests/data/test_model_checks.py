@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from command_line import Command
 
+from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.scheduler_config import SchedulerSettings
 from diffaug_datasets.data.prepare import prepare
-from diffaug_datasets.run.schedule_check import check_steps
+from diffaug_datasets.run.context import load_backbone
+from diffaug_datasets.run.schedule_check import check_steps, checked_loader
 
 ASSETS = Path(str(files("diffaug_datasets"))) / "assets" / "tiny"
 
@@ -111,3 +113,12 @@ def test_a_schedule_counts_where_its_labels_differ(sampler: str, fits: bool) -> 
     else:
         with pytest.raises(BackboneError, match="1000 timesteps, steps_offset 0"):
             check_steps(own, SchedulerSettings(steps_offset=0))
+
+
+def test_what_came_after_the_plan_is_asked_again_where_it_is_loaded(tmp_path: Path) -> None:
+    """A model that was not on this machine when the plan was drawn."""
+    folder = copied(tmp_path / "model", "pipeline", SCHEDULER, steps_offset=0)
+    asked = checked_loader(load_backbone, recipe("genie", folder, sampler="ddim"))
+    with pytest.raises(BackboneError, match="has a schedule of its own"):
+        asked(BackboneSpec(id=str(folder)), "cpu")
+    assert checked_loader(load_backbone, recipe("genie", folder))(BackboneSpec(id=str(folder)), "cpu").name
