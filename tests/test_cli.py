@@ -95,7 +95,7 @@ def test_a_user_without_a_home_is_told_or_served(shell: Command, tmp_path: Path)
     planned = shell(sys.executable, "-c", code, *line, *hub)
     assert planned.code == 0 and "weights not here" in planned.out
     told = shell(sys.executable, "-c", code, *line, "--source", "~/photos").sentence
-    assert told == "`~`: this user has no home and HOME is not set; set HOME, or write paths without `~`."
+    assert "got '~/photos', but `~` stands for no folder (this user has no home and HOME is not set), expected" in told
 
 
 def test_version_is_the_packages(diffaug: Command) -> None:
@@ -171,10 +171,12 @@ def test_regen_of_another_image_exits_with_1(diffaug: Command, finished: Path, m
     from diffaug_datasets.cli import inspecting
 
     row = row_ids(finished)[0]
-    columns = inspecting.finished_row(inspecting.Run.open(finished), row)
-    monkeypatch.setattr(inspecting, "finished_row", lambda run, prefix: {**columns, "pixel_sha256": "0" * 64})
+    columns, image, stack = inspecting.finished_row(inspecting.Run.open(finished), row)
+    changed = {**columns, "pixel_sha256": "0" * 64}
+    monkeypatch.setattr(inspecting, "finished_row", lambda run, prefix: (changed, image, stack))
     said = diffaug("regen", finished, row, "--json")
     assert said.code == 1 and json.loads(said.out)["equal"] is False
+    assert json.loads(said.out)["outcome"] == "WRONG"
 
 
 def test_more_failures_than_the_budget_exit_with_1(

@@ -355,6 +355,8 @@ def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: H
 def _got(text: str, folder: Path) -> str:
     if not text:
         return "no source"
+    if text.startswith("~"):
+        return f"{text!r}, but `~` stands for no folder (this user has no home and HOME is not set)"
     return f"the file {text!r}" if folder.exists() else f"{text!r}, where no folder is"
 
 
