@@ -1,6 +1,7 @@
 """One thread a process, no network, and a line that says which tests were left out."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,9 @@ from command_line import Answer, Command
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ.update(ONE_THREAD | OFFLINE)  # before any test module imports a library that reads them
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("full", "soak")
