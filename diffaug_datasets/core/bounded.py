@@ -5,6 +5,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+WINDOW_BYTES = 512 << 20  # of images that are read and decoded at once
+
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 Item = TypeVar("Item")

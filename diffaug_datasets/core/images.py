@@ -122,6 +122,11 @@ def picture_bytes(image: Image.Image) -> int:
     return RGB_BYTES * image.width * image.height
 
 
+def reading_bytes(encoded: int, pixels: int) -> int:
+    """Bytes in memory while an image is read: its own, and those of the decoded picture and of one copy."""
+    return encoded + 2 * RGB_BYTES * pixels
+
+
 def check_image(data: bytes, name: str = "image") -> None:
     """Decode the pixels once and drop them: what passes, `decode_image` reads.
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffaug_datasets.core import bounded
 from diffaug_datasets.core.backbone_spec import backbone_name
 from diffaug_datasets.core.bounded import in_order
 from diffaug_datasets.core.canonical import canonical, differences
 from diffaug_datasets.core.errors import PlanError, RecipeError
-from diffaug_datasets.core.images import RGB_BYTES, decode_image, format_of, pixel_sha256, pixels_of
+from diffaug_datasets.core.images import decode_image, format_of, pixel_sha256, pixels_of, reading_bytes
 from diffaug_datasets.core.method import PlanSpec
 from diffaug_datasets.core.places import local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan
@@ -40,7 +41,6 @@ from diffaug_datasets.run.shards import planned_columns, write_arrow
 from diffaug_datasets.run.store import Run, write_text
 
 CONFUSION_IMAGES = 50
-WINDOW_BYTES = 512 << 20  # of images that are read and decoded at once
 
 
 @dataclass(frozen=True)
@@ -285,13 +285,8 @@ def _write_real(run: Run, shard: Shard, real: RealSet, places: dict[str, tuple[s
         planned, data, source = item
         return _real_columns(planned_columns(planned), data, run.plan.id, source)
 
-    rows = in_order(columns, read(), lambda item: reading_bytes(len(item[1]), pixels_of(item[1])), WINDOW_BYTES)
+    rows = in_order(columns, read(), lambda item: reading_bytes(len(item[1]), pixels_of(item[1])), bounded.WINDOW_BYTES)
     run.write_receipt(write_arrow(run, run.shard_path(shard.name), rows).receipt(run.plan.id, shard.name))
-
-
-def reading_bytes(encoded: int, pixels: int) -> int:
-    """Bytes in memory while an image is read: its own, and those of the decoded picture and of one copy."""
-    return encoded + 2 * RGB_BYTES * pixels
 
 
 def _real_columns(planned: dict[str, Any], data: bytes, plan_id: str, source: Source) -> dict[str, Any]:

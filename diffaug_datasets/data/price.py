@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffaug_datasets.core import bounded
 from diffaug_datasets.core.backbone_spec import BackboneSpec, backbone_revision, hub_cache, local_folder, resolve
 from diffaug_datasets.core.errors import BackboneError, RunError
-from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of
+from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
 from diffaug_datasets.core.method import FitUnit, at_source_size
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.prepare import WINDOW_BYTES, Prepared, reading_bytes, real_places
+from diffaug_datasets.data.prepare import Prepared, real_places
 from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
 from diffaug_datasets.run.features import BATCH_BYTES, BATCH_ROWS
 
@@ -254,7 +255,7 @@ def _memory_a_worker(prepared: Prepared, network: Network, pixels: int, photos: 
 
 
 def _memory_to_plan(photos: Photos) -> int:
-    window = min(WINDOW_BYTES, reading_bytes(photos.encoded, photos.pixels))
+    window = min(bounded.WINDOW_BYTES, reading_bytes(photos.encoded, photos.pixels))
     read = max(window, reading_bytes(photos.largest, photos.most_pixels))
     written = BATCH_COPIES * min(photos.encoded, max(BATCH_BYTES, photos.largest))
     return PLANNING_BYTES + read + photos.largest + written

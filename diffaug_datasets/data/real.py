@@ -11,8 +11,7 @@ import os
 import pkgutil
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -20,9 +19,11 @@ from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
+from diffaug_datasets.core import bounded
 from diffaug_datasets.core.attribution import Facts
+from diffaug_datasets.core.bounded import in_order
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.core.images import BadImage, check_image, has_long_text, source_id
+from diffaug_datasets.core.images import BadImage, check_image, has_long_text, pixels_of, reading_bytes, source_id
 from diffaug_datasets.core.places import local_path, place_of
 from diffaug_datasets.core.protocols import Protocol, episode, parse_protocol
 from diffaug_datasets.core.recipe import HUB_KEYS, OnBadImage, Recipe
@@ -50,8 +51,6 @@ PACKAGE = "diffaug_datasets.builders"
 EMBEDDED = "the package"
 WHERE = {EMBEDDED: "inside the package"}
 HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-THREADS = min(4, os.cpu_count() or 1)
-AT_ONCE = 1024
 NAMED = 20  # bad images of one reason in a sentence
 
 
@@ -238,6 +237,10 @@ def _table(module: ModuleType, facts: BuilderFacts, opened: _Opened, split: str,
     )
 
 
+def _cost(read: tuple[Listed, bytes]) -> int:
+    return reading_bytes(len(read[1]), pixels_of(read[1]))
+
+
 def _name(item: Listed) -> str:
     return printable(unicodedata.normalize("NFC", item.key))
 
@@ -245,7 +248,7 @@ def _name(item: Listed) -> str:
 class _Looked:
     """Every image opened once, a few at a time: `ids` (sha256) and `sizes` (bytes) of the sound ones, faults of others.
 
-    Memory: the encoded and decoded bytes of as many images as there are threads.
+    Memory: the encoded and decoded bytes of as many images as the window holds.
     """
 
     def __init__(self, opened: _Opened) -> None:
@@ -261,25 +264,33 @@ class _Looked:
         Raises:
             SourceError: an image is not there, may not be read or lies outside the source; skipping is no way on.
         """
-        new = [item for item in items if item.key not in self.ids and item.key not in self.bad]
-        with ThreadPoolExecutor(THREADS) as pool:
-            for begin in range(0, len(new), AT_ONCE):
-                part = new[begin : begin + AT_ONCE]
-                for item, (name, size, has_long_text, fault) in zip(part, pool.map(self._one, part), strict=True):
-                    if fault:
-                        self.bad[item.key] = fault
-                    else:
-                        self.ids[item.key], self.sizes[item.key] = name, size
-                        self.long_texts += [_name(item)] if has_long_text else []
+        new = (item for item in items if item.key not in self.ids and item.key not in self.bad)
+        for item, fault, is_long in in_order(self._looked_at, self._read(new), _cost, bounded.WINDOW_BYTES):
+            if fault:
+                self.bad[item.key] = fault
+                del self.ids[item.key], self.sizes[item.key]
+            elif is_long:
+                self.long_texts.append(_name(item))
 
-    def _one(self, item: Listed) -> tuple[str, int, bool, BadImage | None]:
+    def _read(self, items: Iterable[Listed]) -> Iterator[tuple[Listed, bytes]]:
+        """The bytes of each item, whose id and size are taken down."""
+        for item in items:
+            try:
+                data = self.opened.fetch(item.key)
+            except BadImage as error:
+                self.bad[item.key] = error
+            else:
+                self.ids[item.key], self.sizes[item.key] = source_id(data), len(data)
+                yield item, data
+
+    def _looked_at(self, read: tuple[Listed, bytes]) -> tuple[Listed, BadImage | None, bool]:
+        item, data = read
         try:
-            data = self.opened.fetch(item.key)
             if self.opened.where != EMBEDDED:
                 check_image(data, _name(item))
-            return source_id(data), len(data), has_long_text(data), None
         except BadImage as error:
-            return "", 0, False, error
+            return item, error, False
+        return item, None, has_long_text(data)
 
     def refusal(self) -> SourceError:
         """One sentence that names every image that cannot be used (of many, the first of each kind)."""

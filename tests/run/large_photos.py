@@ -61,12 +61,13 @@ def photos(folder: Path) -> Path:
 
 def main(folder: Path, method: str) -> dict[str, Any]:
     """Plan, then generate, in one process."""
+    from diffaug_datasets.core import bounded
     from diffaug_datasets.core import plan as planning
     from diffaug_datasets.data import prepare
     from diffaug_datasets.run import context, features
 
     planning.SHARD_BYTES = 4 * BOUND
-    prepare.WINDOW_BYTES = context.SOURCE_BYTES = BOUND
+    bounded.WINDOW_BYTES = context.SOURCE_BYTES = BOUND
     features.BATCH_BYTES = BOUND // 2
     from small_runs import small_run
 
