@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import formats
-from diffaug_datasets.core.sources import Listed, Listing, Survey, check_folder_names, few, printable
+from diffaug_datasets.core.printable import few, shown_name
+from diffaug_datasets.core.sources import Listed, Listing, Survey, check_folder_names
 
 NAME = "imagefolder"
 TITLE = "images"
@@ -183,7 +184,7 @@ def _checked_classes(folder: Path, above: _Folder, classes: list[_Folder], passe
     if not classes:
         raise SourceError(f"{where}: found no class folder; expected one folder of images a class.")
     for item in classes:
-        if (shown := printable(item.place)) != item.place and any("\udc80" <= c <= "\udcff" for c in item.place):
+        if (shown := shown_name(item.place)) != item.place and any("\udc80" <= c <= "\udcff" for c in item.place):
             raise SourceError(
                 f"{_at(folder)}: the folder name '{shown}' is not UTF-8 (it may come from another system); rename it, "
                 "as it becomes the name of a class."
@@ -214,7 +215,7 @@ def _have_an_inner_folder(hollow: Sequence[_Folder]) -> bool:
 
 
 def _refuse_hollow(folder: Path, where: str, hollow: Sequence[_Folder]) -> None:
-    shown = few([f"{printable(i.name)}/ ({few([f'{b.name}/' for b in i.folders if b.count])})" for i in hollow])
+    shown = few([f"{shown_name(i.name)}/ ({few([f'{b.name}/' for b in i.folders if b.count])})" for i in hollow])
     if all(_split_word(below.name) for item in hollow for below in item.folders if below.count):
         raise SourceError(
             f"{where}: the class folders hold splits: {shown}; expected the splits above the classes; move the images "
@@ -225,7 +226,7 @@ def _refuse_hollow(folder: Path, where: str, hollow: Sequence[_Folder]) -> None:
         deeper = deeper.folders[0]
     raise SourceError(
         f"{where}: the class folders hold only folders: {shown}; expected images right inside; if those are the "
-        f"classes, give --source {printable(str(folder / deeper.place))}"
+        f"classes, give --source {shown_name(str(folder / deeper.place))}"
         + ("." if len(hollow) == 1 else ", or merge the folders of a class.")
     )
 
@@ -246,7 +247,7 @@ def _items(folders: Sequence[_Folder], names: tuple[str, ...], split: _Folder, t
             near = next((name for name in names if name.casefold() == item.name.casefold()), None)
             hint = f" (there it is {near!r})" if near else ""
             raise SourceError(
-                f"{printable(item.place)}: no such class in {train.place}/{hint}; add it there or remove it here."
+                f"{shown_name(item.place)}: no such class in {train.place}/{hint}; add it there or remove it here."
             )
         items += [Listed(key, places[item.name]) for key in sorted(item.keys, key=lambda key: (_nfc(key), key))]
     return tuple(items)
@@ -269,7 +270,7 @@ def _tree(root: Path, passed: _Passed) -> _Folder:
             key = f"{folder.place}/{entry.name}" if folder.place else entry.name
             if (root / key).is_dir() if entry.is_symlink() else entry.is_dir():
                 if _is_system_folder(entry.name):
-                    passed.system.add(printable(entry.name))
+                    passed.system.add(shown_name(entry.name))
                 elif entry.is_symlink():
                     raise SourceError(
                         f"{_at(root / key)}: got a linked folder, expected a real one; copy its images here."
@@ -293,7 +294,7 @@ def _is_image(entry: "os.DirEntry[str]", key: str, passed: _Passed) -> bool:
     if name.startswith("."):
         passed.hidden += is_read
     elif not entry.is_symlink() and not entry.is_file():
-        passed.special.append(printable(key))
+        passed.special.append(shown_name(key))
     elif is_read:
         return True
     elif suffix in UNREAD or suffix in OPTIONAL:
@@ -343,11 +344,11 @@ def _counted(count: int, one: str, several: str) -> str:
 
 
 def _listed(folders: Sequence[_Folder]) -> str:
-    return ", ".join(f"{printable(folder.place)}/" for folder in folders[:5])
+    return ", ".join(f"{shown_name(folder.place)}/" for folder in folders[:5])
 
 
 def _at(path: Path) -> str:
-    return f"'{printable(str(path))}'"
+    return f"'{shown_name(str(path))}'"
 
 
 def _nfc(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from urllib.parse import unquote, unquote_plus
 
 LOCAL = ("file://", "local://")  # what stands behind is a path and nothing else
@@ -93,3 +94,16 @@ def _drives(char: str) -> bool:
     if char in "\n\t":
         return False
     return char in BIDIRECTIONAL or unicodedata.category(char) in SPELT_OUT
+
+
+def shown_name(name: str) -> str:
+    """A name as it can be shown and found: bytes that are no UTF-8 (`caf\\xe9`) and control characters are escaped."""
+    parts = (c if c.isprintable() else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
+             for c in name)  # fmt: skip
+    return "".join(parts)
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from diffaug_datasets.core.attribution import Facts
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.printable import shown_name
 from diffaug_datasets.core.texts import strange_character
 
 TABLE_SCHEMA = 1
@@ -165,19 +166,6 @@ def _renumbered(items: Sequence[Listed], new: Mapping[int, int]) -> tuple[Listed
     return tuple(Listed(item.key, new[item.label]) for item in items if item.label in new)
 
 
-def printable(name: str) -> str:
-    """A name as it can be shown and found: bytes that are no UTF-8 (`caf\\xe9`) and control characters are escaped."""
-    parts = (c if c.isprintable() else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
-             for c in name)  # fmt: skip
-    return "".join(parts)
-
-
-def few(names: Sequence[str], most: int = 3) -> str:
-    """`a, b, c and 4 more`."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
-
-
 def check_class_names(builder: str, names: Sequence[str]) -> None:
     """Every class has a name that any file and terminal takes, and no two are one and the same Unicode text.
 
@@ -191,7 +179,7 @@ def check_class_names(builder: str, names: Sequence[str]) -> None:
         if not name.strip():
             raise SourceError(f"{builder}: class {place} has the empty name {name!r}; give it one.")
         if strange := strange_character(name, allowed=""):
-            raise SourceError(f"{builder}: class {place}, '{printable(name)}', has {strange} in its name; rename it.")
+            raise SourceError(f"{builder}: class {place}, '{shown_name(name)}', has {strange} in its name; rename it.")
         form = unicodedata.normalize("NFC", name)
         if form in seen:
             raise SourceError(f"{builder}: classes {seen[form]!r} and {name!r} share one name; rename or merge them.")

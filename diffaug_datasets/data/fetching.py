@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import BadImage
-from diffaug_datasets.core.sources import check_key, printable
+from diffaug_datasets.core.printable import shown_name
+from diffaug_datasets.core.sources import check_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,7 @@ class FolderFetch:
     def __call__(self, key: str) -> bytes:
         """Raises SourceError if the entry is missing, unreadable or outside the folder; BadImage if it is no file of
         at most MOST_BYTES, which is then not opened."""
-        name = printable(key)
+        name = shown_name(key)
         try:
             path = (self.root / check_key(key)).resolve()
             if not path.is_relative_to(self.root):
@@ -61,7 +62,7 @@ class FolderFetch:
             return data.decode("utf-16" if data.startswith(UTF_16) else "utf-8-sig")
         except UnicodeDecodeError:
             raise SourceError(
-                f"{printable(key)}: got bytes that are not UTF-8, expected a text list; restore the file, or save it "
+                f"{shown_name(key)}: got bytes that are not UTF-8, expected a text list; restore the file, or save it "
                 "as UTF-8."
             ) from None
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from diffaug_datasets.core.attribution import FACTS, Facts, fact_columns, stated_facts
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.core.sources import few, printable
+from diffaug_datasets.core.printable import few, shown_name
 from diffaug_datasets.data.fetching import FolderFetch
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def _complaints(fetch: FolderFetch, table: _Table, known: set[str]) -> Iterator[
     if PurePosixPath(first).is_absolute() or PureWindowsPath(first).drive:
         why = f" (expected a path relative to {table.file})"
     else:
-        why = f" (there is {printable(cased[first.casefold()])!r})" if first.casefold() in cased else ""
+        why = f" (there is {shown_name(cased[first.casefold()])!r})" if first.casefold() in cased else ""
     rows = f"{len(unmatched):,} of {len(table.rows):,} rows match no image"
-    yield f"{table.file}: {rows}, such as {printable(first)!r}{why}{loss}"
+    yield f"{table.file}: {rows}, such as {shown_name(first)!r}{why}{loss}"
 
 
 def _is_file(fetch: FolderFetch, key: str) -> bool:
@@ -144,12 +144,12 @@ def _table(fetch: FolderFetch, folder: PurePosixPath) -> _Table | None:
         if name is not None:
             key = _plain(PurePosixPath(name if PureWindowsPath(name).drive else folder / name))
             if table.rows.get(key, facts) != facts:
-                table.repeated.append(printable(key))
+                table.repeated.append(shown_name(key))
             table.rows[key] = facts
         elif facts:
             raise SourceError(f"{keys[0]}, line {number}: names no image; expected a {NAME!r} beside {facts[0][0]!r}.")
     if columns and not table.rows:
-        names = printable(few(list(columns), 5))
+        names = shown_name(few(list(columns), 5))
         table.warnings.append(f"{keys[0]}: has no {NAME!r} column (columns: {names}), so nothing of it is used")
     return table
 

@@ -25,6 +25,7 @@ from diffaug_datasets.core.bounded import in_order
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import BadImage, check_image, has_long_text, pixels_of, reading_bytes, source_id
 from diffaug_datasets.core.places import local_path, place_of
+from diffaug_datasets.core.printable import few, shown_name
 from diffaug_datasets.core.protocols import Protocol, episode, parse_protocol
 from diffaug_datasets.core.recipe import HUB_KEYS, OnBadImage, Recipe
 from diffaug_datasets.core.sources import (
@@ -37,9 +38,7 @@ from diffaug_datasets.core.sources import (
     Survey,
     check_counts,
     check_key,
-    few,
     listed_rows,
-    printable,
     prompt_phrases,
 )
 from diffaug_datasets.data.fetching import ColumnFetch
@@ -242,7 +241,7 @@ def _cost(read: tuple[Listed, bytes]) -> int:
 
 
 def _name(item: Listed) -> str:
-    return printable(unicodedata.normalize("NFC", item.key))
+    return shown_name(unicodedata.normalize("NFC", item.key))
 
 
 class _Looked:
@@ -311,9 +310,9 @@ class _Looked:
             names = f"{few(self.long_texts)}: carry more text than Pillow reads by itself (PNG metadata)"
             texts = (f"{names}; strip it, or raise PIL.PngImagePlugin.MAX_TEXT_CHUNK where the rows are loaded",)
         doubles = () if self.opened.where == EMBEDDED else repeated_images(tables)
-        left_out, warnings = map(printable, said.left_out), map(printable, (*said.warnings, *doubles, *texts))
+        left_out, warnings = map(shown_name, said.left_out), map(shown_name, (*said.warnings, *doubles, *texts))
         layout = said.layout or WHERE.get(self.opened.where, self.opened.where)
-        return Survey(printable(layout), tuple(left_out), tuple(warnings))
+        return Survey(shown_name(layout), tuple(left_out), tuple(warnings))
 
 
 def in_groups(bad: Iterable[BadImage]) -> str:
@@ -352,7 +351,7 @@ def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: H
         return _embedded(facts)
     text = source or facts.hub_id or ""
     if any("\ud800" <= c <= "\udfff" for c in text):
-        raise SourceError(f"{facts.name}: got the source '{printable(text)}', whose name is not UTF-8; rename it.")
+        raise SourceError(f"{facts.name}: got the source '{shown_name(text)}', whose name is not UTF-8; rename it.")
     folder = Path(text)
     if folder.is_absolute() and folder.is_dir():
         return _folder(module, folder)
