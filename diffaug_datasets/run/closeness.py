@@ -13,9 +13,10 @@ from diffaug_datasets.run.stacks import Stack, difference, same_stack
 
 # Seen between MKL's, ATen's and oneDNN's paths on one CPU (the packaged model in float32, 10 and 25 steps, 40 rows of
 # each of four methods): at most 1 level, on up to 7 of 40 rows, 0.0007 on average. A larger model, more pixels and
-# another device spread that further; another seed, prompt, source or fit changes a picture by tens of levels.
+# another device spread that further. The mean must stay narrow: a source noised to a label that is one off gives 0.04
+# and at most 1 level; another seed, prompt, source or fit gives tens of levels.
 MOST_LEVELS = 4
-MOST_MEAN = 0.25
+MOST_MEAN = 0.02
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from diffaug_datasets.core.withdrawal import without_images
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.fingerprint import backbone_fingerprint
 from diffaug_datasets.run.assembly import finished
-from diffaug_datasets.run.closeness import MOST_LEVELS, Closeness, closeness
+from diffaug_datasets.run.closeness import MOST_LEVELS, MOST_MEAN, Closeness, closeness
 from diffaug_datasets.run.context import load_backbone, sources_in
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.features import read_stream
@@ -212,6 +212,8 @@ def test_on_one_stack_every_bit_counts_and_on_another_the_distance(whole: Run) -
     beyond = compared(whole, regenerate, MOST_LEVELS + 1, numerics=FEED)
     assert not beyond.is_good and not beyond.is_unknown
     assert f"another stack may give {MOST_LEVELS} at most" in str(beyond)
+    everywhere = replace(elsewhere, mean=0.04)  # what one noise label off gives, nowhere by more than a level
+    assert elsewhere.mean is not None and elsewhere.mean < MOST_MEAN < 0.04 and not everywhere.is_good
 
 
 def test_without_stored_pixels_another_stack_cannot_be_judged(whole: Run) -> None:
