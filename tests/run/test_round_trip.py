@@ -39,7 +39,7 @@ NAMES = ("bird", "fish", "frog")
 SOURCES = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(3) for j in range(2))
 TABLE = SourceTable("toy", "train", NAMES, NAMES, "animal", SOURCES)
 ANY_SPEC: dict[str, Any] = {
-    "backbone": "model@0123",
+    "backbone": "diffaug-tiny@0123",
     "batch_size": 4,
     "suffixes": ("at night.",),
     "confused": ((1,), (2,), (0,)),
