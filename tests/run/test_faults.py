@@ -148,7 +148,7 @@ def test_an_inversion_that_overflowed_fails_its_rows_alone(tmp_path: Path) -> No
 
     run = small_run(tmp_path / "run", "diffii", failure_budget=1.0)
     execute(run, WorkerOptions(only_fits=True), workers=1)
-    [unit] = [unit for unit in run.plan.fits if unit.kind == "inversions"]
+    unit = next(unit for unit in run.plan.fits if unit.kind == "inversions")
     receipt = run.receipt(unit.name)
     assert receipt is not None
     path = run.fit_folder(unit.name) / receipt.files[0].file
