@@ -321,13 +321,14 @@ def _same_place(key: str, planned: Any, found: Any) -> bool:
 
 def _may_be(spec: BackboneSpec, planned: str) -> bool:
     """Whether a recipe's backbone is the planned `name@revision`, as far as no weights need be read for that."""
-    spec, (name, _, revision) = resolve(spec), planned.rpartition("@")
+    name, _, revision = planned.rpartition("@")
     if spec.id == TINY or name == "diffaug-tiny":
         return spec.id == TINY and name == "diffaug-tiny"
     if Path(spec.id).is_dir():
         return Path(spec.id).resolve().name == name
     if "/" not in name:
         return not HUB_ID.fullmatch(spec.id)
+    spec = resolve(spec)
     pinned = re.fullmatch(r"[0-9a-f]{40}", spec.revision or "") is None or str(spec.revision).startswith(revision)
     return spec.id == name and pinned
 

@@ -121,7 +121,7 @@ def test_unreachable_names_every_way_out(hub_cache: Path, sd_folder: Path, lost:
 
 
 def test_missing_folders_and_senseless_ids(tmp_path: Path, sd_folder: Path) -> None:
-    with pytest.raises(BackboneError, match=r"'./nowhere' is neither a folder nor a Hub id: give an existing folder"):
+    with pytest.raises(BackboneError, match=r"/nowhere' is neither a folder nor a Hub id: give an existing folder"):
         Backbone.load(BackboneSpec(id="./nowhere"))
     with pytest.raises(BackboneError, match=r"has no model_index.json\): give the path of a local folder"):
         Backbone.load(BackboneSpec(id=str(tmp_path)))

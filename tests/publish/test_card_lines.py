@@ -16,7 +16,7 @@ from small_release import made
 
 import diffaug_datasets
 from diffaug_datasets import load
-from diffaug_datasets.publish import contents
+from diffaug_datasets.publish import contents, statements
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import preview, publish
 from diffaug_datasets.run.features import read_stream
@@ -39,7 +39,8 @@ def local_model(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def withheld(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real images may not be passed on."""
     real = contents.builder_facts
-    monkeypatch.setattr(contents, "builder_facts", lambda name: replace(real(name), redistributable=False))
+    for module in (contents, statements):
+        monkeypatch.setattr(module, "builder_facts", lambda name: replace(real(name), redistributable=False))
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_set_that_has_everything(hub: LoopbackHub, finished: Run, diffaug: Com
     stranger = Stranger(hub, finished, shell)
     said = [diffaug(*words, "--device", "cpu") for words in stranger.commands()]
     assert [answer.code for answer in said] == [0, 0, 0], said
-    assert (said[1].out.count("bit-equal"), said[2].out.count("bit-equal")) == (10, 1)
+    assert (said[1].out.count(": bit-equal"), said[2].out.count(": bit-equal")) == (10, 1)
     stranger.python()
     for told in ("and can be made again. Plan", "comes with diffaug-datasets", "The real images lie in the release"):
         assert told in stranger.card
@@ -141,7 +142,7 @@ def test_real_images_that_are_not_published(
     stranger = Stranger(hub, finished, shell)
     said = [diffaug(*words, "--device", "cpu") for words in stranger.commands(YOUR_IMAGES=images)]
     assert [answer.code for answer in said] == [0, 0, 0], said
-    assert (said[1].out.count("bit-equal"), said[2].out.count("bit-equal")) == (10, 1)
+    assert (said[1].out.count(": bit-equal"), said[2].out.count(": bit-equal")) == (10, 1)
     stranger.python()
     assert "YOUR_IMAGES is your own copy of Fashion-MNIST" in stranger.card
     assert ("`diffaug build org/fashion --source YOUR_IMAGES` makes" in stranger.card) is recipe_only
