@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diffaug_datasets import __version__
-from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import ROW_SCHEMA
 from diffaug_datasets.data.foreign_tables import PROVENANCE_FILE, Provenance
@@ -126,12 +125,13 @@ class Statements:
             yield f"beside: run.json does not name {missing[0]}"
 
     def _stacks(self) -> Iterator[str]:
-        """Those of the fits are published with them."""
-        stated = {canonical(stack) for stack in self.release.stacks}
+        """Those of the fits are published with them; a fit names the networks that it needed, a set all of them."""
+        stated = [stack.items() for stack in self.release.stacks]
         for file in self.repository.beside(self.release, "fits/"):
             if file.file.endswith("/receipt.json"):
                 text = self.repository.checked(self.release, file.file, check=False).read_text(encoding="utf-8")
-                if canonical(stack := json.loads(text).get("stack")) not in stated:
+                stack = json.loads(text).get("stack") or {}
+                if not any(stack.items() <= known for known in stated):
                     yield f"stacks: {file.file} was made on {_short(stack)}, which run.json does not state"
 
     def _overrides(self) -> Iterator[str]:

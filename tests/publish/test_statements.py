@@ -12,7 +12,7 @@ from test_verify import Shelf, with_column
 
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.publish.rebuild import Rebuilder
-from diffaug_datasets.publish.verify import Check, verify
+from diffaug_datasets.publish.verify import OK, WRONG, Check, verify
 from diffaug_datasets.run.store import Run
 
 NOT_COMPARED = {
@@ -65,13 +65,13 @@ def checks(shelf: Shelf) -> list[Check]:
     try:
         release = repository.release(None)
     except Exception as error:
-        return [Check("run.json", False, str(error))]
+        return [Check("run.json", WRONG, str(error))]
     return list(verify(repository, release, Rebuilder(repository, release, shelf.folder), 0))
 
 
 def wrong(shelf: Shelf) -> str:
     """The words of everything that failed."""
-    return " | ".join(check.told for check in checks(shelf) if not check.passed)
+    return " | ".join(check.told for check in checks(shelf) if check.outcome != OK)
 
 
 def test_every_statement_is_compared(finished: Run, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_what_is_not_here_is_neither_ok_nor_wrong(
     other = diffaug(*words, "--json")
     told = json.loads(other.out)
     assert (other.code, told["passed"]) == (3, True)
-    assert [check["outcome"] for check in told["checks"]] == ["ok"] * 5 + ["could not check"] * 3
+    assert [check["outcome"] for check in told["checks"]] == ["ok"] * 6 + ["could not check"] * 3
     monkeypatch.setattr(verify, "discover_methods", dict)
     unknown = diffaug("verify", shelf.place)
     assert (unknown.code, "plan: could not check: method 'genie' is not installed here" in unknown.out) == (0, True)
