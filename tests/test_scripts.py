@@ -148,6 +148,23 @@ def test_every_method_has_a_fault_of_every_kind_and_its_place(scripts: None) -> 
             assert text.count(fault.old) == 1, (slug, fault)
 
 
+def test_every_promise_has_a_fault_with_its_place_and_tests(scripts: None) -> None:
+    from mutate_promises import PROMISES
+
+    for promise, (fault, tests) in PROMISES.items():
+        text = (SCRIPTS.parent / "diffaug_datasets" / fault.file).read_text(encoding="utf-8")
+        assert text.count(fault.old) == 1 and fault.old != fault.new, promise
+        assert tests and all((SCRIPTS.parent / test).exists() for test in tests), promise
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_every_broken_promise_is_caught() -> None:
+    command = [sys.executable, str(SCRIPTS / "mutate_promises.py")]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and done.stdout.endswith("PASS: every fault is caught\n"), done.stdout + done.stderr
+
+
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_the_parity_tests_catch_every_planted_fault() -> None:
