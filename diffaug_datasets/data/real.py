@@ -270,6 +270,7 @@ class _Looked:
                 del self.ids[item.key], self.sizes[item.key]
             elif is_long:
                 self.long_texts.append(_name(item))
+        self.bad = dict(sorted(self.bad.items()))  # those that could not even be read were found earlier
 
     def _read(self, items: Iterable[Listed]) -> Iterator[tuple[Listed, bytes]]:
         """The bytes of each item, whose id and size are taken down."""
