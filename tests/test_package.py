@@ -19,7 +19,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 PLACES = {"diffaug_datasets": ROOT / "diffaug_datasets", "builders": ROOT / "builders", "cards": ROOT / "cards"}
 OUTSIDE = ("diffaug_datasets.builders", "diffaug_datasets.cards")
 MODULES = sorted(path for place in PLACES.values() for path in place.rglob("*.py"))
-HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "scikit-learn", "datatrove"}
+HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "scikit-learn"}
 
 
 def name_of(requirement: str) -> str:
@@ -79,7 +79,7 @@ def test_planning_and_loading_ask_for_nothing_heavy() -> None:
     project = PROJECT["project"]
     assert project["requires-python"] == ">=3.11"
     assert not {name_of(item) for item in project["dependencies"]} & HEAVY
-    assert set(project["optional-dependencies"]) == {"generate", "cluster", "eval", "retrieval", "dev"}
+    assert set(project["optional-dependencies"]) == {"generate", "eval", "retrieval", "dev"}
     assert "torch>=2.6" in project["optional-dependencies"]["generate"]
     assert not any("==" in item or "<" in item for item in project["dependencies"])
 

@@ -4,7 +4,6 @@ GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safet
 EXTRAS = {
     **dict.fromkeys(GENERATING, "generate"),
     "sklearn": "eval",
-    "datatrove": "cluster",
     "faiss": "retrieval",
 }
 
