@@ -65,7 +65,7 @@ def rebuild_published(where: Where, prefix: str, out: Path | None, as_json: bool
 
 
 def build_published(place: str, source: str | None, folder: Path | None, workers: int, device: str) -> int:
-    """Make a published plan's images here and say how many are equal; 1 where some are not."""
+    """Make a published plan's images here and say how many are equal; 1 where some are not on the very same stack."""
     from diffaug_datasets.cli.running import finish
     from diffaug_datasets.publish.remake import match, planned_again
     from diffaug_datasets.run.worker import WorkerOptions
@@ -78,4 +78,4 @@ def build_published(place: str, source: str | None, folder: Path | None, workers
     found = match(repository, release, run)
     say(f"{release.name}: {found}")
     say(f"run folder: {run.folder}")
-    return int(found.equal != found.published)
+    return int(not found.is_good)

@@ -298,6 +298,9 @@ def test_a_recipe_is_enough_to_build_the_set(finished: Run, tmp_path: Path, diff
     shelf.change("provenance.parquet", with_column("pixel_sha256", lambda old: [*old[:-1], "0" * 64]))
     said = diffaug("build", shelf.place, *words)
     assert (said.code, "9 of 10 images are bit-equal to the published ones (90.0%)" in said.out) == (1, True)
+    made_elsewhere(shelf)
+    said = diffaug("build", shelf.place, *words)
+    assert (said.code, "(90.0%); they were made elsewhere (another CPU: " in said.out) == (0, True), said
 
 
 def test_other_images_are_another_plan(finished: Run, tmp_path: Path, diffaug: Command) -> None:
