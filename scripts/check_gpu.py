@@ -31,11 +31,12 @@ from PIL import Image
 
 from diffaug_datasets.core.method import Method, discover_methods
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.temporary import sha256_file
 from diffaug_datasets.data.prepare import prepare, write_run
 from diffaug_datasets.run.context import stack
 from diffaug_datasets.run.engines.local import device_of
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.store import Receipt, Run, sha256_file
+from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 PRELOAD = ["torch", "diffusers", "transformers", "peft", "diffaug_datasets.models.concepts"]
@@ -139,17 +140,27 @@ def recipe(method: Method, pipeline: Path, pictures: Path, size: Size) -> Recipe
 
 @dataclass(frozen=True)
 class KillAt:
-    """A hook that kills its own process at the first point whose name holds the text."""
+    """Kills its own process at the first event of that name whose step or unit is this."""
 
-    text: str
+    name: str
+    of: int | str
 
-    def __call__(self, point: str) -> None:
-        if self.text in point:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def install(self) -> None:
+        """From now on in this process."""
+        event = Run.event
+
+        def watched(run: Run, **content: Any) -> None:
+            if content["event"] == self.name and self.of in (content.get("step"), content.get("unit")):
+                os.kill(os.getpid(), signal.SIGKILL)
+            event(run, **content)
+
+        Run.event = watched  # type: ignore[method-assign]
 
 
-def work(folders: Sequence[Path], options: WorkerOptions) -> None:
+def work(folders: Sequence[Path], options: WorkerOptions, kill: KillAt | None = None) -> None:
     """What a worker process does: make what the runs lack, one run after the other."""
+    if kill:
+        kill.install()
     for folder in folders:
         try:
             Worker(Run.open(folder), options).work()
@@ -180,9 +191,10 @@ class Bench:
         execute(run, self.options, workers=1)
         return run
 
-    def start(self, methods: Sequence[str], kind: str, options: WorkerOptions) -> Any:
+    def start(self, methods: Sequence[str], kind: str, options: WorkerOptions, kill: KillAt | None = None) -> Any:
         """A process that works on these runs."""
-        child = self.context.Process(target=work, args=([self.folder / kind / method for method in methods], options))
+        folders = [self.folder / kind / method for method in methods]
+        child = self.context.Process(target=work, args=(folders, options, kill))
         child.start()
         return child
 
@@ -196,9 +208,9 @@ class Bench:
         """SIGKILL while something is learned and inside the second shard, then resume; the run and how many kills."""
         kinds = {unit.kind for unit in Run.open(self.folder / "killed" / method).plan.fits}
         codes = []
-        learning = ["fit step 2"] if kinds & {"concepts", "image_embeddings"} else []
-        for point in (*learning, "synthetic-00001: batch done"):
-            child = self.start([method], "killed", replace(self.options, hook=KillAt(point)))
+        learning = [KillAt("fit", 2)] if kinds & {"concepts", "image_embeddings"} else []
+        for point in (*learning, KillAt("batch", "synthetic-00001")):
+            child = self.start([method], "killed", self.options, point)
             child.join()
             codes.append(child.exitcode)
         return self.finish("killed", method), codes.count(-signal.SIGKILL)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.run.store import Run, sha256_file
+from diffaug_datasets.core.temporary import sha256_file
+from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.withdrawal import Withdrawal, withdraw
 
 NAMED = 3

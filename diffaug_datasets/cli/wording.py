@@ -7,8 +7,8 @@ from diffaug_datasets.cli.planning import read_recipe
 from diffaug_datasets.cli.screen import say, waiting
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.places import Place
+from diffaug_datasets.core.temporary import write_text
 from diffaug_datasets.data.captions import Wording, write_suffixes
-from diffaug_datasets.run.store import write_text
 
 
 def make_suffixes(text: str, out: Path, source: str | None, wording: Wording) -> None:

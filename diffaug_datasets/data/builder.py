@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.temporary import sha256_file
 from diffaug_datasets.data.catalogue import config_recipe, merged
 from diffaug_datasets.data.prepare import prepare, write_run
 from diffaug_datasets.data.real import discover_builders
@@ -20,7 +21,7 @@ from diffaug_datasets.run.assembly import Assembled, RunFile
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.features import features
 from diffaug_datasets.run.progress import following
-from diffaug_datasets.run.store import Run, on_this_machine, sha256_file
+from diffaug_datasets.run.store import Run, on_this_machine
 from diffaug_datasets.run.worker import WorkerOptions
 
 DEFAULT_OPTIONS = WorkerOptions(device="auto")

@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 from diffaug_datasets.core.errors import PublishError, SourceError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import published_columns
+from diffaug_datasets.core.temporary import write_atomically
 from diffaug_datasets.data.foreign_tables import Provenance
 from diffaug_datasets.data.hub_images import HubChoice
 from diffaug_datasets.data.real import RealSet, read_real
 from diffaug_datasets.data.release import Release
 from diffaug_datasets.data.repository import Repository
 from diffaug_datasets.run.features import arrow_schema, write_stream
-from diffaug_datasets.run.store import write_atomically
 
 if TYPE_CHECKING:
     import datasets

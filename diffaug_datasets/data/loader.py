@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from diffaug_datasets.core.errors import PublishError, RunError
 from diffaug_datasets.core.printable import printable
+from diffaug_datasets.core.temporary import sha256_file
 from diffaug_datasets.data.foreign_tables import read_foreign
 from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, FileFormat, Release, other_form
 from diffaug_datasets.data.repository import Repository, ending
 from diffaug_datasets.run.assembly import finished
-from diffaug_datasets.run.store import Run, sha256_file
+from diffaug_datasets.run.store import Run
 
 if TYPE_CHECKING:
     import datasets

@@ -23,6 +23,7 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.core.suffix_document import read_suffixes
+from diffaug_datasets.core.temporary import write_text
 from diffaug_datasets.core.withdrawal import without_images
 from diffaug_datasets.data.catalogue import config_name
 from diffaug_datasets.data.confusion import Matrix, compute_confusion, most_confused, read_confusion
@@ -38,7 +39,7 @@ from diffaug_datasets.data.real import (
 from diffaug_datasets.run.adoption import same_images
 from diffaug_datasets.run.pools import recipe_pool, write_manifest
 from diffaug_datasets.run.shards import planned_columns, write_arrow
-from diffaug_datasets.run.store import Run, write_text
+from diffaug_datasets.run.store import Run
 
 CONFUSION_IMAGES = 50
 

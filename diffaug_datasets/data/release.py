@@ -12,8 +12,8 @@ from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.rows import ROW_SCHEMA
+from diffaug_datasets.core.temporary import FileDigest
 from diffaug_datasets.run.assembly import RUN_SCHEMA, Assembled
-from diffaug_datasets.run.store import FileDigest
 
 RELEASE_SCHEMA = 1
 FileFormat = Literal["arrow", "parquet"]

@@ -10,11 +10,11 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.printable import LOCAL, shown
 from diffaug_datasets.core.sources import check_key
 from diffaug_datasets.core.strict_yaml import load_yaml
+from diffaug_datasets.core.temporary import FileDigest, sha256_file
 from diffaug_datasets.core.texts import read_text
 from diffaug_datasets.data.addresses import AddressFiles, local_path
 from diffaug_datasets.data.release import PROVENANCE, SYNTHETIC, BesideFile, Release, read_release
 from diffaug_datasets.run.assembly import RunFile
-from diffaug_datasets.run.store import FileDigest, sha256_file
 
 HEAD = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.S | re.M)
 FOLDER = re.compile(r"(data/[\w.-]+/[0-9a-f]{16})/[^/]+", re.ASCII)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from diffaug_datasets.core.errors import DiffAugError, RunError
 from diffaug_datasets.core.protocols import parse_protocol
+from diffaug_datasets.core.temporary import write_text
 from diffaug_datasets.data.real import builder_facts
 from diffaug_datasets.evaluate.gather import Gathered, Scanned
 from diffaug_datasets.evaluate.pages import render
 from diffaug_datasets.evaluate.run_section import CARDS_A_RUN, PER_CLASS, RunSection, run_section
 from diffaug_datasets.evaluate.sampling import by_class, some_labels
 from diffaug_datasets.evaluate.thumbnails import Thumbnail, thumbnail
-from diffaug_datasets.run.store import Run, write_text
+from diffaug_datasets.run.store import Run
 
 PAGE_CARDS = 720
 PAGE_BYTES = 9_500_000

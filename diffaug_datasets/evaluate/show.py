@@ -7,11 +7,12 @@ from typing import Any
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.rows import FailedRow, PlanRow, row_urn
+from diffaug_datasets.core.temporary import write_atomically, write_text
 from diffaug_datasets.evaluate.gather import Gathered, Picture
 from diffaug_datasets.evaluate.pages import render
 from diffaug_datasets.evaluate.row_card import card, reason_text
 from diffaug_datasets.evaluate.sheet import draw_sheet
-from diffaug_datasets.run.store import Run, write_atomically, write_text
+from diffaug_datasets.run.store import Run
 
 LISTED = 5
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.models.learned import write_whole
+from diffaug_datasets.core.temporary import write_bytes
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 LOSSES = "losses"
@@ -65,7 +65,7 @@ class Checkpoint:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = state.tensors() | {LOSSES: torch.tensor(losses, dtype=torch.float64)}
-        write_whole(self.path, save(tensors))
+        write_bytes(self.path, save(tensors))
 
     def restore(self, state: TrainingState) -> list[float]:
         """Bring the state to the last checkpoint; returns the losses up to there, none if there is no checkpoint.

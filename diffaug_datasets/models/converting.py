@@ -22,7 +22,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.models.learned import LoadedConcepts, write_whole
+from diffaug_datasets.core.temporary import write_bytes
+from diffaug_datasets.models.learned import LoadedConcepts
 
 MOST_BYTES = 2**30
 MOST_VECTORS, MOST_WIDTH, MOST_NAME = 77, 8192, 200
@@ -53,7 +54,7 @@ class Released:
             raise BackboneError(f"{taken[0]}: is there already; give another folder, or remove it first.")
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
+            write_bytes(path, content)
         return list(contents)
 
     def _contents(self) -> dict[str, bytes]:

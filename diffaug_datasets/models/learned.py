@@ -1,6 +1,5 @@
 """What concept learning leaves: token embeddings and a LoRA, in files that plain diffusers loads."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diffaug_datasets.core import temporary
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.temporary import write_bytes
 
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -37,7 +36,7 @@ class LoadedConcepts:
         folder.mkdir(parents=True, exist_ok=True)
         for file, tensors in self.files().items():
             # One metadata key: the order of several is random in safetensors.
-            write_whole(folder / file, save(tensors, metadata={"format": "pt"}))
+            write_bytes(folder / file, save(tensors, metadata={"format": "pt"}))
 
 
 def load_concepts(folder: Path) -> LoadedConcepts:
@@ -55,24 +54,3 @@ def load_concepts(folder: Path) -> LoadedConcepts:
         sentence = f"concepts in {str(folder)!r} are damaged ({error}): delete the folder and fit again."
         raise BackboneError(sentence) from error
     return LoadedConcepts(tokens, lora)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """The file with this content, synced to disk, or the file that was there before: never a part of it."""
-    beside = temporary.beside(path)
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    if os.name == "nt":  # which opens no folder
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

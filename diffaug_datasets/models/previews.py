@@ -16,8 +16,8 @@ from torch import Generator, Tensor
 
 from diffaug_datasets.core.concept_config import ConceptConfig
 from diffaug_datasets.core.seeds import uint63
+from diffaug_datasets.core.temporary import write_bytes
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.learned import write_whole
 from diffaug_datasets.models.pixels import to_uint8
 from diffaug_datasets.numerics.sampling import ddim_sample
 from diffaug_datasets.numerics.schedule import ddim_timesteps
@@ -78,7 +78,7 @@ class Previews:
             picture = Image.fromarray(to_uint8(pixels)[0].numpy())
             picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
             picture.save(buffer, "PNG")
-            write_whole(self.folder / FOLDER / f"step-{done:06d}-class-{label}.png", buffer.getvalue())
+            write_bytes(self.folder / FOLDER / f"step-{done:06d}-class-{label}.png", buffer.getvalue())
 
     def _latents(self) -> Float[Tensor, "b c h w"]:
         """Guided DDIM from noise that follows from the seed and the class; prompts as they stand now, never cached."""

@@ -12,6 +12,7 @@ from diffaug_datasets import __version__
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.rows import ROW_SCHEMA
 from diffaug_datasets.core.sources import BuilderFacts
+from diffaug_datasets.core.temporary import sha256_file
 from diffaug_datasets.data.real import builder_facts
 from diffaug_datasets.data.release import BesideFile, Release
 from diffaug_datasets.publish.contact import contact_sheet
@@ -28,7 +29,7 @@ from diffaug_datasets.publish.quality import quality
 from diffaug_datasets.publish.recipe import public_recipe
 from diffaug_datasets.run.assembly import Assembled, RunFile, finished
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import Receipt, Run, sha256_file
+from diffaug_datasets.run.store import Receipt, Run
 
 RUN_JSON, SHEET = "run.json", "sheet.png"
 

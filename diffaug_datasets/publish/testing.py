@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import DiffAugError
+from diffaug_datasets.core.temporary import write_text
 from diffaug_datasets.data.real import read_recipe_images
 from diffaug_datasets.data.release import LeakCheck
 from diffaug_datasets.publish.leakage import VERSION, Features, Lazily, Leak, Vectors, find_leaks
 from diffaug_datasets.run.execute import resolve_device
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import Run, write_text
+from diffaug_datasets.run.store import Run
 
 FILE = "leakage.json"
 NAMED = 5

@@ -14,8 +14,9 @@ from typing import Any
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.temporary import write_atomically
 from diffaug_datasets.run.stacks import Stack
-from diffaug_datasets.run.store import Receipt, Run, write_atomically
+from diffaug_datasets.run.store import Receipt, Run
 
 # What follows from an encoder and its images alone.
 WITHOUT_BACKBONE = frozenset({"embeddings", "pool_features", "retrieval"})

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Shard
+from diffaug_datasets.core.temporary import write_atomically
 from diffaug_datasets.run.context import WorkContext
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, write_atomically
+from diffaug_datasets.run.store import Receipt, Run
 
 UNIT, FILE = "quality", "quality.parquet"
 SAMPLE = 32  # real images whose inversion is undone
@@ -25,14 +26,14 @@ SCHEMA = pa.schema([("row_id", pa.string()), *COLUMNS.items()])
 Row = dict[str, Any]
 
 
-def appraise(run: Run, ctx: WorkContext, hook: Hook = no_hook) -> None:
+def appraise(run: Run, ctx: WorkContext) -> None:
     """Measure what can be measured and write it with its receipt; does nothing where that is done."""
     if run.intact(UNIT):
         return
     rows = [*_nearest_tests(run, ctx), *_inversions(run, ctx)]
     if rows:
         table = pa.Table.from_pylist(rows, SCHEMA)
-        done = write_atomically(run.folder / FILE, lambda path: pq.write_table(table, path), hook)
+        done = write_atomically(run.folder / FILE, lambda path: pq.write_table(table, path))
         run.write_receipt(Receipt(plan_id=run.plan.id, unit=UNIT, files=(done,), rows=len(rows)))
 
 

@@ -12,11 +12,12 @@ from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.rows import FailedRow, Split
+from diffaug_datasets.core.temporary import sha256_file, write_atomically, write_text
 from diffaug_datasets.run.deciding import columns_for, scored, verdicts
 from diffaug_datasets.run.features import read_stream, schema_digest, stored_rows
 from diffaug_datasets.run.shards import write_arrow
 from diffaug_datasets.run.stacks import merged_stacks
-from diffaug_datasets.run.store import Hook, Receipt, Run, no_hook, sha256_file, write_atomically, write_text
+from diffaug_datasets.run.store import Receipt, Run
 
 RUN_SCHEMA = 1
 REAL_MODES = (
@@ -77,17 +78,16 @@ class Assembled(BaseModel):
         return tuple(file for file in self.files if file.split == split)
 
 
-def assemble(run: Run, hook: Hook = no_hook) -> Assembled:
+def assemble(run: Run) -> Assembled:
     """Decide what stays, list the files, write `run.json` last. Does nothing where that is done already.
 
     Raises:
         RunError: shards are missing.
     """
     receipts = _receipts(run)
-    selection = _select(run, receipts, hook)
-    files = _real_files(run) + _kept_files(run, receipts, selection, hook)
+    selection = _select(run, receipts)
+    files = _real_files(run) + _kept_files(run, receipts, selection)
     assembled = _describe(run, receipts, selection, files)
-    hook("assembly: before run.json")
     write_text(run.folder / "README.md", _card(assembled))
     write_text(run.folder / "run.json", assembled.model_dump_json(indent=1, by_alias=True))
     return assembled
@@ -139,7 +139,7 @@ def _receipts(run: Run) -> list[Receipt]:
     return [receipt for receipt in receipts if receipt is not None]
 
 
-def _select(run: Run, receipts: Sequence[Receipt], hook: Hook) -> Mapping[str, str]:
+def _select(run: Run, receipts: Sequence[Receipt]) -> Mapping[str, str]:
     """row id -> reason for every written row that does not stay; stored as selection.parquet and its receipt.
 
     A row that stays and has a reason is one that a filter's `min_keep` saved.
@@ -155,9 +155,8 @@ def _select(run: Run, receipts: Sequence[Receipt], hook: Hook) -> Mapping[str, s
     }
     schema = pa.schema([("row_id", pa.string()), ("keep", pa.bool_()), ("reason", pa.string())])
     done = write_atomically(
-        run.folder / "selection.parquet", lambda path: pq.write_table(pa.table(content, schema=schema), path), hook
+        run.folder / "selection.parquet", lambda path: pq.write_table(pa.table(content, schema=schema), path)
     )
-    hook("selection: before receipt")
     run.write_receipt(Receipt(plan_id=run.plan.id, unit="selection", files=(done,), rows=len(rows)))
     return decision.dropped
 
@@ -181,21 +180,21 @@ def _file(receipt: Receipt, path: str, split: Split, origin: str) -> RunFile:
     )
 
 
-def _kept_files(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], hook: Hook) -> list[RunFile]:
+def _kept_files(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str]) -> list[RunFile]:
     """Whole shards where nothing is dropped; else the kept rows, written once into `kept/`."""
     origin = run.plan.rows[0].origin
     if not dropped:
         return [_file(r, f"shards/{r.unit}.arrow", "train", origin) for r in receipts]
-    return [file for r in receipts if (file := _rewritten(run, r, dropped, hook)) is not None]
+    return [file for r in receipts if (file := _rewritten(run, r, dropped)) is not None]
 
 
-def _rewritten(run: Run, receipt: Receipt, dropped: Mapping[str, str], hook: Hook) -> RunFile | None:
+def _rewritten(run: Run, receipt: Receipt, dropped: Mapping[str, str]) -> RunFile | None:
     table = read_stream(str(run.shard_path(receipt.unit)))
     kept = [row_id for row_id in table["row_id"].to_pylist() if row_id not in dropped]
     if not kept:
         return None
     path = f"kept/{receipt.unit}-{digest(sorted(dropped))[:8]}.arrow"
-    written = write_arrow(run, run.folder / path, stored_rows(table, kept), hook)
+    written = write_arrow(run, run.folder / path, stored_rows(table, kept))
     return _file(written.receipt(run.plan.id, receipt.unit), path, "train", run.plan.rows[0].origin)
 
 

@@ -69,7 +69,7 @@ def _assemble_once(run: Run, worker: Worker) -> Assembled:
                 return done
             if mine:
                 worker.appraise()
-                return assemble(run, worker.options.hook)
+                return assemble(run)
         time.sleep(0.1)
 
 

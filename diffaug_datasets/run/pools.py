@@ -17,7 +17,7 @@ from diffaug_datasets.core.images import source_id
 from diffaug_datasets.core.places import local_path, on_the_hub
 from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.run.store import write_atomically
+from diffaug_datasets.core.temporary import write_atomically
 
 if TYPE_CHECKING:
     import datasets

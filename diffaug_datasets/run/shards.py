@@ -14,8 +14,9 @@ from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import DigitalSourceType, encode_image, format_of, pixel_sha256, xmp_packet
 from diffaug_datasets.core.rows import PlanRow, row_urn
+from diffaug_datasets.core.temporary import FileDigest, write_atomically
 from diffaug_datasets.run.features import arrow_schema, schema_digest, write_stream
-from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
+from diffaug_datasets.run.store import Receipt, Run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +41,7 @@ class ArrowFile:
         return Receipt.model_validate({"plan_id": plan_id, "unit": unit, "files": (self.done,), **sizes, **content})
 
 
-def write_arrow(run: Run, path: Path, rows: Iterable[Mapping[str, Any]], hook: Hook = no_hook) -> ArrowFile:
+def write_arrow(run: Run, path: Path, rows: Iterable[Mapping[str, Any]]) -> ArrowFile:
     """Write rows of a run, taken one by one, as one Arrow stream, atomically.
 
     Raises:
@@ -54,7 +55,7 @@ def write_arrow(run: Run, path: Path, rows: Iterable[Mapping[str, Any]], hook: H
         with temporary.open("wb") as sink:
             sizes.append(write_stream(sink, rows, schema))
 
-    done = write_atomically(path, write, hook)
+    done = write_atomically(path, write)
     return ArrowFile(done, *sizes[0], schema_digest(names))
 
 

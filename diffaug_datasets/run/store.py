@@ -1,11 +1,10 @@
 """The run folder: plan, fits, shards, receipts. What is written last marks it as done, and carries its digest."""
 
-import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -13,9 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from diffaug_datasets.core import temporary
 from diffaug_datasets.core.backbone_spec import HUB_ID, TINY, BackboneSpec, resolve
 from diffaug_datasets.core.canonical import canonical, differences
 from diffaug_datasets.core.errors import RecipeError, RunError
@@ -24,24 +22,20 @@ from diffaug_datasets.core.method import FitUnit, discover_methods
 from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import FailedRow, PlanRow
+from diffaug_datasets.core.temporary import (
+    TEMPORARY,
+    FileDigest,
+    finished_name,
+    is_abandoned,
+    is_temporary,
+    sha256_file,
+    write_atomically,
+    write_text,
+    writer_is_gone,
+)
 from diffaug_datasets.run import leases
 
 RECEIPT_SCHEMA = 1
-Hook = Callable[[str], None]
-
-
-def no_hook(point: str) -> None:
-    """Tests pass another one, to kill the process at a named point."""
-
-
-class FileDigest(BaseModel):
-    """One finished file, by its bare name in the unit's folder."""
-
-    model_config = ConfigDict(frozen=True)
-
-    file: str = Field(pattern=r"^\w[\w.-]*$")
-    sha256: str
-    size: int
 
 
 class Receipt(BaseModel):
@@ -67,55 +61,6 @@ class Receipt(BaseModel):
     stack: dict[str, str] = {}
     finished: str = ""
     measured: dict[str, Any] = {}
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 hex of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], None], hook: Hook = no_hook) -> FileDigest:
-    """Write beside, fsync, replace: a reader sees the old file, or the new one, whole.
-
-    Raises:
-        RunError: the disk is full or the folder is read-only; nothing half-written is left.
-    """
-    beside = temporary.beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(beside)
-        hook(f"{path.name}: temporary file written")
-        _sync(beside)
-        done = FileDigest(file=path.name, sha256=sha256_file(beside), size=beside.stat().st_size)
-        beside.replace(path)
-        if os.name != "nt":  # Windows opens no folder
-            _sync(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise RunError(f"{path.parent}: cannot write {path.name} ({reason}); free space or check rights.") from None
-        raise
-    return done
-
-
-def write_text(path: Path, text: str) -> FileDigest:
-    """Write a small text file atomically."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    return write_atomically(path, write)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def on_this_machine(place: Path | str, what: str = "run folder") -> Path:
@@ -282,9 +227,9 @@ class Run:
         Whether those of another machine, container or pid namespace are still written cannot be known, so they stay
         until they are a day old and nobody holds their unit.
         """
-        for leftover in filter(temporary.is_temporary, self.folder.rglob(temporary.PATTERN)):
+        for leftover in filter(is_temporary, self.folder.rglob(TEMPORARY)):
             with suppress(FileNotFoundError):  # whoever wrote it has just finished it
-                if temporary.writer_is_gone(leftover) or (temporary.is_old(leftover) and self._is_free(leftover)):
+                if writer_is_gone(leftover) or (is_abandoned(leftover) and self._is_free(leftover)):
                     leftover.unlink()
 
     def _is_free(self, leftover: Path) -> bool:
@@ -293,7 +238,7 @@ class Run:
         if place[0] == "fits" and len(place) > 2:
             unit = place[1]
         else:
-            unit = temporary.file_of(leftover).partition(".")[0] if place[0] == "shards" else "assembly"
+            unit = finished_name(leftover).partition(".")[0] if place[0] == "shards" else "assembly"
         with self.lease(unit) as free:
             return free
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Plan, Shard
+from diffaug_datasets.core.temporary import FileDigest, write_atomically
 from diffaug_datasets.core.withdrawal import learned_with, without_images
 from diffaug_datasets.run.adoption import take_over
 from diffaug_datasets.run.assembly import Assembled, assemble, finished
 from diffaug_datasets.run.features import read_stream, stored_rows
 from diffaug_datasets.run.shards import write_arrow
-from diffaug_datasets.run.store import FileDigest, Receipt, Run, write_atomically
+from diffaug_datasets.run.store import Receipt, Run
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
+from diffaug_datasets.core.temporary import FileDigest, write_atomically
 from diffaug_datasets.run.adoption import WITHOUT_BACKBONE, adoptable, same_images, take_over
 from diffaug_datasets.run.appraisal import appraise
 from diffaug_datasets.run.batch import BatchJob
@@ -38,7 +39,7 @@ from diffaug_datasets.run.schedule_check import checked_loader
 from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.shards import Spool, encode_rows, write_arrow
 from diffaug_datasets.run.stacks import NUMERICS, Stack, same_stack
-from diffaug_datasets.run.store import FileDigest, Hook, Receipt, Run, no_hook, write_atomically
+from diffaug_datasets.run.store import Receipt, Run
 
 if TYPE_CHECKING:
     from diffaug_datasets.models.team import Team
@@ -62,7 +63,6 @@ class WorkerOptions:
     fits_from: tuple[Path, ...] = ()
     split_batches: bool = False
     loader: LoadBackbone = load_backbone
-    hook: Hook = no_hook
 
 
 class Worker:
@@ -96,7 +96,7 @@ class Worker:
     def appraise(self) -> None:
         """Measure the set whose units are all done; see `run.appraisal`."""
         settle(self.recipe.threads)
-        appraise(self.run, self._ctx, self.options.hook)
+        appraise(self.run, self._ctx)
 
     def _stage(self, units: Sequence[FitUnit | Shard]) -> None:
         """Take free units until all are done; a unit whose holder dies becomes free again."""
@@ -126,7 +126,6 @@ class Worker:
         self.run.event(event="start", unit=unit.name, worker=self.options.number)
         begin, calls = time.perf_counter(), self._evaluated
         receipt = self._fit(unit) if isinstance(unit, FitUnit) else self._taken(unit) or self._make_shard(unit)
-        self.options.hook(f"{unit.name}: before receipt")
         evaluations = self._ctx.team_total(self._evaluated - calls)
         spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": evaluations}
         finished = datetime.now(UTC).isoformat(timespec="seconds")
@@ -209,7 +208,6 @@ class Worker:
         return [read_stream(str(self.run.shard_path(name))) for name in names]
 
     def _report_fit(self, step: int, total: int, loss: float) -> None:
-        self.options.hook(f"fit step {step}")
         known = round(loss, 5) if math.isfinite(loss) else None  # a step of half precision that overflowed
         self.run.event(event="fit", unit=self._ctx.folder.name, step=step, total=total, loss=known)
 
@@ -312,7 +310,7 @@ class Worker:
         from safetensors.torch import save_file
 
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        return write_atomically(path, lambda p: save_file(contiguous, p), self.options.hook)
+        return write_atomically(path, lambda p: save_file(contiguous, p))
 
     @cached_property
     def _job(self) -> BatchJob:
@@ -328,7 +326,7 @@ class Worker:
         with Spool(path.parent) as spool:
             failed, shapes = self._run_batches(shard, spool)
             rows = spool.rows(row.row_id for row in shard.rows)
-            written = write_arrow(self.run, path, rows, self.options.hook)
+            written = write_arrow(self.run, path, rows)
         lost = tuple(sorted(failed, key=lambda row: row.row_id))
         return written.receipt(
             self.plan.id, shard.name, failed=lost, batch_shapes=tuple(sorted(shapes)), **self._signature(shard)
@@ -349,7 +347,6 @@ class Worker:
                 failed += lost
                 shapes |= {one.batch_shape for one in made}
                 self.run.event(event="batch", unit=shard.name, rows=len(made), failed=len(lost))
-                self.options.hook(f"{shard.name}: batch done")
             if encoding:
                 spool.add(encoding.result())
         return failed, shapes

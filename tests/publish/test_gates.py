@@ -149,8 +149,8 @@ def test_counts_that_do_not_add_up(hub: LoopbackHub, copied: Callable[[], Run]) 
 
 
 def test_shards_of_two_schemas(hub: LoopbackHub, copied: Callable[[], Run]) -> None:
+    from diffaug_datasets.core.temporary import sha256_file
     from diffaug_datasets.run.features import read_stream
-    from diffaug_datasets.run.store import sha256_file
 
     run = copied()
     path = run.shard_path("synthetic-00001")

@@ -16,13 +16,14 @@ from huggingface_hub import HfApi
 from small_release import Waits
 
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.temporary import sha256_file
 from diffaug_datasets.data.release import read_release
 from diffaug_datasets.publish import push
 from diffaug_datasets.publish.card import Card
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import publish
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import Run, sha256_file
+from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"
 

@@ -16,13 +16,14 @@ from hub.server import LoopbackHub
 from PIL import Image
 
 from diffaug_datasets.core.images import decode_image, encode_image, pixel_sha256
+from diffaug_datasets.core.temporary import sha256_file
 from diffaug_datasets.methods import genie
 from diffaug_datasets.publish import contents, verify
 from diffaug_datasets.publish.options import PublishOptions
 from diffaug_datasets.publish.publisher import publish
 from diffaug_datasets.run.closeness import MOST_LEVELS
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import Run, sha256_file
+from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"
 

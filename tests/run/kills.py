@@ -11,11 +11,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from small_runs import digests
 
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.store import Hook, Run, no_hook
+from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
 PRELOAD = ["torch", "peft", "diffaug_datasets.models.concepts", "diffaug_datasets.models.denoising", "kills"]
@@ -23,25 +24,45 @@ PRELOAD = ["torch", "peft", "diffaug_datasets.models.concepts", "diffaug_dataset
 
 @dataclass(frozen=True)
 class KillAt:
-    """A hook that kills its own process at the first point whose name contains the text."""
+    """Kills its own process when an event or a file takes its place whose name contains the text.
+
+    An event is called `fit: 3` (by its step) or `batch: UNIT`, before it is written; a file `replace: NAME`, when it
+    is written whole under its temporary name and synced.
+    """
 
     text: str
 
-    def __call__(self, point: str) -> None:
+    def install(self) -> None:
+        """From now on in this process."""
+        event, replace = Run.event, os.replace
+
+        def watched_event(run: Run, **content: Any) -> None:
+            self._reached(f"{content['event']}: {content.get('step', content.get('unit'))}")
+            event(run, **content)
+
+        def watched_replace(origin: str | Path, target: str | Path, **options: Any) -> None:
+            self._reached(f"replace: {Path(target).name}")
+            replace(origin, target, **options)
+
+        Run.event, os.replace = watched_event, watched_replace  # type: ignore[assignment, method-assign]
+
+    def _reached(self, point: str) -> None:
         if self.text in point:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def generate(folder: Path, hook: Hook = no_hook) -> None:
+def generate(folder: Path, kill: KillAt | None = None) -> None:
     """What a child does."""
-    execute(Run.open(folder), WorkerOptions(hook=hook), workers=1)
+    if kill:
+        kill.install()
+    execute(Run.open(folder), WorkerOptions(), workers=1)
 
 
-def start(folder: Path, hook: Hook = no_hook) -> multiprocessing.Process:
+def start(folder: Path, kill: KillAt | None = None) -> multiprocessing.Process:
     """A child that generates; forkserver, so that it begins at once and shares no state with the tests."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    child = context.Process(target=generate, args=(folder, hook))
+    child = context.Process(target=generate, args=(folder, kill))
     child.start()
     return child
 

@@ -12,12 +12,13 @@ from small_runs import small_run
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.core.temporary import FileDigest
 from diffaug_datasets.data.loader import load
 from diffaug_datasets.data.prepare import refuse_other_plan
 from diffaug_datasets.run.adoption import adoptable, refusals, same_images, same_network
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.stacks import Stack, same_stack
-from diffaug_datasets.run.store import FileDigest, Receipt, Run
+from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.worker import WorkerOptions
 
 STACK = {"device": "AVX2", "torch": "2.6.0"}

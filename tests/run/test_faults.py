@@ -16,13 +16,14 @@ from small_runs import digests, small_run
 
 from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.temporary import write_atomically
 from diffaug_datasets.evaluate.gather import Gathered
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.run.context import load_backbone
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.features import read_stream
 from diffaug_datasets.run.progress import Progress, status
-from diffaug_datasets.run.store import Run, write_atomically
+from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 

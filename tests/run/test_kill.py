@@ -50,19 +50,19 @@ def test_three_random_kills_on_the_command_line(planned: Planned) -> None:
 
 
 WINDOWS = [
-    "fit step 3",
-    "fit step 4",
-    "learned_embeds.safetensors: temporary file written",
-    "pytorch_lora_weights.safetensors: temporary file written",
-    "inversions.safetensors: temporary file written",
-    "synthetic-00001: batch done",
-    "synthetic-00001.arrow: temporary file written",
-    "synthetic-00001: before receipt",
-    "quality.parquet: temporary file written",
-    "selection.parquet: temporary file written",
-    "selection: before receipt",
-    "synthetic-00000-",
-    "assembly: before run.json",
+    "fit: 3",
+    "fit: 4",
+    "replace: learned_embeds.safetensors",
+    "replace: pytorch_lora_weights.safetensors",
+    "replace: inversions.safetensors",
+    "batch: synthetic-00001",
+    "replace: synthetic-00001.arrow",
+    "replace: synthetic-00001.json",
+    "replace: quality.parquet",
+    "replace: selection.parquet",
+    "replace: selection.json",
+    "replace: synthetic-00000-",
+    "replace: run.json",
 ]
 
 

@@ -7,8 +7,8 @@ from kills import KillAt, Planned, start
 from small_runs import small_run
 
 WINDOWS = {
-    "diffinversion": ("fit step 3", "image_embeddings.safetensors: temporary file written"),
-    "retrieval": ("features.safetensors: temporary file written", "index.safetensors: temporary file written"),
+    "diffinversion": ("fit: 3", "replace: image_embeddings.safetensors"),
+    "retrieval": ("replace: features.safetensors", "replace: index.safetensors"),
 }
 
 

@@ -20,6 +20,7 @@ from small_runs import digests, small_recipe, small_run
 from diffaug_datasets.core import temporary
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RunError
 from diffaug_datasets.core.method import Generated
+from diffaug_datasets.core.temporary import write_text
 from diffaug_datasets.data import prepare as preparing
 from diffaug_datasets.data.builder import RunBuilder, load_builder
 from diffaug_datasets.data.loader import load
@@ -29,7 +30,7 @@ from diffaug_datasets.run import leases
 from diffaug_datasets.run.assembly import Assembled, current, finished
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.progress import Progress, status
-from diffaug_datasets.run.store import Run, write_text
+from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
 Copy = Callable[[], Run]

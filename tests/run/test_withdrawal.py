@@ -11,11 +11,12 @@ from safetensors import safe_open
 from small_runs import small_recipe, small_run
 
 from diffaug_datasets.core.errors import PlanError, RecipeError, RunError
+from diffaug_datasets.core.temporary import sha256_file
 from diffaug_datasets.core.withdrawal import without_images
 from diffaug_datasets.data.prepare import prepare
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.store import Run, sha256_file
+from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.withdrawal import withdraw
 from diffaug_datasets.run.worker import WorkerOptions
 
