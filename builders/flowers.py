@@ -6,7 +6,7 @@ equal that code's where names sort as the original file names do.
 
 from diffaug_datasets.core.protocols import half_split
 from diffaug_datasets.core.sources import Listing
-from diffaug_datasets.data.real import class_phrases
+from diffaug_datasets.sources.real import class_phrases
 
 NAME = "flowers"
 TITLE = "Oxford Flowers-102"

@@ -4,7 +4,7 @@ Labels are WordNet ids in sorted order; prompts use `names/imagenet.json`: the f
 (*crane* the bird and the machine, two *maillot*, *cardigan* the dog and the garment, *missile* and *projectile*).
 """
 
-from diffaug_datasets.data.real import class_phrases
+from diffaug_datasets.sources.real import class_phrases
 
 NAME = "imagenet"
 TITLE = "ImageNet"

@@ -1,7 +1,7 @@
 """Imagenette (version 2): ten easy ImageNet classes, in folders named by WordNet id. Derived from ImageNet, so its
 terms apply to the images whatever the repository's licence says."""
 
-from diffaug_datasets.data.real import class_phrases
+from diffaug_datasets.sources.real import class_phrases
 
 NAME = "imagenette"
 TITLE = "Imagenette"

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from diffaug_datasets.core.sources import Listed, Listing
-from diffaug_datasets.data.real import class_phrases
+from diffaug_datasets.sources.real import class_phrases
 
 NAME = "tiered_imagenet"
 TITLE = "tiered-ImageNet"

@@ -6,24 +6,25 @@ The whole public surface; each name is imported when it is first used, so that `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from diffaug_datasets.core.identity import __version__ as __version__
+
 if TYPE_CHECKING:
     from diffaug_datasets.core.recipe import Recipe
-    from diffaug_datasets.data.builder import list_builders, load_builder
-    from diffaug_datasets.data.loader import load
-    from diffaug_datasets.data.mixed import MixedDataset, MixedStream
+    from diffaug_datasets.release.read import load
     from diffaug_datasets.run.store import Run
+    from diffaug_datasets.train.builder import list_builders, load_builder
+    from diffaug_datasets.train.mixing import MixedDataset, MixedStream
 
-__version__ = "0.1.0"
 __all__ = ["MixedDataset", "MixedStream", "Recipe", "Run", "list_builders", "load", "load_builder"]
 
 _HOMES = {
-    "MixedDataset": "data.mixed",
-    "MixedStream": "data.mixed",
+    "MixedDataset": "train.mixing",
+    "MixedStream": "train.mixing",
     "Recipe": "core.recipe",
     "Run": "run.store",
-    "list_builders": "data.builder",
-    "load_builder": "data.builder",
-    "load": "data.loader",
+    "list_builders": "train.builder",
+    "load_builder": "train.builder",
+    "load": "release.read",
 }
 
 

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec, local_folder
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.data.catalogue import config_recipe
-from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.core.models import BackboneSpec, local_folder
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.planning.catalogue import config_recipe
+from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions

@@ -30,11 +30,11 @@ import torch
 from torch.nn import functional as F
 from try_photos import Pictures, accuracy, learn, spread
 
-from diffaug_datasets.core.canonical import digest
+from diffaug_datasets.core.identity import digest
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.data.catalogue import config_recipe
-from diffaug_datasets.data.loader import load
-from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.planning.catalogue import config_recipe
+from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.release.read import load
 from diffaug_datasets.run.assembly import finished
 from diffaug_datasets.run.store import Run
 

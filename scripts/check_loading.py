@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "publish")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "release")]
 
 CHILD = """
 import hashlib, struct, sys
@@ -71,8 +71,8 @@ def main() -> int:
     from hub.clients import loopback_hub
     from small_release import made
 
-    from diffaug_datasets.publish.options import PublishOptions
-    from diffaug_datasets.publish.publisher import publish
+    from diffaug_datasets.release.contents import PublishOptions
+    from diffaug_datasets.release.targets import publish
 
     wrong = 0
     with tempfile.TemporaryDirectory() as place:

@@ -43,17 +43,17 @@ NOISE = Fault("numerics/schedule.py", "signal * clean + noise * widened(eps)", "
 LABELS = Fault("numerics/timesteps.py", "round(i * ((T - 1) / n))", "round(i * ((T - 9) / n))")
 ALL_STEPS = Fault("methods/txt2img.py", "starts, steps = [0] * len(rows)", "starts, steps = [1] * len(rows)")
 NOISED_AT = Fault(
-    "methods/editing.py", "[labels[s] for s in starts]", "[labels[max(s - 1, 0)] + (not s) * -9 for s in starts]"
+    "methods/_editing.py", "[labels[s] for s in starts]", "[labels[max(s - 1, 0)] + (not s) * -9 for s in starts]"
 )
 FIRST_STEP = Fault(
-    "methods/editing.py",
+    "methods/_editing.py",
     "img2img_start(self.num_inference_steps, strength)",
     "(img2img_start(self.num_inference_steps, strength) or 2) - 1",
 )
 W_FROM_NOISE = Fault("methods/txt2img.py", "self.guidance_scale,", "self.guidance_scale * 1.01,")
-W_OF_EDITS = Fault("methods/editing.py", "self.guidance_scale,", "self.guidance_scale * 1.01,")
+W_OF_EDITS = Fault("methods/_editing.py", "self.guidance_scale,", "self.guidance_scale * 1.01,")
 LATENT = Fault("models/backbone.py", "0.0)) * config.scaling_factor", "0.0)) * config.scaling_factor * 1.01")
-LORA = Fault("models/lora.py", "weight.float().cpu() + change", "weight.float().cpu() + 2 * change")
+LORA = Fault("models/adapters.py", "weight.float().cpu() + change", "weight.float().cpu() + 2 * change")
 PIXELS = Fault("models/pixels.py", "(2 * levels - 1)", "(2 * levels - 0.98)")
 OTHER_TOKEN = "cfg.concepts.prompt(9 - label, table.metaclass)"
 
@@ -93,7 +93,7 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
         NOISE,
         FIRST_STEP,
         PIXELS,
-        Fault("numerics/labels.py", "of_target = strength**gamma", "of_target = 1 - strength**gamma"),
+        Fault("methods/real_mix.py", "of_target = strength**gamma", "of_target = 1 - strength**gamma"),
     ),
     "diffmix": (
         BRANCHES,
@@ -106,13 +106,13 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
         ),
     ),
     "dafusion": (
-        Fault("numerics/plms.py", "(3 / 2, -1 / 2)", "(3 / 2, 1 / 2)"),
-        Fault("numerics/plms.py", "(gap if again else 0)", "0"),
-        Fault("numerics/plms.py", "(seen[i] + seen[first]) / 2", "(seen[i] + seen[first]) / 2.02"),
+        Fault("numerics/sampling.py", "(3 / 2, -1 / 2)", "(3 / 2, 1 / 2)"),
+        Fault("numerics/sampling.py", "(gap if again else 0)", "0"),
+        Fault("numerics/sampling.py", "(seen[i] + seen[first]) / 2", "(seen[i] + seen[first]) / 2.02"),
         other_class("da_fusion"),
     ),
     "genie": (
-        Fault("numerics/dpm.py", "widened(x0) + weight * (", "widened(x0) - weight * ("),
+        Fault("numerics/sampling.py", "widened(x0) + weight * (", "widened(x0) - weight * ("),
         Fault(
             "numerics/timesteps.py",
             "if t - 1 <= num_train_timesteps * ratio",
@@ -122,9 +122,9 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
         Fault("methods/genie.py", "s.label != target and", "s.label == target and"),
     ),
     "genieada": (
-        Fault("numerics/selection.py", "z_levels.double() - source", "z_levels.double() + source"),
-        Fault("numerics/selection.py", "abs(values[k] - values[k - 1]))", "abs(values[k] - values[k - 1])) - 1"),
-        Fault("numerics/selection.py", "@ line / length", "@ line / length**2"),
+        Fault("methods/genie_ada.py", "z_levels.double() - source", "z_levels.double() + source"),
+        Fault("methods/genie_ada.py", "abs(values[k] - values[k - 1]))", "abs(values[k] - values[k - 1])) - 1"),
+        Fault("methods/genie_ada.py", "@ line / length", "@ line / length**2"),
         Fault("methods/genie_ada.py", 'endswith(f"/{row.label}")', 'endswith(f"/{row.source_labels[0]}")'),
     ),
     "diffii": (

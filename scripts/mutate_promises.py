@@ -15,8 +15,8 @@ from pathlib import Path
 
 from mutate_parity import ENVIRONMENT, Fault, copy_package, plant
 
-RUN, PUSH = "tests/run/test_run_folder.py", "tests/publish/test_push.py"
-VERIFY, STACKS, PRICE = "tests/publish/test_verify.py", "tests/run/test_stacks.py", "tests/data/test_price.py"
+RUN, PUSH = "tests/run/test_run_folder.py", "tests/release/test_push.py"
+VERIFY, STACKS, PRICE = "tests/release/test_verify.py", "tests/run/test_stacks.py", "tests/planning/test_price.py"
 
 PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
     "a run of another stack is refused": (
@@ -24,28 +24,28 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
         (STACKS,),
     ),
     "verify compares recipe.yaml with the plan": (
-        Fault("publish/verify.py", "in planned if stated.get(key) != planned[key]]", "in planned if key is None]"),
-        (VERIFY, "tests/publish/test_statements.py"),
+        Fault("release/verify.py", "in planned if stated.get(key) != planned[key]]", "in planned if key is None]"),
+        (VERIFY, "tests/release/test_statements.py"),
     ),
     "a file of other bytes is pushed again": (
         Fault(
-            "publish/push.py",
+            "release/targets.py",
             "state.files.get(i.path) not in (i.sha256, self._blob_ids.get(i.path))",
             "i.path not in state.files",
         ),
-        (PUSH, "tests/publish/test_push_faults.py"),
+        (PUSH, "tests/release/test_push_faults.py"),
     ),
     "a closed pull request is not used again": (
-        Fault("publish/push.py", 'found.status in ("open", "draft")', 'found.status in ("open", "draft", "closed")'),
-        (PUSH, "tests/publish/test_push_faults.py"),
+        Fault("release/targets.py", 'found.status in ("open", "draft")', 'found.status in ("open", "draft", "closed")'),
+        (PUSH, "tests/release/test_push_faults.py"),
     ),
     "a sample is spread over the plan": (
-        Fault("publish/rebuild.py", "ids[place * len(ids) // count]", "ids[0 * place]"),
+        Fault("release/remake.py", "ids[place * len(ids) // count]", "ids[0 * place]"),
         (VERIFY,),
     ),
     "a set without a kept row does not go out": (
-        Fault("publish/gates.py", "if not any(count.kept for", "if None in (count.kept for"),
-        ("tests/publish/test_gates.py",),
+        Fault("release/gates.py", "if not any(count.kept for", "if None in (count.kept for"),
+        ("tests/release/test_gates.py",),
     ),
     "failed rows are not kept ones": (
         Fault("run/assembly.py", "kept=planned[i] - lost[i] - out[i]", "kept=planned[i] - out[i]"),
@@ -53,7 +53,7 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
     ),
     "a run of two stacks says so": (
         Fault("run/assembly.py", 'tier="T0" if len(stacks) == 1 else "T2"', 'tier="T0"'),
-        (STACKS, "tests/run/test_faults.py", "tests/publish/test_statements.py"),
+        (STACKS, "tests/run/test_faults.py", "tests/release/test_statements.py"),
     ),
     "run.json of another plan is none": (
         Fault("run/assembly.py", "return assembled if assembled.plan_id == run.plan.id else None", "return assembled"),
@@ -72,7 +72,7 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
         (RUN,),
     ),
     "halves of an odd batch hold every row": (
-        Fault("run/batch.py", "half = (len(slots) + 1) // 2", "half = len(slots) // 2"),
+        Fault("run/generation.py", "half = (len(slots) + 1) // 2", "half = len(slots) // 2"),
         (STACKS,),
     ),
     "fits take time": (
@@ -81,22 +81,22 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
     ),
     "confusion counts as it stands": (
         Fault(
-            "data/confusion.py",
+            "planning/confusion.py",
             "score = {c: matrix[target][c] + matrix[c][target]",
             "score = {c: matrix[target][c] / max(matrix[target]) + matrix[c][target] / max(matrix[c])",
         ),
-        ("tests/data/test_confusion.py",),
+        ("tests/planning/test_confusion.py",),
     ),
     "filters write rows twice": (
-        Fault("data/price.py", "kept_twice = 2 if recipe.filters else 1", "kept_twice = 1"),
+        Fault("planning/price.py", "kept_twice = 2 if recipe.filters else 1", "kept_twice = 1"),
         (PRICE,),
     ),
     "too little memory is said": (
-        Fault("data/price.py", "tuple(_memory_warning(memory * workers, to_plan))", "()"),
+        Fault("planning/price.py", "tuple(_memory_warning(memory * workers, to_plan))", "()"),
         (PRICE,),
     ),
     "a plan that fails leaves no folder": (
-        Fault("data/prepare.py", "            shutil.rmtree(folder, ignore_errors=True)\n", "            pass\n"),
+        Fault("planning/prepare.py", "            shutil.rmtree(folder, ignore_errors=True)\n", "            pass\n"),
         (RUN,),
     ),
 }

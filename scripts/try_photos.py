@@ -29,13 +29,13 @@ from torch.nn import functional as F
 from transformers import ResNetConfig
 from transformers import ResNetForImageClassification as Network
 
-from diffaug_datasets.core.canonical import digest
-from diffaug_datasets.data.builder import load_builder
-from diffaug_datasets.data.loader import load
-from diffaug_datasets.data.real import read_real
-from diffaug_datasets.models.features import Encoder
+from diffaug_datasets.core.identity import digest
+from diffaug_datasets.models.encoders import Encoder
 from diffaug_datasets.models.pixels import preprocess
+from diffaug_datasets.release.read import load
 from diffaug_datasets.run.assembly import Assembled
+from diffaug_datasets.sources.real import read_real
+from diffaug_datasets.train.builder import load_builder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NOUNS = {"flowers": "flower", "birds": "bird"}

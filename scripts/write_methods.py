@@ -10,11 +10,9 @@ from inspect import cleandoc
 from pathlib import Path
 
 import diffaug_datasets
-from diffaug_datasets.core.family import Family, family
-from diffaug_datasets.core.method import Method, discover_methods
+from diffaug_datasets.core.method import Family, Method, discover_methods, family
 from diffaug_datasets.core.recipe import Filter, Recipe
-from diffaug_datasets.data.catalogue import config_recipe
-from diffaug_datasets.data.presets import presets
+from diffaug_datasets.planning.catalogue import config_recipe, presets
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 RECIPES = Path(diffaug_datasets.__file__).parent / "recipes"

@@ -17,7 +17,7 @@ from PIL import Image
 from diffaug_datasets.core.errors import RecipeError, SourceError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.real import read_real
+from diffaug_datasets.sources.real import read_real
 
 OWN = ("--set", "backbone=tiny", "--set", "per_class=1", "--set", "config.num_inference_steps=2")
 SMALL = (*OWN[2:], "--set", "include_test=false")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.models.captions import Captioner, LanguageModel
-from diffaug_datasets.models.features import Encoder, Judge
+from diffaug_datasets.models.captioning import Captioner, LanguageModel
+from diffaug_datasets.models.encoders import Encoder, Judge
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = Path(str(files("diffaug_datasets"))) / "assets" / "tiny"

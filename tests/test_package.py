@@ -56,7 +56,7 @@ def test_there_is_one_version() -> None:
 
 def test_lines_that_install_work_as_they_stand() -> None:
     """From a clone: the package lies on no index. Every extra that a line or a sentence names exists."""
-    from diffaug_datasets.core.extras import EXTRAS, install
+    from diffaug_datasets.core.errors import EXTRAS, install
 
     extras = PROJECT["project"]["optional-dependencies"]
     assert set(EXTRAS.values()) <= set(extras)

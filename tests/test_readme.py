@@ -14,7 +14,7 @@ from command_line import Command
 from PIL import Image
 
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data import real
+from diffaug_datasets.sources import real
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_TEST = f"{ROOT / 'tests' / 'test_package.py'} -k one_version"

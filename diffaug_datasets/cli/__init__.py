@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from diffaug_datasets.cli.release_verbs import app
-from diffaug_datasets.cli.terminal import note
-from diffaug_datasets.core.errors import DiffAugError
-from diffaug_datasets.core.extras import EXTRAS, install
+from diffaug_datasets.cli.screen import note
+from diffaug_datasets.cli.verbs import app
+from diffaug_datasets.core.errors import EXTRAS, DiffAugError, install
 
 FILES = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),

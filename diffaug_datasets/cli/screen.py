@@ -1,4 +1,7 @@
-"""What a person sees on the command line: aligned lines, tables and JSON."""
+"""What a person sees on the command line: aligned lines, tables and JSON.
+
+The one place where the command line prints. A stranger's text drives no terminal, an address tells no password.
+"""
 
 import json
 import sys
@@ -7,12 +10,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaug_datasets.cli.terminal import note, say
-from diffaug_datasets.core.printable import printable
+import typer
+
+from diffaug_datasets.core.printable import printable, without_secrets
 from diffaug_datasets.run.progress import on_terminal
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+
+def say(text: str = "") -> None:
+    """One line, or several."""
+    typer.echo(printable(without_secrets(text)))
+
+
+def note(text: str) -> None:
+    """The same on standard error, beside what a verb prints."""
+    typer.echo(printable(without_secrets(text)), err=True)
 
 
 __all__ = ["note", "on_terminal", "say", "say_facts", "say_json", "say_table", "waiting", "warn_of_signs"]

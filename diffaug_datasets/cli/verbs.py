@@ -1,25 +1,69 @@
-"""The verbs and their options; typer alone is imported here, so that `diffaug --help` answers at once."""
+"""The verbs and their options; typer alone is imported here, so that `diffaug --help` answers at once.
+
+Arguments and options that several verbs share.
+
+The verbs of what is finished: withdraw an image, publish, make a row again, check.
+"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from diffaug_datasets.cli.arguments import (
-    AsJson,
-    Debug,
-    Device,
-    FitsFrom,
-    MixedStack,
-    NewRun,
-    RowPrefix,
-    RunFolder,
-    Set,
-    Source,
-    Version,
-    Workers,
-    local,
-)
+from diffaug_datasets.core.errors import RunError
+
+
+def _device(device: str) -> str:
+    if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
+        return device
+    raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
+
+
+def local(param: typer.CallbackParam, value: Any) -> Any:
+    """A folder or file, or several; RunError where an address such as s3:// is given."""
+    from diffaug_datasets.run.store import on_this_machine
+
+    for place in value if isinstance(value, list | tuple) else [value]:
+        if place is not None:
+            on_this_machine(place, param.opts[-1] if param.param_type_name == "option" else str(param.metavar))
+    return value
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from diffaug_datasets.core.identity import __version__
+
+        typer.echo(f"diffaug {__version__}")
+        raise typer.Exit
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
+]
+NewRun = Annotated[Path | None, typer.Option("--run", callback=local, help="Run folder; default: runs/NAME-PLANID.")]
+Device = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one a GPU, or one a core.")]
+MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
+FitsFrom = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="RUN",
+        callback=local,
+        help="Take over another run's equal fits, and its images if filters alone differ.",
+    ),
+]
+RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
+Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="A folder or Hub id that stands in for a model of the publisher; checked by digest.")
+]
+Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]
+Revision = Annotated[str | None, typer.Option(help="A tag, branch or commit of the Hub.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]
+
 
 app = typer.Typer(
     help="Reproducible, diffusion-augmented datasets for image classification.",
@@ -42,7 +86,7 @@ def demo(
     short: Annotated[bool, typer.Option("--short", help="The same path with a few images of two methods.")] = False,
 ) -> None:
     """Plan, generate and report on embedded data; no network, no GPU. Finished work is used again."""
-    from diffaug_datasets.cli.demo import run_demo
+    from diffaug_datasets.cli.make import run_demo
 
     run_demo(run, short)
 
@@ -50,7 +94,7 @@ def demo(
 @app.command()
 def doctor(json: AsJson = False) -> None:
     """Say what this machine can do: versions, devices, memory, disk, models."""
-    from diffaug_datasets.cli.doctor import print_doctor
+    from diffaug_datasets.cli.look import print_doctor
 
     raise typer.Exit(print_doctor(json))
 
@@ -58,7 +102,7 @@ def doctor(json: AsJson = False) -> None:
 @app.command()
 def builders(json: AsJson = False) -> None:
     """List the real datasets that can be augmented."""
-    from diffaug_datasets.cli.listings import print_builders
+    from diffaug_datasets.cli.look import print_builders
 
     print_builders(json)
 
@@ -69,7 +113,7 @@ def methods(
     json: AsJson = False,
 ) -> None:
     """List the augmentation methods, or explain one."""
-    from diffaug_datasets.cli.listings import print_method, print_methods
+    from diffaug_datasets.cli.look import print_method, print_methods
 
     print_method(name, json) if name else print_methods(json)
 
@@ -80,7 +124,7 @@ def cp(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here.")] = None,
 ) -> None:
     """Copy a recipe to a file of your own; without a name, list the shipped ones."""
-    from diffaug_datasets.cli.planning import copy_recipe, print_recipes
+    from diffaug_datasets.cli.make import copy_recipe, print_recipes
 
     copy_recipe(name, file) if name else print_recipes()
 
@@ -109,8 +153,8 @@ def captions(
     device: Device = "cpu",
 ) -> None:
     """Caption real images and sum the captions up as context suffixes for diff_ii; done once, before planning."""
-    from diffaug_datasets.cli.wording import make_suffixes
-    from diffaug_datasets.data.captions import Wording
+    from diffaug_datasets.cli.make import make_suffixes
+    from diffaug_datasets.planning.suffixes import Wording
 
     make_suffixes(recipe, out, source, Wording(captioner, summariser, endpoint, limit, device))
 
@@ -125,7 +169,7 @@ def plan(
     json: AsJson = False,
 ) -> None:
     """Draw every row of a dataset, price it, and write a run folder. Needs no torch and no GPU."""
-    from diffaug_datasets.cli.planning import make_plan
+    from diffaug_datasets.cli.make import make_plan
 
     make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json)
 
@@ -142,7 +186,7 @@ def fit(
     ] = False,
 ) -> None:
     """Make only what rows need first: concepts, inversions."""
-    from diffaug_datasets.cli.running import run_fits
+    from diffaug_datasets.cli.make import run_fits
     from diffaug_datasets.run.worker import WorkerOptions
 
     others = tuple(fits_from or ())
@@ -156,7 +200,7 @@ def convert(
     token: Annotated[str | None, typer.Option(metavar="NAME", help="The token's name, if not the file's own.")] = None,
 ) -> None:
     """Turn released learned_embeds files into safetensors that diffusers loads. Runs no code of a pickle."""
-    from diffaug_datasets.cli.converting import convert_embeddings
+    from diffaug_datasets.cli.publish import convert_embeddings
 
     convert_embeddings(file, folder, token)
 
@@ -170,7 +214,7 @@ def generate(
     allow_mixed_stack: MixedStack = False,
 ) -> None:
     """Make everything that a run still lacks. Killed, it goes on where it was; also under `accelerate launch -m`."""
-    from diffaug_datasets.cli.running import run_generate
+    from diffaug_datasets.cli.make import run_generate
     from diffaug_datasets.run.worker import WorkerOptions
 
     options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from or ()))
@@ -180,7 +224,7 @@ def generate(
 @app.command()
 def status(run: RunFolder, json: AsJson = False) -> None:
     """Say how far a run is; works while others work on it."""
-    from diffaug_datasets.cli.inspecting import print_status
+    from diffaug_datasets.cli.look import print_status
 
     print_status(run, json)
 
@@ -194,7 +238,7 @@ def show(
     ] = None,
 ) -> None:
     """Show everything about one row: draws, prompts, scores, sources."""
-    from diffaug_datasets.cli.inspecting import show_row
+    from diffaug_datasets.cli.look import show_row
 
     show_row(run, row, out)
 
@@ -207,7 +251,7 @@ def report(
     ] = None,
 ) -> None:
     """Write an HTML page over runs: pictures, scores, counts."""
-    from diffaug_datasets.cli.inspecting import make_report
+    from diffaug_datasets.cli.look import make_report
 
     make_report(runs, out)
 
@@ -222,10 +266,10 @@ def build(
 ) -> None:
     """Plan, generate and prepare a config as a `datasets` builder, in one go."""
     if "/" in name:
-        from diffaug_datasets.cli.published import build_published
+        from diffaug_datasets.cli.publish import build_published
 
         raise typer.Exit(build_published(name, source, run, workers, device))
-    from diffaug_datasets.cli.running import run_build
+    from diffaug_datasets.cli.make import run_build
 
     run_build(name, source, run, workers, device)
 
@@ -236,3 +280,111 @@ def worker(run: RunFolder, pipe: int, options: str) -> None:
     from diffaug_datasets.run.engines.local import work_for_parent
 
     work_for_parent(run, pipe, options)
+
+
+__all__ = ["app"]
+
+
+@app.command()
+def withdraw(
+    run: RunFolder,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="The sha256 of a real image, or its file.")],
+    out: Annotated[
+        Path | None, typer.Option("--run", callback=local, help="The new run folder; default: NAME-PLANID beside.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Take real images and the rows made from them out of a finished run, into a new one; nothing is generated."""
+    from diffaug_datasets.cli.make import run_withdraw
+
+    run_withdraw(run, images, out, json)
+
+
+@app.command()
+def publish(
+    run: RunFolder,
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="org/name on the Hub, or an address (s3://..., file://...).")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show files, card and licence verdict; send nothing.")
+    ] = False,
+    format: Annotated[str, typer.Option("--format", help="arrow or parquet.")] = "arrow",
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; made if missing.")] = None,
+    i_have_rights: Annotated[
+        bool, typer.Option("--i-have-rights", help="You may publish what the licence forbids.")
+    ] = False,
+    recipe_only: Annotated[bool, typer.Option("--recipe-only", help="Everything but pixels.")] = False,
+    allow: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Overrule a gate; the card says so.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Publish a finished run: shards, provenance, recipe, plan, card. Killed, the same command continues."""
+    from diffaug_datasets.cli.publish import options_of, print_preview, run_publish
+
+    options = options_of(format, (private, create_pr, revision), i_have_rights, recipe_only, allow or [])
+    if dry_run:
+        raise typer.Exit(print_preview(run, target, options, json))
+    run_publish(run, target, options, json)
+
+
+@app.command()
+def regen(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a published set (org/name, s3://...).")],
+    row: RowPrefix,
+    out: Annotated[Path | None, typer.Option("--out", callback=local, help="Write the rebuilt image here.")] = None,
+    config: Config = None,
+    revision: Revision = None,
+    source: Source = None,
+    backbone: Backbone = None,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Rebuild one row and compare it with the stored image.
+
+    On the stack that made it, it must be equal bit for bit; on another one the difference is measured and must stay
+    within a tolerance. Exit code 0 where it does, 1 where it does not, 3 where there are no pixels to measure from.
+    """
+    folder = Path(run)
+    if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
+        from diffaug_datasets.cli.look import rebuild_row
+
+        given = {"--config": config, "--revision": revision, "--source": source, "--backbone": backbone}
+        if unused := next((name for name, value in given.items() if value is not None), None):
+            raise RunError(f"{unused}: is for published sets; {run} is a run folder and has its own, so leave it out.")
+        raise typer.Exit(rebuild_row(folder, row, out, device, json))
+    from diffaug_datasets.cli.publish import Where, rebuild_published
+
+    raise typer.Exit(
+        rebuild_published(Where(run, config, revision, source, _resolved(device), backbone), row, out, json)
+    )
+
+
+@app.command()
+def verify(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A published set: org/name, a folder or s3://...")],
+    sample: Annotated[int, typer.Option(min=0, help="Rows to make again.")] = 0,
+    config: Config = None,
+    revision: Revision = None,
+    source: Source = None,
+    backbone: Backbone = None,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again.
+
+    Each check ends in ok (a row: bit-equal, or within tolerance on another stack), WRONG, or could not check (a model,
+    a source or a version is not here). Exit code 0 where nothing is wrong, 1 where something is, 3 where nothing is and
+    not one row of --sample could be checked.
+    """
+    from diffaug_datasets.cli.publish import Where, run_verify
+
+    where = Where(place, config, revision, source, _resolved(device) if sample else device, backbone)
+    raise typer.Exit(run_verify(where, sample, json))
+
+
+def _resolved(device: str) -> str:
+    from diffaug_datasets.run.execute import resolve_device
+
+    return resolve_device(device)

@@ -1,4 +1,7 @@
-"""What a user can get wrong. `cli.py` turns these into one sentence and exit code 2; anything else is our fault."""
+"""What a user can get wrong. `cli.py` turns these into one sentence and exit code 2; anything else is our fault.
+
+What is installed only where it is needed, and the line that installs it from what exists: a clone of the project.
+"""
 
 from diffaug_datasets.core.printable import printable, without_secrets
 
@@ -35,3 +38,16 @@ class BackboneError(DiffAugError):
 
 class PublishError(DiffAugError):
     """A release that may not go out, a place that does not take it, or a published set that cannot be trusted."""
+
+
+GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jaxtyping")
+EXTRAS = {
+    **dict.fromkeys(GENERATING, "generate"),
+    "sklearn": "eval",
+    "faiss": "retrieval",
+}
+
+
+def install(extra: str) -> str:
+    """The line for a sentence; the package lies on no index, so no other one is true."""
+    return f"`pip install '.[{extra}]'` in your clone of diffaug-datasets"

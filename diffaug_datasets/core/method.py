@@ -2,6 +2,12 @@
 
 A new method is one new file in `methods/` (or a module named by an entry point of the group
 `diffaug_datasets.methods`); everything here is found by name at run time.
+
+What a method is, for the table of all methods: facts that its module declares, and what a small plan of it costs.
+
+Input on which a method's published code fails or goes on in silence, and what happens here instead.
+
+`FALLBACKS` says in words what the column `fallback` holds; `CASES` is the whole list, for the docs and for a test.
 """
 
 import importlib
@@ -12,17 +18,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
-from diffaug_datasets.core.canonical import canonical, digest
-from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.places import place_of
-from diffaug_datasets.core.pools import Pool, PoolTable
+from diffaug_datasets.core.errors import DiffAugError, RecipeError
+from diffaug_datasets.core.identity import RowKey, canonical, digest
+from diffaug_datasets.core.models import place_of
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
-from diffaug_datasets.core.seeds import RowKey
-from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.core.sources import Pool, PoolTable, Source, SourceTable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -261,3 +266,106 @@ def find_method(name: str) -> Method:
     if name not in methods:
         raise RecipeError(f"method: got {name!r}, expected one of {', '.join(sorted(methods))}.")
     return methods[name]
+
+
+LABELS = {
+    "source": "hard, the class of its real images",
+    "target": "hard, the target class",
+    "mixed": "soft, over source and target",
+}
+ELSEWHERE = "as `diffaug plan` says"
+LEARNED = {"concepts": "tokens and LoRA", "inversions": "inversions", "image_embeddings": "a condition an image"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A method in words. `cost`: U-Net rows of one image at the default settings, without what is learned before."""
+
+    learned: str
+    real_images: int
+    prompt: str
+    start: str
+    label: str
+    filter: str
+    cost: str
+
+
+def family(method: Method) -> Family:
+    """The facts of a method; `-` where its module declares none."""
+    learned = ", ".join(LEARNED[need] for need in LEARNED if need in method.NEEDS)
+    concepts = method.Config.model_fields.get("concepts")
+    if concepts and getattr(concepts.get_default(call_default_factory=True), "rank", None) == 0:
+        learned = learned.replace(LEARNED["concepts"], "tokens")
+    prompt, start, rule = (getattr(method, name, "-") for name in ("PROMPT", "START", "FILTER"))
+    return Family(learned or "-", method.N_SOURCES, prompt, start, LABELS[method.LABEL_RULE], rule, cost(method))
+
+
+def cost(method: Method) -> str:
+    """U-Net rows of one image at the method's default settings: `50`, or `4 to 44` where images differ.
+
+    Guidance takes two rows a step. Where a method has a key without a default, or plans nothing from invented images,
+    that is left to `diffaug plan`.
+    """
+    if any(field.is_required() for field in method.Config.model_fields.values()):
+        return ELSEWHERE
+    config = method.Config()
+    try:
+        counts = [method.evaluations(config, row) for row in method.plan(config, _images(), _spec())]
+    except DiffAugError:
+        return ELSEWHERE
+    if not counts:
+        return ELSEWHERE
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _images() -> SourceTable:
+    """Four classes of four images that nobody has."""
+    names = tuple(f"class {i}" for i in range(4))
+    sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(4) for j in range(4))
+    return SourceTable("invented", "train", names, names, "", sources)
+
+
+def _spec() -> PlanSpec:
+    pool = PoolTable.of(f"{i:02x}" * 32 for i in range(100))
+    return PlanSpec(seed=0, backbone="", per_image=5.0, suffixes=("in the sun.",), pool=pool)
+
+
+FALLBACKS: Mapping[str, str] = MappingProxyType(
+    {
+        "noise_partner": "the class has one image: its partner is noise of the same norm",
+        "self_noise": "the class has one image: it is turned towards noise by at most a quarter circle",
+        "diff_aug": "the class has one image: it is edited instead of interpolated",
+        "coincident_noise_partner": "the two inversions coincide: the partner is noise of the same norm",
+        "antipodal_noise_partner": "the two inversions are opposite: the partner is noise of the same norm",
+        "ada_skipped": "the target class has no image to compare with: the largest level is kept",
+        "source_equals_target": "source and target look the same to the encoder: the largest level is kept",
+        "no_partner": "the class has one image: its embedding is varied by noise alone",
+    }
+)
+
+CASES: Mapping[str, str] = MappingProxyType(
+    {
+        "one_image": "no pair: `single_image_policy` of diff_ii decides, diffusion_inversion varies by noise alone",
+        "no_image": "refused, unless the method makes images of a class from its name or from other classes",
+        "coincident_latents": "noise takes the partner's place; the row says so",
+        "antipodal_latents": "noise takes the partner's place; the row says so",
+        "cosine_above_one": "angles are computed in float64 and held inside [-1, 1]",
+        "negative_cosine": "no special case",
+        "unequal_norms": "kept as in the paper, an ellipse, unless diff_ii has `norm: geodesic`; norms are measured",
+        "not_finite": "tried again with other seeds, then a failed row with its reason",
+        "target_without_images": "genie plans it; genie_ada keeps its largest level",
+        "source_equals_target": "genie_ada keeps its largest level",
+        "tied_jumps": "genie_ada takes the first of the largest jumps",
+        "class_names": "classes are ids; a name is only shown and prompted, and clashing names are refused",
+        "small_class": "`on_small_class`: every image once and a warning, an error, or images drawn again",
+        "odd_images": "turned upright and converted to RGB; an unreadable one is refused, or fails its rows alone",
+        "dotted_stems": "images are known by the digest of their bytes, never by their file's name",
+        "emptied_class": "a filter's `min_keep` keeps the best; without it, the class is named in a warning",
+    }
+)
+
+
+def fallback_text(fallback: str) -> str:
+    """What a row's `fallback` means; the value itself where a plug-in method coined it."""
+    return FALLBACKS.get(fallback, fallback)

@@ -1,10 +1,20 @@
-"""Prompt text: templates filled with a class phrase and the suffix lists that ship with the package."""
+"""Prompt text: templates filled with a class phrase and the suffix lists that ship with the package.
+
+Context suffixes and where they come from: captions of real images, summarised once, kept as a versioned file.
+"""
 
 import json
+import re
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.files import read_text
 
 
 def fill(template: str, name: str, metaclass: str = "", label: str = "") -> str:
@@ -68,3 +78,142 @@ def suffix_list(name: str) -> tuple[str, ...]:
     if name not in lists:
         raise RecipeError(f"config.suffixes: got {name!r}, expected a list of texts or one of {', '.join(lists)}.")
     return lists[name]
+
+
+SUFFIX_SCHEMA = 1
+MOST = 10
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class Caption(BaseModel):
+    """What the captioner said of one real image (sha256 of its bytes)."""
+
+    model_config = _STRICT
+
+    source_id: str = Field(pattern=r"^[0-9a-f]{64}$")
+    text: str
+
+
+class Summary(BaseModel):
+    """Who made suffixes of captions, and of what: `prompt` and `reply` are verbatim, null for clusters.
+
+    `model`: the id that a chat service knows, or `id@revision` of a language model that ran here.
+    """
+
+    model_config = _STRICT
+
+    kind: Literal["chat", "local", "clusters"]
+    model: str
+    prompt: str | None = None
+    reply: str | None = None
+
+
+class Dropped(BaseModel):
+    """A suffix that was proposed and not taken."""
+
+    model_config = _STRICT
+
+    text: str
+    reason: str
+
+
+class SuffixDocument(BaseModel):
+    """A list of context suffixes for Diff-II's first stage, with everything that led to it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    builder: str
+    protocol: str
+    prefix: str = Field(description="what every caption begins with, such as `a photo of a bird`")
+    captioner: str = Field(description="id@revision")
+    captions: tuple[Caption, ...]
+    summary: Summary
+    tokens_checked: bool = Field(description="whether the backbone's tokenizer was at hand to check the lengths")
+    suffixes: tuple[str, ...]
+    dropped: tuple[Dropped, ...] = ()
+
+    @field_validator("suffixes")
+    @classmethod
+    def _usable(cls, suffixes: tuple[str, ...]) -> tuple[str, ...]:
+        if not suffixes:
+            raise ValueError("expected at least one suffix")
+        for suffix in suffixes:
+            if suffix != " ".join(suffix.split()) or not suffix:
+                raise ValueError(f"{suffix!r} is empty, or has line breaks or spaces at its ends")
+        if len({suffix.casefold() for suffix in suffixes}) < len(suffixes):
+            raise ValueError("a suffix stands there twice")
+        return suffixes
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"
+
+
+def read_suffixes(path: Path) -> SuffixDocument:
+    """The document in a file.
+
+    Raises:
+        RecipeError: it is not there, or no valid document of this schema; says which field.
+    """
+    try:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"config.suffixes: {path} cannot be read ({reason}); `diffaug captions` makes one.") from None
+    try:
+        return SuffixDocument.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise RecipeError(
+            f"config.suffixes: {path} is no list of suffixes ({where}: {first['msg']}); `diffaug captions` makes one."
+        ) from None
+
+
+def caption_prefix(metaclass: str) -> str:
+    """`a photo of a bird`, `a photo of an aircraft`, `a photo of` where there is no metaclass."""
+    article = "an" if metaclass[:1].lower() in ("a", "e", "i", "o", "u") else "a"
+    return f"a photo of {article} {metaclass}" if metaclass else "a photo of"
+
+
+def after_prefix(text: str, prefix: str) -> str:
+    """What follows the prefix, without list marks and quotes, ending in a full stop; `` if nothing follows.
+
+    A text that does not begin with the prefix counts as a suffix whole.
+    """
+    bare = re.sub(r"^\s*(?:[-*\u2022]+|\(?\d+[.)])\s+", "", " ".join(text.split())).strip("\"'` ")
+    rest = bare[len(prefix) :] if bare.casefold().startswith(prefix.casefold()) else bare
+    rest = rest.strip(" .,;:\"'")
+    return f"{rest}." if rest else ""
+
+
+def accepted(
+    proposed: Sequence[str], names: Sequence[str], is_too_long: Callable[[str], bool] | None, most: int = MOST
+) -> tuple[tuple[str, ...], tuple[Dropped, ...]]:
+    """The first so many proposals that may stand, and the others with the reason.
+
+    A suffix is said once, names no class, and fits the text encoder behind the longest class prompt (`is_too_long`;
+    None where that cannot be known here).
+    """
+    taken: list[str] = []
+    dropped: list[Dropped] = []
+    for text in proposed:
+        reason = _objection(text, taken, names, is_too_long) or ("one too many" if len(taken) >= most else "")
+        if reason:
+            dropped.append(Dropped(text=text, reason=reason))
+        else:
+            taken.append(text)
+    return tuple(taken), tuple(dropped)
+
+
+def _objection(text: str, taken: Sequence[str], names: Sequence[str], is_too_long: Callable[[str], bool] | None) -> str:
+    if not text.strip(" ."):
+        return "empty"
+    if text.casefold() in {one.casefold() for one in taken}:
+        return "said before"
+    named = next((name for name in names if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)), None)
+    if named:
+        return f"names the class {named!r}"
+    return "too long for the text encoder" if is_too_long and is_too_long(text) else ""

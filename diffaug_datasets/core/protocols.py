@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diffaug_datasets.core.canonical import canonical, digest
 from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.identity import canonical, digest
 from diffaug_datasets.core.sources import Listed, Listing, SourceTable
 
 MANIFEST_SCHEMA = 1

@@ -18,14 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.local_places import model_name, placeless
+from diffaug_datasets.core.files import DEEPEST, dump_yaml, load_yaml, read_text, strange_character
 from diffaug_datasets.core.method import Method, discover_methods, find_method, local_keys
-from diffaug_datasets.core.places import Place, absolute_places, starting_folder
+from diffaug_datasets.core.models import BackboneSpec, Place, absolute_places, model_name, placeless, starting_folder
 from diffaug_datasets.core.protocols import SmallClass, parse_protocol
-from diffaug_datasets.core.strict_yaml import DEEPEST, dump_yaml, load_yaml
-from diffaug_datasets.core.texts import read_text, strange_character
 
 RECIPE_SCHEMA = 1
 SHOTS = "shots"

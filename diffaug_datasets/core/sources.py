@@ -1,6 +1,10 @@
 """Real images as tables: which image, of which class, in which order; never where it lies.
 
 `Listing` is what a builder finds before any image is opened; `SourceTable` is what everything after it works on.
+
+What a source says about an image's origin: where it is from, who made it, on which terms.
+
+A pool of images to retrieve from: who they are, in an order that no machine, folder or file decides.
 """
 
 import hashlib
@@ -10,12 +14,50 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
+from types import MappingProxyType
+from typing import Protocol
+from unicodedata import category
 
-from diffaug_datasets.core.attribution import Facts
-from diffaug_datasets.core.canonical import digest
 from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.files import strange_character
+from diffaug_datasets.core.identity import digest
 from diffaug_datasets.core.printable import shown_name
-from diffaug_datasets.core.texts import strange_character
+
+Facts = tuple[tuple[str, str], ...]
+"""Pairs of `url`, `author` or `license` and what is stated, in that order; what nobody stated is absent."""
+
+FACTS = ("url", "author", "license")
+SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {"url": "url", "author": "author", "artist": "author", "creator": "author", "license": "license"}
+    | {"licence": "license"}
+)
+LONGEST = 500
+
+
+def fact_name(column: str) -> str | None:
+    """Which fact a column holds, by its usual spellings in any case; None for every other column."""
+    return SPELLINGS.get(column.casefold())
+
+
+def stated_facts(row: Mapping[str, object]) -> Facts:
+    """The facts among the columns of a row: texts on one line, cut at 500 characters; empty ones are absent."""
+    found: dict[str, str] = {}
+    for column, value in row.items():
+        name, text = fact_name(column), _plain(value) if isinstance(value, str) else ""
+        if name and text:
+            found.setdefault(name, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+    return tuple((name, found[name]) for name in FACTS if name in found)
+
+
+def _plain(text: str) -> str:
+    """On one line, with U+FFFD for control characters and lone surrogates."""
+    return "".join("\ufffd" if category(c) in ("Cc", "Cs") else c for c in " ".join(text.split()))
+
+
+def fact_columns(columns: Iterable[str]) -> list[str]:
+    """The columns that hold a fact, in their order."""
+    return [column for column in columns if fact_name(column)]
+
 
 TABLE_SCHEMA = 1
 
@@ -301,3 +343,47 @@ def check_counts(facts: BuilderFacts, listing: Listing, where: str) -> None:
             f"{facts.name}: expected {expected}, found {got} in {where}; complete the copy, or pass partial=True "
             "(`partial: true` in a recipe) to use it as it is."
         )
+
+
+POOL_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PoolTable:
+    """`ids`: sha256 (64 hex digits) of the encoded bytes, rising, each once; `rows[i]`: where image i lies in the pool.
+
+    Byte-equal images of a pool are one image.
+    """
+
+    ids: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    @classmethod
+    def of(cls, ids: Iterable[str]) -> "PoolTable":
+        """The table of a pool whose row i holds the image `ids[i]`; an image that comes again counts once."""
+        first: dict[str, int] = {}
+        for row, image_id in enumerate(ids):
+            first.setdefault(image_id, row)
+        return cls(tuple(sorted(first)), tuple(first[image_id] for image_id in sorted(first)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the ids alone: the same images elsewhere, or in another order, are the same pool."""
+        return digest({"schema": POOL_SCHEMA, "images": self.ids})
+
+
+class Pool(Protocol):
+    """A pool that can be read."""
+
+    @property
+    def table(self) -> PoolTable:
+        """Its images, as they were when the plan was made."""
+
+    def read(self, row: int, image_id: str) -> bytes:
+        """The encoded bytes in a row. Raises SourceError if they are not the image of that id."""
+
+    def facts(self, row: int) -> Mapping[str, str]:
+        """What the pool says about a row's origin: `url`, `author`, `license`, where it has such columns."""

@@ -20,14 +20,14 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, Field, model_validator
 
-from diffaug_datasets.core.concept_config import TextualInversionConfig
+from diffaug_datasets.core.identity import RowKey
+from diffaug_datasets.core.learning import TextualInversionConfig
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import SourceTable
-from diffaug_datasets.methods import editing
-from diffaug_datasets.methods.concept_learning import learn, unit_of
-from diffaug_datasets.methods.editing import Editing, Resizing, Strengths, counts, own_source
+from diffaug_datasets.methods import _editing
+from diffaug_datasets.methods._concepts import learn, unit_of
+from diffaug_datasets.methods._editing import Editing, Resizing, Strengths, counts, own_source
 
 NAME = "da_fusion"
 SLUG = "dafusion"
@@ -48,7 +48,7 @@ class Config(Editing):
     concepts: TextualInversionConfig = TextualInversionConfig()
     concepts_resize: Resizing = Field(default="bicubic", description="how the images to learn from are fitted")
     strengths: Strengths = Field(default=(0.25, 0.5, 0.75, 1.0), description="drawn uniformly for every row")
-    sampler: editing.Sampler = Field(default="plms", description="PLMS (PNDM), DPM-Solver++(2M) or DDIM")
+    sampler: _editing.Sampler = Field(default="plms", description="PLMS (PNDM), DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=2, le=999)
 
     @model_validator(mode="after")
@@ -95,7 +95,7 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 
 def _gather(unit: FitUnit, ctx: Context) -> FitFiles:
-    from diffaug_datasets.models.learned import LoadedConcepts
+    from diffaug_datasets.models.adapters import LoadedConcepts
 
     tokens = {token: rows for name in unit.content["concepts"] for token, rows in ctx.fit(name).items()}
     return FitFiles(LoadedConcepts(tokens).files())
@@ -103,10 +103,10 @@ def _gather(unit: FitUnit, ctx: Context) -> FitFiles:
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
     """U-Net rows for one image."""
-    return editing.evaluations(cfg, row)
+    return _editing.evaluations(cfg, row)
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """Images of a batch; rows may differ in strength."""
     ctx.use_concepts(rows[0].adapters[0])
-    return editing.edited(rows, cfg, ctx)
+    return _editing.edited(rows, cfg, ctx)

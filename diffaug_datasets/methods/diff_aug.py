@@ -16,14 +16,14 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, Field, model_validator
 
-from diffaug_datasets.core.concept_config import ConceptConfig
+from diffaug_datasets.core.identity import RowKey
+from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import SourceTable
-from diffaug_datasets.methods import editing
-from diffaug_datasets.methods.concept_learning import concept_unit, learn
-from diffaug_datasets.methods.editing import Editing, Strengths, counts, own_source
+from diffaug_datasets.methods import _editing
+from diffaug_datasets.methods._concepts import concept_unit, learn
+from diffaug_datasets.methods._editing import Editing, Strengths, counts, own_source
 
 NAME = "diff_aug"
 SLUG = "diffaug"
@@ -77,10 +77,10 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
     """U-Net rows for one image."""
-    return editing.evaluations(cfg, row)
+    return _editing.evaluations(cfg, row)
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """Images of a batch; rows may differ in strength."""
     ctx.use_concepts(rows[0].adapters[0])
-    return editing.edited(rows, cfg, ctx)
+    return _editing.edited(rows, cfg, ctx)

@@ -15,14 +15,14 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, Field
 
-from diffaug_datasets.core.concept_config import ConceptConfig
+from diffaug_datasets.core.identity import RowKey
+from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.methods import txt2img
-from diffaug_datasets.methods.concept_learning import concept_unit, learn
-from diffaug_datasets.methods.editing import Resizing, Targets, counts
+from diffaug_datasets.methods._concepts import concept_unit, learn
+from diffaug_datasets.methods._editing import Resizing, Targets, counts
 
 NAME = "diff_gen"
 SLUG = "diffgen"

@@ -21,16 +21,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from diffaug_datasets.core.canonical import canonical
-from diffaug_datasets.core.concept_config import ConceptConfig
 from diffaug_datasets.core.errors import PlanError, RecipeError
+from diffaug_datasets.core.identity import RowKey, canonical
+from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
-from diffaug_datasets.core.places import Place
+from diffaug_datasets.core.models import Place
 from diffaug_datasets.core.prompts import with_suffix
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import Source, SourceTable
-from diffaug_datasets.methods.concept_learning import concept_unit, image_key, learn
+from diffaug_datasets.methods._concepts import concept_unit, image_key, learn
 from diffaug_datasets.numerics.timesteps import ddim_labels, img2img_start, suffix_steps
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 
 def _invert(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    from diffaug_datasets.models.inversion import invert
+    from diffaug_datasets.models.denoising import invert
 
     names = unit.content["images"]
     images, prompts = _inverted(unit, names, cfg, ctx)
@@ -214,7 +213,7 @@ def inversion_psnr(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Contex
 
     Without guidance or suffix, in as many steps as rows take; what the autoencoder loses counts too.
     """
-    from diffaug_datasets.models.inversion import psnr, restored
+    from diffaug_datasets.models.denoising import psnr, restored
 
     images, prompts = _inverted(unit, names, cfg, ctx)
     latents, steps = ctx.fit(unit.name), cfg.num_inference_steps

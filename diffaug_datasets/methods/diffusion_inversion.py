@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from diffaug_datasets.core.canonical import canonical
-from diffaug_datasets.core.embedding_config import EmbeddingConfig
+from diffaug_datasets.core.identity import RowKey, canonical
+from diffaug_datasets.core.learning import EmbeddingConfig
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.numerics.timesteps import plms_labels
 

@@ -17,12 +17,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError
+from diffaug_datasets.core.identity import RowKey, canonical, uint63
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey, uint63
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.numerics.timesteps import ddim_labels, dpm_labels, genie_start
 

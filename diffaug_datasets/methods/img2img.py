@@ -17,10 +17,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from diffaug_datasets.core.identity import RowKey
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.numerics.timesteps import img2img_start
 

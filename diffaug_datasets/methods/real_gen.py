@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, Field
 
+from diffaug_datasets.core.identity import RowKey
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.methods import txt2img
-from diffaug_datasets.methods.editing import Targets, counts
+from diffaug_datasets.methods._editing import Targets, counts
 
 NAME = "real_gen"
 SLUG = "realgen"

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, Field, model_validator
 
+from diffaug_datasets.core.identity import RowKey
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import SourceTable
-from diffaug_datasets.methods import editing
-from diffaug_datasets.methods.editing import Editing, counts, own_source
+from diffaug_datasets.methods import _editing
+from diffaug_datasets.methods._editing import Editing, counts, own_source
 
 NAME = "real_guidance"
 SLUG = "realguidance"
@@ -78,9 +78,9 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
     """U-Net rows for one image."""
-    return editing.evaluations(cfg, row)
+    return _editing.evaluations(cfg, row)
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """Images of a batch."""
-    return editing.edited(rows, cfg, ctx)
+    return _editing.edited(rows, cfg, ctx)

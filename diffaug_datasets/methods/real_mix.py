@@ -8,6 +8,8 @@
 
 The strategy `real-mix` of the authors' code, which fails there on an empty dictionary; this is what it says it does.
 Counts, sources and labels are as in `diff_mix`.
+
+Soft labels of images that lie between two classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,14 +17,38 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from diffaug_datasets.core.identity import RowKey
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
-from diffaug_datasets.core.seeds import RowKey
 from diffaug_datasets.core.sources import Source, SourceTable
-from diffaug_datasets.methods import editing
-from diffaug_datasets.methods.editing import Editing, Strengths, Targets, counts, source_columns
-from diffaug_datasets.numerics.labels import diff_mix_label
+from diffaug_datasets.methods import _editing
+from diffaug_datasets.methods._editing import Editing, Strengths, Targets, counts, source_columns
+
+
+def diff_mix_label(
+    source: int, target: int, strength: float, gamma: float, scaler: float = 1.0
+) -> tuple[tuple[int, float], ...]:
+    """The soft label ((class, weight), ...) of an image edited from source to target class; zero weights are left out.
+
+    Implements the label of Diff-Mix: (1 - s^gamma) e_source + s^gamma e_target, for an img2img strength s in [0, 1] and
+    gamma > 0; gamma < 1 favours the target. Equal classes give a one-hot label. Weights sum to `scaler`, in (0, 1]:
+    1 in the paper, 0.9 by default in most of the authors' loaders.
+
+    Raises:
+        ValueError: strength, gamma or scaler is out of range.
+    """
+    if not (0 <= strength <= 1 and gamma > 0 and 0 < scaler <= 1):
+        raise ValueError(
+            f"got strength {strength}, gamma {gamma}, scaler {scaler}; "
+            "give strength in [0, 1], gamma above 0 and scaler in (0, 1]"
+        )
+    if source == target:
+        return ((source, scaler),)
+    of_target = strength**gamma
+    weights = ((source, scaler * (1 - of_target)), (target, scaler * of_target))
+    return tuple((label, weight) for label, weight in weights if weight > 0)
+
 
 NAME = "real_mix"
 SLUG = "realmix"
@@ -103,9 +129,9 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
     """U-Net rows for one image."""
-    return editing.evaluations(cfg, row)
+    return _editing.evaluations(cfg, row)
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """Images of a batch; rows may differ in strength."""
-    return editing.edited(rows, cfg, ctx)
+    return _editing.edited(rows, cfg, ctx)

@@ -19,16 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import PlanError
+from diffaug_datasets.core.identity import RowKey, canonical
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
-from diffaug_datasets.core.places import Place
-from diffaug_datasets.core.pools import PoolTable
+from diffaug_datasets.core.models import Place
 from diffaug_datasets.core.prompts import fill
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey
-from diffaug_datasets.core.sources import SourceTable
+from diffaug_datasets.core.sources import PoolTable, SourceTable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,8 +182,8 @@ def evaluations(cfg: Config, row: PlanRow) -> int:
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """Features and perceptual hashes of a part of the pool, or the index."""
-    from diffaug_datasets.models.retrieval_index import Query, index, see
-    from diffaug_datasets.numerics.duplicates import LikenessRule
+    from diffaug_datasets.models.image_index import Query, index, see
+    from diffaug_datasets.numerics.nearest import LikenessRule
 
     if unit.kind == "pool_features":
         begin = int(unit.content["begin"])
@@ -203,7 +201,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 def _retrieved(row: PlanRow, ctx: Context) -> Generated:
     import torch
 
-    from diffaug_datasets.models.retrieval_index import entry
+    from diffaug_datasets.models.image_index import entry
 
     query = f"{row.source_ids[0]}/{row.label}" if row.source_ids else str(row.label)
     rank = Draw.model_validate_json(row.draw).rank

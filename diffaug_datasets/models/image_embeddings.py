@@ -16,14 +16,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffaug_datasets.core.canonical import digest
-from diffaug_datasets.core.embedding_config import EmbeddingConfig
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.seeds import uint63
+from diffaug_datasets.core.identity import digest, uint63
+from diffaug_datasets.core.learning import EmbeddingConfig
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.checkpoint import Checkpoint, TrainingState
-from diffaug_datasets.models.draws import StepDraw, StepDraws
-from diffaug_datasets.models.training import Descent, Progress, run_steps
+from diffaug_datasets.models.training import (
+    Checkpoint,
+    Descent,
+    Progress,
+    StepDraw,
+    StepDraws,
+    TrainingState,
+    run_steps,
+)
 from diffaug_datasets.numerics.sampling import Eps
 from diffaug_datasets.numerics.schedule import add_noise
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffaug_datasets.numerics.precision import per_row, widened
+from diffaug_datasets.numerics.schedule import per_row, widened
 
 
 def guided(

@@ -1,4 +1,7 @@
-"""Noise levels: alpha_bar by timestep label, and the labels that a sampler visits on it."""
+"""Noise levels: alpha_bar by timestep label, and the labels that a sampler visits on it.
+
+In which dtype a step computes, and how one number a row meets a batch of latents.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from diffaug_datasets.core.scheduler_config import Spacing
-from diffaug_datasets.numerics.precision import per_row, widened
 from diffaug_datasets.numerics.timesteps import (
+    Spacing,
     ddim_labels,
     dpm_labels,
     genie_start,
@@ -19,6 +21,29 @@ from diffaug_datasets.numerics.timesteps import (
     plms_labels,
     suffix_steps,
 )
+
+
+def widened(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The tensor in the dtype that steps compute in: float64 stays, everything narrower becomes float32.
+
+    A step is a difference of two nearly equal multiples; in half precision that difference is mostly rounding.
+    """
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+
+def per_row(
+    values: Sequence[float] | Tensor, like: Float[Tensor, "b ..."], dtype: torch.dtype | None = None
+) -> Shaped[Tensor, "b ..."]:
+    """One value a row as [b 1 1 ...], to broadcast over `like` [b ...], in its dtype unless one is named.
+
+    Raises:
+        ValueError: there are not exactly b values.
+    """
+    column = torch.as_tensor(values, dtype=dtype or like.dtype, device=like.device)
+    if column.shape != like.shape[:1]:
+        raise ValueError(f"got values of shape {tuple(column.shape)}; give one for each of {like.shape[0]} rows")
+    return column.reshape(-1, *[1] * (like.ndim - 1))
+
 
 __all__ = [
     "Schedule",

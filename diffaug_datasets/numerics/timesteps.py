@@ -2,14 +2,210 @@
 
 `T` is the number of training timesteps (1000 for Stable Diffusion), `offset` its `steps_offset` (1). `spacing` is how
 labels are laid out on 0..T-1 (Table 2 of Lin et al. 2023, arXiv 2305.08891); each solver has its own default.
+
+The scheduler of a model folder: which of its keys decide images, and what they say, all without torch.
+
+The recipe chooses the solver (`sampler`), so the scheduler's class counts only for what it says of the model: its noise
+levels, its prediction, and which labels it wants visited. Every key is honoured, known to be neutral, or refused.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 
-from diffaug_datasets.core.scheduler_config import Spacing
+Spacing = Literal["leading", "trailing", "linspace"]
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+BETA_RULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+MOST_TIMESTEPS = 100_000
+# Variance-preserving schedulers of diffusers -> the spacing that each has where nothing is said.
+CLASSES: Mapping[str, Spacing] = MappingProxyType(
+    {
+        **dict.fromkeys(("DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"), "leading"),
+        **dict.fromkeys(("DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler"), "leading"),
+        **dict.fromkeys(("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"), "linspace"),
+        **dict.fromkeys(("HeunDiscreteScheduler", "LMSDiscreteScheduler"), "linspace"),
+        **dict.fromkeys(("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"), "linspace"),
+        **dict.fromkeys(("DPMSolverMultistepScheduler", "DPMSolverSDEScheduler"), "linspace"),
+        **dict.fromkeys(("DPMSolverMultistepInverseScheduler", "DPMSolverSinglestepScheduler"), "linspace"),
+        **dict.fromkeys(("DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler"), "linspace"),
+    }
+)
+FEW_STEP = ("LCMScheduler", "TCDScheduler")
+ORDINARY = "an ordinary model (the samplers here give wrong images of one that was distilled to a few steps)"
+EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+
+HONOURED = frozenset(
+    {"prediction_type", "beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps"}
+    | {"steps_offset", "set_alpha_to_one", "timestep_spacing"}
+)
+# Key -> the values that change nothing. Any other value changes images in a way that no sampler here follows.
+ONLY: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        **dict.fromkeys(("clip_sample", "thresholding", "rescale_betas_zero_snr"), (False,)),
+        **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), (False,)),
+        **dict.fromkeys(("use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting"), (False,)),
+        "flow_shift": (1, 1.0),
+        "lambda_min_clipped": (-math.inf,),
+        "final_sigmas_type": ("zero",),
+        "timestep_type": ("discrete",),
+        "sigma_min": (),
+        "sigma_max": (),
+        "shift_terminal": (),
+        # A network of learned variance has twice the outputs, which the U-Net's own config shows too.
+        "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+    }
+)
+# Of a solver that the recipe's sampler replaces, of clipping and thresholding that are off (else refused above), of
+# shifting that is off, or of sigmas between labels, which no sampler here visits.
+NEUTRAL = frozenset(
+    {"skip_prk_steps", "solver_order", "solver_type", "solver_p", "algorithm_type", "lower_order_final"}
+    | {"euler_at_final", "predict_x0", "disable_corrector", "predictor_order", "corrector_order", "tau_func"}
+    | {"noise_sampler_seed", "clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio"}
+    | {"time_shift_type", "interpolation_type"}
+)
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """What decides a schedule. `spacing` is None where each solver keeps its own: nothing is said, or only what the
+    class that wrote the file has anyway (diffusers carries no such default into another class either).
+    """
+
+    prediction_type: str = "epsilon"
+    beta_schedule: str = "linear"
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    trained_betas: tuple[float, ...] | None = None
+    num_train_timesteps: int = 1000
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    spacing: Spacing | None = None
+
+
+class Unfit(ValueError):
+    """A schedule that cannot be driven: `got`, and what was `expected`, as parts of a sentence on the model."""
+
+    def __init__(self, got: str, expected: str) -> None:
+        super().__init__(f"{got}, expected {expected}")
+        self.got, self.expected = got, expected
+
+
+def read_settings(config: Mapping[str, Any]) -> SchedulerSettings:
+    """What a `scheduler_config.json` says; what it leaves open is as diffusers' `DDIMScheduler` has it.
+
+    Clipping is off where nothing is said of it, as Stable Diffusion's pipelines have it.
+
+    Raises:
+        Unfit: it asks for something that no sampler here does, or for something unknown.
+    """
+    said = {key: value for key, value in config.items() if value is not None and not key.startswith("_")}
+    written_by = config.get("_class_name")
+    _check_class(written_by, said)
+    settings = SchedulerSettings(
+        prediction_type=_one_of(said, "prediction_type", "epsilon", PREDICTIONS),
+        beta_schedule=_beta_rule(said),
+        beta_start=_beta(said, "beta_start", 0.0001),
+        beta_end=_beta(said, "beta_end", 0.02),
+        trained_betas=_trained_betas(said),
+        num_train_timesteps=_whole(said, "num_train_timesteps", 1000, 2, MOST_TIMESTEPS),
+        steps_offset=_whole(said, "steps_offset", 0, 0, MOST_TIMESTEPS),
+        set_alpha_to_one=_truth(said, "set_alpha_to_one", True),
+        spacing=_spacing(said, written_by),
+    )
+    for key, value in said.items():
+        _check_key(key, value)
+    if settings.trained_betas and len(settings.trained_betas) != settings.num_train_timesteps:
+        got = f"trained_betas of {len(settings.trained_betas)} numbers for {settings.num_train_timesteps} timesteps"
+        raise Unfit(f"has a scheduler with {got}", "one number a timestep")
+    return settings
+
+
+def _check_class(written_by: Any, said: Mapping[str, Any]) -> None:
+    if written_by in FEW_STEP:
+        raise Unfit(f"is made for a few steps ({written_by})", ORDINARY)
+    if "original_inference_steps" in said:
+        raise Unfit("is made for a few steps (its scheduler has original_inference_steps)", ORDINARY)
+    if written_by in EULER and said.get("timestep_spacing") == "trailing":
+        got = f"is made for a few steps, as Turbo models are ({written_by} with timestep_spacing 'trailing')"
+        raise Unfit(got, f"{ORDINARY}; if it is one, write 'linspace' in scheduler/scheduler_config.json")
+    if not {"beta_start", "trained_betas"} & said.keys() and said.get("beta_schedule") != "squaredcos_cap_v2":
+        raise Unfit(f"has a {written_by} without betas", "a variance-preserving schedule")
+    if written_by is not None and written_by not in CLASSES:
+        raise Unfit(f"has a scheduler of the class {written_by!r}", f"one of {', '.join(CLASSES)}")
+
+
+def _check_key(key: str, value: Any) -> None:
+    if key in HONOURED or key in NEUTRAL:
+        return
+    if key == "rescale_betas_zero_snr" and value is True:
+        raise Unfit("rescales its betas to zero terminal SNR", "a schedule that keeps some signal to the end")
+    if key not in ONLY:
+        raise Unfit(f"has an unknown key {key!r} in its scheduler", "keys whose effect on images is known")
+    if value not in ONLY[key] or isinstance(value, bool) != any(isinstance(v, bool) for v in ONLY[key]):
+        usual = " or ".join(repr(v) for v in ONLY[key]) or "nothing"
+        way = "which no sampler here follows (in scheduler/scheduler_config.json)"
+        raise Unfit(f"has a scheduler with {key} {value!r}, {way}", f"{usual} there")
+
+
+def _one_of(said: Mapping[str, Any], key: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = said.get(key, default)
+    if value not in allowed:
+        raise Unfit(f"predicts {value!r}", f"{', '.join(allowed[:-1])} or {allowed[-1]}")
+    return str(value)
+
+
+def _beta_rule(said: Mapping[str, Any]) -> str:
+    rule = said.get("beta_schedule", "linear")
+    if rule not in BETA_RULES:
+        reason = f"got beta schedule {rule!r}; use {', '.join(map(repr, BETA_RULES[:-1]))} or {BETA_RULES[-1]!r}"
+        raise Unfit(f"has a schedule that cannot be built ({reason})", "DDPM betas")
+    return str(rule)
+
+
+def _beta(said: Mapping[str, Any], key: str, default: float) -> float:
+    value = said.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise Unfit(f"has a scheduler with {key} {value!r}", "a number between 0 and 1")
+    return float(value)
+
+
+def _trained_betas(said: Mapping[str, Any]) -> tuple[float, ...] | None:
+    betas = said.get("trained_betas")
+    if not betas and (betas is None or betas == []):
+        return None
+    numbers = isinstance(betas, list) and all(isinstance(b, int | float) and not isinstance(b, bool) for b in betas)
+    if not numbers or not all(0 < beta < 1 for beta in betas):
+        raise Unfit("has a scheduler whose trained_betas make no schedule", "a list of numbers between 0 and 1")
+    return tuple(map(float, betas))
+
+
+def _whole(said: Mapping[str, Any], key: str, default: int, least: int, most: int) -> int:
+    value = said.get(key, default)
+    if type(value) is not int or not least <= value <= most:
+        raise Unfit(f"has a scheduler with {key} {value!r}", f"a whole number from {least} to {most:,}")
+    return value
+
+
+def _truth(said: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = said.get(key, default)
+    if not isinstance(value, bool):
+        raise Unfit(f"has a scheduler with {key} {value!r}", "true or false")
+    return value
+
+
+def _spacing(said: Mapping[str, Any], written_by: Any) -> Spacing | None:
+    value = said.get("timestep_spacing")
+    if value is None or value == CLASSES.get(written_by, "leading"):
+        return None
+    for known in ("leading", "trailing", "linspace"):
+        if value == known:
+            return known
+    raise Unfit(f"has a scheduler with timestep_spacing {value!r}", "'leading', 'trailing' or 'linspace'")
 
 
 def ddim_labels(n: int, T: int = 1000, offset: int = 1, spacing: Spacing = "leading") -> tuple[int, ...]:

@@ -10,10 +10,9 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.run.assembly import Assembled, assemble, current
-from diffaug_datasets.run.engines import accelerated, local
+from diffaug_datasets.run.engines import accelerate, local
 from diffaug_datasets.run.engines.local import Tick
-from diffaug_datasets.run.leases import check_locks
-from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.store import Run, check_locks
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 
@@ -37,13 +36,13 @@ def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lam
     _check_writable(run)
     check_locks(run.folder)
     options = replace(options, device=resolve_device(options.device))
-    if options.split_batches and not accelerated.launched():
+    if options.split_batches and not accelerate.launched():
         raise RunError(
             "--split-batches: this process is alone; run it under `accelerate launch` with several processes (without "
             "GPUs: `accelerate launch --multi_gpu --num_processes 2 -m diffaug_datasets fit ... --device cpu`)."
         )
-    if accelerated.launched():
-        worker: Worker | None = accelerated.execute(run, options, tick)
+    if accelerate.launched():
+        worker: Worker | None = accelerate.execute(run, options, tick)
     else:
         worker = local.execute(run, options, min(workers or default_workers(run, options), _most_at_once(run)), tick)
     return None if options.only_fits else _assemble_once(run, worker or Worker(run, options))

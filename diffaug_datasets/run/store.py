@@ -1,11 +1,17 @@
-"""The run folder: plan, fits, shards, receipts. What is written last marks it as done, and carries its digest."""
+"""The run folder: plan, fits, shards, receipts. What is written last marks it as done, and carries its digest.
+
+Who works on a unit: a lock on a small file, which the kernel frees when its process dies.
+
+Locks are asked for only where something is made. Planning, loading, checking and publishing need none, so they work on
+systems and file systems that have none, and looking at a run there only leaves open who works on it.
+"""
 
 import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,15 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from diffaug_datasets.core.backbone_spec import HUB_ID, TINY, BackboneSpec, resolve
-from diffaug_datasets.core.canonical import canonical, differences
 from diffaug_datasets.core.errors import RecipeError, RunError
-from diffaug_datasets.core.local_places import MODELS
-from diffaug_datasets.core.method import FitUnit, discover_methods
-from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
-from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import FailedRow, PlanRow
-from diffaug_datasets.core.temporary import (
+from diffaug_datasets.core.files import (
     TEMPORARY,
     FileDigest,
     finished_name,
@@ -33,7 +32,78 @@ from diffaug_datasets.core.temporary import (
     write_text,
     writer_is_gone,
 )
-from diffaug_datasets.run import leases
+from diffaug_datasets.core.identity import canonical, differences
+from diffaug_datasets.core.method import FitUnit, discover_methods
+from diffaug_datasets.core.models import HUB_ID, MODELS, TINY, BackboneSpec, resolve
+from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import FailedRow, PlanRow
+
+AT_WORK = "at-work"
+
+
+@contextmanager
+def lease(folder: Path, unit: str) -> Iterator[bool]:
+    """True while this process alone holds a unit of the run in a folder.
+
+    Raises:
+        RunError: the folder may not be written, or this system or its file system has no locks.
+    """
+    path = folder / ".locks" / f"{unit}.lock"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot lock units here ({error.strerror}); a run folder must be writable.") from None
+    try:
+        yield _locked(handle, folder)
+    finally:
+        os.close(handle)
+
+
+def held(folder: Path, unit: str) -> bool | None:
+    """Whether some process works on a unit now; None where no locks can be read. Writes nothing."""
+    path = folder / ".locks" / f"{unit}.lock"
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        return not _locked(handle, folder)
+    except RunError:
+        return None
+    finally:
+        os.close(handle)
+
+
+def check_locks(folder: Path) -> None:
+    """Raises RunError, as `lease`, where units of this folder cannot be locked."""
+    with lease(folder, AT_WORK):
+        pass
+
+
+def _locked(handle: int, folder: Path) -> bool:
+    """Whether the file was free; then it is this process's until the file is closed."""
+    try:
+        import fcntl
+    except ImportError:
+        raise RunError(
+            f"{folder}: making images needs the file locks of Linux or macOS (Python's fcntl), which are not here; "
+            "generate there or under WSL. Planning, loading, verifying and publishing work here."
+        ) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise RunError(
+            f"{folder}: this file system refuses locks ({error.strerror}), and without them two workers would make the "
+            "same images; plan or copy the run to another disk, such as a local one, and generate there."
+        ) from None
+    return True
+
 
 RECEIPT_SCHEMA = 1
 
@@ -209,11 +279,11 @@ class Run:
 
     def lease(self, unit: str) -> AbstractContextManager[bool]:
         """True while this process alone holds the unit; see `leases.lease`."""
-        return leases.lease(self.folder, unit)
+        return lease(self.folder, unit)
 
     def held(self, unit: str) -> bool | None:
         """Whether some process works on the unit now; None where that cannot be known."""
-        return leases.held(self.folder, unit)
+        return held(self.folder, unit)
 
     def event(self, **content: Any) -> None:
         """Append one line to events.jsonl; nothing but progress displays reads it."""

@@ -14,35 +14,33 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaug_datasets.core.backbone_spec import backbone_name
-from diffaug_datasets.core.canonical import canonical
 from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.files import FileDigest, write_atomically
+from diffaug_datasets.core.identity import canonical
 from diffaug_datasets.core.method import FitFiles, FitUnit
+from diffaug_datasets.core.models import backbone_name
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
-from diffaug_datasets.core.temporary import FileDigest, write_atomically
-from diffaug_datasets.run.adoption import WITHOUT_BACKBONE, adoptable, same_images, take_over
-from diffaug_datasets.run.appraisal import appraise
-from diffaug_datasets.run.batch import BatchJob
-from diffaug_datasets.run.context import (
+from diffaug_datasets.run.generation import (
+    BatchJob,
     LoadBackbone,
     WorkContext,
+    checked_loader,
     images_in,
     load_backbone,
     settle,
     sources_in,
     stack,
 )
-from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.pools import recipe_pool
-from diffaug_datasets.run.schedule_check import checked_loader
-from diffaug_datasets.run.scores import Scorer
-from diffaug_datasets.run.shards import Spool, encode_rows, write_arrow
+from diffaug_datasets.run.reuse import WITHOUT_BACKBONE, adoptable, same_images, take_over
+from diffaug_datasets.run.scores import Scorer, appraise
+from diffaug_datasets.run.shards import Spool, encode_rows, read_stream, write_arrow
 from diffaug_datasets.run.stacks import NUMERICS, Stack, same_stack
 from diffaug_datasets.run.store import Receipt, Run
+from diffaug_datasets.sources.pools import recipe_pool
 
 if TYPE_CHECKING:
-    from diffaug_datasets.models.team import Team
+    from diffaug_datasets.models.training import Team
 
 POLL_SECONDS = 0.1
 

@@ -6,7 +6,7 @@ import pytest
 
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.core.sources import BuilderFacts
-from diffaug_datasets.data.real import HUB_ID, builder_facts, discover_builders
+from diffaug_datasets.sources.real import HUB_ID, builder_facts, discover_builders
 
 SHIPPED = sorted(name for name, module in discover_builders().items() if module.__name__.startswith("diffaug_datasets"))
 KNOWN = {fact.upper() for fact in BuilderFacts.__dataclass_fields__}

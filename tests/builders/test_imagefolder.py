@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import decode_image, formats
-from diffaug_datasets.data.real import read_real
+from diffaug_datasets.sources.real import read_real
 
 
 def png(value: int) -> bytes:

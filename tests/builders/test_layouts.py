@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.data.real import class_phrases, find_builder, read_real
+from diffaug_datasets.sources.real import class_phrases, find_builder, read_real
 
 VALUES = count()
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from diffaug_datasets.data.real import class_phrases, find_builder
+from diffaug_datasets.sources.real import class_phrases, find_builder
 
 SIZES = {"cub": 200, "imagenet": 1000, "flowers": 102}
 

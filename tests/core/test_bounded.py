@@ -6,7 +6,7 @@ from time import sleep
 
 import pytest
 
-from diffaug_datasets.core.bounded import ByteCache, in_order, shard_sizes
+from diffaug_datasets.core.memory import ByteCache, in_order, shard_sizes
 
 
 def test_a_cache_keeps_what_was_used_last() -> None:

@@ -13,13 +13,12 @@ from PIL import Image
 from pydantic import BaseModel
 
 import diffaug_datasets
-from diffaug_datasets.core.backbone_spec import BackboneSpec, local_folder
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.core.places import Place, local_path, place_of
+from diffaug_datasets.core.models import BackboneSpec, Place, local_folder, local_path, place_of
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.catalogue import config_recipe
-from diffaug_datasets.publish.recipe import public_recipe
+from diffaug_datasets.planning.catalogue import config_recipe
+from diffaug_datasets.release.contents import public_recipe
 from diffaug_datasets.run.store import Run
 
 TINY = Path(diffaug_datasets.__file__).parent / "assets" / "tiny"
@@ -156,7 +155,7 @@ def test_a_name_of_the_hub_is_no_folder_of_another_process(
     monkeypatch.chdir(tmp_path / "job")
     assert Recipe.from_yaml(project / "r.yaml").identity() == recipe.identity() == before
     assert local_folder(recipe.backbone) is None
-    from diffaug_datasets.models.features import find_model
+    from diffaug_datasets.models.encoders import find_model
 
     with pytest.raises(BackboneError, match="encoder 'org/clip' cannot be reached"):
         find_model("org/clip", "encoder")

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import pytest
 
-from diffaug_datasets.core.scheduler_config import CLASSES, HONOURED, NEUTRAL, ONLY, Unfit, read_settings
+from diffaug_datasets.numerics.timesteps import CLASSES, HONOURED, NEUTRAL, ONLY, Unfit, read_settings
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

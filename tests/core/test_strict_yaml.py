@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffaug_datasets.core.strict_yaml import dump_yaml, load_yaml
+from diffaug_datasets.core.files import dump_yaml, load_yaml
 
 PLAIN = {
     "no": "no",

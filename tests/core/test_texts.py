@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffaug_datasets.core.texts import decode_text, read_text, strange_character
+from diffaug_datasets.core.files import decode_text, read_text, strange_character
 
 TEXT = "name: é\nn: 1\n"
 

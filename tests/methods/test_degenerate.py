@@ -14,25 +14,23 @@ import torch
 from PIL import Image
 from test_plans import SPEC, plan_of, table
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec
-from diffaug_datasets.core.degenerate import CASES, FALLBACKS, fallback_text
 from diffaug_datasets.core.errors import PlanError, RecipeError, SourceError
 from diffaug_datasets.core.images import decode_image, source_id
-from diffaug_datasets.core.method import Generated, discover_methods
+from diffaug_datasets.core.method import CASES, FALLBACKS, Generated, discover_methods, fallback_text
+from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import draw_plan
 from diffaug_datasets.core.protocols import parse_protocol, select
 from diffaug_datasets.core.recipe import Filter, Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
-from diffaug_datasets.data.real import read_real
 from diffaug_datasets.methods import diff_ii, genie, genie_ada
+from diffaug_datasets.methods.genie_ada import largest_jump
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.numerics.interpolation import angle, circle
-from diffaug_datasets.numerics.selection import largest_jump
-from diffaug_datasets.run.assembly import Assembled, ClassCount
-from diffaug_datasets.run.batch import BatchJob, flaw
-from diffaug_datasets.run.deciding import verdicts
+from diffaug_datasets.run.assembly import Assembled, ClassCount, verdicts
 from diffaug_datasets.run.execute import emptied
+from diffaug_datasets.run.generation import BatchJob, flaw
+from diffaug_datasets.sources.real import read_real
 
 # The rows of the table, in its order.
 IDS = (

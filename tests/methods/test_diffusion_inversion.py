@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 import diffaug_datasets
 from diffaug_datasets.core.method import FitUnit, PlanSpec
 from diffaug_datasets.core.sources import Source, SourceTable
-from diffaug_datasets.data.catalogue import config_recipe
-from diffaug_datasets.data.prepare import prepare, write_run
 from diffaug_datasets.methods import diffusion_inversion
+from diffaug_datasets.planning.catalogue import config_recipe
+from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from diffaug_datasets.core.method import Generated, discover_methods
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.data.catalogue import config_name, config_recipe
-from diffaug_datasets.data.real import builder_facts, discover_builders
-from diffaug_datasets.methods.editing import Editing, restored
-from diffaug_datasets.run.context import WorkContext, to_uint8
+from diffaug_datasets.methods._editing import Editing, restored
+from diffaug_datasets.planning.catalogue import config_name, config_recipe
+from diffaug_datasets.run.generation import WorkContext, to_uint8
+from diffaug_datasets.sources.real import builder_facts, discover_builders
 
 ROW = PlanRow.model_construct(source_ids=("a",))
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from diffaug_datasets.core.family import cost, family
-from diffaug_datasets.core.method import find_method
+from diffaug_datasets.core.method import cost, family, find_method
 
 
 class Demanding(BaseModel):

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError
+from diffaug_datasets.core.identity import RowKey, uint63
 from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method, redraw
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan
-from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.seeds import RowKey, uint63
-from diffaug_datasets.core.sources import Source, SourceTable
+from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.methods import diff_ii, genie, genie_ada, img2img, txt2img
 
 POOL = PoolTable.of(f"{i:02x}" * 32 for i in range(40))

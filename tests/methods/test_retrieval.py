@@ -19,17 +19,17 @@ from diffaug_datasets.core.images import source_id
 from diffaug_datasets.core.method import PlanSpec
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.sources import Source, SourceTable
-from diffaug_datasets.data.catalogue import config_recipe, merged
-from diffaug_datasets.data.loader import load
-from diffaug_datasets.data.prepare import prepare, write_run
-from diffaug_datasets.evaluate.report import write_report
 from diffaug_datasets.methods import retrieval
-from diffaug_datasets.models import search
+from diffaug_datasets.models import image_index
+from diffaug_datasets.planning.catalogue import config_recipe, merged
+from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.release.read import load
+from diffaug_datasets.report.page import write_report
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.pools import DatasetPool
+from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
+from diffaug_datasets.sources.pools import DatasetPool
 
 FASHION = Path(diffaug_datasets.__file__).parent / "assets" / "tiny" / "fashion"
 
@@ -287,10 +287,10 @@ def test_planning_without_a_pool_is_refused() -> None:
 
 
 def test_without_faiss_a_large_pool_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "EXACT_UP_TO", 10)
+    monkeypatch.setattr(image_index, "EXACT_UP_TO", 10)
     vectors = torch.nn.functional.normalize(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     try:
-        find = search.searcher(vectors[:3], vectors, "auto")
+        find = image_index.searcher(vectors[:3], vectors, "auto")
     except BackboneError as error:
         assert "`pip install '.[retrieval]'` in your clone" in str(error)
         assert "config.search to exact" in str(error)
@@ -300,7 +300,7 @@ def test_without_faiss_a_large_pool_says_what_to_install(monkeypatch: pytest.Mon
 
 def test_a_mirrored_copy_is_seen_by_the_encoder_alone() -> None:
     """The limit that `perceptual_hash` states."""
-    from diffaug_datasets.core.perceptual_hash import perceptual_hash
+    from diffaug_datasets.core.images import perceptual_hash
 
     bag = Image.open(BytesIO(encoded("test", range(501, 502))[0]))
     assert (perceptual_hash(bag) != perceptual_hash(ImageOps.mirror(bag))).sum() > 8

@@ -36,7 +36,7 @@ def v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def _loaded(sd_folder: Path) -> "Backbone":
-    from diffaug_datasets.core.backbone_spec import BackboneSpec
+    from diffaug_datasets.core.models import BackboneSpec
     from diffaug_datasets.models.backbone import Backbone
 
     return Backbone.load(BackboneSpec(id=str(sd_folder)))

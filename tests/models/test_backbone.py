@@ -11,8 +11,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.numerics.sampling import ddim_sample
 from diffaug_datasets.numerics.schedule import ddim_timesteps

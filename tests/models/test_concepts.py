@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec
-from diffaug_datasets.core.concept_config import ConceptConfig, TextualInversionConfig
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.learning import ConceptConfig, TextualInversionConfig
+from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import (
     ConceptExample,
@@ -34,8 +34,7 @@ from diffaug_datasets.models.concepts import (
     train_concepts,
     unlearned_concepts,
 )
-from diffaug_datasets.models.draws import StepDraw, StepDraws
-from diffaug_datasets.models.training import ConceptTraining, Progress, min_snr_weights
+from diffaug_datasets.models.training import ConceptTraining, Progress, StepDraw, StepDraws, min_snr_weights
 from diffaug_datasets.numerics.sampling import ddim_sample
 from diffaug_datasets.numerics.schedule import ddim_timesteps
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from diffaug_datasets.core.errors import BackboneError, RecipeError
-from diffaug_datasets.models.features import Encoder, Judge
+from diffaug_datasets.models.encoders import Encoder, Judge
 
 SIDE = {"height": 16, "width": 16}
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

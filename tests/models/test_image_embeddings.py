@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 import diffaug_datasets
-from diffaug_datasets.core.embedding_config import EmbeddingConfig
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.learning import EmbeddingConfig
 from diffaug_datasets.models import image_embeddings
 from diffaug_datasets.models.denoising import sampled
 from diffaug_datasets.models.image_embeddings import EmbeddingTraining, guided_by_mean, learn_embeddings, perturbed
@@ -186,8 +186,8 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from diffaug_datasets.core.backbone_spec import BackboneSpec
-from diffaug_datasets.core.embedding_config import EmbeddingConfig
+from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.core.learning import EmbeddingConfig
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.image_embeddings import learn_embeddings
 
@@ -219,7 +219,7 @@ def test_a_killed_process_leaves_a_checkpoint_that_ends_at_the_same_bits(
 
 def test_an_embedding_brings_its_own_picture_back(tmp_path: Path) -> None:
     """On the trained model: of four sources each sample is nearest to the one that its embedding was learned from."""
-    from diffaug_datasets.core.backbone_spec import BackboneSpec
+    from diffaug_datasets.core.models import BackboneSpec
     from diffaug_datasets.models.backbone import Backbone
 
     trained = Backbone.load(BackboneSpec(id="tiny"))

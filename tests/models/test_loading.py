@@ -12,9 +12,9 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
-from diffaug_datasets.core import backbone_spec
-from diffaug_datasets.core.backbone_check import check_backbone, read_scheduler
-from diffaug_datasets.core.backbone_spec import (
+from diffaug_datasets.core import models
+from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.models import (
     DEFAULT_ID,
     DEFAULT_REVISION,
     BackboneSpec,
@@ -23,9 +23,9 @@ from diffaug_datasets.core.backbone_spec import (
     local_folder,
     resolve,
 )
-from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.loading import build_schedule
+from diffaug_datasets.models.model_folder import check_backbone, read_scheduler
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -65,7 +65,7 @@ def test_short_form_aliases_and_default_revision() -> None:
 
 def test_tiny_lies_in_the_package() -> None:
     folder = local_folder(BackboneSpec(id="tiny"))
-    assert folder == Path(backbone_spec.__file__).parents[1] / "assets" / "tiny" / "pipeline"
+    assert folder == Path(models.__file__).parents[1] / "assets" / "tiny" / "pipeline"
 
 
 def test_revision_of_a_folder_counts_content_and_names_alone(copied: Path, sd_folder: Path) -> None:

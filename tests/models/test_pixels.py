@@ -9,7 +9,7 @@ from PIL import Image
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import check_image, decode_image, encode_image
 from diffaug_datasets.models import pixels
-from diffaug_datasets.models.features import Encoder
+from diffaug_datasets.models.encoders import Encoder
 from diffaug_datasets.models.pixels import preprocess
 
 

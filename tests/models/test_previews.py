@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from test_concepts import CFG, saved_bytes, train
 
-from diffaug_datasets.core.concept_config import ConceptConfig
-from diffaug_datasets.models import previews
+from diffaug_datasets.core.learning import ConceptConfig
+from diffaug_datasets.models import concepts
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.previews import moments, shown_classes
+from diffaug_datasets.models.concepts import moments, shown_classes
 
 SHORT = CFG.model_copy(update={"steps": 3, "tokens_per_class": 1})
 
@@ -54,8 +54,8 @@ def test_the_fit_has_the_same_bytes_with_and_without(
 ) -> None:
     plain = train(backbone, tmp_path / "plain", SHORT)
     assert not (tmp_path / "plain" / "previews").exists()
-    monkeypatch.setattr(previews, "SHARE", 0)
-    monkeypatch.setattr(previews, "STEPS", 2)
+    monkeypatch.setattr(concepts, "SHARE", 0)
+    monkeypatch.setattr(concepts, "STEPS", 2)
     state = torch.random.get_rng_state()
     seen = train(backbone, tmp_path / "seen", SHORT)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -75,8 +75,8 @@ def test_the_fit_has_the_same_bytes_with_and_without(
 def test_a_continued_training_draws_the_same_pictures(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(previews, "SHARE", 0)
-    monkeypatch.setattr(previews, "STEPS", 1)
+    monkeypatch.setattr(concepts, "SHARE", 0)
+    monkeypatch.setattr(concepts, "STEPS", 1)
 
     def stop(step: int, total: int, loss: float) -> None:
         if step == 6:

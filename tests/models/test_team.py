@@ -16,8 +16,7 @@ from torch import Tensor
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import train_concepts
-from diffaug_datasets.models.draws import StepDraws
-from diffaug_datasets.models.team import ALONE, Processes, Team, told_by_first, total
+from diffaug_datasets.models.training import ALONE, Processes, StepDraws, Team, told_by_first, total
 
 SHARED = CFG.model_copy(update={"steps": 4, "batch": 3, "tokens_per_class": 1})  # 3 = 1 + 2
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import diffaug_datasets
-from diffaug_datasets.core.backbone_spec import BackboneSpec
-from diffaug_datasets.data.catalogue import config_recipe
+from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.methods.diff_ii import Config
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import ConceptExample, held_out_loss, train_concepts
+from diffaug_datasets.planning.catalogue import config_recipe
 
 FASHION = Path(diffaug_datasets.__file__).parent / "assets" / "tiny" / "fashion"
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffaug_datasets.numerics.ddim import ddim_inverse_step, ddim_step
+from diffaug_datasets.numerics.sampling import ddim_inverse_step, ddim_step
 
 LEVELS = st.floats(0.004, 0.9995)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

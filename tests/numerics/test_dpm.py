@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffaug_datasets.numerics.ddim import ddim_step
-from diffaug_datasets.numerics.dpm import (
+from diffaug_datasets.numerics.sampling import (
+    ddim_step,
     dpm_first_order_step,
     dpm_second_order_step,
     second_order_weight,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug_datasets.numerics.labels import diff_mix_label
+from diffaug_datasets.methods.real_mix import diff_mix_label
 
 
 @pytest.mark.parametrize(

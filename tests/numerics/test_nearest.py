@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffaug_datasets.core.perceptual_hash import perceptual_hash
+from diffaug_datasets.core.images import perceptual_hash
 from diffaug_datasets.numerics import nearest
-from diffaug_datasets.numerics.duplicates import LikenessRule, Looks, Sieve
-from diffaug_datasets.numerics.nearest import assign, exact_neighbours
+from diffaug_datasets.numerics.nearest import LikenessRule, Looks, Sieve, assign, exact_neighbours
 
 
 def vectors(n: int, d: int = 6, seed: int = 0) -> Tensor:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffaug_datasets.numerics import dpm, sampling
+from diffaug_datasets.numerics import sampling
+from diffaug_datasets.numerics import sampling as dpm
 from diffaug_datasets.numerics.schedule import (
     Schedule,
     ddim_inverse_timesteps,

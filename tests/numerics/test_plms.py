@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffaug_datasets.numerics import plms
+from diffaug_datasets.numerics import sampling
 from diffaug_datasets.numerics.schedule import plms_timesteps
 from diffaug_datasets.numerics.timesteps import img2img_start, plms_labels
 
@@ -16,7 +16,7 @@ def plms_error(sd15, reference, toy_eps, latents):
         xt = latents(2, 4, 8, 8)
         theirs = reference.plms(toy_eps, xt, n, start)
         labels = plms_timesteps(sd15, n)
-        ours = plms.plms_sample(lambda x, t, i: toy_eps(x, t), xt, sd15, labels, [start] * 2)
+        ours = sampling.plms_sample(lambda x, t, i: toy_eps(x, t), xt, sd15, labels, [start] * 2)
         return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
     return measure
@@ -47,9 +47,9 @@ def test_every_start_of_five_steps(plms_error, start):
 
 def test_a_row_never_depends_on_its_neighbours_start(sd15, toy_eps, latents):
     xt, starts, labels = latents(6, 4, 8, 8), [0, 1, 2, 5, 9, 10], plms_labels(10)
-    together = plms.plms_sample(lambda x, t, i: toy_eps(x, t), xt, sd15, labels, starts)
+    together = sampling.plms_sample(lambda x, t, i: toy_eps(x, t), xt, sd15, labels, starts)
     alone = [
-        plms.plms_sample(lambda x, t, i: toy_eps(x, t), row[None], sd15, labels, [start])
+        sampling.plms_sample(lambda x, t, i: toy_eps(x, t), row[None], sd15, labels, [start])
         for row, start in zip(xt, starts, strict=True)
     ]
     assert torch.equal(together, torch.cat(alone))
@@ -58,20 +58,20 @@ def test_a_row_never_depends_on_its_neighbours_start(sd15, toy_eps, latents):
 @pytest.mark.parametrize("starts", [[0], [0, 11], [0, -1]])
 def test_starts_out_of_range_are_refused(sd15, toy_eps, latents, starts):
     with pytest.raises(ValueError, match=r"one index in 0\.\.10 for each of 2 rows"):
-        plms.plms_sample(lambda x, t, i: toy_eps(x, t), latents(2, 4, 8, 8), sd15, plms_labels(10), starts)
+        sampling.plms_sample(lambda x, t, i: toy_eps(x, t), latents(2, 4, 8, 8), sd15, plms_labels(10), starts)
 
 
 def forget_the_second_evaluation(monkeypatch):
-    monkeypatch.setattr(plms, "_noise", lambda seen, first, i: seen[i])
+    monkeypatch.setattr(sampling, "_noise", lambda seen, first, i: seen[i])
 
 
 def nudge_a_weight(monkeypatch):
-    monkeypatch.setattr(plms, "WEIGHTS", (*plms.WEIGHTS[:3], (55 / 24, -59 / 24, 37.5 / 24, -9 / 24)))
+    monkeypatch.setattr(sampling, "WEIGHTS", (*sampling.WEIGHTS[:3], (55 / 24, -59 / 24, 37.5 / 24, -9 / 24)))
 
 
 def flip_the_step(monkeypatch):
-    step = plms.ddim_step
-    monkeypatch.setattr(plms, "ddim_step", lambda xt, eps, a, b: step(xt, -eps, a, b))
+    step = sampling.ddim_step
+    monkeypatch.setattr(sampling, "ddim_step", lambda xt, eps, a, b: step(xt, -eps, a, b))
 
 
 @pytest.mark.parametrize("plant", [forget_the_second_evaluation, nudge_a_weight, flip_the_step])

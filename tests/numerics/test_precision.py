@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffaug_datasets.numerics.precision import per_row, widened
+from diffaug_datasets.numerics.schedule import per_row, widened
 
 
 @pytest.mark.parametrize(

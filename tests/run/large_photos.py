@@ -61,18 +61,18 @@ def photos(folder: Path) -> Path:
 
 def main(folder: Path, method: str) -> dict[str, Any]:
     """Plan, then generate, in one process."""
-    from diffaug_datasets.core import bounded
+    from diffaug_datasets.core import memory
     from diffaug_datasets.core import plan as planning
-    from diffaug_datasets.data import prepare
-    from diffaug_datasets.run import context, features
+    from diffaug_datasets.planning import prepare
+    from diffaug_datasets.run import generation, shards
 
     planning.SHARD_BYTES = 4 * BOUND
-    bounded.WINDOW_BYTES = context.SOURCE_BYTES = BOUND
-    features.BATCH_BYTES = BOUND // 2
+    memory.WINDOW_BYTES = generation.SOURCE_BYTES = BOUND
+    shards.BATCH_BYTES = BOUND // 2
     from small_runs import small_run
 
-    from diffaug_datasets.data.catalogue import config_recipe
-    from diffaug_datasets.data.price import LIBRARY_BYTES, PLANNING_BYTES, price
+    from diffaug_datasets.planning.catalogue import config_recipe
+    from diffaug_datasets.planning.price import LIBRARY_BYTES, PLANNING_BYTES, price
     from diffaug_datasets.run.assembly import assemble
     from diffaug_datasets.run.worker import Worker
 

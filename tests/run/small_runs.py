@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import diffaug_datasets
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.data.catalogue import config_recipe, merged
-from diffaug_datasets.data.prepare import Prepared, prepare, write_run
 from diffaug_datasets.numerics.timesteps import img2img_start
+from diffaug_datasets.planning.catalogue import config_recipe, merged
+from diffaug_datasets.planning.prepare import Prepared, prepare, write_run
 from diffaug_datasets.run.store import Run
 
 QUICK = {"num_inference_steps": 4}

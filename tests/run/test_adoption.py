@@ -9,14 +9,14 @@ import pytest
 from command_line import Command
 from small_runs import small_run
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import PlanError
+from diffaug_datasets.core.files import FileDigest
 from diffaug_datasets.core.method import FitUnit
-from diffaug_datasets.core.temporary import FileDigest
-from diffaug_datasets.data.loader import load
-from diffaug_datasets.data.prepare import refuse_other_plan
-from diffaug_datasets.run.adoption import adoptable, refusals, same_images, same_network
+from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.planning.prepare import refuse_other_plan
+from diffaug_datasets.release.read import load
 from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.reuse import adoptable, refusals, same_images, same_network
 from diffaug_datasets.run.stacks import Stack, same_stack
 from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.worker import WorkerOptions

@@ -15,20 +15,19 @@ from small_runs import digests, small_pool
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
 from diffaug_datasets.core.plan import Plan, draw_plan
-from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import Source, SourceTable
-from diffaug_datasets.data.catalogue import config_recipe, parse_config_name
-from diffaug_datasets.data.prepare import prepare, write_run
-from diffaug_datasets.data.price import price
-from diffaug_datasets.data.real import read_real
+from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
+from diffaug_datasets.planning.catalogue import config_recipe, parse_config_name
+from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.planning.price import price
 from diffaug_datasets.run.assembly import Assembled, assemble
-from diffaug_datasets.run.context import sources_in
-from diffaug_datasets.run.features import read_stream
-from diffaug_datasets.run.regenerate import Regenerator
+from diffaug_datasets.run.generation import sources_in
+from diffaug_datasets.run.rebuild import Regenerator
+from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker
+from diffaug_datasets.sources.real import read_real
 
 # Tests of one method run in one process, where its finished run is made once.
 NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in sorted(discover_methods())]

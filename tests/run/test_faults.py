@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from small_runs import digests, small_run
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec
+from diffaug_datasets.core.files import write_atomically
+from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.temporary import write_atomically
-from diffaug_datasets.evaluate.gather import Gathered
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.run.context import load_backbone
+from diffaug_datasets.report.run_view import Gathered
 from diffaug_datasets.run.execute import execute, over_budget
-from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.generation import load_backbone
 from diffaug_datasets.run.progress import Progress, status
+from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
@@ -68,7 +68,7 @@ def misbehaving(**faults: Any) -> Callable[[BackboneSpec, str], Any]:
 
 
 def seeds_of(run: Run, row: PlanRow, attempts: Sequence[int]) -> list[int]:
-    from diffaug_datasets.core.seeds import RowKey
+    from diffaug_datasets.core.identity import RowKey
 
     return [RowKey(run.recipe.seed, row.method, row.label, row.k, a).seed("noise") for a in attempts]
 
@@ -125,7 +125,7 @@ def test_no_memory_at_all_fails_the_rows_and_says_so(tmp_path: Path) -> None:
 def test_an_undecodable_source_fails_its_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffaug_datasets.core import images
     from diffaug_datasets.core.errors import SourceError
-    from diffaug_datasets.run import context
+    from diffaug_datasets.run import generation
 
     run = small_run(tmp_path / "run", "img2img", failure_budget=1.0)
     victim = run.plan.rows[0].source_ids[0]
@@ -135,7 +135,7 @@ def test_an_undecodable_source_fails_its_rows_alone(tmp_path: Path, monkeypatch:
             raise SourceError("image: not a readable image")
         return images.decode_image(data, name)
 
-    monkeypatch.setattr(context, "decode_image", decode)
+    monkeypatch.setattr(generation, "decode_image", decode)
     assembled = execute(run, WorkerOptions(), workers=1)
     assert assembled is not None
     users = {row.row_id for row in run.plan.rows if victim in row.source_ids}

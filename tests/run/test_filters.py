@@ -12,8 +12,8 @@ from small_runs import small_run
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.recipe import Filter, Recipe, Scores
-from diffaug_datasets.run.batch import Made
-from diffaug_datasets.run.deciding import decide, scored, verdicts
+from diffaug_datasets.run.assembly import decide, scored, verdicts
+from diffaug_datasets.run.generation import Made
 from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.shards import encode_row
 from diffaug_datasets.run.worker import Worker
@@ -71,7 +71,7 @@ def test_the_zero_shot_probability_is_a_softmax_over_the_class_prompts(worker: W
     """He et al. keep p > 1/C; the reference side is the encoder alone."""
     import torch
 
-    from diffaug_datasets.models.features import Encoder
+    from diffaug_datasets.models.encoders import Encoder
 
     encoder = Encoder.load("tiny")
     pictures = [Image.fromarray(one.pixels) for one in made[:10]]
@@ -89,7 +89,7 @@ def test_the_caption_probability_is_a_softmax_over_two_texts(worker: Worker, mad
     """Diff-Mix's code drops the lowest tenth; the reference side is the encoder alone."""
     import torch
 
-    from diffaug_datasets.models.features import Encoder
+    from diffaug_datasets.models.encoders import Encoder
 
     captions = ("a photo of a trouser", "a photo of a bag")
     encoder = Encoder.load("tiny")

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import save_file
 from small_runs import METHODS, small_run
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.data.catalogue import merged
-from diffaug_datasets.run.context import WorkContext
+from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.planning.catalogue import merged
 from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.generation import WorkContext
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 

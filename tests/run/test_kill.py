@@ -11,7 +11,7 @@ from kills import KillAt, Planned, finish, kill_at_random, start, start_command,
 from small_runs import digests, small_recipe, small_run
 
 from diffaug_datasets.core.errors import PlanError
-from diffaug_datasets.data.prepare import prepare, write_run
+from diffaug_datasets.planning.prepare import prepare, write_run
 
 pytestmark = pytest.mark.xdist_group("kill")  # one process measures the uninterrupted run for all
 

@@ -39,7 +39,7 @@ METHOD = '''"""Mirrored: a real image of the class, mirrored, under a little lat
 from pydantic import BaseModel, ConfigDict
 
 from diffaug_datasets.core.method import Generated, new_row
-from diffaug_datasets.core.seeds import RowKey
+from diffaug_datasets.core.identity import RowKey
 
 NAME, SLUG, VERSION, TITLE, PAPER = "mirrored", "mirrored", 1, "Mirrored", "0000.00000"
 PARITY = "matches nothing published"

@@ -207,7 +207,7 @@ def test_a_finished_run_answers_before_torch_is_imported(shell: Command, tmp_pat
     execute(run, WorkerOptions(), workers=1)
     code = (
         "import sys, hiding\nhiding.hide(*hiding.GENERATING)\nfrom diffaug_datasets.cli import main\n"
-        "from diffaug_datasets.data.builder import RunBuilder\nfrom diffaug_datasets import Run\n"
+        "from diffaug_datasets.train.builder import RunBuilder\nfrom diffaug_datasets import Run\n"
         "builder = RunBuilder(Run.open(sys.argv[1]))\nbuilder.download_and_prepare()\n"
         "print(builder.as_dataset(split='train').num_rows)\n"
         "try: main(['generate', sys.argv[1], '--device', 'cuda'])\nfinally: assert 'torch' not in sys.modules"

@@ -14,24 +14,21 @@ import torch
 from PIL import Image
 from small_runs import small_pool
 
-from diffaug_datasets.core.backbone_spec import BackboneSpec
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
+from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import Plan, draw_plan
-from diffaug_datasets.core.pools import PoolTable
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow, float32
-from diffaug_datasets.core.sources import Source, SourceTable
-from diffaug_datasets.data.catalogue import config_recipe
-from diffaug_datasets.data.prepare import prepare, write_run
-from diffaug_datasets.data.presets import presets
+from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.models import denoising
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.publish.provenance import STATUS, provenance_features, write_parquet
-from diffaug_datasets.run.context import load_backbone, sources_in
-from diffaug_datasets.run.features import arrow_schema, read_stream, write_stream
-from diffaug_datasets.run.regenerate import Regenerator, row_of
-from diffaug_datasets.run.shards import planned_columns
+from diffaug_datasets.planning.catalogue import config_recipe, presets
+from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.release.provenance import STATUS, provenance_features, write_parquet
+from diffaug_datasets.run.generation import load_backbone, sources_in
+from diffaug_datasets.run.rebuild import Regenerator, row_of
+from diffaug_datasets.run.shards import arrow_schema, planned_columns, read_stream, write_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 

@@ -17,21 +17,21 @@ import pytest
 from command_line import Command
 from small_runs import digests, small_recipe, small_run
 
-from diffaug_datasets.core import temporary
+from diffaug_datasets.core import files
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RunError
+from diffaug_datasets.core.files import write_text
 from diffaug_datasets.core.method import Generated
-from diffaug_datasets.core.temporary import write_text
-from diffaug_datasets.data import prepare as preparing
-from diffaug_datasets.data.builder import RunBuilder, load_builder
-from diffaug_datasets.data.loader import load
-from diffaug_datasets.data.prepare import prepare, write_run
-from diffaug_datasets.evaluate.gather import Gathered
-from diffaug_datasets.run import leases
+from diffaug_datasets.planning import prepare as preparing
+from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.release.read import load
+from diffaug_datasets.report.run_view import Gathered
+from diffaug_datasets.run import store
 from diffaug_datasets.run.assembly import Assembled, current, finished
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.progress import Progress, status
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
+from diffaug_datasets.train.builder import RunBuilder, load_builder
 
 Copy = Callable[[], Run]
 CHANGES: dict[str, Any] = {
@@ -252,9 +252,9 @@ def test_an_event_lost_in_a_torn_line_is_made_good(tmp_path: Path) -> None:
 def test_only_dead_or_old_temporary_files_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path)
     (tmp_path / "shards").mkdir()
-    ours, dead = (temporary.beside(tmp_path / "shards" / f"synthetic-0000{i}.arrow") for i in range(2))
+    ours, dead = (files.beside(tmp_path / "shards" / f"synthetic-0000{i}.arrow") for i in range(2))
     dead = dead.with_name(dead.name.replace(f".{os.getpid()}.", ".4194304.", 1))
-    foreign = dead.with_name(dead.name.replace("00001", "00002").replace(temporary.machine(), "elsewhere-01234567"))
+    foreign = dead.with_name(dead.name.replace("00001", "00002").replace(files.machine(), "elsewhere-01234567"))
     old, kept = (foreign.with_name(foreign.name.replace("00002", f"0000{i}")) for i in (3, 4))
     for path in (ours, dead, foreign, old, kept, tmp_path / ".notes.tmp"):
         path.touch()
@@ -271,19 +271,19 @@ def test_a_machine_is_known_by_name_boot_and_pid_namespace(monkeypatch: pytest.M
     def named(owner: Any, name: str, value: str) -> str:
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, lambda *_: value)
-            temporary.machine.cache_clear()
-            return temporary.machine()
+            files.machine.cache_clear()
+            return files.machine()
 
-    names = [temporary.machine(), named(socket, "gethostname", "x.é")]
-    names += [named(temporary, "_content", "another boot"), named(temporary, "_namespace", "pid:[7]")]
-    temporary.machine.cache_clear()
+    names = [files.machine(), named(socket, "gethostname", "x.é")]
+    names += [named(files, "_content", "another boot"), named(files, "_namespace", "pid:[7]")]
+    files.machine.cache_clear()
     assert len(set(names)) == 4 and all("." not in name for name in names)
 
 
 def test_a_long_name_has_a_temporary_file_too(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 250 + ".json")
     write_text(path, "{}")
-    assert path.read_text() == "{}" and temporary.beside(path) != temporary.beside(path)
+    assert path.read_text() == "{}" and files.beside(path) != files.beside(path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
@@ -302,7 +302,7 @@ def test_a_failed_write_leaves_nothing(
 def test_locks_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o002)
     try:
-        with leases.lease(tmp_path, "unit") as mine:
+        with store.lease(tmp_path, "unit") as mine:
             assert mine
     finally:
         os.umask(before)

@@ -11,13 +11,13 @@ from safetensors import safe_open
 from small_runs import small_recipe, small_run
 
 from diffaug_datasets.core.errors import PlanError, RecipeError, RunError
-from diffaug_datasets.core.temporary import sha256_file
-from diffaug_datasets.core.withdrawal import without_images
-from diffaug_datasets.data.prepare import prepare
+from diffaug_datasets.core.files import sha256_file
+from diffaug_datasets.core.plan import without_images
+from diffaug_datasets.planning.prepare import prepare
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.features import read_stream
+from diffaug_datasets.run.reuse import withdraw
+from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
-from diffaug_datasets.run.withdrawal import withdraw
 from diffaug_datasets.run.worker import WorkerOptions
 
 

@@ -1,0 +1,338 @@
+"""Verbs that look at a run: its state, one row, a report, one row made again.
+
+What this machine can do, said before a long run finds out.
+
+Tables of what there is: real datasets and methods, read from their modules.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from inspect import cleandoc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
+from diffaug_datasets.core.errors import DiffAugError, RunError, install
+from diffaug_datasets.core.identity import __version__
+from diffaug_datasets.core.method import Method, discover_methods, family, find_method, unsure_keys
+from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, backbone_revision, hub_cache, resolve
+from diffaug_datasets.planning.catalogue import presets
+from diffaug_datasets.planning.price import cores, memory_free, size
+from diffaug_datasets.release.card_metadata import bibtex
+from diffaug_datasets.run.progress import Status, status
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.sources.real import builder_facts, discover_builders
+
+if TYPE_CHECKING:
+    from diffaug_datasets.run.rebuild import Closeness
+
+LIBRARIES = ("datasets", "huggingface_hub", "pyarrow", "torch", "diffusers", "transformers", "peft", "accelerate")
+FLAGS = ("HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_DATASETS_CACHE", "CUDA_VISIBLE_DEVICES")
+
+
+def print_doctor(as_json: bool) -> int:
+    """All findings; 1 where images cannot be generated here."""
+    loads, tiny = _tiny()
+    facts = {**_machine(), **_software(), "default backbone": _default_backbone(), "packaged backbone": tiny}
+    if as_json:
+        say_json({**facts, "can_generate": loads})
+    else:
+        say_facts(facts)
+        say("doctor: ready to generate" if loads else "doctor: can plan and load, but not generate; see above")
+    return 0 if loads else 1
+
+
+def _machine() -> dict[str, str]:
+    free = memory_free()
+    return {
+        "diffaug": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "cores": str(cores()),
+        "memory": f"{size(free)} free" if free is not None else "unknown",
+        "disk": f"{size(shutil.disk_usage(Path.cwd()).free)} free in {Path.cwd()}",
+        "devices": _devices(),
+    }
+
+
+def _devices() -> str:
+    if find_spec("torch") is None:
+        return "cpu (torch is not installed)"
+    import torch
+
+    found = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return ", ".join(["cpu", *found])
+
+
+def _software() -> dict[str, str]:
+    flags = [f"{name}={os.environ[name]}" for name in FLAGS if name in os.environ]
+    return {**{name: _version(name) for name in LIBRARIES}, "environment": ", ".join(flags) or "no HF or CUDA settings"}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _default_backbone() -> str:
+    spec = resolve(BackboneSpec(id=DEFAULT_ID))
+    folder = hub_cache() / f"models--{spec.id.replace('/', '--')}" / "snapshots" / backbone_revision(spec)
+    if folder.is_dir():
+        return f"{DEFAULT_ID} is in the cache, {folder}"
+    return f"{DEFAULT_ID} is not in {hub_cache()}; `hf download {DEFAULT_ID} --revision {spec.revision}` fetches it"
+
+
+def _tiny() -> tuple[bool, str]:
+    """Whether the packaged model loads, and how fast or why not."""
+    begin = time.perf_counter()
+    try:
+        from diffaug_datasets.models.backbone import Backbone
+
+        name = Backbone.load(BackboneSpec(id=TINY), "cpu").name
+    except DiffAugError as error:
+        return False, str(error)
+    except ModuleNotFoundError as error:
+        return False, f"needs {error.name}: {install('generate')} ({sys.executable})"
+    return True, f"{name} loads in {time.perf_counter() - begin:.1f} s"
+
+
+SHOWN = ("name", "slug", "version", "sources", "prompt", "start", "label", "filter", "needs", "cost", "parity")
+
+
+def print_builders(as_json: bool) -> None:
+    """Name, size, licence and where the images come from."""
+    facts = [builder_facts(name) for name in discover_builders()]
+    if as_json:
+        say_json([{**vars(fact), "citation": fact.citation or None} for fact in facts])
+        return
+    rows = []
+    for fact in facts:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in fact.official.items())
+        source = "in the package" if fact.embedded else fact.hub_id or "your own folder"
+        rows.append((fact.name, fact.title, counts or "any", source, fact.licence))
+    say_table(("NAME", "DATASET", "IMAGES", "SOURCE", "LICENCE"), rows)
+
+
+def print_methods(as_json: bool) -> None:
+    """Name, paper and the first line of each method's page."""
+    methods = [discover_methods()[name] for name in sorted(discover_methods())]
+    if as_json:
+        say_json([_facts(method) for method in methods])
+        return
+    rows = [(m.NAME, m.SLUG, m.TITLE, f"arXiv {m.PAPER}", _summary(m)) for m in methods]
+    say_table(("NAME", "IN CONFIG NAMES", "TITLE", "PAPER", "WHAT IT DOES"), rows)
+
+
+def print_method(name: str, as_json: bool) -> None:
+    """Everything about one method: its steps, facts and parameters."""
+    method = find_method(name)
+    parameters = list(_parameters(method.Config))
+    unsure = dict(unsure_keys(method))
+    if as_json:
+        text = cleandoc(method.__doc__ or "")
+        say_json({**_facts(method), "text": text, "parameters": parameters, "unsure": unsure})
+        return
+    say(f"{method.TITLE} (arXiv {method.PAPER})")
+    say()
+    say(cleandoc(method.__doc__ or ""))
+    say()
+    facts = _facts(method)
+    say_facts({key: str(facts[key]) for key in SHOWN})
+    say()
+    rows = [(p["key"], p["type"], p["default"], p["meaning"]) for p in parameters]
+    say_table(("PARAMETER", "TYPE", "DEFAULT", "MEANING"), rows)
+    if unsure:
+        say()
+        say_table(("NOT FROM THE PUBLICATION ITSELF", "WHAT WE HAVE"), list(unsure.items()))
+    if known := [preset for preset in presets().values() if preset.method == name]:
+        say()
+        say_table(("PRESET", "SOURCE", "AT SECOND HAND"), [(p.name, p.source, ", ".join(p.unsure)) for p in known])
+    say()
+    say(bibtex(method.PAPER, method.TITLE))
+
+
+def _summary(method: Method) -> str:
+    first = cleandoc(method.__doc__ or "").split("\n\n")[0]
+    text = " ".join(first.split()).partition(": ")[2]
+    return text.split(" (")[0].rstrip(".")
+
+
+def _facts(method: Method) -> dict[str, Any]:
+    made_of = family(method)
+    return {
+        "name": method.NAME,
+        "slug": method.SLUG,
+        "version": method.VERSION,
+        "title": method.TITLE,
+        "paper": method.PAPER,
+        "parity": method.PARITY,
+        "sources": method.N_SOURCES,
+        "prompt": made_of.prompt,
+        "start": made_of.start,
+        "label": made_of.label,
+        "filter": made_of.filter,
+        "needs": ", ".join(sorted(method.NEEDS)) or "nothing beside the backbone",
+        "cost": f"{made_of.cost} network rows an image at the default settings, two a step with guidance",
+    }
+
+
+def _parameters(model: type[BaseModel], prefix: str = "") -> list[dict[str, str]]:
+    """Every parameter with its type, default and meaning; those of a model inside under dotted names."""
+    found = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _parameters(field.annotation, f"{prefix}{name}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = "(required)" if default is PydanticUndefined else json.dumps(default)
+        meaning = "; ".join(part for part in (field.description, _bounds(field.metadata)) if part)
+        found.append({"key": prefix + name, "type": _type(field.annotation), "default": shown, "meaning": meaning})
+    return found
+
+
+def _bounds(metadata: Sequence[Any]) -> str:
+    """`> 0, <= 1` of pydantic's constraints."""
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    return ", ".join(f"{sign} {getattr(m, key)}" for m in metadata for key, sign in signs.items() if hasattr(m, key))
+
+
+def _type(annotation: Any) -> str:
+    """`float`, `dpm | ddim`, `str | list of str`: as one would write it in a recipe."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return "null" if annotation is type(None) else annotation.__name__
+    inner = [item for item in get_args(annotation) if item is not Ellipsis]
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, inner))
+    if get_origin(annotation) in (tuple, list):
+        return f"list of {_type(inner[0])}"
+    return " | ".join(_type(item) for item in inner)
+
+
+def print_status(folder: Path, as_json: bool) -> None:
+    """Counts from receipts, and which units are being worked on."""
+    state = status(Run.open(folder))
+    if as_json:
+        say_json(asdict(state))
+        return
+    say(f"{state.name}, plan {state.plan_id[:16]}: {_phase(state)}")
+    held = "unknown, for locks cannot be read here" if state.held is None else ", ".join(state.held) or "nothing"
+    rate = f", {state.rows_per_second:.1f} a second and worker" if state.rows_per_second else ""
+    say_facts(
+        {
+            "  fits": f"{state.fits_done} of {state.fits}",
+            "  shards": f"{state.shards_done} of {state.shards}",
+            "  images": f"{state.rows_written} written, {state.rows_failed} failed, of {state.rows}{rate}",
+            "  in work": held,
+        }
+    )
+    for reason, count in state.reasons.items():
+        say(f"  failed {count} times: {reason}")
+    if not state.finished and not state.held:
+        say(f"next: diffaug generate {folder}")
+
+
+def _phase(state: Status) -> str:
+    if state.finished:
+        return "finished"
+    return "running" if state.held else "not finished"
+
+
+def show_row(folder: Path, prefix: str, out: Path | None) -> None:
+    """Everything about one row."""
+    from diffaug_datasets.report.page import show
+
+    say(show(Run.open(folder), prefix, out))
+
+
+def make_report(folders: Sequence[Path], out: Path | None) -> None:
+    """A page over runs."""
+    from diffaug_datasets.report.page import write_report
+
+    page = write_report([Run.open(folder) for folder in folders], out or folders[0] / "report.html")
+    say(f"report page: {page}")
+
+
+def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_json: bool) -> int:
+    """Make one row again; 1 where its pixels are not what they should be on this stack."""
+    from diffaug_datasets.run.execute import resolve_device
+    from diffaug_datasets.run.generation import sources_in
+    from diffaug_datasets.run.rebuild import Regenerator, closeness
+    from diffaug_datasets.run.shards import read_stream
+
+    run = Run.open(folder)
+    columns, image, stack = finished_row(run, prefix)
+    tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards() if s.name.startswith("real")]
+    fits, device = run.folder / "fits", resolve_device(device)
+    regenerate = Regenerator(run.recipe, run.plan, fits, sources_in(tables), device=device)
+    made = regenerate(columns)
+    if out is not None:
+        write_new(out, made.data)
+    row_id, stored = str(columns["row_id"]), str(columns["pixel_sha256"])
+    found = closeness(row_id, stored, made, [stack], regenerate, lambda: image)
+    return say_closeness(found, as_json)
+
+
+def say_closeness(found: "Closeness", as_json: bool) -> int:
+    """Print how a rebuilt row compares; 1 where it is not as it should be, 3 where that cannot be known."""
+    verdict = "ok" if found.is_good else "could not check" if found.is_unknown else "WRONG"
+    if as_json:
+        say_json({**asdict(found), "outcome": verdict})
+    else:
+        say(str(found))
+    return {"ok": 0, "could not check": 3, "WRONG": 1}[verdict]
+
+
+def write_new(out: Path, data: bytes) -> None:
+    """Raises RunError where it cannot be written."""
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror}); give another place.") from None
+
+
+def finished_row(run: Run, prefix: str) -> tuple[dict[str, Any], bytes, dict[str, str]]:
+    """The columns of a finished generated row without its image, that image, and the stack that made it.
+
+    Raises:
+        RunError: no row or several begin so, it failed, or it is not made yet.
+    """
+    from diffaug_datasets.run.shards import read_stream
+
+    row_id = find_row(run, prefix)
+    shard = next(shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows))
+    receipt = run.receipt(shard.name)
+    if receipt is None:
+        raise RunError(f"row {row_id}: not made yet; `diffaug generate {run.folder}` makes it.")
+    if failed := next((row for row in receipt.failed if row.row_id == row_id), None):
+        raise RunError(f"row {row_id}: has no image; it failed after {failed.attempts} attempts ({failed.reason}).")
+    table = read_stream(str(run.shard_path(shard.name)))
+    place = table.column("row_id").to_pylist().index(row_id)
+    columns: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
+    return columns, bytes(columns.pop("image")["bytes"]), receipt.stack
+
+
+def find_row(run: Run, prefix: str) -> str:
+    """The id of the one planned row that begins so.
+
+    Raises:
+        RunError: none or several do.
+    """
+    found = [row.row_id for row in run.plan.rows if row.row_id.startswith(prefix)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        first = run.plan.rows[0].row_id
+        raise RunError(f"row {prefix!r}: no generated row of {run.folder} begins so; the first one is {first}.")
+    raise RunError(f"row {prefix!r}: {len(found)} rows begin so, such as {found[0]} and {found[1]}; give more digits.")

@@ -1,0 +1,310 @@
+"""YAML of recipes: JSON's kinds of values in YAML's spelling, and nothing that means other than it looks.
+
+Only `true` and `false` are booleans and only decimal numbers are numbers, as in YAML 1.2: `no`, `5_000`, `010`, `12:30`
+and `2024-01-01` are texts, which the key's own type then reads. A key that comes twice, aliases and merge keys (a few
+lines that stand for gigabytes), tags, several documents and deep nesting are refused, with their line.
+
+Text files as other systems and programs save them, read whole and within bounds; and characters no text may hold.
+
+Names of temporary files. They say which machine and process writes one, so that nobody sweeps another's away.
+"""
+
+import codecs
+import hashlib
+import os
+import re
+import secrets
+import socket
+import stat
+import time
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from diffaug_datasets.core.errors import RunError
+
+MOST_BYTES = 10_000_000
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # other text reads backwards after them
+_STRANGE = {  # by Unicode category
+    "Cc": "control character",
+    "Cs": "lone surrogate (bytes that are not UTF-8)",
+    "Zl": "line separator",
+    "Zp": "paragraph separator",
+}
+_MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """The text of a file: UTF-8, or what its byte-order mark says; line ends as `\\n`.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+        ValueError: a pipe or device, more than `most` bytes, or no such text; one sentence without the path.
+    """
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise ValueError("is a pipe or a device; give a regular file")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"has more than {most:,} bytes; it is not such a file, or must be made smaller")
+    return decode_text(data)
+
+
+def decode_text(data: bytes) -> str:
+    """The text of a file's bytes: UTF-8, or UTF-8, UTF-16 or UTF-32 with a byte-order mark; line ends as `\\n`.
+
+    Raises:
+        ValueError: other bytes; names the line and what it probably is.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data:
+        raise ValueError("holds NUL bytes, so it is no text, or UTF-16 without a byte-order mark; save it as UTF-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8":
+            raise ValueError(f"begins as {encoding.upper()} and does not go on so; save it as UTF-8") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line} holds the byte 0x{data[error.start]:02x}, which is not UTF-8 (Windows-1252, Latin-1?); "
+            "save it as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def strange_character(text: str, allowed: str = "\t\n\r") -> str:
+    """The first character of a text that no terminal, file or Hub takes, as words, or ''.
+
+    Control characters but for those allowed, separators of lines and paragraphs, marks that turn the direction of
+    writing, and lone surrogates: what is left of bytes that are not UTF-8.
+    """
+    for character in text:
+        word = "mark of direction" if character in TURNING else _STRANGE.get(unicodedata.category(character), "")
+        if word and character not in allowed:
+            return f"the {word} U+{ord(character):04X}"
+    return ""
+
+
+ABANDONED_SECONDS = 24 * 3600.0
+TEMPORARY = ".*.tmp"
+_TEMPORARY_NAME = re.compile(r"\.(?P<file>.+)\.(?P<machine>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
+
+
+def temporary_path(path: Path) -> Path:
+    """A new name in the same folder: `.FILE.MACHINE.PID.RANDOM.tmp`, short enough wherever the file's own name is."""
+    return path.with_name(f".{path.name[:40]}.{machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+@cache
+def machine() -> str:
+    """Host name and eight digits for its boot and pid namespace: where they are equal, process ids mean the same."""
+    host = socket.gethostname()
+    seen = (host, _content(Path("/proc/sys/kernel/random/boot_id")), _namespace())
+    name = re.sub(r"[^A-Za-z0-9-]", "-", host)[:24] or "host"
+    return f"{name}-{hashlib.sha256(chr(0).join(seen).encode()).hexdigest()[:8]}"
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is called as `temporary_path` calls them."""
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None
+
+
+def finished_name(path: Path) -> str:
+    """The name of the file that a temporary one was to become, at most its first 40 letters."""
+    match = _TEMPORARY_NAME.fullmatch(path.name)
+    return match["file"] if match else path.name
+
+
+def writer_is_gone(path: Path) -> bool:
+    """Whether a temporary file is of a process of this machine and pid namespace that has ended."""
+    match = _TEMPORARY_NAME.fullmatch(path.name)
+    return match is not None and match["machine"] == machine() and not _alive(int(match["pid"]))
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether nothing was written into a file for a day."""
+    return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class FileDigest(BaseModel):
+    """One finished file, by its bare name in the unit's folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str = Field(pattern=r"^\w[\w.-]*$")
+    sha256: str
+    size: int
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 hex of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> FileDigest:
+    """Write beside it, fsync, replace: a reader sees the old file, or the new one, whole.
+
+    Raises:
+        RunError: the disk is full or the folder is read-only; nothing half-written is left.
+    """
+    unfinished = temporary_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(unfinished)
+        _sync(unfinished)
+        done = FileDigest(file=path.name, sha256=sha256_file(unfinished), size=unfinished.stat().st_size)
+        unfinished.replace(path)
+        if os.name != "nt":  # Windows opens no folder
+            _sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise RunError(f"{path.parent}: cannot write {path.name} ({reason}); free space or check rights.") from None
+        raise
+    return done
+
+
+def write_text(path: Path, text: str) -> FileDigest:
+    """Write a small text file atomically."""
+
+    return write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> FileDigest:
+    """Write what is already in memory atomically."""
+    return write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+DEEPEST = 50
+_READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DECIMAL = r"(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
+_FLOAT = rf"[-+]?(?:{_DECIMAL}|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
+_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]{0,18})", "-+0123456789"),
+    ("float", _FLOAT, "-+0123456789."),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+)
+
+
+class _Loader(_READER):  # type: ignore[misc]
+    """The safe loader with the scalars above."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what any version of YAML would take for something else than text."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        """A list that stands in two places is written twice."""
+        return True
+
+
+for _name, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"(?:{_FLOAT})\Z"), list("-+0123456789."))
+
+
+def load_yaml(text: str) -> Any:
+    """The content of one document: mappings, lists, texts, numbers, booleans and None.
+
+    Raises:
+        ValueError: no YAML, or one of what is refused; one line without a full stop, with the line's number.
+    """
+    try:
+        _check_structure(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506, a safe loader
+    except (yaml.YAMLError, UnicodeError) as error:
+        hint = "; indent with spaces, not tabs" if re.search(r"^ *\t", text, re.MULTILINE) else ""
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise ValueError(f"{reason[:300].rstrip('.')}{hint}") from None
+
+
+def dump_yaml(content: Any) -> str:
+    """The document of a JSON-like value, keys in their order; `load_yaml` gives the same value back."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _check_structure(text: str) -> None:
+    """Refuse what `load_yaml` refuses before anything is built: flat over the parser's events, so depth is harmless."""
+    mappings: list[dict[str, int] | None] = []  # of the open collections: a mapping's keys and their lines, or None
+    at_key: list[bool] = []
+    for event in yaml.parse(text, Loader=_READER):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"line {line} holds the alias *{event.anchor}; write out what it stands for")
+        if isinstance(event, yaml.CollectionEndEvent):
+            mappings.pop()
+            at_key.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            if (tag := getattr(event, "tag", None)) is not None:
+                raise ValueError(f"line {line} holds the tag {tag!r}; a value needs none, a text quotes")
+            if mappings and (keys := mappings[-1]) is not None:
+                if at_key[-1]:
+                    _check_key(event, keys, line)
+                at_key[-1] = not at_key[-1]
+            if isinstance(event, yaml.CollectionStartEvent):
+                mappings.append({} if isinstance(event, yaml.MappingStartEvent) else None)
+                at_key.append(True)
+                if len(mappings) > DEEPEST:
+                    raise ValueError(f"line {line} is nested more than {DEEPEST} levels deep")
+
+
+def _check_key(event: Any, keys: dict[str, int], line: int) -> None:
+    if not isinstance(event, yaml.ScalarEvent):
+        raise ValueError(f"line {line} has a list or mapping for a key; keys are names")
+    name = str(event.value)
+    if name == "<<":
+        raise ValueError(f"line {line} holds the merge key <<; write out what it stands for")
+    if name in keys:
+        raise ValueError(f"line {line} has the key {name!r}, which line {keys[name]} has too; keep one of them")
+    keys[name] = line

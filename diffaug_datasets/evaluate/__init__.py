@@ -1,1 +1,0 @@
-"""Looking at results: pages, tables, numbers."""

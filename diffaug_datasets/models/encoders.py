@@ -1,0 +1,319 @@
+"""Image-text encoders and judges: what finished and real images look like to another network."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoTokenizer
+
+from diffaug_datasets.core.errors import BackboneError, RecipeError
+from diffaug_datasets.core.models import folder_digest, local_path
+from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
+from diffaug_datasets.models.model_folder import Damage, unreadable
+from diffaug_datasets.models.pixels import MOST_PIXELS, checked_device
+
+PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
+PROBE = Image.new("RGB", (40, 30), "orange")
+
+
+class Encoder:
+    """A CLIP-like model (`has_text`), or a vision model such as DINOv2 or ViT, in float32.
+
+    An image's features are CLIP's projected ones, a transformer's class token, or a convolution net's mean.
+    """
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self._model, self._processor, self._tokenizer = model, processor, tokenizer
+        self._texts: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, id_or_path: str, device: str = "cpu") -> "Encoder":
+        """`tiny` (packaged), a folder, or a Hub id, with `@<commit>` to pin it.
+
+        Raises:
+            BackboneError: it cannot be reached or read.
+        """
+        place, (folder, name) = checked_device(device), find_model(id_or_path, "encoder")
+        model = read_model(AutoModel, folder, id_or_path, place)
+        tokenizer = tokenizer_of(folder, id_or_path, model) if _reads_text(model) else None
+        encoder = cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
+        with tried(id_or_path):
+            seen = [encoder.image_features([PROBE], batch_shape=1)]
+            seen += [encoder._encode_text("a photo")[None]] if encoder.has_text else []
+            _check_features(seen)
+        return encoder
+
+    @property
+    def has_text(self) -> bool:
+        """Whether `text_features` works."""
+        return self._tokenizer is not None
+
+    def image_features(
+        self, images: Iterable[Image.Image], *, batch_shape: int = 32, normalise: bool = True
+    ) -> Float[Tensor, "n d"]:
+        """Features on the CPU, of unit length unless told otherwise; the network always sees `batch_shape` images.
+
+        The pictures are taken one by one and none is kept.
+        """
+        features = _in_batches(images, self._processor, batch_shape, self._encode_images)
+        return F.normalize(features, dim=1) if normalise else features
+
+    def _encode_images(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        pixels = pixels.to(self.device)
+        if self.has_text:
+            return _projected(self._model.get_image_features(pixel_values=pixels))
+        output = self._model(pixel_values=pixels)
+        states: Tensor = output.last_hidden_state
+        # A transformer's pooler may be missing from the checkpoint, and then holds random weights.
+        features: Tensor = output.pooler_output.flatten(1) if states.ndim == 4 else states[:, 0]
+        return features
+
+    def text_features(self, texts: Sequence[str], *, normalise: bool = True) -> Float[Tensor, "n d"]:
+        """Features on the CPU; each text is encoded alone and remembered.
+
+        Raises:
+            BackboneError: this encoder sees images alone.
+        """
+        if not self.has_text:
+            raise BackboneError(f"encoder {self.name!r} sees images alone: name a CLIP model where texts are compared.")
+        for text in texts:
+            if text not in self._texts:
+                self._texts[text] = self._encode_text(text)
+        features = torch.stack([self._texts[text] for text in texts])
+        return F.normalize(features, dim=1) if normalise else features
+
+    @torch.no_grad()
+    def _encode_text(self, text: str) -> Float[Tensor, " d"]:
+        # SigLIP was trained on padded texts; CLIP's causal attention never looks past the end of the text.
+        padding = "max_length" if self._model.config.model_type.startswith("siglip") else False
+        ids = self._tokenizer([text], truncation=True, padding=padding, return_tensors="pt").input_ids
+        return _projected(self._model.get_text_features(input_ids=ids.to(self.device)))[0].cpu()
+
+
+class Judge:
+    """An image classifier over named classes, in float32."""
+
+    def __init__(self, model: Any, processor: Any, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self._model, self._processor = model, processor
+
+    @classmethod
+    def load(cls, id_or_path: str, device: str = "cpu") -> "Judge":
+        """`tiny` (packaged), a folder, or a Hub id, with `@<commit>` to pin it.
+
+        Raises:
+            BackboneError: it cannot be reached or read, or is no image classifier.
+        """
+        place, (folder, name) = checked_device(device), find_model(id_or_path, "judge")
+        model = read_model(AutoModelForImageClassification, folder, id_or_path, place)
+        judge = cls(model, image_processor(folder, id_or_path), name, place)
+        with tried(id_or_path):
+            told = judge.probabilities([PROBE], batch_shape=1)
+            _check_features([told])
+            if told.shape[1] != len(judge.class_names):
+                raise Damage(f"it tells {told.shape[1]} classes apart and names {len(judge.class_names)}")
+        return judge
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the probabilities."""
+        names: dict[int, str] = self._model.config.id2label
+        return tuple(names[i] for i in range(len(names)))
+
+    def columns(self, wanted: Sequence[str], key: str) -> list[int]:
+        """Where the probabilities of these classes stand: by name, or by number where it has as many of other names.
+
+        ImageNet's classifiers have words where the classes have WordNet ids. `key`: of the recipe, for the message.
+
+        Raises:
+            RecipeError: a class is not known and numbers cannot stand for names.
+        """
+        known = self.class_names
+        if set(wanted) <= set(known):
+            return [known.index(name) for name in wanted]
+        if len(known) == len(wanted) and set(known).isdisjoint(wanted):
+            return list(range(len(wanted)))
+        missing = next(name for name in wanted if name not in known)
+        raise RecipeError(
+            f"{key}: {self.name} knows {len(known)} classes and no {missing!r}, expected these {len(wanted)}; name "
+            "another."
+        )
+
+    def probabilities(self, images: Iterable[Image.Image], *, batch_shape: int = 32) -> Float[Tensor, "n C"]:
+        """Class probabilities on the CPU; the network always sees `batch_shape` images, which are taken one by one."""
+        return _in_batches(images, self._processor, batch_shape, self._classify).softmax(dim=1)
+
+    def _classify(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b C"]:
+        logits: Tensor = self._model(pixel_values=pixels.to(self.device)).logits
+        return logits.float()
+
+
+@contextmanager
+def tried(name: str) -> Iterator[None]:
+    """Turn whatever a model fails with on a first picture into a sentence about its folder.
+
+    Raises:
+        BackboneError: it fails.
+    """
+    try:
+        yield
+    except Exception as error:  # of whichever kind its parts, which do not fit together, lead to
+        raise unreadable(name, error) from error
+
+
+def _check_features(seen: Sequence[Tensor]) -> None:
+    if not all(bool(features.isfinite().all()) for features in seen) or len({f.shape[1] for f in seen}) > 1:
+        raise Damage(
+            f"it makes {[tuple(f.shape) for f in seen]} of a picture and a text, or values that are not finite"
+        )
+
+
+@torch.no_grad()
+def _in_batches(
+    images: Iterable[Image.Image], processor: Any, shape: int, network: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "n d"]:
+    """The network's rows for all images; a short batch repeats its last image, so bits never depend on how many.
+
+    They may depend on an image's place: whoever needs the same bits again gives it the same place.
+    """
+    found: list[Tensor] = []
+    pixels = (_pixels(processor, image) for image in images)
+    while part := list(islice(pixels, shape)):
+        found.append(network(torch.cat(part + part[-1:] * (shape - len(part))))[: len(part)].cpu())
+    if not found:
+        raise ValueError("got no image; give at least one")
+    return torch.cat(found)
+
+
+def _pixels(processor: Any, image: Image.Image) -> Float[Tensor, "1 3 h w"]:
+    """What the network sees of a picture, on the CPU; the processor works on each by itself."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    pixels: Tensor = processor(images=[_middle(rgb, processor)], return_tensors="pt")["pixel_values"]
+    return pixels
+
+
+def _middle(image: Image.Image, processor: Any) -> Image.Image:
+    """The picture, or, where the shorter side is to be enlarged far beyond memory, the part that is left in the end."""
+    side = (getattr(processor, "size", None) or {}).get("shortest_edge")
+    if not side or not getattr(processor, "do_center_crop", False):
+        return image
+    short, long = sorted(image.size)
+    if side * side * long / short <= MOST_PIXELS // 4:
+        return image
+    keep = 64 * short  # of a crop that is about square
+    left, top = (max(0, (length - keep) // 2) for length in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
+
+
+def _projected(output: Any) -> Float[Tensor, "b d"]:
+    """CLIP's projected features, which transformers 5 wraps."""
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
+
+
+def _reads_text(model: Any) -> bool:
+    return hasattr(model, "get_text_features")
+
+
+def image_processor(folder: Path, name: str) -> Any:
+    """The PIL one: torchvision is no dependency, and its resize gives other bits.
+
+    Raises:
+        BackboneError: the folder holds none, or one with code of its own.
+    """
+    is_old = int(transformers.__version__.split(".")[0]) < 5
+    backend: dict[str, Any] = {"use_fast": False} if is_old else {"backend": "pil"}
+    try:
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **backend)
+    except Exception as error:  # of whichever kind this release of transformers reads a processor with
+        raise unreadable(name, error) from error
+
+
+def tokenizer_of(folder: Path, name: str, model: Any) -> Any:
+    """The tokenizer beside a model.
+
+    Raises:
+        BackboneError: the folder holds none, or one without the words of the model's embeddings.
+    """
+    text = getattr(model, "text_model", model)
+    try:
+        return read_tokenizer(AutoTokenizer, folder, text.get_input_embeddings().num_embeddings)
+    except Exception as error:  # of whichever kind this release of transformers reads a tokenizer with
+        raise unreadable(name, error) from error
+
+
+def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
+    """Folder and recorded name (`id@revision`, never a path) of an encoder, a judge, a captioner or a summariser.
+
+    A folder goes by its absolute path; a relative text is a Hub id, whatever the current folder holds.
+
+    Raises:
+        BackboneError: names every way out.
+    """
+    packaged = kind in ("encoder", "judge")
+    if id_or_path == "tiny" and packaged:
+        folder = Path(str(files("diffaug_datasets"))) / "assets" / "tiny" / kind
+        return folder, f"diffaug-tiny-{kind}@{folder_digest(folder)[:12]}"
+    given = local_path(id_or_path)
+    if given is not None and given.is_dir():
+        return given, f"{given.resolve().name}@{folder_digest(given)[:12]}"
+    repository, _, revision = id_or_path.partition("@")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
+        way_out = "give one of these, or `tiny`." if packaged else "give one of these."
+        raise BackboneError(f"{kind} {id_or_path!r} is neither a folder nor a Hub id: {way_out}")
+    folder = _snapshot(repository, revision or None, kind)
+    return folder, f"{repository}@{folder.name[:12]}"
+
+
+def _snapshot(repository: str, revision: str | None, kind: str) -> Path:
+    for only_cached in (True, False):
+        try:
+            found = snapshot_download(
+                repository, revision=revision, allow_patterns=PATTERNS, local_files_only=only_cached
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            continue
+        if any(Path(found).glob("model*.safetensors")):
+            return Path(found)
+        reason = "it has no safetensors weights"
+    at = f" --revision {revision}" if revision else ""
+    raise BackboneError(
+        f"{kind} {repository!r} cannot be reached ({reason}): run `hf download {repository}{at}` where there is a "
+        "network, give the path of a local folder, or say `tiny`."
+    )
+
+
+def read_model(kind: Any, folder: Path, name: str, device: torch.device) -> Any:
+    """A transformers model of that class, in evaluation mode.
+
+    Raises:
+        BackboneError: the folder holds no such model, or not all of its weights.
+    """
+    try:
+        with quiet():
+            model, info = kind.from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        check_finite(model, "it")
+    except Exception as error:  # of whichever kind this release of transformers opens a folder with
+        raise unreadable(name, error) from error
+    if needed := [key for key in info["missing_keys"] if "pooler" not in key]:
+        raise unreadable(name, Damage(f"{len(needed)} weights are missing, such as {min(needed)}"))
+    return model.eval().requires_grad_(False).float().to(device)

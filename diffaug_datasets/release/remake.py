@@ -1,0 +1,264 @@
+"""All images of a published plan made again from one's own copy of the real data, and how many came out equal.
+
+Making one published image again from the repository alone, plus the real source where it may not lie there.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from diffaug_datasets.core.errors import BackboneError, PublishError, SourceError
+from diffaug_datasets.core.models import BackboneSpec, backbone_name
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.release.contents import public_recipe
+from diffaug_datasets.release.layout import Release
+from diffaug_datasets.release.provenance import FAILED
+from diffaug_datasets.release.read import Place, Provenance, Repository, located, planned_real, shard_table
+from diffaug_datasets.run.generation import ReadSource, sources_in
+from diffaug_datasets.run.rebuild import Closeness, Rebuilt, Regenerator, closeness
+from diffaug_datasets.run.shards import read_stream
+from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack
+from diffaug_datasets.run.store import Receipt, Run
+from diffaug_datasets.sources.hub import HubChoice
+from diffaug_datasets.sources.real import RealSet, read_real
+
+FITS = "fits/"
+PLAN_FILES = ("plan.json", "plan.parquet", "recipe.yaml")
+
+
+@dataclass
+class Rebuilder:
+    """Rebuilds rows of one release; models and sources are loaded once. `folder` holds the fits meanwhile.
+
+    `source`: a person's own real images. `backbone`: a folder or a Hub id that stands in for a model of the publisher
+    which is not published; it must be the very one that the plan states.
+    """
+
+    repository: Repository
+    release: Release
+    folder: Path
+    source: str | None = None
+    device: str = "cpu"
+    backbone: str | None = None
+
+    def row(self, prefix: str) -> Mapping[str, Any]:
+        """The provenance of the one generated row that begins so.
+
+        Raises:
+            PublishError: none or several do, or it failed and has no image.
+        """
+        ids = self.made.column("row_id")
+        places = pc.indices_nonzero(pc.starts_with(ids, prefix)).to_pylist()
+        if len(places) != 1:
+            raise PublishError(f"row {prefix!r}: {len(places)} generated rows begin so; the first one is {ids[0]}.")
+        found = self.rows([str(ids[places[0]])])
+        if found[0]["status"] == FAILED:
+            raise PublishError(f"row {found[0]['row_id']}: has no image; it failed ({found[0]['reason']}).")
+        return found[0]
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """How every planned row ended."""
+        return Provenance.of(self.repository, self.release)
+
+    @cached_property
+    def made(self) -> pa.Table:
+        """Id, status and model of all rows that are not real."""
+        columns = ("row_id", "origin", "status", "backbone")
+        return self.provenance.table(columns).filter(pc.field("origin") != "real")
+
+    def rows(self, wanted: Sequence[str]) -> list[dict[str, Any]]:
+        """Provenance of the rows of these ids, in the provenance's order."""
+        return list(self.provenance.rows(pc.field("row_id").isin(list(wanted))))
+
+    def sample(self, count: int) -> list[dict[str, Any]]:
+        """Provenance of so many rows that have an image, spread evenly over the plan."""
+        ids = self.made.filter(pc.field("status") != FAILED).column("row_id")
+        count = min(count, len(ids))
+        return self.rows([str(ids[place * len(ids) // count]) for place in range(count)])
+
+    def rebuild(self, row: Mapping[str, Any]) -> tuple[Rebuilt, Closeness]:
+        """The image, and how close it came to the published one.
+
+        Raises:
+            PublishError: what the release says of the row cannot be followed.
+            DiffAugError: another version of the method made it, or a model, fit or source is missing.
+        """
+        row_id, stored = str(row["row_id"]), str(row["pixel_sha256"])
+        try:
+            made = self._regenerate(row)
+        except SourceError as error:
+            if self.source is None and self.release.real:
+                raise PublishError(f"row {row_id}: {error}") from None  # the release should carry it
+            raise
+        except (ValidationError, TypeError, LookupError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise PublishError(f"row {row_id}: its provenance cannot be followed ({reason}).") from None
+        stacks = self.release.stacks
+        return made, closeness(row_id, stored, made, stacks, self._regenerate, lambda: self._image(row_id))
+
+    @cached_property
+    def run(self) -> Run:
+        """The published plan and recipe, as a run folder that holds nothing else.
+
+        Raises:
+            DiffAugError: they cannot be read.
+        """
+        place = self.folder / "plan"
+        place.mkdir(exist_ok=True)
+        for name in PLAN_FILES:
+            shutil.copyfile(self.repository.checked(self.release, name), place / name)
+        return Run.open(place)
+
+    @cached_property
+    def _regenerate(self) -> Regenerator:
+        recipe = Recipe.from_yaml(self.repository.checked(self.release, "recipe.yaml"), folder=None)
+        for file in self.repository.beside(self.release, FITS):
+            target = self.folder / file.file.removeprefix(FITS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.repository.checked(self.release, file.file), target)
+        recipe = recipe.model_copy(update={"backbone": self._model(recipe.backbone)})
+        return Regenerator(recipe, self.run.plan, self.folder, self._sources(recipe), device=self.device)
+
+    def _model(self, spec: BackboneSpec) -> BackboneSpec:
+        """The model that made the rows.
+
+        Raises:
+            PublishError: it is not here, or another one lies in its place.
+        """
+        stated = "".join(map(str, pc.drop_null(self.made.column("backbone")).slice(0, 1)))
+        if not stated:
+            return spec
+        made = f"{self.repository.where}: its images were made by {stated}"
+        given = spec if self.backbone is None else spec.model_copy(update={"id": self.backbone, "revision": None})
+        try:
+            here = backbone_name(given)
+        except BackboneError:
+            if self.backbone is not None or "/" in stated:
+                raise
+            raise PublishError(
+                f"{made}, a folder of the publisher that is not published; give your copy with --backbone."
+            ) from None
+        if here.rpartition("@")[2] != stated.rpartition("@")[2]:
+            raise PublishError(f"{made}, and this is {here}; give that very model with --backbone.")
+        return given
+
+    def _sources(self, recipe: Recipe) -> ReadSource:
+        """Real images by id: from a person's own copy if given, else from the release."""
+        if self.source is not None or not self.release.real:
+            return self._own(recipe)
+        files = [f for f in self.release.split_files("train") if f.origin == "real"]
+        return sources_in([shard_table(self.repository, self.release, f.path) for f in files])
+
+    def _own(self, recipe: Recipe) -> ReadSource:
+        """Read when a row first asks: one that starts from no image needs none."""
+
+        @cache
+        def found() -> tuple[RealSet, Mapping[str, Place]]:
+            rows = planned_real(self.repository, self.release, "train")
+            choice, partial = HubChoice.of(recipe, self.source), self.source is not None
+            real = read_real(recipe.builder, self.source, partial=partial, choice=choice, on_bad_image="skip")
+            return real, located(real, rows, self.source or recipe.builder)
+
+        def read(wanted: str) -> bytes:
+            real, places = found()
+            return real.read(*places[wanted])
+
+        return read
+
+    def _image(self, row_id: str) -> bytes | None:
+        """The published image; None where it may not lie there."""
+        for file in self.release.split_files("train"):
+            if file.origin == "real":
+                continue
+            table = shard_table(self.repository, self.release, file.path, check=False)
+            ids = table.column("row_id").to_pylist()
+            cell = table.column("image")[ids.index(row_id)].as_py() if row_id in ids else None
+            if cell and cell["bytes"]:
+                return bytes(cell["bytes"])
+        return None
+
+
+PIXELS = ("row_id", "pixel_sha256")
+
+
+@dataclass(frozen=True)
+class Match:
+    """Of the published images, how many have the same pixels here. `elsewhere`: how this stack differs from theirs."""
+
+    equal: int
+    published: int
+    elsewhere: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether all are equal, or were made on another stack, where pixels may differ."""
+        return self.equal == self.published or bool(self.elsewhere)
+
+    def __str__(self) -> str:
+        share = f"{self.equal / self.published:.1%}" if self.published else "none"
+        return f"{self.equal} of {self.published} images are bit-equal to the published ones ({share})" + (
+            f"; they were made elsewhere ({self.elsewhere}), and `diffaug verify --sample` measures how far others are"
+            if self.elsewhere and self.equal < self.published
+            else ""
+        )
+
+
+def planned_again(repository: Repository, release: Release, source: str | None, folder: Path | None) -> Run:
+    """The published plan as a run folder, on the reader's own real images; nothing is generated yet.
+
+    Raises:
+        PublishError: the images give another plan, so they are not those that the release was made from.
+        DiffAugError: the recipe or the source cannot be used.
+    """
+    recipe = public_recipe(
+        Recipe.from_yaml(repository.checked(release, "recipe.yaml"), folder=None)
+    )  # nobody names our folders
+    prepared = prepare(recipe, source)
+    if prepared.plan.id != release.plan_id:
+        raise PublishError(
+            f"{repository.where}: these real images give plan {prepared.plan.id[:16]}, the release is "
+            f"{release.plan_id[:16]}; give --source with the very images that it was made from."
+        )
+    run = write_run(prepared, folder or Path("runs") / f"{release.name}-{release.plan_id[:8]}")
+    if recipe.withdrawn:
+        _take_fits(repository, release, run)
+    return run
+
+
+def _take_fits(repository: Repository, release: Release, run: Run) -> None:
+    """The published fits, which cannot be made again: images that they were learned from are no longer there."""
+    for unit in run.plan.fits:
+        told = repository.checked(release, f"fits/{unit.name}/receipt.json").read_text(encoding="utf-8")
+        try:
+            receipt = Receipt.model_validate_json(told)
+        except ValueError:
+            raise PublishError(
+                f"{repository.where}: {unit.name} has no receipt that can be read; do not use it."
+            ) from None
+        folder = run.fit_folder(unit.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in receipt.files:
+            shutil.copyfile(repository.checked(release, f"fits/{unit.name}/{file.file}"), folder / file.file)
+        told_here = {"plan_id": run.plan.id, "unit": unit.name, "stack": {}}  # the reader's own stack makes the images
+        run.write_receipt(receipt.model_copy(update=told_here))
+
+
+def match(repository: Repository, release: Release, run: Run) -> Match:
+    """Compare the pixel digests of a finished run with those of the provenance."""
+    has_image = (pc.field("origin") != "real") & (pc.field("status") != FAILED)
+    stated = Provenance.of(repository, release).table([*PIXELS, "origin", "status"]).filter(has_image).select(PIXELS)
+    made = pa.concat_tables(read_stream(str(run.shard_path(s.name))).select(PIXELS) for s in run.plan.shards())
+    receipts = [run.receipt(shard.name) for shard in run.plan.shards()]
+    ours = merged_stacks(receipt.stack for receipt in receipts if receipt)
+    is_ours = all(same_stack(theirs, here) for theirs in release.stacks for here in ours)
+    elsewhere = "" if is_ours else difference(release.stacks, ours[0])
+    return Match(stated.join(made, list(PIXELS), join_type="inner").num_rows, stated.num_rows, elsewhere)

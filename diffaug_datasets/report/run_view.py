@@ -1,0 +1,290 @@
+"""Which rows a page shows: a seeded sample of every class, and the worst of all.
+
+What a report needs of a run folder, finished or not: rows, real images, receipts, and what is missing.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffaug_datasets.core.method import FitUnit
+from diffaug_datasets.core.plan import PlanHeader, Shard
+from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, row_urn
+from diffaug_datasets.run.assembly import Assembled, finished
+from diffaug_datasets.run.progress import read_event
+from diffaug_datasets.run.shards import read_stream
+from diffaug_datasets.run.store import Receipt, Run
+
+PREVIEW = re.compile(r"step-(?P<step>\d{1,9})-class-(?P<label>\d{1,6})\.png", re.ASCII)
+SCANNED = ("row_id", "label", "strength", "judge_label", "judge_confidence", "clip_margin")
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The little that is read of every written row, and where the rest of it lies."""
+
+    row_id: str
+    label: int
+    strength: float | None
+    judge_label: int | None
+    judge_confidence: float | None
+    clip_margin: float | None
+    shard: str
+    index: int
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the judge sees the row's own class; None where nobody judged."""
+        return None if self.judge_label is None else self.judge_label == self.label
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row with its encoded image."""
+
+    planned: PlanRow
+    outcome: Outcome
+    data: bytes
+    plan_id: str
+
+    @property
+    def urn(self) -> str:
+        """Who the row is, under the plan that made it."""
+        return row_urn(self.plan_id, self.planned.row_id)
+
+    @property
+    def draw(self) -> Mapping[str, Any]:
+        """The method's draws, parsed."""
+        return _json_object(self.planned.draw)
+
+    @property
+    def measured(self) -> Mapping[str, Any]:
+        """What generation measured, parsed."""
+        return _json_object(self.outcome.measured)
+
+
+@dataclass(frozen=True)
+class LossPoint:
+    """Loss of a fit after so many steps."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture of a class, drawn after so many steps of a fit."""
+
+    step: int
+    label: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class FitState:
+    """A fit of the plan and its receipt, None while it is not done."""
+
+    unit: FitUnit
+    receipt: Receipt | None
+
+
+class Gathered:
+    """A run as a report sees it. Damaged or missing shards are left out and named in `gaps`."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.header: PlanHeader = run.plan.header
+        self.assembled: Assembled | None = finished(run)
+        self.gaps: list[str] = []
+        self._tables: dict[str, pa.Table] = {}
+        self.receipts: Mapping[str, Receipt] = self._read(run.plan.shards())
+        self._real = self._read(run.plan.real_shards())
+        self.rows: tuple[Scanned, ...] = tuple(self._scan())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The labels verbatim, in their order."""
+        return self.header.class_names
+
+    @property
+    def failed(self) -> tuple[FailedRow, ...]:
+        """Rows without an image, of the shards that are done."""
+        return tuple(row for receipt in self.receipts.values() for row in receipt.failed)
+
+    @cached_property
+    def planned(self) -> Mapping[str, PlanRow]:
+        """Row id -> plan row, synthetic rows only."""
+        return {row.row_id: row for row in self.run.plan.rows}
+
+    @cached_property
+    def dropped(self) -> Mapping[str, str]:
+        """Row id -> reason of every row that the selection takes out; empty before there is one."""
+        return {row["row_id"]: row["reason"] or "" for row in self._selection if not row["keep"]}
+
+    @cached_property
+    def spared(self) -> Mapping[str, str]:
+        """Row id -> what speaks against it, of every row that only a filter's `min_keep` keeps."""
+        return {row["row_id"]: row["reason"] for row in self._selection if row["keep"] and row["reason"]}
+
+    @cached_property
+    def _selection(self) -> list[dict[str, Any]]:
+        if self.run.receipt("selection") is None:
+            return []
+        try:
+            rows: list[dict[str, Any]] = pq.read_table(self.run.folder / "selection.parquet").to_pylist()
+        except (OSError, pa.ArrowException):
+            self.gaps.append("selection.parquet cannot be read")
+            return []
+        return rows
+
+    @cached_property
+    def fits(self) -> tuple[FitState, ...]:
+        """Every fit of the plan."""
+        return tuple(FitState(unit, self.run.receipt(unit.name)) for unit in self.run.plan.fits)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of fits and shards that a finished run would have."""
+        fits = [fit.unit.name for fit in self.fits if fit.receipt is None]
+        return (*fits, *(s.name for s in self.run.plan.shards() if s.name not in self.receipts))
+
+    def picture(self, row: Scanned) -> Picture:
+        """The whole of a scanned row."""
+        return _picture(self._tables[row.shard], row.index)
+
+    def source(self, source_id: str) -> Picture | None:
+        """The real image of that id; None where this run does not hold it (retrieved images, damaged shards)."""
+        place = self._sources.get(source_id)
+        return None if place is None else _picture(self._tables[place[0]], place[1])
+
+    def real_of(self, label: int) -> tuple[str, ...]:
+        """Source ids of the real training images of a class, in the plan's order."""
+        return self._real_by_label.get(label, ())
+
+    def losses(self, fit: str) -> list[LossPoint]:
+        """The loss curve of a fit as the run's events tell it, steps that overflowed left out; empty without events."""
+        events = (event for event in self._events if event["unit"] == fit and event["loss"] is not None)
+        latest = {event["step"]: event["loss"] for event in events}
+        return [LossPoint(step, latest[step]) for step in sorted(latest)]
+
+    def previews(self, fit: str) -> list[Preview]:
+        """Pictures that were drawn while a fit was learned here, by class and step; none where it was taken over."""
+        receipt = self.run.receipt(fit)
+        if receipt is not None and not receipt.evaluations:
+            return []
+        found = [(PREVIEW.fullmatch(path.name), path) for path in (self.run.fit_folder(fit) / "previews").glob("*.png")]
+        known = [(int(match["label"]), int(match["step"]), path) for match, path in found if match and path.is_file()]
+        rows = [(label, step, path) for label, step, path in sorted(known) if label < len(self.class_names)]
+        return [Preview(step, label, path.read_bytes()) for label, step, path in rows]
+
+    @cached_property
+    def _events(self) -> list[dict[str, Any]]:
+        path = self.run.folder / "events.jsonl"
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        events = (read_event(line) for line in lines if b'"fit"' in line)
+        return [event for event in events if event and event["event"] == "fit"]
+
+    @cached_property
+    def _real_by_label(self) -> Mapping[int, tuple[str, ...]]:
+        groups: dict[int, list[str]] = {}
+        for row in self.run.plan.real:
+            if row.split == "train":
+                groups.setdefault(row.label, []).append(row.source_ids[0])
+        return {label: tuple(ids) for label, ids in groups.items()}
+
+    @cached_property
+    def _sources(self) -> Mapping[str, tuple[str, int]]:
+        places: dict[str, tuple[str, int]] = {}
+        for name in self._real:
+            ids = self._tables[name].column("source_ids").to_pylist()
+            places |= {found[0]: (name, index) for index, found in enumerate(ids)}
+        return places
+
+    def _read(self, shards: Sequence[Shard]) -> dict[str, Receipt]:
+        receipts = {shard.name: receipt for shard in shards if (receipt := self.run.receipt(shard.name))}
+        for name in list(receipts):
+            try:
+                self._tables[name] = read_stream(str(self.run.shard_path(name)))
+            except (OSError, pa.ArrowException):
+                self.gaps.append(f"{name}.arrow has a receipt but cannot be read")
+                del receipts[name]
+        return receipts
+
+    def _scan(self) -> Iterator[Scanned]:
+        for name in self.receipts:
+            columns = self._tables[name].select(SCANNED).to_pylist()
+            for index, row in enumerate(columns):
+                yield Scanned(**row, shard=name, index=index)
+
+
+def _picture(table: pa.Table, index: int) -> Picture:
+    columns = table.slice(index, 1).to_pylist()[0]
+    planned = PlanRow(**{name: columns[name] for name in PlanRow.model_fields if name in columns}, k=0)
+    outcome = Outcome(**{name: columns[name] for name in Outcome.model_fields})
+    return Picture(planned, outcome, bytes(columns["image"]["bytes"]), columns["plan_id"])
+
+
+def _json_object(text: str | bytes) -> Mapping[str, Any]:
+    """A parsed JSON object; empty where the text is none (a half-written event, a foreign column)."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+WORST = 20
+
+
+def ranked(seed: str, names: Iterable[str]) -> list[str]:
+    """The names in an order that only the seed decides."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}|{name}".encode()).digest())
+
+
+def by_class(rows: Sequence[Scanned], seed: str) -> dict[int, list[Scanned]]:
+    """Class id -> its rows in seeded order; classes in label order, only those that have rows."""
+    named = {row.row_id: row for row in rows}
+    groups: dict[int, list[Scanned]] = {}
+    for row_id in ranked(seed, named):
+        groups.setdefault(named[row_id].label, []).append(named[row_id])
+    return {label: groups[label] for label in sorted(groups)}
+
+
+def some_labels(labels: Iterable[int], seed: str, at_most: int) -> list[int]:
+    """Up to `at_most` class ids, drawn by the seed, in label order."""
+    return sorted(int(name) for name in ranked(seed, map(str, labels))[:at_most])
+
+
+def sample(rows: Sequence[Scanned], seed: str, per_class: int, at_most: int) -> dict[int, list[Scanned]]:
+    """Up to `per_class` rows of every class, and never more than `at_most` in all.
+
+    Where the classes are many, each shows fewer rows; where they are more than `at_most`, some show none.
+    """
+    groups = by_class(rows, seed)
+    each = max(1, min(per_class, at_most // max(1, len(groups))))
+    return {label: groups[label][:each] for label in some_labels(groups, seed, at_most)}
+
+
+def worst(rows: Sequence[Scanned], count: int = WORST) -> list[Scanned]:
+    """The rows to look at first: what the judge takes for another class, surest first, then the lowest CLIP margins.
+
+    Without CLIP margins the judge's least sure come second. Rows that nobody scored are left out.
+    """
+    mistaken = sorted((row for row in rows if row.agrees is False), key=_most_mistaken)
+    scored = (row for row in rows if row.agrees is not False and _margin(row) is not None)
+    return (mistaken + sorted(scored, key=lambda row: (_margin(row) or 0.0, row.row_id)))[:count]
+
+
+def _most_mistaken(row: Scanned) -> tuple[float, str]:
+    return (-(row.judge_confidence or 0.0), row.row_id)
+
+
+def _margin(row: Scanned) -> float | None:
+    return row.judge_confidence if row.clip_margin is None else row.clip_margin

@@ -1,0 +1,210 @@
+"""How close an image that was made again came to the stored one, and whether that is as it should be.
+
+On the stack that made it an image must come out bit for bit. Another stack rounds elsewhere, so there the distance is
+measured and must stay below a tolerance.
+
+Rebuild one finished row from its own columns, at its place of the planned batch: the arbiter.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.images import decode_image
+from diffaug_datasets.core.plan import Batch, Plan
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.run.generation import (
+    BatchJob,
+    LoadBackbone,
+    ReadSource,
+    WorkContext,
+    checked_loader,
+    load_backbone,
+    settle,
+    stack,
+)
+from diffaug_datasets.run.shards import ImageFormat, encode_row
+from diffaug_datasets.run.stacks import Stack, difference, same_stack
+from diffaug_datasets.sources.pools import recipe_pool
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """An encoded image and whether its pixels are the stored ones, bit for bit."""
+
+    data: bytes
+    pixel_sha256: str
+    equal: bool
+
+
+class Regenerator:
+    """Makes rows of a run again from their published columns; the stored image is not looked at.
+
+    It needs no shard: the recipe's models, the fits named in `adapters`, the sources, and the plan, which says at which
+    place of which batch a row was made. Neighbours whose sources are not here leave their places to others.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        fits: Path,
+        read_source: ReadSource,
+        *,
+        device: str = "cpu",
+        loader: LoadBackbone = load_backbone,
+    ) -> None:
+        settle(recipe.threads)
+        self.recipe, self.plan, self._device = recipe, plan, device
+        encoder = getattr(recipe.method_config, "encoder", None)
+        beside = recipe_pool(recipe)
+        load = checked_loader(loader, recipe)
+        self._ctx = WorkContext(
+            recipe.backbone, fits, read_source, device=device, encoder=encoder, loader=load, pool=beside
+        )
+        shape = recipe.batch_size
+        self._job = BatchJob(recipe.module, recipe.method_config, self._ctx, recipe.seed, shape, recipe.attempts)
+
+    def __call__(self, columns: Mapping[str, Any]) -> Rebuilt:
+        """The row of these columns, made again.
+
+        Raises:
+            RunError: the row is real, of another version of the method or another plan, or memory does not suffice.
+        """
+        _check(self.recipe, columns)
+        batch, place = self._place(str(columns["row_id"]))
+        shape, attempt = int(columns["batch_shape"]), int(columns["attempt"])
+        made = self._job.rebuild(row_of(columns), batch, place, attempt, shape)
+        if made is None:
+            raise RunError(f"row {columns['row_id']}: memory does not suffice for batch shape {shape}.")
+        image_format: ImageFormat = columns["image_format"]
+        row = encode_row(made, {}, str(columns["plan_id"]), image_format)
+        digest = row["pixel_sha256"]
+        return Rebuilt(row["image"]["bytes"], digest, digest == columns["pixel_sha256"])
+
+    @cached_property
+    def stack(self) -> dict[str, str]:
+        """This machine's stack with the fingerprints of the networks that decide pixels."""
+        is_drawn = any(row.backbone for row in self.plan.rows[:1])
+        probes = ["numerics"] * is_drawn + ["numerics_encoder"] * (is_drawn and "encoder" in self.recipe.module.NEEDS)
+        return stack(self._device) | {key: self._ctx.numerics(key, self.recipe.batch_size) for key in probes}
+
+    def _place(self, row_id: str) -> tuple[Batch, int]:
+        if row_id not in self._places:
+            raise RunError(f"row {row_id}: is none of plan {self.plan.id[:16]}; give the plan that it was made under.")
+        return self._places[row_id]
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Batch, int]]:
+        batches = [batch for shard in self.plan.shards() for batch in shard.batches(self.recipe.batch_size)]
+        return {row.row_id: (batch, place) for batch in batches for place, row in enumerate(batch) if row is not None}
+
+
+def _check(recipe: Recipe, columns: Mapping[str, Any]) -> None:
+    if columns["origin"] == "real":
+        raise RunError(f"row {columns['row_id']} is a real image; only generated rows can be rebuilt.")
+    stated, ours = (columns["method"], columns["method_version"]), (recipe.method, recipe.module.VERSION)
+    if stated != ours:
+        raise RunError(
+            f"row {columns['row_id']} was made by {stated[0]} version {stated[1]}, this is {ours[0]} {ours[1]}."
+        )
+
+
+def row_of(columns: Mapping[str, Any]) -> PlanRow:
+    """The planned part of a published row; columns that an older set lacks have their defaults."""
+    names = (PlanRow.model_fields.keys() - {"k", "split"}) & columns.keys()
+    return PlanRow(**{name: columns[name] for name in names}, k=0)
+
+
+# Seen between MKL's, ATen's and oneDNN's paths on one CPU (the packaged model in float32, 10 and 25 steps, 40 rows of
+# each of four methods): at most 1 level, on up to 7 of 40 rows, 0.0007 on average. A larger model, more pixels and
+# another device spread that further. The mean must stay narrow: a source noised to a label that is one off gives 0.04
+# and at most 1 level; another seed, prompt, source or fit gives tens of levels.
+MOST_LEVELS = 4
+MOST_MEAN = 0.02
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How a rebuilt image compares with the stored one. Differences are in grey levels from 0 to 255.
+
+    `mean` and `largest` are None where the images are equal or the stored one could not be looked at. `elsewhere`: how
+    this stack differs from the one that made the row; empty where it is the same.
+    """
+
+    row_id: str
+    equal: bool
+    stored: str
+    made: str
+    mean: float | None = None
+    largest: int | None = None
+    elsewhere: str = ""
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing can be said: other pixels on another stack, and the stored ones are not there."""
+        return not self.equal and bool(self.elsewhere) and self.largest is None
+
+    @property
+    def is_within(self) -> bool:
+        """Whether it differs by no more than another stack may make it."""
+        if self.equal or not self.elsewhere or self.mean is None or self.largest is None:
+            return False
+        return self.largest <= MOST_LEVELS and self.mean <= MOST_MEAN
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the image is what it should be here."""
+        return self.equal or self.is_within
+
+    def __str__(self) -> str:
+        if self.equal:
+            return f"row {self.row_id}: bit-equal to the stored image (pixel sha256 {self.made[:16]})"
+        if self.is_within:
+            far = f"{levels(self.largest)}, {self.mean:.4f} on average"
+            return f"row {self.row_id}: within tolerance: {far} ({self.elsewhere})"
+        if self.is_unknown:
+            return f"row {self.row_id}: has other pixels here, and none are stored to measure from ({self.elsewhere})"
+        far = "" if self.mean is None else f" by {self.mean:.3f} grey levels on average, {self.largest} at most"
+        allowed = f"; another stack may give {MOST_LEVELS} at most and {MOST_MEAN} on average ({self.elsewhere})"
+        return f"row {self.row_id}: differs from the stored image{far}{allowed if self.elsewhere else ''}"
+
+
+def levels(largest: int | None) -> str:
+    """`at most 1 grey level`."""
+    return f"at most {largest} grey level{'' if largest == 1 else 's'}"
+
+
+def closeness(
+    row_id: str,
+    stored: str,
+    made: Rebuilt,
+    stacks: Sequence[Stack],
+    regenerate: Regenerator,
+    image: Callable[[], bytes | None],
+) -> Closeness:
+    """Compare a rebuilt row with what is stored of it: its pixel digest, the stacks that made the set, and, asked for
+    only where the digests differ, its encoded image (None where there is none).
+    """
+    if made.equal:
+        return Closeness(row_id, True, stored, made.pixel_sha256)
+    ours = regenerate.stack
+    is_ours = all(same_stack(stack, ours) for stack in stacks)
+    there, elsewhere = image(), "" if is_ours else difference(stacks, ours)
+    mean, largest = (None, None) if there is None else _distance(there, made.data)
+    return Closeness(row_id, False, stored, made.pixel_sha256, mean, largest, elsewhere)
+
+
+def _distance(one: bytes, other: bytes) -> tuple[float, int]:
+    """Mean and largest absolute difference of two encoded images; the largest there is where sizes differ."""
+    import numpy as np
+
+    there, here = (np.asarray(decode_image(data), dtype=np.int16) for data in (one, other))
+    if there.shape != here.shape:
+        return 255.0, 255
+    gap = np.abs(there - here)
+    return float(gap.mean()), int(gap.max())

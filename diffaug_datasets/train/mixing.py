@@ -1,0 +1,291 @@
+"""Real and synthetic rows mixed for training, as PyTorch datasets: by place, or as a stream that resumes exactly.
+
+Who stands in for a real image while a classifier trains: the replacement rules of the papers, as pure draws.
+
+`global`: any synthetic row (Diff-Mix, arXiv 2403.19600, authors' code). `class`: a synthetic row of the same class
+(Diff-II, arXiv 2408.16266). `index`: a variant made from that very image (DA-Fusion, arXiv 2302.07944). `lt_inverse`: a
+class drawn with probability proportional to 1 / (n_c + 1), n_c its real images, then a row of it (long-tail scripts of
+Diff-Mix and Diff-II). Draws are digests of seed, epoch and place, so any order and any resume gives the same.
+"""
+
+from bisect import bisect
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.identity import uint63
+
+if TYPE_CHECKING:
+    import datasets
+
+Replacement = Literal["global", "class", "index", "lt_inverse"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rules look at: labels, and the source ids of every row."""
+
+    labels: Sequence[int]
+    source_ids: Sequence[Sequence[str]] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Replacer:
+    """Chooses, for place `index` of the real rows in an epoch, a synthetic row or none.
+
+    Raises RecipeError where the rule or the probability (expected in [0, 1]) cannot be, or no row is there.
+    """
+
+    real: Rows
+    synthetic: Rows
+    replacement: Replacement = "class"
+    probability: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.replacement not in get_args(Replacement):
+            known = ", ".join(get_args(Replacement))
+            raise RecipeError(f"replacement: got {self.replacement!r}, expected one of {known}.")
+        if not 0 <= self.probability <= 1:
+            raise RecipeError(f"probability: got {self.probability}, expected a number from 0 to 1.")
+        if not self.real.labels:
+            raise RecipeError("mixing: got no real row, expected at least one; load the set with its real images.")
+
+    def choose(self, epoch: int, index: int) -> int | None:
+        """The place of the synthetic row that replaces real row `index`, or None: the real one stays.
+
+        A real row stays also where the rule has no row for it (a class without synthetic images).
+        """
+        if self._uniform(epoch, index, "replace") >= self.probability:
+            return None
+        rows = self._candidates(epoch, index)
+        return rows[uint63(self._text(epoch, index, "row")) * len(rows) >> 63] if rows else None
+
+    def _candidates(self, epoch: int, index: int) -> Sequence[int]:
+        if self.replacement == "global":
+            return range(len(self.synthetic.labels))
+        if self.replacement == "class":
+            return self._by_class.get(self.real.labels[index], ())
+        if self.replacement == "index":
+            return self._by_source.get(self.real.source_ids[index][0], ())
+        return self._by_class[self._rare_class(epoch, index)] if self._by_class else ()
+
+    def _rare_class(self, epoch: int, index: int) -> int:
+        classes, ends = self._inverse
+        return classes[min(bisect(ends, self._uniform(epoch, index, "class") * ends[-1]), len(classes) - 1)]
+
+    @cached_property
+    def _inverse(self) -> tuple[Sequence[int], Sequence[float]]:
+        """Classes with synthetic rows, and the running sums of 1 / (n_c + 1)."""
+        counts, classes = Counter(self.real.labels), sorted(self._by_class)
+        return classes, list(accumulate(1 / (counts[label] + 1) for label in classes))
+
+    @cached_property
+    def _by_class(self) -> Mapping[int, Sequence[int]]:
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for place, label in enumerate(self.synthetic.labels):
+            found[label].append(place)
+        return dict(found)
+
+    @cached_property
+    def _by_source(self) -> Mapping[str, Sequence[int]]:
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for place, ids in enumerate(self.synthetic.source_ids):
+            for source_id in dict.fromkeys(ids):
+                found[source_id].append(place)
+        return dict(found)
+
+    def _uniform(self, epoch: int, index: int, role: str) -> float:
+        return (uint63(self._text(epoch, index, role)) >> 10) / 2.0**53
+
+    def _text(self, epoch: int, index: int, role: str) -> str:
+        return f"{self.seed}|mix|{epoch}|{index}|{role}"
+
+
+def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch: places sorted by their digest, the same on any machine."""
+    return sorted(range(count), key=lambda place: (uint63(f"{seed}|order|{epoch}|{place}"), place))
+
+
+STATE_SCHEMA = 2
+FIRST_STATE = {"schema": STATE_SCHEMA, "begin": 0, "rank": 0, "world_size": 1, "batch_size": 1}
+"""What a state of schema 1 says without saying it."""
+Item = dict[str, Any]
+
+
+class MixedDataset(Dataset[Item]):
+    """As long as the real rows; in each epoch some of them are replaced by synthetic ones.
+
+    `rows`: a loaded set with both kinds. `probability`: how often a real row is replaced. `soft_scale` multiplies soft
+    labels (1.0; the loaders of Diff-Mix use 0.9, which no paper states). An item has `image` (PIL, or what `transform`
+    makes of it), `label` (int), `soft_label` (float32 [classes]), `row_id` and `is_synthetic`.
+
+    Raises RecipeError as `Replacer` does.
+    """
+
+    def __init__(
+        self,
+        rows: "datasets.Dataset",
+        replacement: Replacement = "class",
+        probability: float = 0.5,
+        *,
+        seed: int = 0,
+        soft_scale: float = 1.0,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        kinds = rows.with_format(None)["is_synthetic"][:]
+        places = {kind: [i for i, found in enumerate(kinds) if found == kind] for kind in (False, True)}
+        self.real, self.synthetic = rows.select(places[False]), rows.select(places[True])
+        self.classes = rows.features["label"].num_classes
+        self.soft_scale, self.transform, self.epoch = soft_scale, transform, 0
+        self.replacer = Replacer(_rows(self.real), _rows(self.synthetic), replacement, probability, seed)
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other replacements; call it at the start of an epoch, before workers start."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Item:
+        return self.item(self.epoch, index)
+
+    def item(self, epoch: int, index: int) -> Item:
+        """The row that stands at a place in an epoch."""
+        index = range(len(self))[index]
+        chosen = self.replacer.choose(epoch, index)
+        return self._told(self.real[index] if chosen is None else self.synthetic[chosen])
+
+    def _told(self, row: Item) -> Item:
+        soft = torch.zeros(self.classes)
+        soft[row["soft_label"]["class"]] = torch.tensor(row["soft_label"]["weight"])
+        image = self.transform(row["image"]) if self.transform else row["image"]
+        kept = {key: row[key] for key in ("label", "row_id", "is_synthetic")}
+        return {"image": image, **kept, "soft_label": soft * self.soft_scale}
+
+
+def _rows(rows: "datasets.Dataset") -> Rows:
+    plain = rows.select_columns(["label", "source_ids"]).with_format(None)
+    return Rows(plain["label"][:], plain["source_ids"][:])
+
+
+class MixedStream(IterableDataset[Item]):
+    """The items of a `MixedDataset`, epoch after epoch in a drawn order, shared by ranks and by DataLoader workers.
+
+    Each rank has every `world_size`-th place of the order, so each row is given once an epoch and ranks differ by one
+    row at most; default: those of torch.distributed where it is initialised, else all. Workers of a rank take its
+    places in turn, `batch_size` at a time: give the DataLoader's, and its batches come in the order of one process,
+    whatever `num_workers` is. Iterating gives what is left of the epoch.
+
+    Two ways to resume exactly: `set_epoch(epoch, taken)` with the items that this rank was given, for any number of
+    workers; or `state_dict` of each worker, for loaders that keep one for each (torchdata's StatefulDataLoader).
+
+    Raises RecipeError where rank, world size or batch size cannot be.
+    """
+
+    def __init__(
+        self,
+        mixed: MixedDataset,
+        *,
+        shuffle: bool = True,
+        batch_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        self.mixed, self.shuffle, self.batch_size = mixed, shuffle, batch_size
+        found = _rank()
+        self.rank = found[0] if rank is None else rank
+        self.world_size = found[1] if world_size is None else world_size
+        if not (0 <= self.rank < self.world_size and batch_size >= 1):
+            raise RecipeError(
+                f"got rank {self.rank} of {self.world_size} in batches of {batch_size}, expected a rank from 0 below "
+                "the world size and a batch size from 1."
+            )
+        self.epoch = self.begin = self.position = 0
+
+    def __len__(self) -> int:
+        """Rows of this rank in a whole epoch."""
+        return len(range(self.rank, len(self.mixed), self.world_size))
+
+    def __iter__(self) -> Iterator[Item]:
+        mine = self._places()
+        if self._is_over(mine):  # stopped right behind the last item
+            self.set_epoch(self.epoch + 1)
+            mine = self._places()
+        while self.position < len(mine):
+            place = mine[self.position]
+            self.position += 1
+            yield self.mixed.item(self.epoch, place)
+        self.set_epoch(self.epoch + 1)
+
+    def _is_over(self, mine: Sequence[int]) -> bool:
+        """Whether nothing is left of an epoch that was begun; one of several workers knows only what they all were."""
+        alone = _worker()[1] == 1
+        return self.begin >= len(self) > 0 or (alone and self.position >= len(mine) and self.position > 0)
+
+    def _places(self) -> Sequence[int]:
+        """This worker's places of the current epoch, in order."""
+        count, (number, workers) = len(self.mixed), _worker()
+        order = shuffled(count, self.mixed.replacer.seed, self.epoch) if self.shuffle else range(count)
+        left = order[self.rank :: self.world_size][self.begin :]
+        size = self.batch_size
+        return [place for i in range(number * size, len(left), workers * size) for place in left[i : i + size]]
+
+    def set_epoch(self, epoch: int, taken: int = 0) -> None:
+        """Go to an epoch, behind the first `taken` items of this rank; before workers start.
+
+        Raises:
+            RecipeError: the rank has fewer items.
+        """
+        if not 0 <= taken <= len(self):
+            raise RecipeError(f"got {taken} taken items, expected 0 to {len(self)}: that many an epoch has here.")
+        self.epoch, self.begin, self.position = epoch, taken, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where this worker's stream is."""
+        return {
+            "schema": STATE_SCHEMA,
+            "epoch": self.epoch,
+            "begin": self.begin,
+            "position": self.position,
+            "rows": len(self.mixed),
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "batch_size": self.batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the last item that was given, in the same worker of as many.
+
+        Raises:
+            RecipeError: the state belongs to another set, another rank or another batch size.
+        """
+        told = {**state, **FIRST_STATE} if state.get("schema") == 1 else state
+        ours = self.state_dict()
+        if any(told.get(key) != ours[key] for key in ours.keys() - {"epoch", "begin", "position"}):
+            raise RecipeError(
+                f"got the state {state}, expected one of a stream over {len(self.mixed)} real rows, rank {self.rank} "
+                f"of {self.world_size}, in batches of {self.batch_size}."
+            )
+        self.epoch, self.begin, self.position = told["epoch"], told["begin"], told["position"]
+
+
+def _worker() -> tuple[int, int]:
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)
+
+
+def _rank() -> tuple[int, int]:
+    """Rank and world size of this process."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

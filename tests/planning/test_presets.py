@@ -1,0 +1,290 @@
+"""Every preset resolves to the published numbers, typed here once more from the method specification."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from command_line import Command
+
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.planning.catalogue import config_recipe, presets
+
+FOUR = ("cub", "aircraft", "cars", "pets")
+FULL = ("cub", "aircraft", "cars", "flowers")
+FINE = ("cub", "cars", "food101", "aircraft")
+EPISODE = ("20way1shot",)
+NOVEL = ("mini_imagenet", "tiered_imagenet")
+DA_FUSION = ("flowers", "caltech256")
+TAILED = ("cub", "flowers")
+FEW = ("5shot", "10shot")
+POWERS = ("1shot", "2shot", "4shot", "8shot", "16shot")
+TAILS = ("lt100", "lt20", "lt10")
+SCRIPT_TAILS = ("lt100", "lt50", "lt20", "lt10")
+
+
+def spread(method: str, builders: tuple[str, ...], protocols: tuple[str, ...], variant: str = "") -> list[str]:
+    """The names of a family."""
+    return [f"{method}@{b}_{p}{variant}" for b in builders for p in protocols]
+
+
+# Names, recipe keys, keys of `config`.
+Family = tuple[list[str], dict[str, Any], dict[str, Any]]
+FIVE = {"per_image": 5}
+SD14 = {"backbone.id": "CompVis/stable-diffusion-v1-4"}
+AT_224 = {"concepts.resolution": 224}
+DIFF_II = {
+    "num_inference_steps": 25,
+    "inversion_steps": 25,
+    "guidance_scale": 7.5,
+    "arc": "full",
+    "split_convention": "code",
+    "concepts.resolution": None,
+}
+DIFF_II_CODE = {**DIFF_II, "inversion_steps": 200, **AT_224}
+DIFF_II_PAPER = {**DIFF_II, "split_convention": "paper"}
+GENIE = {"num_inference_steps": 50, "guidance_scale": 7.5, "sampler": "dpm"}
+FINE_PROMPT = {"prompt": "a photo of a {name}, a type of {metaclass}"}
+FINE_GENIE = {**GENIE, **FINE_PROMPT, "sources": "others"}
+TAIL_OF_GENIE = {"targets": "few", "per_class": 50}
+CONFUSED = {"sources": "confused", "top_confused": 4}
+LEVELS = {"levels": (0.5, 0.6, 0.7, 0.8, 0.9)}
+NINETEEN = {"per_class": 19}
+DIFF_MIX = {"num_inference_steps": 25, "guidance_scale": 7.5, "sampler": "dpm"}
+MIX = {**DIFF_MIX, "gamma": 0.5, "soft_scaler": 1.0, "strengths": (0.5, 0.7, 0.9), "sources": "classes"}
+MIX_FULL = {**MIX, "gamma": 0.8, "strengths": (0.7,)}
+MIX_CODE = {**MIX, "soft_scaler": 0.9, "strengths": (0.3, 0.5, 0.7, 0.9)}
+TAIL_OF_MIX = {"sources": "images", "targets": "even"}
+MADE_BY_DA_FUSION = {"sampler": "plms", "num_inference_steps": 50, "guidance_scale": 7.5}
+QUARTERS = {"strengths": (0.25, 0.5, 0.75, 1.0)}
+SMALL = {**SD14, "backbone.height": 128, "backbone.width": 128, "per_image": 3}
+MIDDLE = {**SD14, "backbone.height": 256, "backbone.width": 256, "per_image": 3}
+INVERSION = {
+    "guidance_scale": 2.0,
+    "num_inference_steps": 100,
+    "sampler": "plms",
+    "interpolation": 0.1,
+    "noise": 0.1,
+    "embeddings.vectors": 5,
+    "embeddings.steps": 3000,
+    "embeddings.batch": 50,
+    "embeddings.group": 100,
+    "embeddings.by_class": False,
+    "embeddings.lr": 0.03,
+}
+MEDICAL = ("pathmnist", "dermamnist", "bloodmnist")
+ON_MEDICAL = {
+    **INVERSION,
+    "noise": 0.0,
+    "embeddings.steps": 15000,
+    "embeddings.group": 250,
+    "embeddings.by_class": True,
+}
+
+
+def inversions(variant: str, **changes: Any) -> list[Family]:
+    """Diffusion Inversion's two families: small pictures at 128 pixels, larger ones at 256."""
+    wanted = {**INVERSION, **changes}
+    sizes = ((("cifar10", "cifar100"), SMALL), (("stl10", "imagenette"), MIDDLE))
+    return [(spread("diffusion_inversion", builders, ("full",), variant), size, wanted) for builders, size in sizes]
+
+
+def episodes(protocol: str, count: int) -> list[Family]:
+    """GeNIe's experiment on novel ImageNet classes: every image of another class is a source once."""
+    plain, each = {**GENIE, "sources": "others"}, {"per_class": count}
+    ada = {**plain, **LEVELS, "encoder": "openai/clip-vit-base-patch32"}
+    names = {
+        "genie": {**plain, "ratio": 0.8, "prompt": "a photo of a {name}"},
+        "genie_code": {**plain, "ratio": 0.8, "prompt": "a photo of a {synonyms}."},
+        "genie_ada": {**ada, "normalise": True},
+        "genie_ada_plain_features": {**ada, "normalise": False},
+        "img2img_light": {**GENIE, "strength": 0.3},
+        "img2img_heavy": {**GENIE, "strength": 0.7},
+        "img2img_txt2img_code": {**GENIE, "strength": 0.8},
+        "txt2img": GENIE,
+    }
+    found: list[Family] = []
+    for name, config in names.items():
+        method = next(known for known in ("genie_ada", "genie", "img2img", "txt2img") if name.startswith(known))
+        found.append((spread(method, NOVEL, (protocol,), name.removeprefix(method)), each, config))
+    sweep = [
+        (spread("genie", NOVEL[:1], (protocol,), f"_r{r}"), each, {**plain, "ratio": r / 100}) for r in (50, 60, 70, 90)
+    ]
+    return [*found, *sweep]
+
+
+TABLE: list[Family] = [
+    (spread("diff_ii", FOUR, ("5shot",)), FIVE, {**DIFF_II, "split_ratio": 0.3}),
+    (spread("diff_ii", FOUR, ("10shot",)), FIVE, {**DIFF_II, "split_ratio": 0.1}),
+    (spread("diff_ii", TAILED, TAILS), FIVE, {**DIFF_II, "split_ratio": 1.0}),
+    (spread("diff_ii", ("cub", "cars", "pets"), ("5shot",), "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.3}),
+    (spread("diff_ii", ("cub", "cars", "pets"), ("10shot",), "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.1}),
+    (spread("diff_ii", ("aircraft",), FEW, "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.0}),
+    (spread("diff_ii", TAILED, TAILS, "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 1.0}),
+    (spread("diff_ii", FOUR, ("5shot",), "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 0.3}),
+    (spread("diff_ii", FOUR, ("10shot",), "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 0.1}),
+    (spread("diff_ii", TAILED, TAILS, "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 1.0}),
+    (["genie@imagenet_lt"], TAIL_OF_GENIE, {**GENIE, **CONFUSED, "ratio": 0.8, "prompt": "a photo of a {name}"}),
+    (
+        ["genie@imagenet_lt_code"],
+        TAIL_OF_GENIE,
+        {**GENIE, **CONFUSED, "ratio": 0.8, "prompt": "a photo of a {synonyms}."},
+    ),
+    (spread("genie", FINE, EPISODE), NINETEEN, {**FINE_GENIE, "ratio": 0.7}),
+    *[(spread("genie", FINE, EPISODE, f"_r{r}"), NINETEEN, {**FINE_GENIE, "ratio": r / 100}) for r in (50, 60, 80, 90)],
+    (
+        spread("genie", FINE, EPISODE, "_code"),
+        NINETEEN,
+        {**FINE_GENIE, "ratio": 0.7, "prompt": "a photo of a {name}."},
+    ),
+    (
+        ["genie_ada@imagenet_lt"],
+        TAIL_OF_GENIE,
+        {**GENIE, **CONFUSED, **LEVELS, "encoder": "openai/clip-vit-base-patch32", "normalise": True},
+    ),
+    (
+        ["genie_ada@imagenet_lt_plain_features"],
+        TAIL_OF_GENIE,
+        {**GENIE, **CONFUSED, **LEVELS, "encoder": "openai/clip-vit-base-patch32", "normalise": False},
+    ),
+    (
+        spread("genie_ada", FINE, EPISODE),
+        NINETEEN,
+        {**FINE_GENIE, **LEVELS, "encoder": "facebook/dinov2-giant", "normalise": True},
+    ),
+    (
+        spread("genie_ada", FINE, EPISODE, "_plain_features"),
+        NINETEEN,
+        {**FINE_GENIE, **LEVELS, "encoder": "facebook/dinov2-giant", "normalise": False},
+    ),
+    *[family for protocol, count in (("5way1shot", 4), ("5way5shot", 20)) for family in episodes(protocol, count)],
+    *[
+        ([f"img2img@imagenet_lt_{variant}"], TAIL_OF_GENIE, {**GENIE, "strength": strength})
+        for variant, strength in (("light", 0.3), ("heavy", 0.7), ("txt2img_code", 0.8))
+    ],
+    *[
+        (spread("img2img", FINE, EPISODE, variant), NINETEEN, {**GENIE, **FINE_PROMPT, "strength": strength})
+        for variant, strength in (("_light", 0.3), ("_heavy", 0.7), ("_txt2img_code", 0.8))
+    ],
+    (["txt2img@imagenet_lt"], TAIL_OF_GENIE, GENIE),
+    (spread("txt2img", FINE, EPISODE), NINETEEN, {**GENIE, **FINE_PROMPT}),
+    (spread("diff_mix", FOUR, FEW), FIVE, {**MIX, "concepts.resolution": None}),
+    (spread("diff_mix", FOUR, FEW, "_code"), FIVE, {**MIX_CODE, **AT_224}),
+    (spread("diff_mix", FULL, ("full",)), FIVE, MIX_FULL),
+    (
+        spread("diff_mix", FULL, ("full",), "_code"),
+        FIVE,
+        {**MIX_FULL, **AT_224, "soft_scaler": 0.9, "strengths": (0.8,)},
+    ),
+    (spread("diff_mix", TAILED, TAILS), FIVE, {**MIX, **TAIL_OF_MIX, "concepts.class_balanced": True}),
+    (
+        spread("diff_mix", ("cub",), SCRIPT_TAILS, "_code"),
+        FIVE,
+        {**MIX_CODE, **TAIL_OF_MIX, **AT_224, "soft_scaler": 1.0},
+    ),
+    (spread("diff_mix", ("flowers",), SCRIPT_TAILS, "_code"), FIVE, {**MIX_CODE, **TAIL_OF_MIX, **AT_224}),
+    (spread("real_mix", FOUR, FEW), FIVE, MIX),
+    (spread("real_mix", FOUR, FEW, "_code"), FIVE, MIX_CODE),
+    (spread("real_mix", TAILED, TAILS), FIVE, {**MIX, **TAIL_OF_MIX}),
+    (spread("real_mix", ("cub",), SCRIPT_TAILS, "_code"), FIVE, {**MIX_CODE, **TAIL_OF_MIX, "soft_scaler": 1.0}),
+    (spread("real_mix", ("flowers",), SCRIPT_TAILS, "_code"), FIVE, {**MIX_CODE, **TAIL_OF_MIX}),
+    (spread("real_gen", TAILED, TAILS), FIVE, {**DIFF_MIX, "targets": "even"}),
+    (spread("diff_gen", FOUR, FEW), FIVE, {**DIFF_MIX, "concepts.resolution": None}),
+    (spread("diff_gen", FOUR, FEW, "_code"), FIVE, {**DIFF_MIX, **AT_224}),
+    (spread("diff_aug", FOUR, FEW), FIVE, {**DIFF_MIX, "strengths": (1.0,), "concepts.resolution": None}),
+    (spread("diff_aug", FOUR, FEW, "_code"), FIVE, {**DIFF_MIX, "strengths": (1.0,), **AT_224}),
+    (spread("real_guidance", FOUR, FEW), FIVE, {**DIFF_MIX, "strength": 0.1}),
+    (
+        spread("real_guidance", FOUR, FEW, "_da_fusion"),
+        {**SD14, "per_image": 5},
+        {**MADE_BY_DA_FUSION, "strength": 0.5, "prompt": "a photo"},
+    ),
+    (
+        spread("real_guidance", DA_FUSION, POWERS, "_da_fusion"),
+        {**SD14, "per_image": 10},
+        {**MADE_BY_DA_FUSION, "strength": 0.5, "prompt": "a photo"},
+    ),
+    *[
+        (
+            [f"real_guidance@eurosat_{shots}shot"],
+            {"per_class": 800},
+            {"strength": t / 100, "num_inference_steps": 100, "guidance_scale": 3.0},
+        )
+        for shots, t in ((16, 15), (8, 20), (4, 35), (2, 40), (1, 50))
+    ],
+    (spread("da_fusion", DA_FUSION, POWERS), {**SD14, "per_image": 10}, {**MADE_BY_DA_FUSION, **QUARTERS}),
+    (spread("da_fusion", FOUR, FEW), FIVE, {**MADE_BY_DA_FUSION, **QUARTERS}),
+    *inversions(""),
+    *inversions("_noise_only", interpolation=0.0),
+    *inversions("_interpolation_only", noise=0.0),
+    *inversions("_code", **{"embeddings.steps": 6000}),
+    (spread("diffusion_inversion", ("eurosat",), POWERS[:1]), SMALL, INVERSION),
+    (spread("diffusion_inversion", ("eurosat",), POWERS[1:]), SMALL, {**INVERSION, "embeddings.by_class": True}),
+    *(
+        (
+            spread("diffusion_inversion", MEDICAL, ("250shot",), name),
+            SMALL | FIVE,
+            {**ON_MEDICAL, "interpolation": alpha},
+        )
+        for name, alpha in (("", 0.1), ("_alpha_05", 0.05), ("_alpha_0", 0.0))
+    ),
+    (["retrieval@imagenet_10pct"], {"per_class": 390}, {"query": "text", "prompt": "A photo of {name}"}),
+]
+
+
+def value_at(thing: Any, path: str) -> Any:
+    """`a.b` of an object."""
+    for part in path.split("."):
+        thing = getattr(thing, part)
+    return thing
+
+
+def paths(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """`a.b` of every value inside."""
+    for key, value in content.items():
+        yield from paths(value, f"{prefix}{key}.") if isinstance(value, Mapping) else (prefix + key,)
+
+
+@pytest.mark.parametrize("family", TABLE, ids=lambda family: family[0][0])
+def test_presets_carry_the_published_numbers(family: Family) -> None:
+    names, of_recipe, of_config = family
+    for name in names:
+        recipe = config_recipe(name)
+        assert {key: value_at(recipe, key) for key in of_recipe} == of_recipe, name
+        assert {key: value_at(recipe.method_config, key) for key in of_config} == of_config, name
+
+
+@pytest.mark.parametrize("family", TABLE, ids=lambda family: family[0][0])
+def test_every_value_that_a_preset_sets_is_typed_here(family: Family) -> None:
+    names, of_recipe, of_config = family
+    typed = {*of_recipe, *(f"config.{key}" for key in of_config)}
+    for name in names:
+        assert set(paths(presets()[name].changes)) <= typed, name
+
+
+def test_no_preset_is_missing_in_the_table() -> None:
+    typed = [name for names, _, _ in TABLE for name in names]
+    assert sorted(typed) == sorted(presets())
+
+
+def test_a_preset_takes_changes_as_a_config_name_does() -> None:
+    recipe = config_recipe("diff_ii@cub_5shot_code", config={"split_ratio": 0.5}, per_image=2)
+    assert (recipe.config["split_ratio"], recipe.config["inversion_steps"], recipe.per_image) == (0.5, 200, 2)
+
+
+def test_unknown_presets_name_those_of_the_method() -> None:
+    with pytest.raises(RecipeError, match="'genie@cub_2shot': no such preset; expected genie@imagenet_lt, "):
+        config_recipe("genie@cub_2shot")
+    with pytest.raises(RecipeError, match="'geni@cub': no such preset; expected one of da_fusion, "):
+        config_recipe("geni@cub")
+
+
+def test_the_page_says_what_is_at_second_hand(diffaug: Command) -> None:
+    page = diffaug("methods", "retrieval").out
+    assert "retrieval@imagenet_10pct" in page and "per_class, query, prompt" in page
+    assert "reconstruction: no code was released" in page and "@article{burg2023retrieval" in page
+
+
+def test_a_preset_is_copied_and_planned(diffaug: Command, tmp_path: Any) -> None:
+    file = tmp_path / "mine.yaml"
+    assert diffaug("cp", "diff_mix@cub_5shot_code", file).code == 0
+    assert "soft_scaler: 0.9" in file.read_text()
