@@ -24,7 +24,8 @@ from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.prompts import MOST, Summary, after_prefix
 from diffaug_datasets.models.encoders import PROBE, find_model, image_processor, read_model, tokenizer_of, tried
 from diffaug_datasets.models.loading import one_sentence, read_tokenizer
-from diffaug_datasets.models.model_folder import brief, folder_here
+from diffaug_datasets.models.model_files import brief
+from diffaug_datasets.models.model_folder import folder_here
 from diffaug_datasets.models.pixels import checked_device
 
 MOST_TOKENS = 40

@@ -20,7 +20,8 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.core.models import folder_digest, local_path
 from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
-from diffaug_datasets.models.model_folder import Damage, unreadable
+from diffaug_datasets.models.model_files import Damage
+from diffaug_datasets.models.model_folder import unreadable
 from diffaug_datasets.models.pixels import MOST_PIXELS, checked_device
 
 PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]

@@ -18,15 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import BackboneSpec, backbone_revision, local_folder, resolve
-from diffaug_datasets.models.model_folder import (
-    STEMS,
-    brief,
-    check_folder,
-    read_scheduler,
-    unfit,
-    unloadable,
-    unreachable,
-)
+from diffaug_datasets.models.model_files import brief
+from diffaug_datasets.models.model_folder import STEMS, check_folder, read_scheduler, unfit, unloadable, unreachable
 from diffaug_datasets.numerics.schedule import Schedule
 from diffaug_datasets.numerics.timesteps import SchedulerSettings
 

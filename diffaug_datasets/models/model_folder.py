@@ -1,256 +1,26 @@
-"""Whether a diffusion model can be driven: its folder's JSON and weight headers, read at plan and again before loading.
+"""Whether a model can be driven, told from its folder without torch: asked at plan, and again before it is loaded.
 
-Only Stable Diffusion 1.x and 2.x: one U-Net that takes time and text, one CLIP text encoder, one autoencoder.
-
-What a safetensors file says of itself: names, dtypes and shapes, read from its header without torch.
-
-Files of a model folder, looked at without torch: JSON, the headers of weights, and the words of a tokenizer.
-
-Whatever is wrong with one is a `Damage`, whose text names the file and reads on in a sentence about the model.
-
-Whether the folder of an encoder or a judge is whole: its JSON and weight headers, read at plan, without torch.
+Of diffusion models only Stable Diffusion 1.x and 2.x can: one U-Net that takes time and text, one CLIP text encoder,
+one autoencoder. Of encoders and judges the folder must be whole.
 """
 
-import json
-import math
 import re
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import BackboneSpec, cached_snapshot, local_folder, resolve
+from diffaug_datasets.models.model_files import (
+    Damage,
+    Entry,
+    brief,
+    check_vocabulary,
+    read_object,
+    read_weights,
+    whole_number,
+)
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_settings
-
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-BYTES |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
-FLOATS = ("F64", "F32", "F16", "BF16")
-MOST_HEADER = 100_000_000  # the format's own limit
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor: its dtype as the format writes it (`F32`) and its shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def read_header(path: Path) -> dict[str, Entry]:
-    """Name -> dtype and shape of every tensor.
-
-    Raises:
-        ValueError: the header is garbled, or does not describe the bytes behind it; says how, without the path.
-        OSError: the file cannot be read.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(MOST_HEADER, size - 8):
-            raise ValueError("is empty" if size == 0 else "has no safetensors header, or is cut short")
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("has a garbled safetensors header") from None
-    if not isinstance(header, dict):
-        raise ValueError("has a garbled safetensors header")
-    header.pop("__metadata__", None)
-    return _entries(header, size - 8 - length)
-
-
-def _entries(header: Mapping[str, Any], size: int) -> dict[str, Entry]:
-    found, spans = {}, []
-    for name, told in header.items():
-        try:
-            dtype, shape, (begin, end) = told["dtype"], tuple(told["shape"]), told["data_offsets"]
-            whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-            fits = whole and end - begin == math.prod(shape) * BYTES[dtype]
-        except (TypeError, KeyError, ValueError):
-            fits = False
-        if not fits:
-            raise ValueError(f"has a safetensors header that makes no sense of {name!r}")
-        found[name] = Entry(dtype, shape)
-        spans.append((begin, end))
-    ends = [0, *(end for _, end in sorted(spans))]
-    if [begin for begin, _ in sorted(spans)] != ends[:-1]:
-        raise ValueError("has a safetensors header whose tensors overlap or leave gaps")
-    if ends[-1] != size:
-        raise ValueError(
-            f"holds {size:,} bytes of weights where its header says {ends[-1]:,}: it is cut short or grown"
-        )
-    return found
-
-
-MOST_JSON = 100_000_000
-MOST_REASON = 250
-NO_LIMIT = 1e20  # transformers writes a length above it where a tokenizer has none
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-# A table may be longer than its vocabulary (padded, or with rows for words of a fine-tune); half of it is none.
-LEAST_SHARE = 0.9
-
-
-def brief(error: Exception) -> str:
-    """What a library said, as a part of a sentence: its first line, or the kind of the error where it said nothing."""
-    first = " ".join(str(error).strip().split("\n")[0].split()).rstrip(".: ")
-    return f"{first[:MOST_REASON]}..." if len(first) > MOST_REASON else first or type(error).__name__
-
-
-class Damage(ValueError):
-    """A file that is missing, garbled, cut short or does not fit the others."""
-
-
-def read_object(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        Damage: it is missing, or holds something else.
-    """
-    path = folder / name
-    try:
-        if path.stat().st_size > MOST_JSON:
-            raise Damage(f"{name} has {path.stat().st_size:,} bytes, expected a configuration")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise Damage(f"{name} is missing") from None
-    except OSError as error:
-        raise Damage(f"{name} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, Damage):
-            raise
-        state = "is empty" if not path.stat().st_size else "is no valid JSON"
-        raise Damage(f"{name} {state}") from None
-    if not isinstance(content, dict):
-        raise Damage(f"{name} holds no JSON object")
-    return content
-
-
-def whole_number(config: dict[str, Any], key: str, name: str, default: int | None = None) -> int:
-    """A positive whole number of a configuration.
-
-    Raises:
-        Damage: it is something else, or missing where there is no default.
-    """
-    value = config.get(key, default)
-    if type(value) is not int or not 1 <= value <= 2**31:
-        raise Damage(f"{name} has {key} {value!r}, expected a whole number above 0")
-    return value
-
-
-def read_weights(folder: Path, stem: str) -> dict[str, Entry] | None:
-    """Name -> dtype and shape of all weights of `stem.safetensors` or its shards; None where none of these is here.
-
-    Raises:
-        Damage: a file is garbled or cut short, a shard is missing, or numbers are no floats; or only pickles are here.
-    """
-    whole = folder / f"{stem}.safetensors"
-    files = [whole] if whole.is_file() else _shards(folder, stem)
-    if not files:
-        pickles = sorted(p.name for p in whole.parent.glob("*") if p.suffix in PICKLES)
-        if pickles:
-            where = Path(stem).parent / pickles[0]
-            raise Damage(
-                f"{where} is a pickle, which may run code and is never opened, and {stem}.safetensors is missing"
-            )
-        return None
-    found: dict[str, Entry] = {}
-    for path in files:
-        name = path.relative_to(folder)
-        try:
-            entries = read_header(path)
-        except ValueError as error:
-            raise Damage(f"{name} {error}") from None
-        except OSError as error:
-            raise Damage(f"{name} cannot be read: {error.strerror}") from None
-        whole_numbers = [key for key, entry in entries.items() if _is_weight(key) and entry.dtype not in FLOATS]
-        if whole_numbers:
-            told = f"{entries[whole_numbers[0]].dtype} numbers in {whole_numbers[0]}"
-            raise Damage(f"{name} has {told}, expected floats: quantised weights are not read")
-        found |= entries
-    if not found:
-        raise Damage(f"{files[0].relative_to(folder)} holds no weights")
-    return found
-
-
-def _is_weight(key: str) -> bool:
-    return key.endswith((".weight", ".bias"))
-
-
-def _shards(folder: Path, stem: str) -> list[Path]:
-    path = folder / f"{stem}.safetensors"
-    found = sorted(path.parent.glob(f"{path.stem}-*-of-*.safetensors"))
-    counts = {int(m[1]) for p in found if (m := re.search(r"-of-(\d+)\.safetensors$", p.name))}
-    if found and (len(counts) != 1 or counts != {len(found)}):
-        raise Damage(f"{stem} comes in {max(counts, default=0)} shards, of which {len(found)} are here")
-    return found
-
-
-def check_vocabulary(folder: Path, rows: int) -> None:
-    """Whether a tokenizer folder holds words, as many as its text encoder has embedding rows.
-
-    Raises:
-        Damage: none, fewer than nine tenths of the rows, or more than there are rows.
-    """
-    name = f"{folder.name}/tokenizer_config.json"
-    if (folder / "tokenizer_config.json").is_file():
-        longest = read_object(folder.parent, name).get("model_max_length") or NO_LIMIT
-        is_number = isinstance(longest, int | float) and not isinstance(longest, bool)
-        if not is_number or longest < 3 or (isinstance(longest, float) and longest < NO_LIMIT):
-            raise Damage(f"{name} has model_max_length {longest!r}, expected a whole number of 3 or more")
-    found = _words(folder)
-    if found is None:
-        return
-    name, words, highest = found
-    if highest >= rows or words < LEAST_SHARE * rows:
-        raise Damage(f"{name} has {words:,} words up to number {highest:,} for {rows:,} embeddings of its text encoder")
-
-
-def _words(folder: Path) -> tuple[str, int, int] | None:
-    """The file with the vocabulary, how many words it has, and the highest number of one; None where JSON has none."""
-    where = folder.name
-    if (folder / "tokenizer.json").is_file():
-        name = f"{where}/tokenizer.json"
-        content = read_object(folder.parent, name)
-        model, added = content.get("model"), content.get("added_tokens") or []
-        vocabulary = model.get("vocab") if isinstance(model, dict) else None
-        if isinstance(vocabulary, list):  # a unigram model: a word and its weight, numbered in order
-            vocabulary = {str(i): i for i in range(len(vocabulary))}
-        numbers = _numbers(vocabulary, name)
-        try:
-            numbers |= {token["id"] for token in added}
-        except (TypeError, KeyError):
-            raise Damage(f"{name} has added_tokens without numbers") from None
-        return name, len(numbers), max(numbers)
-    if (folder / "vocab.json").is_file():
-        name = f"{where}/vocab.json"
-        if not (folder / "merges.txt").is_file():
-            raise Damage(f"{where}/merges.txt is missing beside vocab.json")
-        numbers = _numbers(read_object(folder.parent, name), name)
-        try:
-            merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        except (OSError, ValueError):
-            raise Damage(f"{where}/merges.txt cannot be read as text") from None
-        if not any(line.strip() and not line.startswith("#version") for line in merges):
-            raise Damage(f"{where}/merges.txt is empty")
-        if (folder / "added_tokens.json").is_file():
-            numbers |= _numbers(
-                read_object(folder.parent, f"{where}/added_tokens.json"), f"{where}/added_tokens.json", 0
-            )
-        return name, len(numbers), max(numbers)
-    if (folder / "vocab.txt").is_file() or any(folder.glob("*.model")):
-        return None
-    raise Damage(f"{where}/ has no vocabulary: expected tokenizer.json, or vocab.json and merges.txt")
-
-
-def _numbers(vocabulary: Any, name: str, least: int = 1) -> set[int]:
-    is_numbered = isinstance(vocabulary, dict) and all(type(n) is int and n >= 0 for n in vocabulary.values())
-    if not is_numbered or len(vocabulary) < least:
-        raise Damage(f"{name} has no vocabulary of words and their numbers")
-    return set(vocabulary.values())
-
 
 PACKAGED = ("tiny", "shots")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -312,7 +82,7 @@ def _check(folder: Path, kind: str, is_whole: bool) -> None:
         check_vocabulary(folder, whole_number(text, "vocab_size", "config.json", _rows(weights)))
 
 
-def _check_classes(config: dict[str, Any]) -> None:
+def _check_classes(config: Mapping[str, object]) -> None:
     names = config.get("id2label", {})
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise Damage("config.json has an id2label that gives no names of classes")
@@ -320,7 +90,7 @@ def _check_classes(config: dict[str, Any]) -> None:
         raise Damage("config.json has an id2label whose numbers do not run from 0")
 
 
-def _rows(weights: Any) -> int | None:
+def _rows(weights: Mapping[str, Entry] | None) -> int | None:
     """Words of the embedding table, where the configuration leaves them to its class's default."""
     tables = [entry.shape[0] for key, entry in (weights or {}).items() if key.endswith("token_embedding.weight")]
     return tables[0] if tables else None
@@ -438,7 +208,7 @@ def read_scheduler(folder: Path, name: str) -> SchedulerSettings:
         raise unfit(name, error.got, error.expected) from None
 
 
-def _config(folder: Path, name: str, is_whole: bool) -> dict[str, Any] | None:
+def _config(folder: Path, name: str, is_whole: bool) -> Mapping[str, object] | None:
     if not is_whole and not (folder / name).is_file():
         return None
     return read_object(folder, name)
@@ -473,7 +243,7 @@ def _check_index(folder: Path) -> None:
             raise Unfit(f"has a part {part!r} ({said[-1]}) that nothing here uses", "U-Net, VAE and text encoder alone")
 
 
-def _check_part(part: str, said: Any) -> None:
+def _check_part(part: str, said: object) -> None:
     if not isinstance(said, list) or len(said) != 2:
         raise Damage(f"model_index.json has {part} {said!r}, expected its library and class")
     library, kind = said
@@ -484,7 +254,7 @@ def _check_part(part: str, said: Any) -> None:
         raise Unfit(f"has a {part} of its own ({library})", code)
 
 
-def _check_unet(unet: dict[str, Any], header: dict[str, Entry] | None) -> None:
+def _check_unet(unet: Mapping[str, object], header: Mapping[str, Entry] | None) -> None:
     name = "unet/config.json"
     _check_network(unet, name, "UNet2DConditionModel")
     if unet.get("time_cond_proj_dim") is not None:
@@ -514,7 +284,7 @@ def _check_unet(unet: dict[str, Any], header: dict[str, Entry] | None) -> None:
             _check_shape(header, key, {1: width}, "unet")
 
 
-def _check_vae(vae: dict[str, Any], header: dict[str, Entry] | None) -> None:
+def _check_vae(vae: Mapping[str, object], header: Mapping[str, Entry] | None) -> None:
     name = "vae/config.json"
     _check_network(vae, name, "AutoencoderKL")
     if vae.get("latents_mean") is not None:
@@ -534,7 +304,7 @@ def _check_vae(vae: dict[str, Any], header: dict[str, Entry] | None) -> None:
         _check_shape(header, "decoder.conv_in.weight", {0: widths[-1], 1: latents}, "vae")
 
 
-def _check_text(folder: Path, text: dict[str, Any], header: dict[str, Entry] | None, is_whole: bool) -> None:
+def _check_text(folder: Path, text: Mapping[str, object], header: Mapping[str, Entry] | None, is_whole: bool) -> None:
     name = "text_encoder/config.json"
     kinds = text.get("architectures") or ["CLIPTextModel"]
     if kinds not in (["CLIPTextModel"], ["CLIPModel"]):
@@ -550,7 +320,7 @@ def _check_text(folder: Path, text: dict[str, Any], header: dict[str, Entry] | N
         check_vocabulary(folder / "tokenizer", rows)
 
 
-def _check_together(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, Any]) -> None:
+def _check_together(unet: Mapping[str, object], vae: Mapping[str, object], text: Mapping[str, object]) -> None:
     channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latents:
         raise Unfit(f"has a U-Net that takes {channels} channels", f"the {latents} of its VAE's latents")
@@ -561,21 +331,21 @@ def _check_together(unet: dict[str, Any], vae: dict[str, Any], text: dict[str, A
         raise Unfit(f"has a text encoder of width {width}", f"the {wanted} that its U-Net attends to")
 
 
-def _check_network(config: dict[str, Any], name: str, kind: str) -> None:
+def _check_network(config: Mapping[str, object], name: str, kind: str) -> None:
     if config.get("_class_name", kind) != kind:
         raise Unfit(f"has a {config['_class_name']} in {name}", f"a {kind}")
     if config.get("quantization_config"):
         raise Unfit(f"has quantised weights ({name})", "plain floats")
 
 
-def _widths(config: dict[str, Any], name: str, default: list[int]) -> list[int]:
+def _widths(config: Mapping[str, object], name: str, default: list[int]) -> list[int]:
     widths = config.get("block_out_channels", default)
     if not isinstance(widths, list) or not widths or not all(type(w) is int and 0 < w < 2**20 for w in widths):
         raise Damage(f"{name} has block_out_channels {widths!r}, expected a list of whole numbers")
     return widths
 
 
-def _check_shape(header: dict[str, Entry], ending: str, wanted: dict[int, int], part: str) -> None:
+def _check_shape(header: Mapping[str, Entry], ending: str, wanted: Mapping[int, int], part: str) -> None:
     """The tensor's sides at these places; what is not there is found when it is loaded."""
     for key, entry in header.items():
         is_it = key == ending or key.endswith(f".{ending}")

@@ -264,7 +264,7 @@ class WorkContext:
         return cache(self._fingerprint)
 
     def _fingerprint(self, key: str, shape: int) -> str:
-        from diffaug_datasets.run.stacks import backbone_fingerprint, features_fingerprint
+        from diffaug_datasets.models.fingerprint import backbone_fingerprint, features_fingerprint
 
         if key == "numerics_encoder":
             return features_fingerprint([self.encoder], shape)

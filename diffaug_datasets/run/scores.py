@@ -62,7 +62,7 @@ class Scorer:
     @cached_property
     def numerics(self) -> str:
         """The fingerprint of the encoder and the judge here; see `run.stacks`."""
-        from diffaug_datasets.run.stacks import features_fingerprint
+        from diffaug_datasets.models.fingerprint import features_fingerprint
 
         named = [self._encoder] if self.names.encoder else []
         return features_fingerprint([*named, *self._judges], self.shape)

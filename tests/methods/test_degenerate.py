@@ -24,9 +24,9 @@ from diffaug_datasets.core.recipe import Filter, Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.methods import diff_ii, genie, genie_ada
-from diffaug_datasets.methods.genie_ada import largest_jump
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.numerics.interpolation import angle, circle
+from diffaug_datasets.numerics.selection import largest_jump
 from diffaug_datasets.run.assembly import Assembled, ClassCount, verdicts
 from diffaug_datasets.run.execute import emptied
 from diffaug_datasets.run.generation import BatchJob, flaw

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug_datasets.methods.genie_ada import largest_jump, projections
+from diffaug_datasets.numerics.selection import largest_jump, projections
 
 
 def test_projections_run_from_source_to_target():

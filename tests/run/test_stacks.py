@@ -22,12 +22,13 @@ from diffaug_datasets.core.images import pixel_sha256
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import without_images
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.fingerprint import backbone_fingerprint
 from diffaug_datasets.run.assembly import finished
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.generation import load_backbone, sources_in
 from diffaug_datasets.run.rebuild import MOST_LEVELS, MOST_MEAN, Closeness, Rebuilt, Regenerator, closeness
 from diffaug_datasets.run.shards import read_stream, write_arrow
-from diffaug_datasets.run.stacks import backbone_fingerprint, difference, merged_stacks, same_stack
+from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
