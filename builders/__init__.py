@@ -1,1 +1,1 @@
-"""One file a real dataset: its facts, what prompts call its classes, and its own folder layout."""
+"""One file per real dataset: its facts, what prompts call its classes, and its own folder layout."""

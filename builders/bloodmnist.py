@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from diffaug_datasets.core.sources import Listing
-from diffaug_datasets.sources.medmnist import saved_listing
+
+from ._medmnist import saved_listing
 
 NAME = "bloodmnist"
 TITLE = "BloodMNIST"

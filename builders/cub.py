@@ -8,7 +8,8 @@ from pathlib import Path
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.sources import Listed, Listing, pairs
-from diffaug_datasets.sources.real import FolderFetch, class_phrases
+from diffaug_datasets.sources.folders import FolderFetch
+from diffaug_datasets.sources.real import class_phrases
 
 NAME = "cub"
 TITLE = "CUB-200-2011"

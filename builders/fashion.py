@@ -1,4 +1,4 @@
-"""Fashion-MNIST: ten kinds of clothing, 28 x 28 grey. A part of it (200 + 100 images a class) is inside the package.
+"""Fashion-MNIST: ten kinds of clothing, 28 x 28 grey. A part of it (200 + 100 images per class) is inside the package.
 
 Without a source, that part is read, so everything runs without a download; a folder or Hub id gives the full 70,000.
 """

@@ -18,6 +18,7 @@ from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import formats
 from diffaug_datasets.core.printable import few, shown_name
 from diffaug_datasets.core.sources import Listed, Listing, Survey, check_folder_names
+from diffaug_datasets.sources.folders import METADATA_FILES
 
 NAME = "imagefolder"
 TITLE = "images"
@@ -36,7 +37,6 @@ SYSTEM_FOLDERS = (
 )
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r")
 DEEPEST = 100
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".pbm"),
@@ -299,7 +299,7 @@ def _is_image(entry: "os.DirEntry[str]", key: str, passed: _Passed) -> bool:
         return True
     elif suffix in UNREAD or suffix in OPTIONAL:
         passed.unread[suffix] += 1
-    elif name not in METADATA:
+    elif name not in METADATA_FILES:
         passed.other[suffix or "no suffix"] += 1
     return False
 

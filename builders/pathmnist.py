@@ -6,7 +6,8 @@ The test images are from another clinical centre than the training images.
 from pathlib import Path
 
 from diffaug_datasets.core.sources import Listing
-from diffaug_datasets.sources.medmnist import saved_listing
+
+from ._medmnist import saved_listing
 
 NAME = "pathmnist"
 TITLE = "PathMNIST"

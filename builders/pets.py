@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.sources import Listed, Listing, pairs
-from diffaug_datasets.sources.real import FolderFetch
+from diffaug_datasets.sources.folders import FolderFetch
 
 NAME = "pets"
 TITLE = "Oxford-IIIT Pet"

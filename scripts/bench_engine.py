@@ -22,7 +22,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.core.models import BackboneSpec, local_folder
+from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
@@ -127,7 +127,7 @@ def bare_seconds(calls: Calls) -> float:
 def loop_images_per_second(images: int) -> float:
     """A plain diffusers pipeline, one image after the other."""
     torch.set_num_threads(1)
-    folder = local_folder(BackboneSpec(id="tiny"))
+    folder = find_backbone(BackboneSpec(id="tiny")).folder
     pipe = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     pipe.set_progress_bar_config(disable=True)
     begin = time.perf_counter()

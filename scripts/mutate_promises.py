@@ -92,7 +92,7 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
         (PRICE,),
     ),
     "too little memory is said": (
-        Fault("planning/price.py", "tuple(_memory_warning(memory * workers, to_plan))", "()"),
+        Fault("planning/price.py", "*_memory_warnings(of_worker * workers, to_plan)", "*()"),
         (PRICE,),
     ),
     "a plan that fails leaves no folder": (

@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from rich.filesize import decimal
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
 from diffaug_datasets.core.errors import DiffAugError, RunError, install
 from diffaug_datasets.core.identity import __version__
 from diffaug_datasets.core.method import Method, discover_methods, family, find_method, unsure_keys
-from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, backbone_revision, hub_cache, resolve
+from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.planning.catalogue import presets
-from diffaug_datasets.planning.price import cores, memory_free, size
+from diffaug_datasets.planning.price import cores, memory_free
 from diffaug_datasets.release.card_metadata import bibtex
 from diffaug_datasets.run.progress import Status, status
 from diffaug_datasets.run.store import Run
@@ -59,8 +60,8 @@ def _machine() -> dict[str, str]:
         "diffaug": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "cores": str(cores()),
-        "memory": f"{size(free)} free" if free is not None else "unknown",
-        "disk": f"{size(shutil.disk_usage(Path.cwd()).free)} free in {Path.cwd()}",
+        "memory": f"{decimal(free)} free" if free is not None else "unknown",
+        "disk": f"{decimal(shutil.disk_usage(Path.cwd()).free)} free in {Path.cwd()}",
         "devices": _devices(),
     }
 
@@ -87,11 +88,13 @@ def _version(name: str) -> str:
 
 
 def _default_backbone() -> str:
-    spec = resolve(BackboneSpec(id=DEFAULT_ID))
-    folder = hub_cache() / f"models--{spec.id.replace('/', '--')}" / "snapshots" / backbone_revision(spec)
-    if folder.is_dir():
-        return f"{DEFAULT_ID} is in the cache, {folder}"
-    return f"{DEFAULT_ID} is not in {hub_cache()}; `hf download {DEFAULT_ID} --revision {spec.revision}` fetches it"
+    from huggingface_hub import constants
+
+    model = find_backbone(BackboneSpec(id=DEFAULT_ID))
+    if model.folder is not None:
+        return f"{DEFAULT_ID} is in the cache, {model.folder}"
+    fetch = f"`hf download {DEFAULT_ID} --revision {model.revision}` fetches it"
+    return f"{DEFAULT_ID} is not in {constants.HF_HUB_CACHE}; {fetch}"
 
 
 def _tiny() -> tuple[bool, str]:

@@ -19,6 +19,8 @@ from textwrap import wrap
 from types import MappingProxyType
 from typing import Any
 
+from rich.filesize import decimal
+
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting, warn_of_signs
 from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.files import load_yaml, sha256_file, write_text
@@ -26,8 +28,8 @@ from diffaug_datasets.core.models import Place
 from diffaug_datasets.core.recipe import Recipe, with_absolute_places
 from diffaug_datasets.planning.catalogue import config_recipe, merged
 from diffaug_datasets.planning.prepare import Prepared, prepare, refuse_other_plan, write_run
-from diffaug_datasets.planning.price import CPU_FLOPS, GPU_FLOPS, Price, price, size
-from diffaug_datasets.planning.suffixes import Wording, write_suffixes
+from diffaug_datasets.planning.price import CPU_FLOPS, GPU_FLOPS, Price, price
+from diffaug_datasets.planning.suffixes import CaptionOptions, write_suffixes
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.engines import accelerate
 from diffaug_datasets.run.execute import emptied, execute, over_budget
@@ -191,7 +193,7 @@ def print_price(quote: Price, found: Mapping[str, str] = MappingProxyType({})) -
             "  fits": ", ".join(f"{count} {kind}" for kind, count in quote.fits.items()) or "none",
             "  work": _work(quote),
             "  time": _time(quote),
-            "  disk": f"{size(quote.bytes_needed)} needed, {size(quote.bytes_free)} free",
+            "  disk": f"{decimal(quote.bytes_needed)} needed, {decimal(quote.bytes_free)} free",
             "  memory": _memory(quote),
         }
     )
@@ -224,12 +226,12 @@ def _time(quote: Price) -> str:
 
 
 def _memory(quote: Price) -> str:
-    needed = f"{size(quote.memory_a_worker)} a worker, {size(quote.memory_to_plan)} to plan"
+    needed = f"{decimal(quote.memory_a_worker)} a worker, {decimal(quote.memory_to_plan)} to plan"
     return f"{needed}, {_free(quote)}"
 
 
 def _free(quote: Price) -> str:
-    return f"{size(quote.memory_free)} free" if quote.memory_free is not None else "free memory unknown"
+    return f"{decimal(quote.memory_free)} free" if quote.memory_free is not None else "free memory unknown"
 
 
 def leads() -> bool:
@@ -367,7 +369,7 @@ def _loaded(folder: Path) -> str:
         return ", ".join(f"{len(split)} {name} rows" for name, split in found.items())
 
 
-def make_suffixes(text: str, out: Path, source: str | None, wording: Wording) -> None:
+def make_suffixes(text: str, out: Path, source: str | None, options: CaptionOptions) -> None:
     """Write a suffix file that is not there yet.
 
     Raises:
@@ -376,13 +378,13 @@ def make_suffixes(text: str, out: Path, source: str | None, wording: Wording) ->
     if out.exists():
         raise RecipeError(f"{out}: is there already; give another file name, or remove it first.")
     recipe = read_recipe(text, source, ())
-    wording = replace(
-        wording,
-        captioner=Place().absolute(wording.captioner, Path()),
-        summariser=Place(packaged=("clusters",)).absolute(wording.summariser, Path()),
+    options = replace(
+        options,
+        captioner=Place().absolute(options.captioner, Path()),
+        summariser=Place(packaged=("clusters",)).absolute(options.summariser, Path()),
     )
     with waiting(f"captioning the real images of {recipe.builder}"):
-        document = write_suffixes(recipe, wording)
+        document = write_suffixes(recipe, options)
     write_text(out, document.to_json())
     for suffix in document.suffixes:
         say(f"  {suffix}")

@@ -154,9 +154,9 @@ def captions(
 ) -> None:
     """Caption real images and sum the captions up as context suffixes for diff_ii; done once, before planning."""
     from diffaug_datasets.cli.make import make_suffixes
-    from diffaug_datasets.planning.suffixes import Wording
+    from diffaug_datasets.planning.suffixes import CaptionOptions
 
-    make_suffixes(recipe, out, source, Wording(captioner, summariser, endpoint, limit, device))
+    make_suffixes(recipe, out, source, CaptionOptions(captioner, summariser, endpoint, limit, device))
 
 
 @app.command()

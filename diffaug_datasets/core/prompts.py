@@ -1,6 +1,7 @@
-"""Prompt text: templates filled with a class phrase and the suffix lists that ship with the package.
+"""Prompt text: templates that a class fills in, and context suffixes such as "in the snow." with how they came about.
 
-Context suffixes and where they come from: captions of real images, summarised once, kept as a versioned file.
+A suffix list is shipped with the package, stands in a recipe, or is a `SuffixDocument`: a file with the captions of
+real images that it was summed up from, so that anybody can follow where a suffix is from.
 """
 
 import json
@@ -15,6 +16,73 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import read_text
+
+MOST = 10  # suffixes of a document
+
+
+class Caption(BaseModel):
+    """What the captioner said of one real image (sha256 of its bytes)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source_id: str = Field(pattern=r"^[0-9a-f]{64}$")
+    text: str
+
+
+class Summary(BaseModel):
+    """Who made suffixes of captions, and of what: `prompt` and `reply` are verbatim, null for clusters.
+
+    `model`: the id that a chat service knows, or `id@revision` of a language model that ran here.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["chat", "local", "clusters"]
+    model: str
+    prompt: str | None = None
+    reply: str | None = None
+
+
+class Dropped(BaseModel):
+    """A suffix that was proposed and not taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    reason: str
+
+
+class SuffixDocument(BaseModel):
+    """A list of context suffixes for Diff-II's first stage, with everything that led to it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    builder: str
+    protocol: str
+    prefix: str = Field(description="what every caption begins with, such as `a photo of a bird`")
+    captioner: str = Field(description="id@revision")
+    captions: tuple[Caption, ...]
+    summary: Summary
+    tokens_checked: bool = Field(description="whether the backbone's tokenizer was at hand to check the lengths")
+    suffixes: tuple[str, ...]
+    dropped: tuple[Dropped, ...] = ()
+
+    @field_validator("suffixes")
+    @classmethod
+    def _usable(cls, suffixes: tuple[str, ...]) -> tuple[str, ...]:
+        if not suffixes:
+            raise ValueError("expected at least one suffix")
+        for suffix in suffixes:
+            if suffix != " ".join(suffix.split()) or not suffix:
+                raise ValueError(f"{suffix!r} is empty, or has line breaks or spaces at its ends")
+        if len({suffix.casefold() for suffix in suffixes}) < len(suffixes):
+            raise ValueError("a suffix stands there twice")
+        return suffixes
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"
 
 
 def fill(template: str, name: str, metaclass: str = "", label: str = "") -> str:
@@ -33,12 +101,6 @@ def fill(template: str, name: str, metaclass: str = "", label: str = "") -> str:
 def synonyms(label: str, name: str) -> str:
     """All names of an ImageNet class, by its WordNet id or as the Hub's label lists them; else the one name."""
     return _imagenet_synonyms().get(label) or (label if ", " in label else name)
-
-
-@cache
-def _imagenet_synonyms() -> dict[str, str]:
-    table = files("diffaug_datasets.builders") / "names" / "imagenet.json"
-    return {wnid: names for wnid, names, _ in json.loads(table.read_text(encoding="utf-8"))}
 
 
 def with_suffix(prompt: str, suffix: str) -> str:
@@ -78,77 +140,6 @@ def suffix_list(name: str) -> tuple[str, ...]:
     if name not in lists:
         raise RecipeError(f"config.suffixes: got {name!r}, expected a list of texts or one of {', '.join(lists)}.")
     return lists[name]
-
-
-SUFFIX_SCHEMA = 1
-MOST = 10
-
-_STRICT = ConfigDict(frozen=True, extra="forbid")
-
-
-class Caption(BaseModel):
-    """What the captioner said of one real image (sha256 of its bytes)."""
-
-    model_config = _STRICT
-
-    source_id: str = Field(pattern=r"^[0-9a-f]{64}$")
-    text: str
-
-
-class Summary(BaseModel):
-    """Who made suffixes of captions, and of what: `prompt` and `reply` are verbatim, null for clusters.
-
-    `model`: the id that a chat service knows, or `id@revision` of a language model that ran here.
-    """
-
-    model_config = _STRICT
-
-    kind: Literal["chat", "local", "clusters"]
-    model: str
-    prompt: str | None = None
-    reply: str | None = None
-
-
-class Dropped(BaseModel):
-    """A suffix that was proposed and not taken."""
-
-    model_config = _STRICT
-
-    text: str
-    reason: str
-
-
-class SuffixDocument(BaseModel):
-    """A list of context suffixes for Diff-II's first stage, with everything that led to it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    schema_: Literal[1] = Field(default=1, alias="schema")
-    builder: str
-    protocol: str
-    prefix: str = Field(description="what every caption begins with, such as `a photo of a bird`")
-    captioner: str = Field(description="id@revision")
-    captions: tuple[Caption, ...]
-    summary: Summary
-    tokens_checked: bool = Field(description="whether the backbone's tokenizer was at hand to check the lengths")
-    suffixes: tuple[str, ...]
-    dropped: tuple[Dropped, ...] = ()
-
-    @field_validator("suffixes")
-    @classmethod
-    def _usable(cls, suffixes: tuple[str, ...]) -> tuple[str, ...]:
-        if not suffixes:
-            raise ValueError("expected at least one suffix")
-        for suffix in suffixes:
-            if suffix != " ".join(suffix.split()) or not suffix:
-                raise ValueError(f"{suffix!r} is empty, or has line breaks or spaces at its ends")
-        if len({suffix.casefold() for suffix in suffixes}) < len(suffixes):
-            raise ValueError("a suffix stands there twice")
-        return suffixes
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1, by_alias=True) + "\n"
 
 
 def read_suffixes(path: Path) -> SuffixDocument:
@@ -192,10 +183,10 @@ def after_prefix(text: str, prefix: str) -> str:
 def accepted(
     proposed: Sequence[str], names: Sequence[str], is_too_long: Callable[[str], bool] | None, most: int = MOST
 ) -> tuple[tuple[str, ...], tuple[Dropped, ...]]:
-    """The first so many proposals that may stand, and the others with the reason.
+    """The first `most` proposals that may stand, and the others with the reason.
 
-    A suffix is said once, names no class, and fits the text encoder behind the longest class prompt (`is_too_long`;
-    None where that cannot be known here).
+    A suffix is said once, names no class (`names`), and fits the text encoder behind the longest class prompt
+    (`is_too_long`; None where that cannot be known here).
     """
     taken: list[str] = []
     dropped: list[Dropped] = []
@@ -209,6 +200,7 @@ def accepted(
 
 
 def _objection(text: str, taken: Sequence[str], names: Sequence[str], is_too_long: Callable[[str], bool] | None) -> str:
+    """Why a proposal may not stand; '' if it may."""
     if not text.strip(" ."):
         return "empty"
     if text.casefold() in {one.casefold() for one in taken}:
@@ -217,3 +209,9 @@ def _objection(text: str, taken: Sequence[str], names: Sequence[str], is_too_lon
     if named:
         return f"names the class {named!r}"
     return "too long for the text encoder" if is_too_long and is_too_long(text) else ""
+
+
+@cache
+def _imagenet_synonyms() -> dict[str, str]:
+    table = files("diffaug_datasets.builders") / "names" / "imagenet.json"
+    return {wnid: names for wnid, names, _ in json.loads(table.read_text(encoding="utf-8"))}

@@ -1,10 +1,9 @@
 """Real images as tables: which image, of which class, in which order; never where it lies.
 
-`Listing` is what a builder finds before any image is opened; `SourceTable` is what everything after it works on.
-
-What a source says about an image's origin: where it is from, who made it, on which terms.
-
-A pool of images to retrieve from: who they are, in an order that no machine, folder or file decides.
+A builder gives a `Listing`: what is there by name, before any image is opened. Once all are read it becomes a
+`SourceTable` for each split, which everything later works on; `Reader` gets their bytes. A pool to retrieve from is a
+`PoolTable`, in an order that no machine, folder or file decides. With an image goes its `Attribution`: where it is
+from, who made it, on which terms, as its dataset states it.
 """
 
 import hashlib
@@ -16,65 +15,38 @@ from functools import cached_property
 from pathlib import PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Protocol
-from unicodedata import category
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.files import strange_character
 from diffaug_datasets.core.identity import digest
 from diffaug_datasets.core.printable import shown_name
 
-Facts = tuple[tuple[str, str], ...]
-"""Pairs of `url`, `author` or `license` and what is stated, in that order; what nobody stated is absent."""
-
-FACTS = ("url", "author", "license")
-SPELLINGS: Mapping[str, str] = MappingProxyType(
-    {"url": "url", "author": "author", "artist": "author", "creator": "author", "license": "license"}
-    | {"licence": "license"}
-)
-LONGEST = 500
-
-
-def fact_name(column: str) -> str | None:
-    """Which fact a column holds, by its usual spellings in any case; None for every other column."""
-    return SPELLINGS.get(column.casefold())
-
-
-def stated_facts(row: Mapping[str, object]) -> Facts:
-    """The facts among the columns of a row: texts on one line, cut at 500 characters; empty ones are absent."""
-    found: dict[str, str] = {}
-    for column, value in row.items():
-        name, text = fact_name(column), _plain(value) if isinstance(value, str) else ""
-        if name and text:
-            found.setdefault(name, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
-    return tuple((name, found[name]) for name in FACTS if name in found)
-
-
-def _plain(text: str) -> str:
-    """On one line, with U+FFFD for control characters and lone surrogates."""
-    return "".join("\ufffd" if category(c) in ("Cc", "Cs") else c for c in " ".join(text.split()))
-
-
-def fact_columns(columns: Iterable[str]) -> list[str]:
-    """The columns that hold a fact, in their order."""
-    return [column for column in columns if fact_name(column)]
-
-
 TABLE_SCHEMA = 1
+POOL_SCHEMA = 1
+TEXT_DTYPES = ("string", "large_string")  # of a column, as Arrow and `datasets` call them
+ATTRIBUTION = ("url", "author", "license")
+SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {name: name for name in ATTRIBUTION} | {"artist": "author", "creator": "author", "licence": "license"}
+)
+LONGEST = 500  # characters of one statement
+
+Attribution = tuple[tuple[str, str], ...]
+"""Pairs of `url`, `author` or `license` and what is stated, in that order; what nobody stated is absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """One real image. `id`: sha256 (64 hex digits) of its encoded bytes; `label`: class id, from 0.
 
-    `key`: its name inside the dataset, '/'-separated, NFC; for messages only, never a path to open. `facts`: its origin
-    as the dataset states it; like the key it counts in no digest, so the same images elsewhere are the same plan.
+    `key`: its name inside the dataset, '/'-separated, NFC; for messages only, never a path to open. `attribution`: as
+    its dataset states it; like the key it counts in no digest, so the same images elsewhere are the same plan.
     `size`: encoded bytes, 0 where they were not looked at; it follows from the id.
     """
 
     id: str
     label: int
     key: str
-    facts: Facts = ()
+    attribution: Attribution = ()
     size: int = 0
 
 
@@ -83,7 +55,10 @@ class SourceTable:
     """The real images of one split, in the dataset's own order (order of first appearance decides few-shot draws).
 
     `class_names` are the labels verbatim, `prompt_names` what a prompt calls them, `metaclass` "bird" or "",
-    `revision` the dataset's commit where one is known. Raises SourceError if they do not fit together.
+    `revision` the dataset's commit where one is known.
+
+    Raises:
+        SourceError: these do not fit together.
     """
 
     builder: str
@@ -114,7 +89,7 @@ class SourceTable:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything that can change a plan: all but the revision, the keys and the facts."""
+        """sha256 of everything that can change a plan: all but the revision, the keys and the attributions."""
         names = {"class_names": self.class_names, "prompt_names": self.prompt_names, "metaclass": self.metaclass}
         images = [(source.id, source.label) for source in self.sources]
         place = {"schema": TABLE_SCHEMA, "builder": self.builder, "split": self.split}
@@ -204,8 +179,80 @@ class Listing:
         return Listing(names, _renumbered(self.train, new), None if self.test is None else _renumbered(self.test, new))
 
 
-def _renumbered(items: Sequence[Listed], new: Mapping[int, int]) -> tuple[Listed, ...]:
-    return tuple(Listed(item.key, new[item.label]) for item in items if item.label in new)
+@dataclass(frozen=True)
+class BuilderFacts:
+    """What a builder's fact sheet says; what it leaves out has a careful default.
+
+    `licence_id`: the Hub's word for the licence. `redistributable`: real images may be published.
+    `hub_train`: Hub splits that make up training, all that exist; `hub_test`: the first of these that exists.
+    `official`: counts of `classes`, `train`, `test` or `total` images. `embedded`: split -> file inside the package.
+    `pool`: images to retrieve from, where they are not the dataset's own. `protocol`: fixed where the dataset is a
+    protocol itself. `groups`: the thresholds of `frequency_groups`.
+    """
+
+    name: str
+    title: str
+    metaclass: str = ""
+    licence: str = "unknown"
+    licence_id: str = "unknown"
+    licence_url: str = ""
+    homepage: str = ""
+    redistributable: bool = False
+    citation: str = ""
+    hub_id: str | None = None
+    hub_train: tuple[str, ...] = ("train",)
+    hub_test: tuple[str, ...] = ("test", "validation", "val", "valid")
+    hub_label: str = "label"
+    official: Mapping[str, int] = field(default_factory=dict)
+    embedded: Mapping[str, str] = field(default_factory=dict)
+    pool: str | None = None
+    protocol: str | None = None
+    groups: tuple[int, int] = (100, 20)
+
+
+@dataclass(frozen=True)
+class PoolTable:
+    """`ids`: sha256 (64 hex digits) of the encoded bytes, rising, each once; `rows[i]`: where image i lies in the pool.
+
+    Byte-equal images of a pool are one image.
+    """
+
+    ids: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    @classmethod
+    def of(cls, ids: Iterable[str]) -> "PoolTable":
+        """The table of a pool whose row i holds the image `ids[i]`; an image that comes again counts once."""
+        first: dict[str, int] = {}
+        for row, image_id in enumerate(ids):
+            first.setdefault(image_id, row)
+        return cls(tuple(sorted(first)), tuple(first[image_id] for image_id in sorted(first)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the ids alone: the same images elsewhere, or in another order, are the same pool."""
+        return digest({"schema": POOL_SCHEMA, "images": self.ids})
+
+
+class Pool(Protocol):
+    """A pool that can be read."""
+
+    @property
+    def table(self) -> PoolTable:
+        """Its images, as they were when the plan was made."""
+
+    def read(self, row: int, image_id: str) -> bytes:
+        """The encoded bytes in a row.
+
+        Raises:
+            SourceError: they are not the image of that id.
+        """
+
+    def attribution(self, row: int) -> Mapping[str, str]:
+        """What the pool states of a row: `url`, `author`, `license`, where it has such columns."""
 
 
 def check_class_names(builder: str, names: Sequence[str]) -> None:
@@ -294,96 +341,26 @@ def prompt_phrases(names: Sequence[str], prompt_name: Callable[[str], str]) -> t
     return tuple(p if p and len(owners[p]) == 1 else name for name, p in zip(names, phrases, strict=True))
 
 
-@dataclass(frozen=True)
-class BuilderFacts:
-    """What a builder's fact sheet says; what it leaves out has a careful default.
+def attribution_columns(columns: Iterable[str]) -> list[str]:
+    """The columns that state an attribution, by their usual spellings in any case, in their order."""
+    return [column for column in columns if column.casefold() in SPELLINGS]
 
-    `licence_id`: the Hub's word for the licence. `redistributable`: real images may be published.
-    `hub_train`: Hub splits that make up training, all that exist; `hub_test`: the first of these that exists.
-    `official`: counts of `classes`, `train`, `test` or `total` images. `embedded`: split -> file inside the package.
-    `pool`: images to retrieve from, where they are not the dataset's own. `protocol`: fixed where the dataset is a
-    protocol itself. `groups`: the thresholds of `frequency_groups`.
+
+def stated_attribution(row: Mapping[str, object]) -> Attribution:
+    """What the columns of a row state: texts on one line, cut at 500 characters; empty ones are absent.
+
+    U+FFFD stands for control characters and lone surrogates.
     """
-
-    name: str
-    title: str
-    metaclass: str = ""
-    licence: str = "unknown"
-    licence_id: str = "unknown"
-    licence_url: str = ""
-    homepage: str = ""
-    redistributable: bool = False
-    citation: str = ""
-    hub_id: str | None = None
-    hub_train: tuple[str, ...] = ("train",)
-    hub_test: tuple[str, ...] = ("test", "validation", "val", "valid")
-    hub_label: str = "label"
-    official: Mapping[str, int] = field(default_factory=dict)
-    embedded: Mapping[str, str] = field(default_factory=dict)
-    pool: str | None = None
-    protocol: str | None = None
-    groups: tuple[int, int] = (100, 20)
+    found: dict[str, str] = {}
+    for column, value in row.items():
+        name = SPELLINGS.get(column.casefold())
+        if name is None or not isinstance(value, str):
+            continue
+        line = " ".join(value.split())
+        if text := "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in line):
+            found.setdefault(name, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+    return tuple((name, found[name]) for name in ATTRIBUTION if name in found)
 
 
-_COUNTED = {"classes": "classes", "train": "training images", "test": "test images", "total": "images"}
-
-
-def check_counts(facts: BuilderFacts, listing: Listing, where: str) -> None:
-    """Compare a listing with the dataset's official counts; `where` is for the message.
-
-    Raises:
-        SourceError: they differ; says how, and how to go on all the same.
-    """
-    train, test = len(listing.train), len(listing.test or ())
-    found = {"classes": len(listing.class_names), "train": train, "test": test, "total": train + test}
-    if any(found[key] != count for key, count in facts.official.items()):
-        expected = ", ".join(f"{count} {_COUNTED[key]}" for key, count in facts.official.items())
-        got = ", ".join(f"{found[key]} {_COUNTED[key]}" for key in facts.official)
-        raise SourceError(
-            f"{facts.name}: expected {expected}, found {got} in {where}; complete the copy, or pass partial=True "
-            "(`partial: true` in a recipe) to use it as it is."
-        )
-
-
-POOL_SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class PoolTable:
-    """`ids`: sha256 (64 hex digits) of the encoded bytes, rising, each once; `rows[i]`: where image i lies in the pool.
-
-    Byte-equal images of a pool are one image.
-    """
-
-    ids: tuple[str, ...]
-    rows: tuple[int, ...]
-
-    @classmethod
-    def of(cls, ids: Iterable[str]) -> "PoolTable":
-        """The table of a pool whose row i holds the image `ids[i]`; an image that comes again counts once."""
-        first: dict[str, int] = {}
-        for row, image_id in enumerate(ids):
-            first.setdefault(image_id, row)
-        return cls(tuple(sorted(first)), tuple(first[image_id] for image_id in sorted(first)))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over the ids alone: the same images elsewhere, or in another order, are the same pool."""
-        return digest({"schema": POOL_SCHEMA, "images": self.ids})
-
-
-class Pool(Protocol):
-    """A pool that can be read."""
-
-    @property
-    def table(self) -> PoolTable:
-        """Its images, as they were when the plan was made."""
-
-    def read(self, row: int, image_id: str) -> bytes:
-        """The encoded bytes in a row. Raises SourceError if they are not the image of that id."""
-
-    def facts(self, row: int) -> Mapping[str, str]:
-        """What the pool says about a row's origin: `url`, `author`, `license`, where it has such columns."""
+def _renumbered(items: Sequence[Listed], new: Mapping[int, int]) -> tuple[Listed, ...]:
+    return tuple(Listed(item.key, new[item.label]) for item in items if item.label in new)

@@ -211,7 +211,7 @@ def _retrieved(row: PlanRow, ctx: Context) -> Generated:
         return Generated(torch.zeros(1, 1, 3), lacking=lacking)
     data = ctx.pool.read(found.row, found.image_id)
     measured = {"pool_id": found.image_id, "pool_row": found.row, "rank": rank, "similarity": found.similarity}
-    return Generated(picture(data), {**measured, **ctx.pool.facts(found.row)}, encoded=data)
+    return Generated(picture(data), {**measured, **ctx.pool.attribution(found.row)}, encoded=data)
 
 
 def picture(data: bytes) -> "Tensor":

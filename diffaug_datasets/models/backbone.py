@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.models import BackboneSpec, backbone_name, backbone_revision
+from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.models.adapters import LoadedConcepts, PlaceholderEmbedding, fuse, spelled_out, sub_tokens, unfuse
 from diffaug_datasets.models.loading import Pieces, load_pieces
 from diffaug_datasets.models.pixels import Resize, checked_device, preprocess, to_uint8
@@ -174,7 +174,7 @@ class Backbone:
         """
         place = checked_device(device)
         pieces = load_pieces(spec, place)
-        return cls(pieces, spec, backbone_name(spec), place)
+        return cls(pieces, spec, find_backbone(spec).name, place)
 
     def size_of(self, spec: BackboneSpec) -> tuple[int, int]:
         """(height, width) in pixels that a spec of this model asks for, its own where the spec leaves it open.
@@ -197,7 +197,7 @@ class Backbone:
         """What to record of this backbone."""
         spec = self._spec
         kinds = (spec.variant, spec.dtype, self.prediction_type)
-        return BackboneFacts(self.name, backbone_revision(spec), *kinds, self.height, self.width)
+        return BackboneFacts(self.name, find_backbone(spec).revision, *kinds, self.height, self.width)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

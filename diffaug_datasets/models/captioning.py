@@ -20,12 +20,11 @@ from transformers import (
 )
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.prompts import MOST, Summary, after_prefix
-from diffaug_datasets.models.encoders import PROBE, find_model, image_processor, read_model, tokenizer_of, tried
+from diffaug_datasets.models.encoders import PROBE, fetch_model, image_processor, read_model, tokenizer_of, tried
 from diffaug_datasets.models.loading import one_sentence, read_tokenizer
 from diffaug_datasets.models.model_files import brief
-from diffaug_datasets.models.model_folder import folder_here
 from diffaug_datasets.models.pixels import checked_device
 
 MOST_TOKENS = 40
@@ -51,7 +50,7 @@ class Captioner:
         Raises:
             BackboneError: it cannot be reached or read, or does not caption images.
         """
-        place, (folder, name) = checked_device(device), find_model(id_or_path, "captioner")
+        place, (folder, name) = checked_device(device), fetch_model(id_or_path, "captioner")
         model = read_model(AutoModelForImageTextToText, folder, id_or_path, place)
         tokenizer = tokenizer_of(folder, id_or_path, model)
         captioner = cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
@@ -147,7 +146,7 @@ class LanguageModel:
         place, given = checked_device(device), Path(id_or_path).expanduser()
         if given.is_dir() and not (given / "config.json").is_file():
             raise _no_language_model(id_or_path, "it has no config.json")
-        folder, name = find_model(id_or_path, "summariser")
+        folder, name = fetch_model(id_or_path, "summariser")
         kind, tokenizer = _language_model_class(folder, id_or_path), _language_model_tokenizer(folder, id_or_path)
         return cls(read_model(kind, folder, id_or_path, place), tokenizer, name, id_or_path)
 
@@ -259,7 +258,7 @@ def _middles(texts: Sequence[str], weights: Sequence[int]) -> list[str]:
 
 def length_check(spec: BackboneSpec, longest_prompt: str) -> Callable[[str], bool] | None:
     """Whether the backbone's text encoder cuts a suffix behind the prompt; None where its tokenizer is not here."""
-    folder = folder_here(spec)
+    folder = find_backbone(spec).folder
     if folder is None or not (folder / "tokenizer").is_dir():
         return None
     with one_sentence(spec):

@@ -1,9 +1,7 @@
 """Image-text encoders and judges: what finished and real images look like to another network."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoTokenizer
 
 from diffaug_datasets.core.errors import BackboneError, RecipeError
-from diffaug_datasets.core.models import folder_digest, local_path
+from diffaug_datasets.core.models import ModelKind, find_model
 from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
 from diffaug_datasets.models.model_files import Damage
 from diffaug_datasets.models.model_folder import unreadable
@@ -46,7 +44,7 @@ class Encoder:
         Raises:
             BackboneError: it cannot be reached or read.
         """
-        place, (folder, name) = checked_device(device), find_model(id_or_path, "encoder")
+        place, (folder, name) = checked_device(device), fetch_model(id_or_path, "encoder")
         model = read_model(AutoModel, folder, id_or_path, place)
         tokenizer = tokenizer_of(folder, id_or_path, model) if _reads_text(model) else None
         encoder = cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
@@ -117,7 +115,7 @@ class Judge:
         Raises:
             BackboneError: it cannot be reached or read, or is no image classifier.
         """
-        place, (folder, name) = checked_device(device), find_model(id_or_path, "judge")
+        place, (folder, name) = checked_device(device), fetch_model(id_or_path, "judge")
         model = read_model(AutoModelForImageClassification, folder, id_or_path, place)
         judge = cls(model, image_processor(folder, id_or_path), name, place)
         with tried(id_or_path):
@@ -255,30 +253,20 @@ def tokenizer_of(folder: Path, name: str, model: Any) -> Any:
         raise unreadable(name, error) from error
 
 
-def find_model(id_or_path: str, kind: str) -> tuple[Path, str]:
+def fetch_model(id_or_path: str, kind: ModelKind) -> tuple[Path, str]:
     """Folder and recorded name (`id@revision`, never a path) of an encoder, a judge, a captioner or a summariser.
 
-    A folder goes by its absolute path; a relative text is a Hub id, whatever the current folder holds.
-
     Raises:
-        BackboneError: names every way out.
+        BackboneError: it cannot be found or brought; names every way out.
     """
-    packaged = kind in ("encoder", "judge")
-    if id_or_path == "tiny" and packaged:
-        folder = Path(str(files("diffaug_datasets"))) / "assets" / "tiny" / kind
-        return folder, f"diffaug-tiny-{kind}@{folder_digest(folder)[:12]}"
-    given = local_path(id_or_path)
-    if given is not None and given.is_dir():
-        return given, f"{given.resolve().name}@{folder_digest(given)[:12]}"
-    repository, _, revision = id_or_path.partition("@")
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
-        way_out = "give one of these, or `tiny`." if packaged else "give one of these."
-        raise BackboneError(f"{kind} {id_or_path!r} is neither a folder nor a Hub id: {way_out}")
-    folder = _snapshot(repository, revision or None, kind)
-    return folder, f"{repository}@{folder.name[:12]}"
+    model = find_model(id_or_path, kind)
+    if model.folder is not None and model.is_local:
+        return model.folder, model.name
+    folder = _snapshot(model.id, model.wanted, kind)
+    return folder, f"{model.id}@{folder.name[:12]}"
 
 
-def _snapshot(repository: str, revision: str | None, kind: str) -> Path:
+def _snapshot(repository: str, revision: str | None, kind: ModelKind) -> Path:
     for only_cached in (True, False):
         try:
             found = snapshot_download(

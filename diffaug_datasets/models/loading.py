@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.models import BackboneSpec, backbone_revision, local_folder, resolve
+from diffaug_datasets.core.models import BackboneSpec, ModelRef, find_backbone
 from diffaug_datasets.models.model_files import brief
 from diffaug_datasets.models.model_folder import STEMS, check_folder, read_scheduler, unfit, unloadable, unreachable
 from diffaug_datasets.numerics.schedule import Schedule
@@ -119,30 +119,30 @@ def fetch(spec: BackboneSpec) -> Path:
     Raises:
         BackboneError: names every way out.
     """
-    spec = resolve(spec)
-    if folder := local_folder(spec):
-        if not (folder / "model_index.json").is_file():
-            raise unreachable(spec, f"{str(folder)!r} has no model_index.json")
-        return folder
-    commit = backbone_revision(spec)
+    model = find_backbone(spec)
+    if model.folder is not None and model.is_local:
+        if not (model.folder / "model_index.json").is_file():
+            raise unreachable(model, f"{str(model.folder)!r} has no model_index.json")
+        return model.folder
+    commit = model.revision
     wanted = list(_wanted(spec))
     try:
-        cached = Path(snapshot_download(spec.id, revision=commit, allow_patterns=wanted, local_files_only=True))
+        cached = Path(snapshot_download(model.id, revision=commit, allow_patterns=wanted, local_files_only=True))
         if _complete(cached, spec):
             return cached
     except (OSError, ValueError):
         cached = None
-    return _download(spec, commit, wanted)
+    return _download(model, spec, wanted)
 
 
-def _download(spec: BackboneSpec, commit: str, wanted: list[str]) -> Path:
+def _download(model: ModelRef, spec: BackboneSpec, wanted: list[str]) -> Path:
     try:
-        folder = Path(snapshot_download(spec.id, revision=commit, allow_patterns=wanted))
+        folder = Path(snapshot_download(model.id, revision=model.revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:
-        raise unreachable(spec, str(error).strip().split("\n")[0].rstrip(".")) from error
+        raise unreachable(model, str(error).strip().split("\n")[0].rstrip(".")) from error
     if not _complete(folder, spec):
         missing = ", ".join(name for name in _needed(spec) if not _present(folder, name))
-        raise unreachable(spec, f"{missing} is missing; only safetensors weights are read")
+        raise unreachable(model, f"{missing} is missing; only safetensors weights are read")
     return folder
 
 

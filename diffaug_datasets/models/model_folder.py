@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.models import BackboneSpec, cached_snapshot, local_folder, resolve
+from diffaug_datasets.core.models import PACKAGED, BackboneSpec, ModelRef, find_backbone, find_model
 from diffaug_datasets.models.model_files import (
     Damage,
     Entry,
@@ -22,7 +22,6 @@ from diffaug_datasets.models.model_files import (
 )
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_settings
 
-PACKAGED = ("tiny", "shots")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -44,19 +43,11 @@ def check_model(id_or_path: str, kind: Literal["encoder", "judge"]) -> None:
     """
     if id_or_path in PACKAGED:
         return
-    folder = Path(id_or_path).expanduser()
-    is_whole = folder.is_dir()
-    if not is_whole:
-        repository, _, revision = id_or_path.partition("@")
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository):
-            way_out = "give one of these, or `tiny`."
-            raise BackboneError(f"{kind} {id_or_path!r} is neither a folder nor a Hub id: {way_out}")
-        found = cached_snapshot(repository, revision or None)
-        if found is None or not (found / "config.json").is_file():
-            return
-        folder = found
+    model = find_model(id_or_path, kind)
+    if model.folder is None:
+        return
     try:
-        _check(folder, kind, is_whole)
+        _check(model.folder, kind, model.is_local)
     except Damage as error:
         raise unreadable(id_or_path, error) from None
 
@@ -130,22 +121,14 @@ def unloadable(name: str, reason: str) -> BackboneError:
     )
 
 
-def unreachable(spec: BackboneSpec, reason: str) -> BackboneError:
+def unreachable(model: ModelRef, reason: str) -> BackboneError:
     """A model whose files are not here and cannot be brought."""
-    revision = f" --revision {spec.revision}" if spec.revision else ""
-    download = "" if local_folder(spec) else f"run `hf download {spec.id}{revision}` where there is a network, "
+    revision = f" --revision {model.wanted}" if model.wanted else ""
+    download = "" if model.is_local else f"run `hf download {model.id}{revision}` where there is a network, "
     return BackboneError(
-        f"backbone {spec.id!r} cannot be reached ({reason}): {download}"
+        f"backbone {model.given!r} cannot be reached ({reason}): {download}"
         "give the path of a local folder in diffusers format, or set `backbone: tiny`."
     )
-
-
-def folder_here(spec: BackboneSpec) -> Path | None:
-    """The model's folder on this machine: packaged, local, or in the Hub cache, where it may be incomplete; or None."""
-    spec = resolve(spec)
-    if folder := local_folder(spec):
-        return folder
-    return cached_snapshot(spec.id, spec.revision)
 
 
 def check_backbone(spec: BackboneSpec) -> SchedulerSettings | None:
@@ -154,18 +137,16 @@ def check_backbone(spec: BackboneSpec) -> SchedulerSettings | None:
     Raises:
         BackboneError: a file is missing or damaged, or the model is of a kind that cannot be driven.
     """
-    if FEW_STEP.search(spec.id) and local_folder(resolve(spec)) is None:
+    model = find_backbone(spec)
+    if FEW_STEP.search(spec.id) and not model.is_local:
         raise unfit(spec.id, "is made for a few steps, as its name says", "an ordinary model")
-    folder = folder_here(spec)
+    folder = model.folder
     if folder is None:
         return None
-    is_local = local_folder(resolve(spec)) is not None
     if not (folder / "model_index.json").is_file():
-        if is_local:
-            raise unreachable(spec, f"{str(folder)!r} has no model_index.json")
-        return None
-    check_folder(folder, spec, is_whole=is_local)
-    return read_scheduler(folder, spec.id) if is_local or (folder / SCHEDULER).is_file() else None
+        raise unreachable(model, f"{str(folder)!r} has no model_index.json")
+    check_folder(folder, spec, is_whole=model.is_local)
+    return read_scheduler(folder, spec.id) if model.is_local or (folder / SCHEDULER).is_file() else None
 
 
 def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> None:

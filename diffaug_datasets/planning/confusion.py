@@ -1,4 +1,7 @@
-"""Which classes a classifier takes for which: the sources of GeNIe's long-tail rows (arXiv 2312.02548, section 4.2)."""
+"""Which classes a classifier takes for which: the sources of GeNIe's long-tail rows (arXiv 2312.02548, section 4.2).
+
+A confusion matrix is read from a file, as a program or a spreadsheet saves it, or counted over real training images.
+"""
 
 import csv
 import json
@@ -11,8 +14,11 @@ from pathlib import Path
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import read_text
+from diffaug_datasets.core.images import decode_image
 
 Matrix = list[list[float]]
+"""Row = true class, column = what it is taken for, in the order of the classes; counts or shares from 0 on."""
+
 MOST_BYTES = 200_000_000
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 SEPARATORS = (";", "\t", ",")
@@ -42,6 +48,37 @@ def read_confusion(path: Path, class_names: Sequence[str]) -> Matrix:
     return matrix
 
 
+def compute_confusion(
+    classifier: str, images: Iterable[bytes], labels: Sequence[int], class_names: Sequence[str], device: str = "cpu"
+) -> Matrix:
+    """Counts of a transformers image classifier over real training images, which are read one by one.
+
+    Raises:
+        RecipeError: the classifier does not know these classes, by name or, where it has as many, by number.
+        SourceError: an image cannot be decoded.
+    """
+    from diffaug_datasets.models.encoders import Judge
+
+    judge = Judge.load(classifier, device)
+    columns = judge.columns(class_names, "confusion")
+    matrix = [[0.0] * len(class_names) for _ in class_names]
+    pictures = map(decode_image, images)
+    for begin in range(0, len(labels), 64):
+        predicted = judge.probabilities(islice(pictures, 64), batch_shape=64)[:, columns].argmax(1).tolist()
+        for label, guess in zip(labels[begin : begin + 64], predicted, strict=True):
+            matrix[label][guess] += 1
+    return matrix
+
+
+def most_confused(matrix: Matrix, target: int, count: int) -> tuple[int, ...]:
+    """The classes most often taken for the target or it for them, ties by class id; never the target itself.
+
+    Most often: by the sum of both entries as they stand, whatever their rows add up to.
+    """
+    score = {c: matrix[target][c] + matrix[c][target] for c in range(len(matrix)) if c != target}
+    return tuple(sorted(score, key=lambda c: (-score[c], c))[:count])
+
+
 def _from_json(text: str, class_names: Sequence[str]) -> Matrix:
     rows = json.loads(text)
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
@@ -55,13 +92,18 @@ def _from_json(text: str, class_names: Sequence[str]) -> Matrix:
 
 
 def _from_table(text: str, class_names: Sequence[str]) -> Matrix:
-    separator, cells = _cells(text, len(class_names))
-    across, down = _names(cells, len(class_names))
-    body = [row[1:] if down else row for row in (cells[1:] if across else cells)]
-    _check_square(body, len(class_names))
-    matrix = _numbers(body, separator, bool(across), bool(down))
-    rows = _order(down or across, class_names, "row") if down or across else range(len(class_names))
-    columns = _order(across or down, class_names, "column") if down or across else range(len(class_names))
+    count = len(class_names)
+    separator, cells = _cells(text, count)
+    is_named_across, is_named_down = len(cells) == count + 1, bool(cells) and len(cells[-1]) == count + 1
+    body = cells[1:] if is_named_across else cells
+    down = [row[0] if row else "" for row in body] if is_named_down else []
+    across = cells[0][-count:] if is_named_across else []
+    numbers = [row[1:] for row in body] if is_named_down else body
+    _check_square(numbers, count)
+    matrix = _numbers(numbers, separator, is_named_across, is_named_down)
+    if not (across or down):
+        return matrix
+    rows, columns = _order(down or across, class_names, "row"), _order(across or down, class_names, "column")
     return [[matrix[i][j] for j in columns] for i in rows]
 
 
@@ -84,15 +126,6 @@ def _split(text: str, separator: str) -> list[list[str]]:
     return [row[:width] for row in rows]
 
 
-def _names(cells: list[list[str]], classes: int) -> tuple[list[str], list[str]]:
-    """Names in the first row and in the first column; [] where there are numbers."""
-    has_row = len(cells) == classes + 1
-    has_column = bool(cells) and len(cells[-1]) == classes + 1
-    column = [row[0] if row else "" for row in cells[has_row:]] if has_column else []
-    row = cells[0][-classes:] if has_row else []
-    return row, column
-
-
 def _check_square(rows: Sequence[Sequence[object]], classes: int) -> None:
     widths = sorted({len(row) for row in rows})
     if len(rows) != classes or widths != [classes]:
@@ -101,6 +134,7 @@ def _check_square(rows: Sequence[Sequence[object]], classes: int) -> None:
 
 
 def _numbers(body: list[list[str]], separator: str, across: bool, down: bool) -> Matrix:
+    """The cells as numbers. `across`, `down`: whether a row or column of names stands before them, for messages."""
     plain = [cell.removesuffix("%").rstrip() for row in body for cell in row]
     percent = any(cell.endswith("%") for row in body for cell in row)
     marked = [cell for cell in plain if "," in cell or (separator != "," and "." in cell)]
@@ -112,19 +146,19 @@ def _numbers(body: list[list[str]], separator: str, across: bool, down: bool) ->
 
     def number(i: int, j: int, cell: str) -> float:
         text = cell.removesuffix("%").rstrip()
-        place = f"row {i + 1 + across}, column {j + 1 + down}"
+        where = f"row {i + 1 + across}, column {j + 1 + down}"
         if percent != cell.endswith("%"):
-            raise ValueError(f"{place} is {cell!r}, while others are {'' if percent else 'not '}in percent")
+            raise ValueError(f"{where} is {cell!r}, while others are {'' if percent else 'not '}in percent")
         value = float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else math.nan
         if not 0 <= value < math.inf:
-            raise ValueError(f"{place} is {cell[:40]!r}, expected a number from 0 on")
+            raise ValueError(f"{where} is {cell[:40]!r}, expected a number from 0 on")
         return value / 100 if percent else value
 
     return [[number(i, j, cell) for j, cell in enumerate(row)] for i, row in enumerate(body)]
 
 
 def _order(names: Sequence[str], class_names: Sequence[str], what: str) -> list[int]:
-    """For each class the place of its name."""
+    """For each class the index of its row or column. `what`: which of these the names are of, for the message."""
     if list(names) == [str(i) for i in range(len(class_names))] and set(names) != set(class_names):
         return list(range(len(class_names)))
     place = {unicodedata.normalize("NFC", name): i for i, name in enumerate(names)}
@@ -134,35 +168,3 @@ def _order(names: Sequence[str], class_names: Sequence[str], what: str) -> list[
         foreign = [name for name in place if name not in wanted]
         raise ValueError(f"its {what} names lack {missing[0]!r} and have {(foreign or [names[0]])[0]!r}")
     return [place[name] for name in wanted]
-
-
-def most_confused(matrix: Matrix, target: int, count: int) -> tuple[int, ...]:
-    """The classes most often taken for the target or it for them, ties by class id; never the target itself.
-
-    Most often: by the sum of both entries as they stand, whatever their rows add up to.
-    """
-    score = {c: matrix[target][c] + matrix[c][target] for c in range(len(matrix)) if c != target}
-    return tuple(sorted(score, key=lambda c: (-score[c], c))[:count])
-
-
-def compute_confusion(
-    classifier: str, images: Iterable[bytes], labels: Sequence[int], class_names: Sequence[str], device: str = "cpu"
-) -> Matrix:
-    """Counts of a transformers image classifier over real training images, which are read one by one.
-
-    Raises:
-        RecipeError: the classifier does not know these classes, by name or, where it has as many, by number.
-        SourceError: an image cannot be decoded.
-    """
-    from diffaug_datasets.core.images import decode_image
-    from diffaug_datasets.models.encoders import Judge
-
-    judge = Judge.load(classifier, device)
-    columns = judge.columns(class_names, "confusion")
-    matrix = [[0.0] * len(class_names) for _ in class_names]
-    pictures = map(decode_image, images)
-    for begin in range(0, len(labels), 64):
-        predicted = judge.probabilities(islice(pictures, 64), batch_shape=64)[:, columns].argmax(1).tolist()
-        for label, guess in zip(labels[begin : begin + 64], predicted, strict=True):
-            matrix[label][guess] += 1
-    return matrix

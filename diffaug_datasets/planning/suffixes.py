@@ -1,4 +1,7 @@
-"""From real images to context suffixes: caption each image, sum the captions up, check, keep the whole story."""
+"""Context suffixes of real images: caption some, sum the captions up, check each proposal, keep the whole story.
+
+The steps are those of Diff-II, appendix A.5. This is the only step before planning that may ask a language model.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,21 +12,23 @@ from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.identity import uint63
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.prompts import Caption, SuffixDocument, Summary, accepted, caption_prefix, fill
-from diffaug_datasets.core.protocols import parse_protocol, select
+from diffaug_datasets.core.protocols import draw_subset, parse_protocol
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.sources.real import RealSet, read_recipe_images
+from diffaug_datasets.sources.real import read_recipe_images
 
 LOCAL = "local:"
 Summarise = Callable[[Sequence[str], str], tuple[list[str], Summary]]
+"""Captions and their common prefix -> proposed suffixes, and who made them of what."""
 
 
 @dataclass(frozen=True)
-class Wording:
+class CaptionOptions:
     """Who captions and who sums up.
 
-    `summariser`: `clusters` (no model), a folder with a language model, `local:` and the Hub id of one, or the id of a
-    chat model. `endpoint`: the URL of an OpenAI-like service, null for the Hub's own; where it is given, it is asked,
-    whatever its model is called. `limit`: images that are captioned at most, as in Diff-II's code.
+    `captioner`: a folder or a Hub id. `summariser`: `clusters` (no model), a folder with a language model, `local:` and
+    the Hub id of one, or the id of a chat model. `endpoint`: the URL of an OpenAI-like service, null for the Hub's own;
+    where it is given, it is asked, whatever its model is called. `limit`: images that are captioned at most, as in
+    Diff-II's code.
     """
 
     captioner: str
@@ -33,11 +38,10 @@ class Wording:
     device: str = "cpu"
 
 
-def write_suffixes(recipe: Recipe, wording: Wording) -> SuffixDocument:
+def write_suffixes(recipe: Recipe, options: CaptionOptions) -> SuffixDocument:
     """The suffixes of a recipe's real training images.
 
-    Follows the steps of Diff-II, appendix A.5; the images, where there are more than `limit`, follow from the recipe's
-    seed.
+    Of more than `limit` images those are captioned that have the lowest draws by the recipe's seed.
 
     Raises:
         DiffAugError: the images, the captioner or the language model cannot be reached, or no suffix is left.
@@ -45,16 +49,19 @@ def write_suffixes(recipe: Recipe, wording: Wording) -> SuffixDocument:
     from diffaug_datasets.models.captioning import Captioner, length_check
 
     real = read_recipe_images(recipe)
-    prefix = caption_prefix(real.train.metaclass)
-    captioner, summarise = Captioner.load(wording.captioner, wording.device), _summariser(wording)
+    table, prefix = real.train, caption_prefix(real.train.metaclass)
+    captioner, summarise = Captioner.load(options.captioner, options.device), _summariser(options)
+    allowed = draw_subset(parse_protocol(recipe.protocol), table, recipe.on_small_class).indices
+    draws = {i: uint63(f"{recipe.seed}|captions|{table.sources[i].id}") for i in allowed}
     captions = []
-    for index in _chosen(recipe, wording.limit, real):
-        image = decode_image(real.read("train", index), real.train.sources[index].key)
-        captions.append(Caption(source_id=real.train.sources[index].id, text=captioner.caption(image, prefix)))
+    for index in sorted(sorted(draws, key=lambda i: (draws[i], i))[: options.limit]):
+        source = table.sources[index]
+        image = decode_image(real.read("train", index), source.key)
+        captions.append(Caption(source_id=source.id, text=captioner.caption(image, prefix)))
     proposed, summary = summarise([caption.text for caption in captions], prefix)
-    names = [*real.train.class_names, *real.train.prompt_names]
-    is_too_long = length_check(recipe.backbone, _longest_prompt(real))
-    taken, dropped = accepted(proposed, names, is_too_long)
+    prompts = [fill("a photo of a {name} {metaclass}", name, table.metaclass) for name in table.prompt_names]
+    is_too_long = length_check(recipe.backbone, max(prompts, key=len))
+    taken, dropped = accepted(proposed, [*table.class_names, *table.prompt_names], is_too_long)
     if not taken:
         reasons = ", ".join(sorted({one.reason for one in dropped})) or "nothing was proposed"
         raise RecipeError(f"captions: no suffix is left ({reasons}); use another captioner or --summariser.")
@@ -71,7 +78,7 @@ def write_suffixes(recipe: Recipe, wording: Wording) -> SuffixDocument:
     )
 
 
-def _summariser(wording: Wording) -> Summarise:
+def _summariser(options: CaptionOptions) -> Summarise:
     """Who sums up; a local model is loaded at once, so that a wrong one is refused before any image is captioned."""
     from diffaug_datasets.models.captioning import (
         LanguageModel,
@@ -80,22 +87,10 @@ def _summariser(wording: Wording) -> Summarise:
         summarise_locally,
     )
 
-    if wording.summariser == "clusters":
+    if options.summariser == "clusters":
         return summarise_by_clusters
-    name = wording.summariser.removeprefix(LOCAL)
-    runs_here = name != wording.summariser or Path(name).expanduser().is_dir()
-    if runs_here and wording.endpoint is None:
-        return partial(summarise_locally, model=LanguageModel.load(name, wording.device))
-    return partial(summarise_by_chat, model=wording.summariser, endpoint=wording.endpoint)
-
-
-def _chosen(recipe: Recipe, limit: int, real: RealSet) -> list[int]:
-    """Places of the images of the recipe's protocol, in the table's order; of too many, those of the lowest draws."""
-    places = list(select(parse_protocol(recipe.protocol), real.train, recipe.on_small_class).indices)
-    draws = {i: uint63(f"{recipe.seed}|captions|{real.train.sources[i].id}") for i in places}
-    return sorted(sorted(set(places), key=lambda i: (draws[i], i))[:limit])
-
-
-def _longest_prompt(real: RealSet) -> str:
-    prompts = [fill("a photo of a {name} {metaclass}", name, real.train.metaclass) for name in real.train.prompt_names]
-    return max(prompts, key=len)
+    name = options.summariser.removeprefix(LOCAL)
+    runs_here = name != options.summariser or Path(name).expanduser().is_dir()
+    if runs_here and options.endpoint is None:
+        return partial(summarise_locally, model=LanguageModel.load(name, options.device))
+    return partial(summarise_by_chat, model=options.summariser, endpoint=options.endpoint)

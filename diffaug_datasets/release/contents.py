@@ -38,7 +38,8 @@ from diffaug_datasets.release.provenance import (
 from diffaug_datasets.run.assembly import Assembled, RunFile, finished
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Receipt, Run
-from diffaug_datasets.sources.real import HUB_ID, builder_facts
+from diffaug_datasets.sources.hub import DATASET_ID
+from diffaug_datasets.sources.real import builder_facts
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def public_recipe(recipe: Recipe) -> Recipe:
 
 
 def _public_source(source: str | None) -> str | None:
-    return source if source and HUB_ID.fullmatch(source) and not is_local(source) else None
+    return source if source and DATASET_ID.fullmatch(source) and not is_local(source) else None
 
 
 def local_models(recipe: Recipe) -> list[str]:

@@ -24,7 +24,7 @@ from datasets import Features, List, Value
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow
-from diffaug_datasets.core.sources import FACTS
+from diffaug_datasets.core.sources import ATTRIBUTION
 from diffaug_datasets.release.layout import LicenceCount, Release
 from diffaug_datasets.release.read import PART_ROWS
 from diffaug_datasets.run.scores import COLUMNS as MEASURED
@@ -65,7 +65,7 @@ def model_terms(backbone: str) -> Terms:
     return MODELS.get(backbone.partition("@")[0], UNKNOWN)
 
 
-ORIGIN_COLUMNS: Mapping[str, str] = MappingProxyType({f"source_{fact}s": fact for fact in FACTS})
+ORIGIN_COLUMNS: Mapping[str, str] = MappingProxyType({f"source_{fact}s": fact for fact in ATTRIBUTION})
 MEANING: Mapping[str, str] = MappingProxyType(
     {
         "source_urls": "where each image of `source_ids` comes from, as its dataset states",
@@ -90,7 +90,7 @@ def source_facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]
 def row_facts(row: Mapping[str, Any]) -> dict[str, str]:
     """What a real or retrieved row states of its own image."""
     measured = json.loads(row["measured"] or "{}")
-    return {fact: measured[fact] for fact in FACTS if isinstance(measured.get(fact), str)}
+    return {fact: measured[fact] for fact in ATTRIBUTION if isinstance(measured.get(fact), str)}
 
 
 def with_origins(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:

@@ -46,8 +46,7 @@ from diffaug_datasets.release.layout import (
 from diffaug_datasets.run.assembly import RunFile, finished
 from diffaug_datasets.run.shards import arrow_schema, read_stream, write_stream
 from diffaug_datasets.run.store import Run
-from diffaug_datasets.sources.hub import HubChoice
-from diffaug_datasets.sources.real import RealSet, read_real
+from diffaug_datasets.sources.real import RealSet, hub_choice, read_real
 
 if TYPE_CHECKING:
     import datasets
@@ -451,7 +450,7 @@ def real_rows(repository: Repository, release: Release, split: str, source: str 
         raise PublishError(f"{repository.where}: {release.name} has its real images; leave with_real out.")
     rows = planned_real(repository, release, split)
     recipe = Recipe.from_yaml(repository.checked(release, "recipe.yaml"), folder=None)
-    choice = HubChoice.of(recipe, str(source))
+    choice = hub_choice(recipe, str(source))
     real = read_real(recipe.builder, source, partial=True, choice=choice, on_bad_image="skip")  # found by their bytes
     places = located(real, rows, str(source))
     path = Path(datasets.config.HF_DATASETS_CACHE) / "diffaug_datasets" / f"{release.plan_id[:16]}-{split}.arrow"

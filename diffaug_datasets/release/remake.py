@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from diffaug_datasets.core.errors import BackboneError, PublishError, SourceError
-from diffaug_datasets.core.models import BackboneSpec, backbone_name
+from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.contents import public_recipe
@@ -27,8 +27,7 @@ from diffaug_datasets.run.rebuild import Closeness, Rebuilt, Regenerator, closen
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack
 from diffaug_datasets.run.store import Receipt, Run
-from diffaug_datasets.sources.hub import HubChoice
-from diffaug_datasets.sources.real import RealSet, read_real
+from diffaug_datasets.sources.real import RealSet, hub_choice, read_real
 
 FITS = "fits/"
 PLAN_FILES = ("plan.json", "plan.parquet", "recipe.yaml")
@@ -140,7 +139,7 @@ class Rebuilder:
         made = f"{self.repository.where}: its images were made by {stated}"
         given = spec if self.backbone is None else spec.model_copy(update={"id": self.backbone, "revision": None})
         try:
-            here = backbone_name(given)
+            here = find_backbone(given).name
         except BackboneError:
             if self.backbone is not None or "/" in stated:
                 raise
@@ -164,7 +163,7 @@ class Rebuilder:
         @cache
         def found() -> tuple[RealSet, Mapping[str, Place]]:
             rows = planned_real(self.repository, self.release, "train")
-            choice, partial = HubChoice.of(recipe, self.source), self.source is not None
+            choice, partial = hub_choice(recipe, self.source), self.source is not None
             real = read_real(recipe.builder, self.source, partial=partial, choice=choice, on_bad_image="skip")
             return real, located(real, rows, self.source or recipe.builder)
 

@@ -34,7 +34,7 @@ from diffaug_datasets.core.files import (
 )
 from diffaug_datasets.core.identity import canonical, differences
 from diffaug_datasets.core.method import FitUnit, discover_methods
-from diffaug_datasets.core.models import HUB_ID, MODELS, TINY, BackboneSpec, resolve
+from diffaug_datasets.core.models import HUB_ID, MODELS, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import FailedRow, PlanRow
@@ -343,9 +343,9 @@ def _may_be(spec: BackboneSpec, planned: str) -> bool:
         return Path(spec.id).resolve().name == name
     if "/" not in name:
         return not HUB_ID.fullmatch(spec.id)
-    spec = resolve(spec)
-    pinned = re.fullmatch(r"[0-9a-f]{40}", spec.revision or "") is None or str(spec.revision).startswith(revision)
-    return spec.id == name and pinned
+    model = find_backbone(spec)
+    is_pinned_so = re.fullmatch(r"[0-9a-f]{40}", model.wanted or "") is None or str(model.wanted).startswith(revision)
+    return model.id == name and is_pinned_so
 
 
 def _plan_schema() -> pa.Schema:

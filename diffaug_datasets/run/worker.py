@@ -18,7 +18,7 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import FileDigest, write_atomically
 from diffaug_datasets.core.identity import canonical
 from diffaug_datasets.core.method import FitFiles, FitUnit
-from diffaug_datasets.core.models import backbone_name
+from diffaug_datasets.core.models import find_backbone
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
 from diffaug_datasets.run.generation import (
@@ -217,7 +217,7 @@ class Worker:
             torch.cuda.set_device(self.options.device)
 
     def _check_backbone(self) -> None:
-        planned, found = self.plan.header.backbone, backbone_name(self.recipe.backbone)
+        planned, found = self.plan.header.backbone, find_backbone(self.recipe.backbone).name
         if found != planned:
             raise RunError(
                 f"{self.run.folder}: planned for {planned}, and {self.recipe.backbone.id} is {found} here; the same "

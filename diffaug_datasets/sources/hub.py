@@ -1,4 +1,4 @@
-"""Real images of a Hub dataset: which config, which splits, which columns, and what its labels are called.
+"""Images of a Hub dataset: which config, which splits, which columns, what its labels are called, and the bytes.
 
 Nothing is chosen where there is a choice: what the builder's facts do not say, the recipe names (`source_config`,
 `source_split`, `image_column`, `label_column`), and a sentence says which names there are. What follows from the data
@@ -6,23 +6,32 @@ alone (classes from a column of texts, a split without labels that is left out) 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.models import on_the_hub
-from diffaug_datasets.core.recipe import HUB_KEYS, Recipe
-from diffaug_datasets.core.sources import BuilderFacts, Facts, Listing, listed_rows
-from diffaug_datasets.sources.folders import ColumnFetch, column_facts
+from diffaug_datasets.core.sources import (
+    TEXT_DTYPES,
+    Attribution,
+    BuilderFacts,
+    Listing,
+    attribution_columns,
+    listed_rows,
+    stated_attribution,
+)
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
+DATASET_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 COMMIT = re.compile(r"[@/]([0-9a-f]{40})(?=/|$)")
-SHOWN = 20
-TEXTS, NUMBERS = ("string", "large_string"), ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+SHOWN = 20  # columns or configs in a sentence
+NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+BINARY = ("binary", "large_binary")
 
 
 @dataclass(frozen=True)
@@ -34,23 +43,15 @@ class HubChoice:
     image: str | None = None
     label: str | None = None
 
-    @classmethod
-    def of(cls, recipe: Recipe, source: str | None) -> "HubChoice":
-        """The four keys of a recipe, if that source is its own; another copy of the images has other names."""
-        return cls(*(getattr(recipe, key) for key in HUB_KEYS)) if source in (None, recipe.source) else cls()
-
-
-ANY = HubChoice()
-
 
 @dataclass(frozen=True)
 class HubImages:
-    """What was found; `notes`: what was decided on the way, in words."""
+    """The labelled images of a Hub dataset. `notes`: what was decided on the way, in words."""
 
     listing: Listing
-    fetch: ColumnFetch
+    fetch: "ColumnFetch"
     commit: str
-    facts: Mapping[str, Facts]
+    attributions: Mapping[str, Attribution]
     notes: tuple[str, ...]
 
 
@@ -63,38 +64,103 @@ def hub_images(facts: BuilderFacts, name: str, revision: str | None, choice: Hub
     splits = _loaded(facts, name, revision, choice.config, ways)
     train = _training_splits(facts, name, list(splits), choice.split)
     first = splits[train[0]]
-    image, label = (
-        _image_column(facts, name, first.features, choice),
-        _label_column(facts, name, first.features, choice),
-    )
-    kind = first.features[label]
-    notes = list(_column_notes(label, kind))
+    image = _image_column(facts, name, first.features, choice)
+    label = _label_column(facts, name, first.features, choice)
+    kind, notes = first.features[label], []
+    if _dtype(kind) in TEXT_DTYPES:
+        notes.append(f"classes are the texts of column {label}, in sorted order")
+    elif _dtype(kind) in NUMBERS:
+        notes.append(f"column {label} has numbers without names, so classes and prompts say the numbers (label_column)")
     labels = {split: splits[split].with_format(None)[label][:] for split in train}
-    test = None
+    test, skipped = None, []
     for split in (split for split in facts.hub_test if split in splits and split not in train):
-        hidden = "has no such column" if label not in splits[split].features else ""
-        values = [] if hidden else splits[split].with_format(None)[label][:]
+        other = splits[split].features.get(label)
+        values = [] if other is None else splits[split].with_format(None)[label][:]
         without = sum(map(_is_hidden, values))
-        if hidden or without:
-            told = hidden or f"{without:,} of {len(values):,} rows have none"
+        if other is None or without:
+            told = f"{without:,} of {len(values):,} rows have none" if without else "has no such column"
             notes.append(f"split {split} is left out: its labels are hidden ({label}: {told})")
+            skipped.append(split)
             continue
-        _check_same_names(name, kind, split, splits[split].features[label])
+        if getattr(kind, "names", None) != getattr(other, "names", None) or _dtype(kind) != _dtype(other):
+            why = f"the classes of split {split} are not those of training"
+            raise SourceError(f"{name}: {why}; give another revision.")
         test, labels[split] = split, values
         break
-    if unused := [split for split in splits if split not in labels and not any(f"split {split} " in n for n in notes)]:
+    if unused := [split for split in splits if split not in labels and split not in skipped]:
         notes.append(f"not used: the splits {', '.join(unused)} (source_split names the one to train from)")
-    names, rows = _classes(name, label, kind, labels)
-    listed = {split: listed_rows(split, values) for split, values in rows.items()}
+    class_names, class_ids = _classes(name, label, kind, labels)
+    listed = {split: listed_rows(split, values) for split, values in class_ids.items()}
+    training = tuple(item for split in train for item in listed[split])
     return HubImages(
-        listing=Listing(
-            names, tuple(item for split in train for item in listed[split]), listed[test] if test else None
-        ),
-        fetch=ColumnFetch({split: splits[split].data.column(image) for split in labels}, _caches()),
-        commit=_commit(first) or revision or "",
-        facts=column_facts({split: splits[split] for split in labels}),
+        listing=Listing(class_names, training, listed[test] if test else None),
+        fetch=ColumnFetch({split: splits[split].data.column(image) for split in labels}, download_caches()),
+        commit=commit_of(first) or revision or "",
+        attributions=column_attributions({split: splits[split] for split in labels}),
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True)
+class ColumnFetch:
+    """The bytes at `<split>/<row>` of image columns; cells and `roots` are those of `cell_bytes`."""
+
+    columns: Mapping[str, "pa.ChunkedArray[Any]"]
+    roots: tuple[Path, ...] = ()
+
+    def __call__(self, key: str) -> bytes:
+        """The encoded image of a row.
+
+        Raises:
+            SourceError: the row holds none.
+        """
+        split, row = key.rsplit("/", 1)
+        data = cell_bytes(self.columns[split][int(row)].as_py(), self.roots)
+        if data is None:
+            raise SourceError(f"{key}: the row holds no image bytes; expected images stored inside the dataset.")
+        return data
+
+
+def cell_bytes(cell: bytes | Mapping[str, object] | None, roots: Sequence[Path]) -> bytes | None:
+    """The encoded image in a cell of an image column, or None.
+
+    A path instead of bytes is followed only below `roots`, such as where `datasets` itself unpacked the files.
+    """
+    if isinstance(cell, bytes):
+        return cell
+    stored, named = (cell or {}).get("bytes"), (cell or {}).get("path")
+    if isinstance(stored, bytes):
+        return bytes(stored)
+    path = Path(str(named or "")).resolve()
+    return path.read_bytes() if any(path.is_relative_to(root) for root in roots) and path.is_file() else None
+
+
+def column_attributions(splits: "Mapping[str, datasets.Dataset]") -> dict[str, Attribution]:
+    """`<split>/<row>` -> attribution of every row that states one in a text column."""
+    found: dict[str, Attribution] = {}
+    for split, table in splits.items():
+        texts = {name for name, kind in table.features.items() if getattr(kind, "dtype", "") in TEXT_DTYPES}
+        if wanted := [name for name in attribution_columns(table.column_names) if name in texts]:
+            columns = table.select_columns(wanted).with_format(None)
+            for number, row in enumerate(columns):
+                if stated := stated_attribution(row):
+                    found[f"{split}/{number:07d}"] = stated
+    return found
+
+
+def download_caches() -> tuple[Path, ...]:
+    """The folders where `datasets` and the Hub's client keep what they download and unpack."""
+    import datasets
+    from huggingface_hub import constants
+
+    return Path(datasets.config.HF_DATASETS_CACHE).resolve(), Path(constants.HF_HUB_CACHE).resolve()
+
+
+def commit_of(split: "datasets.Dataset") -> str:
+    """The commit that a loaded split came from, as its downloads or its cache folder spell it, or ''."""
+    texts = [*(split.info.download_checksums or {}), *(file["filename"] for file in split.cache_files)]
+    found = (COMMIT.search(text) for text in texts)
+    return next((match[1] for match in found if match), "")
 
 
 def _loaded(
@@ -106,21 +172,14 @@ def _loaded(
         return datasets.load_dataset(on_the_hub(name), config, revision=revision, streaming=False)
     except Exception as error:  # what is raised over files of strangers has no class in common
         reason = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:300]
-        raise SourceError(
-            f"{facts.name}: {_wrong_config(name, revision, config, reason) or _unloaded(name, revision, reason, ways)}"
-        ) from None
-
-
-def _wrong_config(name: str, revision: str | None, config: str | None, reason: str) -> str:
-    """What is wrong with the config, if that is what is wrong."""
-    import datasets
-
     if not reason.startswith(("Config name is missing", "BuilderConfig ")):
-        return ""
+        raise SourceError(f"{facts.name}: {_unloaded(name, revision, reason, ways)}")
     known = _several(datasets.get_dataset_config_names(on_the_hub(name), revision=revision))
     if config is None:
-        return f"{name} has the configs {known} and no default one; name it as source_config."
-    return f"source_config: got {config!r}, expected one of {known} of {name}."
+        why = f"{name} has the configs {known} and no default one; name it as source_config."
+    else:
+        why = f"source_config: got {config!r}, expected one of {known} of {name}."
+    raise SourceError(f"{facts.name}: {why}")
 
 
 def _unloaded(name: str, revision: str | None, reason: str, ways: str) -> str:
@@ -175,13 +234,15 @@ def _training_splits(facts: BuilderFacts, name: str, found: Sequence[str], chose
     return train
 
 
-def _image_column(facts: BuilderFacts, name: str, features: Mapping[str, Any], choice: HubChoice) -> str:
+def _image_column(facts: BuilderFacts, name: str, features: Mapping[str, object], choice: HubChoice) -> str:
     import datasets
 
     if (key := choice.image) is not None:
         _check_there("image_column", key, name, features)
-        if not isinstance(features[key], datasets.Image) and not _holds_bytes(features[key]):
-            raise SourceError(f"image_column: {key!r} of {name} is {_kind(features[key])}, expected encoded images.")
+        kind = features[key]
+        stored = kind.get("bytes") if isinstance(kind, Mapping) else kind
+        if not isinstance(kind, datasets.Image) and _dtype(stored) not in BINARY:
+            raise SourceError(f"image_column: {key!r} of {name} is {_kind(kind)}, expected encoded images.")
         return key
     images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
     if facts.hub_id and "image" in images:
@@ -195,12 +256,12 @@ def _image_column(facts: BuilderFacts, name: str, features: Mapping[str, Any], c
     )
 
 
-def _label_column(facts: BuilderFacts, name: str, features: Mapping[str, Any], choice: HubChoice) -> str:
+def _label_column(facts: BuilderFacts, name: str, features: Mapping[str, object], choice: HubChoice) -> str:
     import datasets
 
     if (key := choice.label) is not None:
         _check_there("label_column", key, name, features)
-        if not (isinstance(features[key], datasets.ClassLabel) or _dtype(features[key]) in (*TEXTS, *NUMBERS)):
+        if not (isinstance(features[key], datasets.ClassLabel) or _dtype(features[key]) in (*TEXT_DTYPES, *NUMBERS)):
             many = _kind(features[key]).startswith("list")
             why = ": more than one label per image (multi-label) has no place in one class per image" if many else ""
             raise SourceError(
@@ -214,64 +275,47 @@ def _label_column(facts: BuilderFacts, name: str, features: Mapping[str, Any], c
         return labels[0]
     if labels:
         raise SourceError(f"{name}: has the label columns {_several(labels)}; name one as label_column.")
-    if _dtype(features.get(facts.hub_label)) in (*TEXTS, *NUMBERS):
+    if _dtype(features.get(facts.hub_label)) in (*TEXT_DTYPES, *NUMBERS):
         return facts.hub_label
     multi = [key for key, kind in features.items() if _kind(kind).startswith("list of ClassLabel")]
     why = f" ({multi[0]} is multi-label, which is not one class per image)" if multi else ""
     raise SourceError(f"{name}: has no ClassLabel column among {_told(features)}{why}; name one as label_column.")
 
 
-def _check_there(key: str, column: str, name: str, features: Mapping[str, Any]) -> None:
+def _check_there(key: str, column: str, name: str, features: Mapping[str, object]) -> None:
     if column not in features:
         raise SourceError(f"{key}: got {column!r}, expected one of the columns {_told(features)} of {name}.")
-
-
-def _column_notes(label: str, kind: Any) -> Iterable[str]:
-    if _dtype(kind) in TEXTS:
-        yield f"classes are the texts of column {label}, in sorted order"
-    elif _dtype(kind) in NUMBERS:
-        yield f"column {label} has numbers without names, so classes and prompts say the numbers (label_column)"
 
 
 def _classes(
     name: str, label: str, kind: Any, labels: Mapping[str, list[Any]]
 ) -> tuple[tuple[str, ...], Mapping[str, list[int | None]]]:
     """Class names and each row's class id, None where it has no label."""
-    if _dtype(kind) not in (*TEXTS, *NUMBERS):
+    if _dtype(kind) not in (*TEXT_DTYPES, *NUMBERS):
         return tuple(kind.names), labels
     values = sorted({value for found in labels.values() for value in found if not _is_hidden(value)})
     rows = sum(map(len, labels.values()))
-    if _dtype(kind) in TEXTS and len(values) > max(100, rows // 2):
+    if _dtype(kind) in TEXT_DTYPES and len(values) > max(100, rows // 2):
         raise SourceError(
             f"label_column: {label!r} of {name} has {len(values):,} different texts in {rows:,} rows, expected class "
             "names; name another column."
         )
-    place = {value: index for index, value in enumerate(values)}
-    return tuple(map(str, values)), {split: [place.get(value) for value in found] for split, found in labels.items()}
+    class_id = {value: index for index, value in enumerate(values)}
+    return tuple(map(str, values)), {split: [class_id.get(value) for value in found] for split, found in labels.items()}
 
 
-def _is_hidden(value: Any) -> bool:
+def _is_hidden(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, int) and value < 0)
 
 
-def _check_same_names(name: str, kind: Any, split: str, other: Any) -> None:
-    if getattr(kind, "names", None) != getattr(other, "names", None) or _dtype(kind) != _dtype(other):
-        raise SourceError(f"{name}: the classes of split {split} are not those of training; give another revision.")
-
-
-def _dtype(kind: Any) -> str:
+def _dtype(kind: object) -> str:
     """The dtype of a plain column; '' of any other, of ClassLabel too."""
     import datasets
 
     return str(kind.dtype) if isinstance(kind, datasets.Value) else ""
 
 
-def _holds_bytes(kind: Any) -> bool:
-    binary = ("binary", "large_binary")
-    return _dtype(kind) in binary or (isinstance(kind, Mapping) and _dtype(kind.get("bytes")) in binary)
-
-
-def _kind(kind: Any) -> str:
+def _kind(kind: object) -> str:
     """A column's type in a word or two."""
     inner = kind[0] if isinstance(kind, list) else getattr(kind, "feature", None)
     if inner is not None:
@@ -279,24 +323,10 @@ def _kind(kind: Any) -> str:
     return _dtype(kind) or ("struct" if isinstance(kind, Mapping) else type(kind).__name__)
 
 
-def _told(features: Mapping[str, Any]) -> str:
+def _told(features: Mapping[str, object]) -> str:
     return _several([f"{key} ({_kind(kind)})" for key, kind in features.items()])
 
 
 def _several(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _caches() -> tuple[Path, ...]:
-    import datasets
-    from huggingface_hub import constants
-
-    return Path(datasets.config.HF_DATASETS_CACHE).resolve(), Path(constants.HF_HUB_CACHE).resolve()
-
-
-def _commit(split: "datasets.Dataset") -> str:
-    """The commit that a loaded split came from, as its downloads or its cache folder spell it, or ''."""
-    texts = [*(split.info.download_checksums or {}), *(file["filename"] for file in split.cache_files)]
-    found = (COMMIT.search(text) for text in texts)
-    return next((match[1] for match in found if match), "")

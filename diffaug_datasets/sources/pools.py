@@ -1,12 +1,14 @@
-"""Pools as `datasets` reads them: a Hub id, an image folder, a saved dataset, Parquet or Arrow files, or `tiny`."""
+"""Pools to retrieve images from, as `datasets` reads them: one table, whose images are known by their content.
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+A pool is a Hub id, an image folder, a saved dataset, Parquet or Arrow files, or `tiny`, which is inside the package.
+"""
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,13 +18,13 @@ from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.images import source_id
 from diffaug_datasets.core.models import local_path, on_the_hub
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.sources import PoolTable, fact_columns, stated_facts
+from diffaug_datasets.core.sources import PoolTable, attribution_columns, stated_attribution
+from diffaug_datasets.sources.hub import DATASET_ID, cell_bytes, download_caches
 
 if TYPE_CHECKING:
     import datasets
 
 TINY = "assets/tiny/fashion/retrieval.parquet"
-HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 WAYS = (
     "`tiny` (packaged), a builder's name, a Hub id (org/name or org/name@revision), an image folder, a folder of "
     "`save_to_disk`, or Parquet or Arrow files"
@@ -30,20 +32,23 @@ WAYS = (
 
 
 class DatasetPool:
-    """The images of one `datasets` table, by row. Bytes are read when asked for and checked against their id."""
+    """The images of one `datasets` table, by row. Bytes are read when asked for and checked against their id.
 
-    def __init__(self, place: str, manifest: Path | None = None) -> None:
-        self.place, self._manifest = place, manifest
+    `place`: as a recipe says it. `pool_list`: the run folder's list of its images, where there is one.
+    """
+
+    def __init__(self, place: str, pool_list: Path | None = None) -> None:
+        self.place, self._list = place, pool_list
 
     @cached_property
     def table(self) -> PoolTable:
-        """From the run folder's manifest where there is one; else every image is read once.
+        """From the run folder's list where there is one; else every image is read once.
 
         Raises:
             SourceError: the pool cannot be read, or a row has no image.
         """
-        if self._manifest is not None:
-            columns = pq.read_table(self._manifest).to_pydict()
+        if self._list is not None:
+            columns = pq.read_table(self._list).to_pydict()
             return PoolTable(tuple(columns["id"]), tuple(columns["row"]))
         return PoolTable.of(source_id(self._bytes(row)) for row in range(len(self._dataset)))
 
@@ -60,85 +65,105 @@ class DatasetPool:
             )
         return data
 
-    def facts(self, row: int) -> Mapping[str, str]:
+    def attribution(self, row: int) -> Mapping[str, str]:
         """The text columns `url`, `author`, `license` (or usual spellings) of a row, where they are filled."""
         found = self._texts[row : row + 1] if self._texts is not None else {}
-        return dict(stated_facts({key: value[0] for key, value in found.items()}))
+        return dict(stated_attribution({key: value[0] for key, value in found.items()}))
 
     def _bytes(self, row: int) -> bytes:
-        image = self._images[row]["image"] or {}
-        if isinstance(image.get("bytes"), bytes):
-            return bytes(image["bytes"])
-        path = Path(image.get("path") or "").resolve()
-        if not any(path.is_relative_to(root) for root in self._roots) or not path.is_file():
+        data = cell_bytes(self._images[row]["image"], self._roots)
+        if data is None:
             raise SourceError(f"pool {self.place}: row {row} holds no image bytes; store the images inside the pool.")
-        return path.read_bytes()
+        return data
 
     @cached_property
     def _dataset(self) -> "datasets.Dataset":
-        return _open(self.place)
+        """The pool as one table; of several splits all that are there, in the order of their names."""
+        import datasets
+
+        try:
+            with _without_bars():
+                found = _load(self.place)
+                if found is None or isinstance(found, datasets.Dataset):
+                    whole = found
+                else:
+                    whole = datasets.concatenate_datasets([found[name] for name in sorted(found)])
+        except (OSError, ValueError, RuntimeError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SourceError(f"config.pool: {self.place!r} cannot be read ({reason}); expected {WAYS}.") from None
+        if whole is None:
+            raise SourceError(f"config.pool: got {self.place!r}, where nothing is; expected {WAYS}.")
+        return whole
 
     @cached_property
     def _images(self) -> "datasets.Dataset":
+        """The image column alone, under the name `image`, not decoded."""
         import datasets
 
-        name = _image_column(self.place, self._dataset)
+        features = self._dataset.features
+        names: list[str] = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+        if "image" not in names and len(names) != 1:
+            held = ", ".join(self._dataset.column_names)
+            raise SourceError(f"config.pool: {self.place!r} has the columns {held}; expected one Image.")
+        name = "image" if "image" in names else names[0]
         undecoded = self._dataset.select_columns([name]).cast_column(name, datasets.Image(decode=False))
         return undecoded if name == "image" else undecoded.rename_column(name, "image")
 
     @cached_property
     def _texts(self) -> "datasets.Dataset | None":
-        wanted = fact_columns(self._dataset.column_names)
+        wanted = attribution_columns(self._dataset.column_names)
         return self._dataset.select_columns(wanted) if wanted else None
 
     @cached_property
     def _roots(self) -> tuple[Path, ...]:
         """Where a path in a row may lead: the pool's own folder, and where `datasets` unpacks downloads."""
-        import datasets
-        from huggingface_hub import constants
-
         folder = local_path(self.place)
         own = (folder.resolve(),) if folder is not None and folder.is_dir() else ()
-        return (*own, Path(datasets.config.HF_DATASETS_CACHE).resolve(), Path(constants.HF_HUB_CACHE).resolve())
+        return (*own, *download_caches())
 
 
-def recipe_pool(recipe: Recipe, manifest: Path | None = None) -> DatasetPool | None:
+def recipe_pool(recipe: Recipe, pool_list: Path | None = None) -> DatasetPool | None:
     """The pool of a recipe whose method retrieves; None for all other methods."""
     place: str | None = getattr(recipe.method_config, "pool", None)
-    known = manifest if manifest is not None and manifest.is_file() else None
+    known = pool_list if pool_list is not None and pool_list.is_file() else None
     return DatasetPool(place, known) if place else None
 
 
-def write_manifest(table: PoolTable, path: Path) -> None:
+def write_pool_list(table: PoolTable, path: Path) -> None:
     """The pool's ids and rows as Parquet, so that workers need not read every image again."""
     columns = pa.table({"id": list(table.ids), "row": pa.array(table.rows, pa.int64())})
     write_atomically(path, lambda temporary: pq.write_table(columns, temporary))
 
 
-def _open(place: str) -> "datasets.Dataset":
+def _load(place: str) -> "datasets.Dataset | datasets.DatasetDict | None":
+    """What is at a place; None where nothing is.
+
+    Raises:
+        ValueError: a folder with files of several kinds.
+        Exception: of whichever kind `datasets` fails with.
+    """
     import datasets
 
-    try:
-        with _without_bars():
-            if (found := _found(place)) is not None:
-                return _one_table(found)
-    except (OSError, ValueError, RuntimeError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SourceError(f"config.pool: {place!r} cannot be read ({reason}); expected {WAYS}.") from None
-    raise SourceError(f"config.pool: got {place!r}, where nothing is; expected {WAYS}.")
-
-
-def _found(place: str) -> Any:
-    """What is at a place: a dataset, or one by split; None where nothing is."""
-    import datasets
-
-    folder = local_path(place)
     if place == "tiny":
         return datasets.Dataset(pq.read_table(str(files("diffaug_datasets") / TINY)))
-    if folder is not None:
-        return _local(folder) if folder.exists() else None
-    match = HUB_ID.fullmatch(place)
-    return datasets.load_dataset(on_the_hub(match["name"]), revision=match["revision"]) if match else None
+    folder = local_path(place)
+    if folder is None:
+        match = DATASET_ID.fullmatch(place)
+        return datasets.load_dataset(on_the_hub(match["name"]), revision=match["revision"]) if match else None
+    if not folder.exists():
+        return None
+    if folder.is_dir() and any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return datasets.load_from_disk(str(folder))
+    is_file, wanted = folder.is_file(), (".parquet", ".arrow")
+    paths = [folder] if is_file else sorted(path for path in folder.iterdir() if path.suffix in wanted)
+    if not paths:
+        return datasets.load_dataset("imagefolder", data_dir=str(folder), drop_labels=True, drop_metadata=False)
+    kinds = {path.suffix for path in paths}
+    if kinds == {".arrow"}:
+        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in paths])
+    if kinds == {".parquet"}:
+        return datasets.load_dataset("parquet", data_files=[str(path) for path in paths])
+    raise ValueError(f"found files of the kinds {', '.join(sorted(kinds))}")
 
 
 @contextmanager
@@ -153,37 +178,3 @@ def _without_bars() -> Iterator[None]:
     finally:
         if shown:
             datasets.enable_progress_bars()
-
-
-def _local(place: Path) -> Any:
-    import datasets
-
-    if place.is_dir() and any((place / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return datasets.load_from_disk(str(place))
-    found = [place] if place.is_file() else sorted(p for p in place.iterdir() if p.suffix in (".parquet", ".arrow"))
-    if not found:
-        return datasets.load_dataset("imagefolder", data_dir=str(place), drop_labels=True, drop_metadata=False)
-    kinds = {path.suffix for path in found}
-    if kinds == {".arrow"}:
-        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in found])
-    if kinds == {".parquet"}:
-        return datasets.load_dataset("parquet", data_files=[str(path) for path in found])
-    raise ValueError(f"found files of the kinds {', '.join(sorted(kinds))}")
-
-
-def _one_table(loaded: Any) -> "datasets.Dataset":
-    """A dataset as it is; of several splits all that are there, in the order of their names."""
-    import datasets
-
-    if isinstance(loaded, datasets.Dataset):
-        return loaded
-    return datasets.concatenate_datasets([loaded[name] for name in sorted(loaded)])
-
-
-def _image_column(place: str, dataset: "datasets.Dataset") -> str:
-    import datasets
-
-    images: Sequence[str] = [k for k, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
-    if "image" in images or len(images) == 1:
-        return "image" if "image" in images else images[0]
-    raise SourceError(f"config.pool: {place!r} has the columns {', '.join(dataset.column_names)}; expected one Image.")

@@ -1,7 +1,9 @@
-"""Reading real images: from data inside the package, a folder, or a Hub dataset, found by the builder's facts.
+"""Real images in: a builder's facts, the source that a recipe names, and every image of it opened and decoded once.
 
 A builder is a module in `builders/` (or one named by the entry-point group `diffaug_datasets.builders`): a fact sheet
-with `prompt_name(label)` and, where the dataset has a layout of its own, `read(folder) -> Listing | None`.
+with `prompt_name(label)` and, where the dataset has a layout of its own, `read(folder) -> Listing | None`. A source is
+data inside the package, a folder, or a dataset of the Hub. It becomes a `Listing` (what is there by name), then, once
+its images were decoded, a `RealSet` (what they are by content).
 """
 
 import difflib
@@ -9,7 +11,6 @@ import importlib
 import json
 import os
 import pkgutil
-import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -17,39 +18,37 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 from diffaug_datasets.core import memory
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import BadImage, check_image, has_long_text, pixels_of, reading_bytes, source_id
-from diffaug_datasets.core.memory import in_order
 from diffaug_datasets.core.models import local_path, place_of
 from diffaug_datasets.core.printable import few, shown_name
 from diffaug_datasets.core.protocols import Protocol, episode, parse_protocol
 from diffaug_datasets.core.recipe import HUB_KEYS, OnBadImage, Recipe
 from diffaug_datasets.core.sources import (
+    Attribution,
     BuilderFacts,
-    Facts,
     Listed,
     Listing,
     Reader,
     Source,
     SourceTable,
     Survey,
-    check_counts,
     check_key,
     listed_rows,
     prompt_phrases,
 )
-from diffaug_datasets.sources.folders import ColumnFetch, folder_facts
-from diffaug_datasets.sources.folders import FolderFetch as FolderFetch
-from diffaug_datasets.sources.hub import ANY, HubChoice, hub_images
+from diffaug_datasets.sources.folders import FolderFetch, folder_attributions
+from diffaug_datasets.sources.hub import DATASET_ID, ColumnFetch, HubChoice, hub_images
 
 PACKAGE = "diffaug_datasets.builders"
 EMBEDDED = "the package"
-WHERE = {EMBEDDED: "inside the package"}
-HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 NAMED = 20  # bad images of one reason in a sentence
+COUNTED = MappingProxyType({"classes": "classes", "train": "training images", "test": "test images", "total": "images"})
+IN_SEVERAL_CLASSES = "in more than one class, so its labels contradict each other"
+IN_BOTH_SPLITS, REPEATED = "in training and in test", "more than once in a class"
 
 
 @dataclass(frozen=True)
@@ -73,24 +72,13 @@ class RealSet:
         return self.train if split == "train" or self.test is None else self.test
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A source before its images are looked at. `facts`: what it says about an image's origin, by key."""
-
-    where: str
-    listing: Listing
-    fetch: Callable[[str], bytes]
-    revision: str = ""
-    facts: Mapping[str, Facts] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
 @cache
 def discover_builders() -> Mapping[str, ModuleType]:
     """Name -> module of every shipped and plugged-in builder, by name; a shipped one is never replaced."""
     package = importlib.import_module(PACKAGE)
     plugged = [point.load() for point in entry_points(group=PACKAGE)]
-    shipped = [importlib.import_module(f"{PACKAGE}.{item.name}") for item in pkgutil.iter_modules(package.__path__)]
+    names = [item.name for item in pkgutil.iter_modules(package.__path__) if not item.name.startswith("_")]
+    shipped = [importlib.import_module(f"{PACKAGE}.{name}") for name in names]
     found = {module.NAME: module for module in (*plugged, *shipped) if hasattr(module, "NAME")}
     return {name: found[name] for name in sorted(found)}
 
@@ -123,12 +111,31 @@ def class_phrases(table: str) -> Mapping[str, str]:
     return {entry[0]: entry[-1] for entry in json.loads(text)}
 
 
+def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
+    """The real images of a recipe, or of a reader's own copy of them, as `read_real` gives them.
+
+    Raises:
+        DiffAugError: as `read_real`; also keys of a Hub source beside a folder.
+    """
+    source = here(copy) if copy else recipe.source
+    chosen = [key for key in HUB_KEYS if getattr(recipe, key) is not None]
+    is_inside = source is None and bool(builder_facts(recipe.builder).embedded)
+    if chosen and copy is None and (is_inside or (source and local_path(source) is not None)):
+        what = "inside the package" if is_inside else f"the folder {source!r}"
+        raise SourceError(
+            f"{chosen[0]}: got {getattr(recipe, chosen[0])!r}, which chooses from a dataset of the Hub, but the source "
+            f"is {what}; drop the key, or give the Hub id as source."
+        )
+    protocol, choice = parse_protocol(recipe.protocol), hub_choice(recipe, source)
+    return _read(recipe.builder, source, recipe.partial, protocol, choice, recipe.on_bad_image)
+
+
 def read_real(
     builder: str,
     source: str | os.PathLike[str] | None = None,
     partial: bool = False,
     protocol: Protocol | None = None,
-    choice: HubChoice = ANY,
+    choice: HubChoice | None = None,
     on_bad_image: OnBadImage = "refuse",
 ) -> RealSet:
     """The real images of a builder, every one opened and decoded once; the package's own are only identified.
@@ -143,26 +150,7 @@ def read_real(
         SourceError: one sentence: what we got, what we expected, what to do.
         RecipeError: fewer classes than the episode has ways.
     """
-    return _read(builder, here(source), partial, protocol, choice, on_bad_image)
-
-
-def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
-    """The real images of a recipe, or of a reader's own copy of them, as `read_real` gives them.
-
-    Raises:
-        DiffAugError: as `read_real`; also keys of a Hub source beside a folder.
-    """
-    own = here(copy) if copy else recipe.source
-    chosen = [key for key in HUB_KEYS if getattr(recipe, key) is not None]
-    inside = own is None and bool(builder_facts(recipe.builder).embedded)
-    if chosen and copy is None and (inside or (own and local_path(own) is not None)):
-        what = "inside the package" if inside else f"the folder {own!r}"
-        raise SourceError(
-            f"{chosen[0]}: got {getattr(recipe, chosen[0])!r}, which chooses from a dataset of the Hub, but the source "
-            f"is {what}; drop the key, or give the Hub id as source."
-        )
-    protocol, choice = parse_protocol(recipe.protocol), HubChoice.of(recipe, own)
-    return _read(recipe.builder, own, recipe.partial, protocol, choice, recipe.on_bad_image)
+    return _read(builder, here(source), partial, protocol, choice or HubChoice(), on_bad_image)
 
 
 def here(source: str | os.PathLike[str] | None) -> str | None:
@@ -171,6 +159,55 @@ def here(source: str | os.PathLike[str] | None) -> str | None:
         return None if source is None else str(Path(source).absolute())
     place = place_of(Recipe, "source")
     return place.absolute(source, Path()) if place else source
+
+
+def hub_choice(recipe: Recipe, source: str | None) -> HubChoice:
+    """What a recipe says about its Hub source; nothing about another source, whose splits and columns differ."""
+    return HubChoice(*(getattr(recipe, key) for key in HUB_KEYS)) if source in (None, recipe.source) else HubChoice()
+
+
+def check_counts(facts: BuilderFacts, listing: Listing, where: str) -> None:
+    """Compare a listing with the dataset's official counts; `where` is for the message.
+
+    Raises:
+        SourceError: they differ; says how, and how to go on all the same.
+    """
+    train, test = len(listing.train), len(listing.test or ())
+    found = {"classes": len(listing.class_names), "train": train, "test": test, "total": train + test}
+    if any(found[key] != count for key, count in facts.official.items()):
+        expected = ", ".join(f"{count} {COUNTED[key]}" for key, count in facts.official.items())
+        got = ", ".join(f"{found[key]} {COUNTED[key]}" for key in facts.official)
+        raise SourceError(
+            f"{facts.name}: expected {expected}, found {got} in {where}; complete the copy, or pass partial=True "
+            "(`partial: true` in a recipe) to use it as it is."
+        )
+
+
+def by_reason(bad_images: Iterable[BadImage]) -> str:
+    """`empty (0 bytes): a/1.jpg, b/2.jpg; ...`, at most NAMED names for each reason."""
+    names: dict[str, list[str]] = {}
+    for image in bad_images:
+        names.setdefault(image.reason, []).append(image.name)
+    return "; ".join(f"{reason}: {few(group, NAMED)}" for reason, group in names.items())
+
+
+def repeated_images(tables: Mapping[str, SourceTable]) -> tuple[str, ...]:
+    """Warnings where the same bytes stand in several classes, more than once in one, or in training and test."""
+    places: dict[str, list[tuple[str, Source]]] = {}
+    for split, table in tables.items():
+        for source in table.sources:
+            places.setdefault(source.id, []).append((split, source))
+    names: dict[str, list[str]] = {IN_SEVERAL_CLASSES: [], IN_BOTH_SPLITS: [], REPEATED: []}
+    for same in places.values():
+        if len(same) > 1:
+            splits, labels = {split for split, _ in same}, {source.label for _, source in same}
+            kind = IN_SEVERAL_CLASSES if len(labels) > 1 else IN_BOTH_SPLITS if len(splits) > 1 else REPEATED
+            names[kind].append(" = ".join(source.key for _, source in same[:4]))
+    return tuple(
+        f"{len(group):,} {'image is' if len(group) == 1 else 'images are'} there {kind}: {few(group)}"
+        for kind, group in names.items()
+        if group
+    )
 
 
 def _read(
@@ -185,208 +222,99 @@ def _read(
     opened = _open(module, facts, source, choice)
     if not partial and opened.where != EMBEDDED:
         check_counts(facts, opened.listing, opened.where)
-    whole, looked = opened.listing, _Looked(opened)
-    while True:
+    whole, checked = opened.listing, _CheckedImages(opened)
+    while True:  # an image that cannot be used is left out, which may move an episode's draw to others
         listing = whole.present() if partial else whole
         listing = module.regroup(listing) if hasattr(module, "regroup") else listing
-        opened = replace(opened, listing=episode(listing, protocol) if protocol else listing)
-        looked.at((*opened.listing.train, *(opened.listing.test or ())))
-        if looked.bad and on_bad_image == "refuse":
-            raise looked.refusal()
-        if len(kept := whole.without(looked.bad)) == len(whole):
+        listing = episode(listing, protocol) if protocol else listing
+        checked.add((*listing.train, *(listing.test or ())))
+        if checked.bad and on_bad_image == "refuse":
+            raise checked.refusal()
+        if len(kept := whole.without(checked.bad)) == len(whole):
             break
         whole = kept
-    tables = {
-        split: _table(module, facts, opened, split, looked) for split in ("train", "test") if _items(opened, split)
-    }
-    if "train" not in tables:
-        bad = f" that can be used ({in_groups(looked.bad.values())})" if looked.bad else ""
+    if not listing.train:
+        bad = f" that can be used ({by_reason(checked.bad.values())})" if checked.bad else ""
         raise SourceError(f"{builder}: found no training image{bad} in {opened.where}; expected at least one.")
-    keys = {split: tuple(item.key for item in _items(opened, split)) for split in tables}
-    read, survey = Reader(tables, keys, opened.fetch), looked.survey(tables)
+    splits = {"train": listing.train} | ({"test": listing.test} if listing.test else {})
+    tables = {
+        split: SourceTable(
+            builder=facts.name,
+            split=split,
+            class_names=listing.class_names,
+            prompt_names=prompt_phrases(listing.class_names, module.prompt_name),
+            metaclass=facts.metaclass,
+            sources=tuple(map(checked.source, items)),
+            revision=opened.revision,
+        )
+        for split, items in splits.items()
+    }
+    survey = checked.survey(tables)
     if empty := len(whole.class_names) - len(whole.present().class_names) if partial else 0:
-        survey = replace(
-            survey,
-            left_out=(*survey.left_out, f"{empty:,} class{'es' * (empty > 1)} without a training image (partial)"),
-        )
-    train, test, skipped = tables["train"], tables.get("test"), tuple(looked.bad.values())
-    return RealSet(train, test, read, facts, opened.notes, survey, skipped)
-
-
-def _items(opened: _Opened, split: str) -> tuple[Listed, ...]:
-    return opened.listing.train if split == "train" else opened.listing.test or ()
-
-
-def _table(module: ModuleType, facts: BuilderFacts, opened: _Opened, split: str, looked: "_Looked") -> SourceTable:
-    names = opened.listing.class_names
-    return SourceTable(
-        builder=facts.name,
-        split=split,
-        class_names=names,
-        prompt_names=prompt_phrases(names, module.prompt_name),
-        metaclass=facts.metaclass,
-        sources=tuple(
-            Source(
-                looked.ids[item.key], item.label, _name(item), opened.facts.get(item.key, ()), looked.sizes[item.key]
-            )
-            for item in _items(opened, split)
-        ),
-        revision=opened.revision,
+        left_out = f"{empty:,} class{'es' * (empty > 1)} without a training image (partial)"
+        survey = replace(survey, left_out=(*survey.left_out, left_out))
+    keys = {split: tuple(item.key for item in items) for split, items in splits.items()}
+    return RealSet(
+        train=tables["train"],
+        test=tables.get("test"),
+        read=Reader(tables, keys, opened.fetch),
+        facts=facts,
+        notes=opened.notes,
+        survey=survey,
+        skipped=tuple(checked.bad.values()),
     )
 
 
-def _cost(read: tuple[Listed, bytes]) -> int:
-    return reading_bytes(len(read[1]), pixels_of(read[1]))
+@dataclass(frozen=True)
+class _Opened:
+    """A source before its images are looked at. `where`: in words; `attributions`: by key of an image."""
 
-
-def _name(item: Listed) -> str:
-    return shown_name(unicodedata.normalize("NFC", item.key))
-
-
-class _Looked:
-    """Every image opened once, a few at a time: `ids` (sha256) and `sizes` (bytes) of the sound ones, faults of others.
-
-    Memory: the encoded and decoded bytes of as many images as the window holds.
-    """
-
-    def __init__(self, opened: _Opened) -> None:
-        self.opened = opened
-        self.ids: dict[str, str] = {}
-        self.sizes: dict[str, int] = {}
-        self.bad: dict[str, BadImage] = {}
-        self.long_texts: list[str] = []
-
-    def at(self, items: Sequence[Listed]) -> None:
-        """Look at what was not looked at before.
-
-        Raises:
-            SourceError: an image is not there, may not be read or lies outside the source; skipping is no way on.
-        """
-        new = (item for item in items if item.key not in self.ids and item.key not in self.bad)
-        for item, fault, is_long in in_order(self._looked_at, self._read(new), _cost, memory.WINDOW_BYTES):
-            if fault:
-                self.bad[item.key] = fault
-                del self.ids[item.key], self.sizes[item.key]
-            elif is_long:
-                self.long_texts.append(_name(item))
-        self.bad = dict(sorted(self.bad.items()))  # those that could not even be read were found earlier
-
-    def _read(self, items: Iterable[Listed]) -> Iterator[tuple[Listed, bytes]]:
-        """The bytes of each item, whose id and size are taken down."""
-        for item in items:
-            try:
-                data = self.opened.fetch(item.key)
-            except BadImage as error:
-                self.bad[item.key] = error
-            else:
-                self.ids[item.key], self.sizes[item.key] = source_id(data), len(data)
-                yield item, data
-
-    def _looked_at(self, read: tuple[Listed, bytes]) -> tuple[Listed, BadImage | None, bool]:
-        item, data = read
-        try:
-            if self.opened.where != EMBEDDED:
-                check_image(data, _name(item))
-        except BadImage as error:
-            return item, error, False
-        return item, None, has_long_text(data)
-
-    def refusal(self) -> SourceError:
-        """One sentence that names every image that cannot be used (of many, the first of each kind)."""
-        if len(self.bad) == 1:
-            [only] = self.bad.values()
-            return SourceError(f"{str(only).rstrip('.')}, or leave it out with `on_bad_image: skip`.")
-        count, total = len(self.bad), len(self.bad) + len(self.ids)
-        return SourceError(
-            f"{count:,} of {total:,} images cannot be used: {in_groups(self.bad.values())}. Replace or remove them, or "
-            "leave them out with `on_bad_image: skip`."
-        )
-
-    def survey(self, tables: Mapping[str, SourceTable]) -> Survey:
-        """What the source said of itself, and what its images show: the same one twice, texts that others refuse."""
-        said = self.opened.listing.survey
-        texts: tuple[str, ...] = ()
-        if self.long_texts:
-            names = f"{few(self.long_texts)}: carry more text than Pillow reads by itself (PNG metadata)"
-            texts = (f"{names}; strip it, or raise PIL.PngImagePlugin.MAX_TEXT_CHUNK where the rows are loaded",)
-        doubles = () if self.opened.where == EMBEDDED else repeated_images(tables)
-        left_out, warnings = map(shown_name, said.left_out), map(shown_name, (*said.warnings, *doubles, *texts))
-        layout = said.layout or WHERE.get(self.opened.where, self.opened.where)
-        return Survey(shown_name(layout), tuple(left_out), tuple(warnings))
-
-
-def in_groups(bad: Iterable[BadImage]) -> str:
-    """`empty (0 bytes): a/1.jpg, b/2.jpg; ...`, at most NAMED names of each reason."""
-    groups: dict[str, list[str]] = {}
-    for image in bad:
-        groups.setdefault(image.reason, []).append(image.name)
-    return "; ".join(f"{reason}: {few(names, NAMED)}" for reason, names in groups.items())
-
-
-CLASH = "in more than one class, so its labels contradict each other"
-LEAK, TWICE = "in training and in test", "more than once in a class"
-
-
-def repeated_images(tables: Mapping[str, SourceTable]) -> tuple[str, ...]:
-    """Warnings where the same bytes stand in several classes, more than once in one, or in training and test."""
-    places: dict[str, list[tuple[str, Source]]] = {}
-    for split, table in tables.items():
-        for source in table.sources:
-            places.setdefault(source.id, []).append((split, source))
-    kinds: dict[str, list[str]] = {CLASH: [], LEAK: [], TWICE: []}
-    for found in places.values():
-        if len(found) > 1:
-            splits, labels = {split for split, _ in found}, {source.label for _, source in found}
-            kind = CLASH if len(labels) > 1 else LEAK if len(splits) > 1 else TWICE
-            kinds[kind].append(" = ".join(source.key for _, source in found[:4]))
-    return tuple(
-        f"{len(names):,} {'image is' if len(names) == 1 else 'images are'} there {kind}: {few(names)}"
-        for kind, names in kinds.items()
-        if names
-    )
+    where: str
+    listing: Listing
+    fetch: Callable[[str], bytes]
+    revision: str = ""
+    attributions: Mapping[str, Attribution] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: HubChoice) -> _Opened:
     if source is None and facts.embedded:
-        return _embedded(facts)
+        return _open_embedded(facts)
     text = source or facts.hub_id or ""
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise SourceError(f"{facts.name}: got the source '{shown_name(text)}', whose name is not UTF-8; rename it.")
     folder = Path(text)
     if folder.is_absolute() and folder.is_dir():
-        return _folder(module, folder)
-    if match := HUB_ID.fullmatch(text):
-        found = hub_images(facts, match["name"], match["revision"], choice, _ways(facts))
-        where = f"{match['name']} on the Hub"
-        return _Opened(where, found.listing, found.fetch, found.commit, facts=found.facts, notes=found.notes)
-    raise SourceError(f"{facts.name}: got {_got(text, folder)}, expected {_ways(facts)}.")
-
-
-def _got(text: str, folder: Path) -> str:
-    if not text:
-        return "no source"
-    if text.startswith("~"):
-        return f"{text!r}, but `~` stands for no folder (this user has no home and HOME is not set)"
-    return f"the file {text!r}" if folder.exists() else f"{text!r}, where no folder is"
-
-
-def _ways(facts: BuilderFacts) -> str:
+        return _open_folder(module, folder)
     hub = f"a Hub id such as {facts.hub_id}" if facts.hub_id else "the Hub id of such a dataset (org/name)"
-    return f"a folder with {facts.title} in its own layout or as class folders, or {hub}"
+    ways = f"a folder with {facts.title} in its own layout or as class folders, or {hub}"
+    if match := DATASET_ID.fullmatch(text):
+        found = hub_images(facts, match["name"], match["revision"], choice, ways)
+        where = f"{match['name']} on the Hub"
+        return _Opened(
+            where, found.listing, found.fetch, found.commit, attributions=found.attributions, notes=found.notes
+        )
+    if not text:
+        got = "no source"
+    elif text.startswith("~"):
+        got = f"{text!r}, but `~` stands for no folder (this user has no home and HOME is not set)"
+    else:
+        got = f"the file {text!r}" if folder.exists() else f"{text!r}, where no folder is"
+    raise SourceError(f"{facts.name}: got {got}, expected {ways}.")
 
 
-def _folder(module: ModuleType, folder: Path) -> _Opened:
+def _open_folder(module: ModuleType, folder: Path) -> _Opened:
     own = module.read(folder) if hasattr(module, "read") else None
     listing = own or find_builder("imagefolder").read(folder)
     fetch = FolderFetch(folder.resolve())
-    stated = folder_facts(fetch, [item.key for item in (*listing.train, *(listing.test or ()))])
+    stated = folder_attributions(fetch, [item.key for item in (*listing.train, *(listing.test or ()))])
     said = listing.survey
     layout = ", ".join((said.layout or f"the layout of {module.TITLE}", *stated.files))
     survey = Survey(layout, said.left_out, (*said.warnings, *stated.warnings))
-    return _Opened(f"'{folder}'", replace(listing, survey=survey), fetch, facts=stated.facts)
+    return _Opened(f"'{folder}'", replace(listing, survey=survey), fetch, attributions=stated.by_key)
 
 
-def _embedded(facts: BuilderFacts) -> _Opened:
+def _open_embedded(facts: BuilderFacts) -> _Opened:
     import pyarrow.parquet as pq
 
     paths = {split: Path(str(files("diffaug_datasets") / name)) for split, name in facts.embedded.items()}
@@ -398,3 +326,87 @@ def _embedded(facts: BuilderFacts) -> _Opened:
     rows = {split: listed_rows(split, table["label"].to_pylist()) for split, table in tables.items()}
     listing = Listing(tuple(features["label"]["names"]), rows["train"], rows.get("test"))
     return _Opened(EMBEDDED, listing, ColumnFetch({split: table["image"] for split, table in tables.items()}))
+
+
+class _CheckedImages:
+    """Every image of a source opened once, a few at a time: `ids` and `sizes` of the sound ones, faults of the others.
+
+    `ids`: sha256 of the encoded bytes by key; `sizes`: how many these are. Memory: the encoded and decoded bytes of as
+    many images as `memory.WINDOW_BYTES` holds.
+    """
+
+    def __init__(self, opened: _Opened) -> None:
+        self._opened = opened
+        self.ids: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
+        self.bad: dict[str, BadImage] = {}
+        self._long_texts: list[str] = []
+
+    def add(self, items: Sequence[Listed]) -> None:
+        """Check what was not checked before.
+
+        Raises:
+            SourceError: an image is not there, may not be read or lies outside the source; skipping is no way on.
+        """
+
+        def read() -> Iterator[tuple[Listed, bytes]]:
+            for item in items:
+                if item.key in self.ids or item.key in self.bad:
+                    continue
+                try:
+                    data = self._opened.fetch(item.key)
+                except BadImage as error:
+                    self.bad[item.key] = error
+                else:
+                    self.ids[item.key], self.sizes[item.key] = source_id(data), len(data)
+                    yield item, data
+
+        def check(item_data: tuple[Listed, bytes]) -> tuple[Listed, BadImage | None, bool]:
+            item, data = item_data
+            try:
+                if self._opened.where != EMBEDDED:
+                    check_image(data, _shown(item))
+            except BadImage as error:
+                return item, error, False
+            return item, None, has_long_text(data)
+
+        def cost(item_data: tuple[Listed, bytes]) -> int:
+            return reading_bytes(len(item_data[1]), pixels_of(item_data[1]))
+
+        for item, fault, is_long in memory.in_order(check, read(), cost, memory.WINDOW_BYTES):
+            if fault:
+                self.bad[item.key] = fault
+                del self.ids[item.key], self.sizes[item.key]
+            elif is_long:
+                self._long_texts.append(_shown(item))
+        self.bad = dict(sorted(self.bad.items()))  # those that could not even be read were found earlier
+
+    def source(self, item: Listed) -> Source:
+        """A sound image as tables name it."""
+        stated = self._opened.attributions.get(item.key, ())
+        return Source(self.ids[item.key], item.label, _shown(item), stated, self.sizes[item.key])
+
+    def refusal(self) -> SourceError:
+        """One sentence that names every image that cannot be used (of many, the first for each reason)."""
+        if len(self.bad) == 1:
+            [only] = self.bad.values()
+            return SourceError(f"{str(only).rstrip('.')}, or leave it out with `on_bad_image: skip`.")
+        count, total = len(self.bad), len(self.bad) + len(self.ids)
+        return SourceError(
+            f"{count:,} of {total:,} images cannot be used: {by_reason(self.bad.values())}. Replace or remove them, or "
+            "leave them out with `on_bad_image: skip`."
+        )
+
+    def survey(self, tables: Mapping[str, SourceTable]) -> Survey:
+        """What the source said of itself, and what its images show: the same one twice, texts that others refuse."""
+        said, where = self._opened.listing.survey, self._opened.where
+        warnings = [*said.warnings, *(() if where == EMBEDDED else repeated_images(tables))]
+        if self._long_texts:
+            names = f"{few(self._long_texts)}: carry more text than Pillow reads by itself (PNG metadata)"
+            warnings.append(f"{names}; strip it, or raise PIL.PngImagePlugin.MAX_TEXT_CHUNK where the rows are loaded")
+        layout = said.layout or ("inside the package" if where == EMBEDDED else where)
+        return Survey(shown_name(layout), tuple(map(shown_name, said.left_out)), tuple(map(shown_name, warnings)))
+
+
+def _shown(item: Listed) -> str:
+    return shown_name(unicodedata.normalize("NFC", item.key))

@@ -6,7 +6,8 @@ import pytest
 
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.core.sources import BuilderFacts
-from diffaug_datasets.sources.real import HUB_ID, builder_facts, discover_builders
+from diffaug_datasets.sources.hub import DATASET_ID
+from diffaug_datasets.sources.real import builder_facts, discover_builders
 
 SHIPPED = sorted(name for name, module in discover_builders().items() if module.__name__.startswith("diffaug_datasets"))
 KNOWN = {fact.upper() for fact in BuilderFacts.__dataclass_fields__}
@@ -20,7 +21,7 @@ def test_a_fact_sheet_is_complete_and_its_file_has_its_name(name):
     if name != "imagefolder":
         assert facts.title != name and facts.homepage.startswith("https://") and facts.official["classes"] > 1
         assert re.match(r"@\w+\{\w+,\n(  \w+ = \{.+\},?\n)+\}$", facts.citation)
-        assert facts.hub_id is None or HUB_ID.fullmatch(facts.hub_id)
+        assert facts.hub_id is None or DATASET_ID.fullmatch(facts.hub_id)
         assert facts.licence_url.startswith("https://") or facts.licence == "unknown"
 
 

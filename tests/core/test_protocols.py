@@ -12,6 +12,7 @@ from diffaug_datasets.core.protocols import (
     FORMS,
     FrequencyGroups,
     Protocol,
+    draw_subset,
     episode,
     few_shot,
     frequency_groups,
@@ -20,7 +21,6 @@ from diffaug_datasets.core.protocols import (
     long_tail_counts,
     parse_protocol,
     percent,
-    select,
 )
 from diffaug_datasets.core.sources import Listed, Listing, Source, SourceTable
 
@@ -166,27 +166,27 @@ def test_half_split_cuts_every_class_in_half_as_the_published_code_does():
     assert (len(halves.train), len(halves.test)) == (9, 11)
 
 
-def test_manifest_freezes_ids_and_digest():
+def test_a_subset_freezes_ids_and_digest():
     labels = [0, 1] * 6
-    manifest = select(parse_protocol("2shot"), table(labels))
-    chosen = table(labels).subset(manifest.indices)
-    assert manifest.ids == tuple(source.id for source in chosen.sources)
-    assert manifest.warnings == ()
-    content = json.loads(manifest.to_json())
-    assert content["sha256"] == manifest.digest
+    subset = draw_subset(parse_protocol("2shot"), table(labels))
+    chosen = table(labels).subset(subset.indices)
+    assert subset.ids == tuple(source.id for source in chosen.sources)
+    assert subset.warnings == ()
+    content = json.loads(subset.to_json())
+    assert content["sha256"] == subset.digest
     assert content["protocol"] == "2shot"
-    assert [image["id"] for image in content["images"]] == list(manifest.ids)
-    assert select(parse_protocol("2shot_seed1"), table(labels)).digest != manifest.digest
+    assert [image["id"] for image in content["images"]] == list(subset.ids)
+    assert draw_subset(parse_protocol("2shot_seed1"), table(labels)).digest != subset.digest
 
 
 def test_full_takes_everything_in_order_and_seeds_change_nothing():
-    assert select(parse_protocol("full_seed1"), table([1, 0, 1])).indices == (0, 1, 2)
+    assert draw_subset(parse_protocol("full_seed1"), table([1, 0, 1])).indices == (0, 1, 2)
 
 
 def test_shortfalls_are_warnings_not_duplicates():
-    manifest = select(parse_protocol("3shot"), table([0, 0, 0, 0, 2]))
-    assert len(set(manifest.indices)) == 4
-    assert manifest.warnings == (
+    subset = draw_subset(parse_protocol("3shot"), table([0, 0, 0, 0, 2]))
+    assert len(set(subset.indices)) == 4
+    assert subset.warnings == (
         "class 1: asked for 3 images, found 0; all are kept, none twice.",
         "class 2: asked for 3 images, found 1; all are kept, none twice.",
     )
@@ -194,9 +194,9 @@ def test_shortfalls_are_warnings_not_duplicates():
 
 def test_a_long_tail_larger_than_a_class_warns():
     labels = [0] * 91 + [1] * 3 + [2] * 3 + [3] * 3
-    manifest = select(parse_protocol("lt2"), table(labels))
-    assert manifest.warnings[0] == "class 1: asked for 17 images, found 3; all are kept, none twice."
-    assert Counter(manifest.labels) == {0: 25, 1: 3, 2: 3, 3: 3}
+    subset = draw_subset(parse_protocol("lt2"), table(labels))
+    assert subset.warnings[0] == "class 1: asked for 17 images, found 3; all are kept, none twice."
+    assert Counter(subset.labels) == {0: 25, 1: 3, 2: 3, 3: 3}
 
 
 def listing(counts, test=None) -> Listing:

@@ -6,14 +6,12 @@ import pytest
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.sources import (
-    BuilderFacts,
     Listed,
     Listing,
     Reader,
     Source,
     SourceTable,
     check_class_names,
-    check_counts,
     check_folder_names,
     check_key,
     listed_rows,
@@ -119,18 +117,6 @@ def test_present_drops_classes_without_training_images_and_renumbers():
     listing = Listing(("a", "b", "c"), (Listed("x", 2), Listed("y", 0)), (Listed("z", 1), Listed("w", 2)))
     assert listing.present() == Listing(("a", "c"), (Listed("x", 1), Listed("y", 0)), (Listed("w", 1),))
     assert replace(listing, test=None).present().test is None
-
-
-def test_counts_say_expected_found_and_the_way_out():
-    facts = BuilderFacts("cub", "CUB", official={"classes": 200, "train": 5994, "test": 5794})
-    with pytest.raises(SourceError) as error:
-        check_counts(facts, Listing(("a",), (Listed("x", 0),)), "'/data'")
-    assert str(error.value) == (
-        "cub: expected 200 classes, 5994 training images, 5794 test images, found 1 classes, 1 training images, "
-        "0 test images in '/data'; complete the copy, or pass partial=True (`partial: true` in a recipe) to use it "
-        "as it is."
-    )
-    check_counts(replace(facts, official={"total": 1}), Listing(("a",), (Listed("x", 0),)), "")
 
 
 @pytest.mark.parametrize("label", [None, -1])

@@ -19,7 +19,7 @@ from diffaug_datasets.core.images import decode_image, source_id
 from diffaug_datasets.core.method import CASES, FALLBACKS, Generated, discover_methods, fallback_text
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import draw_plan
-from diffaug_datasets.core.protocols import parse_protocol, select
+from diffaug_datasets.core.protocols import draw_subset, parse_protocol
 from diffaug_datasets.core.recipe import Filter, Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
@@ -204,15 +204,15 @@ def class_names() -> str:
 
 def small_class() -> str:
     counted, five = table((7, 2)), parse_protocol("5shot")
-    warned = select(five, counted)
+    warned = draw_subset(five, counted)
     assert sorted(warned.labels) == [0] * 5 + [1] * 2
     assert len(set(warned.indices)) == 7
-    again = select(five, counted, "duplicate")
+    again = draw_subset(five, counted, "duplicate")
     assert sorted(again.labels) == [0] * 5 + [1] * 5
     assert set(again.indices) >= {7, 8}
     assert "some come again" in again.warnings[0]
     with pytest.raises(RecipeError, match="asked for 5 images, found 2; give more images, ask for fewer"):
-        select(five, counted, "error")
+        draw_subset(five, counted, "error")
     return warned.warnings[0]
 
 

@@ -53,7 +53,7 @@ def test_every_method_is_a_config_of_every_builder(builder: str) -> None:
             name = "_".join(part for part in (builder, protocol, method.SLUG) if part != fixed)
             recipe = config_recipe(name)
             assert (recipe.builder, recipe.method) == (builder, method.NAME)
-            assert config_name(recipe) == name
+            assert config_name(recipe.builder, recipe.protocol, recipe.method) == name
 
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [

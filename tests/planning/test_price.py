@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.filesize import decimal
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import PIXEL_BYTES
@@ -12,7 +13,16 @@ from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.recipe import Filter
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import Prepared, prepare, write_run
-from diffaug_datasets.planning.price import FLOP_A_PARAMETER, ROW_BYTES, SPARE, Network, Price, network_of, price, size
+from diffaug_datasets.planning.price import (
+    FLOP_A_PARAMETER,
+    ROW_BYTES,
+    SPARE,
+    Network,
+    Price,
+    fit_evaluations,
+    network_of,
+    price,
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +49,11 @@ def test_evaluations_are_the_methods_and_the_fits(prepared: Prepared, quote: Pri
 
 
 def test_a_payload_that_says_nothing_costs_nothing() -> None:
-    from diffaug_datasets.planning.price import _fit_evaluations
-
-    assert _fit_evaluations(FitUnit.of("embeddings", {"images": ["a"], "encoder": "tiny"})) == 0
+    assert fit_evaluations(FitUnit.of("embeddings", {"images": ["a"], "encoder": "tiny"})) == 0
 
 
 def test_stable_diffusion_is_assumed_where_the_weights_are_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nowhere")
     network = network_of(BackboneSpec(id="stable-diffusion-v1-5/stable-diffusion-v1-5"))
     assert network == Network() and not network.measured
     assert FLOP_A_PARAMETER * network.parameters * network.side**2 == pytest.approx(0.8e12, rel=0.02)
@@ -85,12 +93,12 @@ def test_too_little_memory_is_said(
 ) -> None:
     monkeypatch.setattr("diffaug_datasets.planning.price.memory_free", lambda: quote.memory_to_plan + 1)
     [warning] = price(prepared, tmp_path).warnings
-    needed, free = size(quote.memory_a_worker * quote.workers), size(quote.memory_to_plan + 1)
+    needed, free = decimal(quote.memory_a_worker * quote.workers), decimal(quote.memory_to_plan + 1)
     assert warning == f"memory: CPU workers need about {needed}, {free} is free here; use fewer, or a GPU."
     monkeypatch.setattr("diffaug_datasets.planning.price.memory_free", lambda: quote.memory_to_plan - 1)
     assert [warning.split(",")[0] for warning in price(prepared, tmp_path).warnings] == [
         f"memory: CPU workers need about {needed}",
-        f"memory: planning needs about {size(quote.memory_to_plan)}",
+        f"memory: planning needs about {decimal(quote.memory_to_plan)}",
     ]
     for free_bytes in (quote.memory_a_worker * quote.workers, None):
         monkeypatch.setattr("diffaug_datasets.planning.price.memory_free", lambda free=free_bytes: free)
@@ -109,8 +117,3 @@ def test_more_work_takes_longer(quote: Price, prepared: Prepared, tmp_path: Path
     twice = replace(prepared, plan=replace(prepared.plan, rows=prepared.plan.rows * 2))
     assert price(twice, tmp_path).seconds_cpu > quote.seconds_cpu > 0
     assert price(twice, tmp_path).seconds_gpu > quote.seconds_gpu > 0
-
-
-@pytest.mark.parametrize(("count", "text"), [(12, "12 bytes"), (1_234, "1.2 kB"), (5e9, "5.0 GB"), (2.5e12, "2.5 TB")])
-def test_sizes_read_well(count: float, text: str) -> None:
-    assert size(count) == text

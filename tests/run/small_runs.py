@@ -71,7 +71,7 @@ def mixed_start_run(folder: Path) -> Run:
         for row, s in zip(prepared.plan.rows, [0.25, 0.5, 0.75, 1.0] * 5, strict=True)
     )
     plan = Plan(prepared.plan.header, rows, prepared.plan.real, prepared.plan.fits)
-    return write_run(Prepared(prepared.recipe, plan, prepared.real, prepared.manifest), folder)
+    return write_run(Prepared(prepared.recipe, plan, prepared.real, prepared.subset), folder)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from diffaug_datasets.core import files
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RunError
 from diffaug_datasets.core.files import write_text
 from diffaug_datasets.core.method import Generated
+from diffaug_datasets.core.models import ModelRef
 from diffaug_datasets.planning import prepare as preparing
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.read import load
@@ -145,7 +146,8 @@ def test_other_weights_than_planned_are_refused(copied: Copy, monkeypatch: pytes
 
     run = copied()
     (run.folder / "shards" / "synthetic-00000.json").unlink()
-    monkeypatch.setattr(worker, "backbone_name", lambda spec: "diffaug-tiny@000000000000")
+    other = ModelRef("backbone", "diffaug-tiny", "tiny", Path("0" * 40), is_local=False)
+    monkeypatch.setattr(worker, "find_backbone", lambda spec: other)
     with pytest.raises(RunError, match=r"planned for diffaug-tiny@\w{12}, and tiny is diffaug-tiny@0{12} here"):
         again(run)
 
@@ -357,7 +359,7 @@ def test_without_fcntl_all_but_generating_works(shell: Command, made: Run, tmp_p
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError, PlanError, ZeroDivisionError])
-@pytest.mark.parametrize("step", ["_write_real", "write_text", "Run.write_plan"])
+@pytest.mark.parametrize("step", ["write_real_shards", "write_text", "Run.write_plan"])
 def test_a_plan_that_fails_leaves_nothing(
     tmp_path: Path, error: type[BaseException], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

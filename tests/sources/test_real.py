@@ -1,5 +1,6 @@
 import pickle
 import unicodedata
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -10,13 +11,13 @@ from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import decode_image
-from diffaug_datasets.sources import hub as hub_images
+from diffaug_datasets.core.sources import BuilderFacts, Listed, Listing
 from diffaug_datasets.sources import real
-from diffaug_datasets.sources.hub import HubChoice
+from diffaug_datasets.sources.folders import FolderFetch
+from diffaug_datasets.sources.hub import ColumnFetch, HubChoice, commit_of
 from diffaug_datasets.sources.real import (
-    ColumnFetch,
-    FolderFetch,
     builder_facts,
+    check_counts,
     class_phrases,
     discover_builders,
     find_builder,
@@ -287,11 +288,23 @@ def test_the_commit_is_read_from_what_was_downloaded():
     split = hub_split([0])
     commit = "0123456789abcdef0123456789abcdef01234567"
     split.info.download_checksums = {f"hf://datasets/org/name@{commit}/data/train.parquet": {}}
-    assert hub_images._commit(split) == commit
-    assert hub_images._commit(hub_split([0])) == ""
+    assert commit_of(split) == commit
+    assert commit_of(hub_split([0])) == ""
 
 
 # -- counts -----------------------------------------------------------------------------------------------------------
+
+
+def test_counts_say_expected_found_and_the_way_out():
+    facts = BuilderFacts("cub", "CUB", official={"classes": 200, "train": 5994, "test": 5794})
+    with pytest.raises(SourceError) as error:
+        check_counts(facts, Listing(("a",), (Listed("x", 0),)), "'/data'")
+    assert str(error.value) == (
+        "cub: expected 200 classes, 5994 training images, 5794 test images, found 1 classes, 1 training images, "
+        "0 test images in '/data'; complete the copy, or pass partial=True (`partial: true` in a recipe) to use it "
+        "as it is."
+    )
+    check_counts(replace(facts, official={"total": 1}), Listing(("a",), (Listed("x", 0),)), "")
 
 
 def test_other_than_official_counts_need_partial(hub):

@@ -13,9 +13,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 import diffaug_datasets
-from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.core.models import BackboneSpec, Place, local_folder, local_path, place_of
+from diffaug_datasets.core.models import BackboneSpec, find_backbone, find_model, place_of
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.release.contents import public_recipe
@@ -113,7 +112,7 @@ def test_each_place_starts_at_the_recipe_s_folder(
     monkeypatch.chdir("/")
     moved = Run.open(tmp_path / "moved")
     assert moved.plan.id == plan.id and moved.recipe.identity() == plan.header.recipe
-    assert local_folder(moved.recipe.backbone) == project / "models" / "pipeline"
+    assert find_backbone(moved.recipe.backbone).folder == project / "models" / "pipeline"
 
 
 def test_the_command_line_and_python_mean_the_current_folder(
@@ -154,11 +153,9 @@ def test_a_name_of_the_hub_is_no_folder_of_another_process(
     before = recipe.identity()
     monkeypatch.chdir(tmp_path / "job")
     assert Recipe.from_yaml(project / "r.yaml").identity() == recipe.identity() == before
-    assert local_folder(recipe.backbone) is None
-    from diffaug_datasets.models.encoders import find_model
-
-    with pytest.raises(BackboneError, match="encoder 'org/clip' cannot be reached"):
-        find_model("org/clip", "encoder")
+    assert find_backbone(recipe.backbone).folder is None
+    clip = find_model("org/clip", "encoder")
+    assert (clip.is_local, clip.folder) == (False, None)
 
 
 def test_published_recipes_name_nothing_of_the_reader(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,15 +190,3 @@ def _models() -> Iterator[type[BaseModel]]:
             yield model
             waiting += [field.annotation for field in model.model_fields.values()]
         waiting += get_args(model)
-
-
-@pytest.mark.parametrize("text", ["", "s3://bucket/x", "org/name", "org/name@refs/convert/parquet", "tiny"])
-def test_names_stay(tmp_path: Path, text: str) -> None:
-    assert Place(packaged=("tiny",), bare=False).absolute(text, tmp_path) == text
-    assert local_path(text) is None
-
-
-@pytest.mark.parametrize("text", ["x", "./x", "../x", "a/b/c", "m.csv", "org/m.csv", "a\0b"])
-def test_paths_are_absolute_even_where_nothing_lies(tmp_path: Path, text: str) -> None:
-    made = Place(bare=True, files=(".csv",)).absolute(text, tmp_path)
-    assert made == (text if "\0" in text else str((tmp_path / text).resolve()))

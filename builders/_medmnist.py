@@ -1,4 +1,4 @@
-"""The folders that the `medmnist` package saves: one image a file, its split and class in its name."""
+"""The folders that the `medmnist` package saves: one file per image, with its split and class in the file's name."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def saved_listing(folder: Path, name: str, class_names: Sequence[str]) -> Listin
     Raises:
         SourceError: several such folders, arrays alone, or an image of a class that the dataset does not have.
     """
-    places = [path for path in (folder, *sorted(folder.glob(f"{name}*"))) if path.is_dir() and _files(path)]
+    places = [path for path in (folder, *sorted(folder.glob(f"{name}*"))) if path.is_dir() and _images(path)]
     if len(places) > 1:
         found = " and ".join(path.name for path in places)
         raise SourceError(
@@ -33,18 +33,16 @@ def saved_listing(folder: Path, name: str, class_names: Sequence[str]) -> Listin
                 f"`python -m medmnist save --flag={name} --size={size} --folder=FOLDER --root={folder}`, name FOLDER."
             )
         return None
-    return _listing(places[0], "" if places[0] == folder else f"{places[0].name}/", name, class_names)
-
-
-def _files(place: Path) -> list[re.Match[str]]:
-    return [match for path in place.iterdir() if (match := FILE.fullmatch(path.name))]
-
-
-def _listing(place: Path, prefix: str, name: str, class_names: Sequence[str]) -> Listing:
+    [place] = places
+    prefix = "" if place == folder else f"{place.name}/"
     splits: dict[str, list[Listed]] = {"train": [], "val": [], "test": []}
-    for match in sorted(_files(place), key=lambda match: (int(match["number"]), match[0])):
+    for match in sorted(_images(place), key=lambda match: (int(match["number"]), match[0])):
         label = int(match["label"])
         if label >= len(class_names):
             raise SourceError(f"{name}: got class {label} for {match[0]}, expected 0 to {len(class_names) - 1}.")
         splits[match["split"]].append(Listed(prefix + match[0], label))
     return Listing(tuple(class_names), tuple(splits["train"]), tuple(splits["test"]) or None)
+
+
+def _images(place: Path) -> list[re.Match[str]]:
+    return [match for path in place.iterdir() if (match := FILE.fullmatch(path.name))]

@@ -27,7 +27,7 @@ from diffaug_datasets.core.prompts import (
 )
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare
-from diffaug_datasets.planning.suffixes import Wording, write_suffixes
+from diffaug_datasets.planning.suffixes import CaptionOptions, write_suffixes
 
 WORDS = ("a", "photo", "of", "on", "the", "wooden", "table", "in", "sun", "snow", "standing", "white", "background")
 PREFIX = "a photo of a bird"
@@ -193,9 +193,9 @@ def test_the_caption_is_what_transformers_generates(blip: str) -> None:
 
 
 def test_clusters_need_no_model_and_the_file_tells_the_whole_story(blip: str, tmp_path: Path) -> None:
-    document = write_suffixes(recipe(), Wording(blip, limit=8))
+    document = write_suffixes(recipe(), CaptionOptions(blip, limit=8))
     assert len(document.captions) == 8
-    assert document.captions == write_suffixes(recipe(), Wording(blip, limit=8)).captions
+    assert document.captions == write_suffixes(recipe(), CaptionOptions(blip, limit=8)).captions
     assert document.summary.kind == "clusters"
     assert document.tokens_checked
     assert document.prefix == "a photo of"
@@ -206,7 +206,7 @@ def test_clusters_need_no_model_and_the_file_tells_the_whole_story(blip: str, tm
 
 
 def test_a_plan_takes_the_texts_of_a_file_and_not_its_place(tmp_path: Path, blip: str) -> None:
-    document = write_suffixes(recipe(), Wording(blip, limit=4))
+    document = write_suffixes(recipe(), CaptionOptions(blip, limit=4))
     plans = []
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text(document.to_json())
@@ -219,7 +219,7 @@ def test_a_plan_takes_the_texts_of_a_file_and_not_its_place(tmp_path: Path, blip
 def test_a_chat_model_is_asked_once_and_its_reply_is_kept(blip: str, chat: Chat, monkeypatch: Any) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     chat.reply = REPLY.replace(PREFIX, "a photo of")
-    document = write_suffixes(recipe(), Wording(blip, "some/chat-model", chat.url, limit=4))
+    document = write_suffixes(recipe(), CaptionOptions(blip, "some/chat-model", chat.url, limit=4))
     assert document.suffixes == ("standing on a branch.", "in the snow.")
     reasons = {one.reason.split(" '")[0] for one in document.dropped}
     assert reasons == {"said before", "names the class", "too long for the text encoder"}
@@ -237,7 +237,7 @@ def test_a_chat_model_is_asked_once_and_its_reply_is_kept(blip: str, chat: Chat,
 
 def test_an_endpoint_gets_its_own_token(blip: str, chat: Chat, monkeypatch: Any) -> None:
     monkeypatch.setenv("DIFFAUG_CHAT_TOKEN", "for the endpoint")
-    document = write_suffixes(recipe(), Wording(blip, "m", chat.url, limit=2))
+    document = write_suffixes(recipe(), CaptionOptions(blip, "m", chat.url, limit=2))
     assert chat.headers[0].get("authorization", chat.headers[0].get("Authorization")) == "Bearer for the endpoint"
     assert "for the endpoint" not in document.to_json()
 
@@ -248,7 +248,7 @@ def test_an_endpoint_gets_its_own_token(blip: str, chat: Chat, monkeypatch: Any)
 def test_a_chat_model_that_fails_is_one_sentence(blip: str, chat: Chat, status: int, reply: str, said: str) -> None:
     chat.status, chat.reply = status, reply
     with pytest.raises((BackboneError, RecipeError), match=said) as refusal:
-        write_suffixes(recipe(), Wording(blip, "m", chat.url, limit=2))
+        write_suffixes(recipe(), CaptionOptions(blip, "m", chat.url, limit=2))
     assert "summariser" in str(refusal.value)
     assert len(chat.asked) == 1
 
@@ -256,7 +256,7 @@ def test_a_chat_model_that_fails_is_one_sentence(blip: str, chat: Chat, status: 
 def test_a_chat_service_that_is_not_there_is_one_sentence(blip: str, chat: Chat) -> None:
     nowhere = chat.url.replace(f":{chat.server_port}", ":9")
     with pytest.raises(BackboneError, match="chat model 'm' gave no answer"):
-        write_suffixes(recipe(), Wording(blip, "m", nowhere, limit=2))
+        write_suffixes(recipe(), CaptionOptions(blip, "m", nowhere, limit=2))
 
 
 @pytest.mark.parametrize(("kind", "template"), [("llama", None), ("llama", TEMPLATE), ("t5", None)])
@@ -278,7 +278,7 @@ def test_the_file_holds_what_a_local_model_was_asked_and_said(
 ) -> None:
     monkeypatch.setattr("diffaug_datasets.models.captioning.MOST_REPLY_TOKENS", 24)
     folder = language_model("llama")
-    document = write_suffixes(recipe(), Wording(blip, str(folder), limit=4))
+    document = write_suffixes(recipe(), CaptionOptions(blip, str(folder), limit=4))
     summary = document.summary
     assert summary.kind == "local"
     assert summary.model.startswith(f"{folder.name}@") and str(folder) not in document.to_json()
@@ -322,7 +322,7 @@ def test_a_local_model_of_the_hub_is_taken_from_the_cache(
 
 def test_an_endpoint_is_asked_even_where_its_model_is_called_like_a_folder(blip: str, chat: Chat) -> None:
     chat.reply = "a photo of in the snow"
-    assert write_suffixes(recipe(), Wording(blip, blip, chat.url, limit=2)).suffixes == ("in the snow.",)
+    assert write_suffixes(recipe(), CaptionOptions(blip, blip, chat.url, limit=2)).suffixes == ("in the snow.",)
     assert chat.asked[0]["model"] == blip
 
 
@@ -370,7 +370,7 @@ def test_a_wrong_local_model_is_refused_before_any_image_is_captioned(
     }
     for summariser, said in cases.items():
         with pytest.raises(BackboneError, match=said):
-            write_suffixes(recipe(), Wording(blip, summariser, limit=2))
+            write_suffixes(recipe(), CaptionOptions(blip, summariser, limit=2))
     assert not seen
 
 
@@ -379,7 +379,7 @@ def test_captions_that_a_local_model_cannot_hold_are_one_sentence(
 ) -> None:
     short = language_model("llama", max_position_embeddings=600)
     with pytest.raises(BackboneError, match=r"has room for 600 tokens, but .* need \d+; give a lower --limit"):
-        write_suffixes(recipe(), Wording(blip, str(short), limit=8))
+        write_suffixes(recipe(), CaptionOptions(blip, str(short), limit=8))
 
 
 # sha256 of the texts of a list with line breaks between them: Diff-II, appendix A.5.1, and the embedded data's own.

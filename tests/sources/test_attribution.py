@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.core.sources import stated_facts
+from diffaug_datasets.core.sources import stated_attribution
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.shards import read_stream
@@ -35,14 +35,14 @@ def lines(path: Path, *rows: object) -> None:
 
 def facts(folder: Path, split: str = "train") -> dict[str, dict[str, str]]:
     table = read_real("imagefolder", folder).table(split)
-    return {source.key: dict(source.facts) for source in table.sources}
+    return {source.key: dict(source.attribution) for source in table.sources}
 
 
 def test_what_a_row_states() -> None:
     row = {"URL": " https://x \n", "Artist": "A\tB", "author": "", "LICENCE": "CC0", "label": "cat", "license": None}
-    assert stated_facts(row) == (("url", "https://x"), ("author", "A B"), ("license", "CC0"))
-    assert stated_facts({"license": "x" * 900}) == (("license", "x" * 499 + "…"),)
-    assert stated_facts({"url": 3, "author": None, "title": "t"}) == ()
+    assert stated_attribution(row) == (("url", "https://x"), ("author", "A B"), ("license", "CC0"))
+    assert stated_attribution({"license": "x" * 900}) == (("license", "x" * 499 + "…"),)
+    assert stated_attribution({"url": 3, "author": None, "title": "t"}) == ()
 
 
 def test_a_jsonl_file_at_the_root_and_one_nearer(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_names_given_twice_hidden_files_and_second_files_are_said(tmp_path: Path
 
 
 def test_control_characters_and_lone_surrogates_leave_the_facts(tmp_path: Path) -> None:
-    assert stated_facts({"author": "A\x1b[31m\ud800 B"}) == (("author", "A\ufffd[31m\ufffd B"),)
+    assert stated_attribution({"author": "A\x1b[31m\ud800 B"}) == (("author", "A\ufffd[31m\ufffd B"),)
 
 
 def test_other_metadata_is_left_alone_and_links_are_not_followed(tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_columns_of_a_hub_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = datasets.DatasetDict(train=split(1), test=split(2))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: splits)
     found = read_real("imagefolder", "org/name")
-    assert [source.facts for source in found.train.sources] == [(("author", "Anna 1"),), ()]
-    assert [source.facts for source in found.table("test").sources] == [(("author", "Anna 2"),), ()]
+    assert [source.attribution for source in found.train.sources] == [(("author", "Anna 1"),), ()]
+    assert [source.attribution for source in found.table("test").sources] == [(("author", "Anna 2"),), ()]
 
 
 def test_facts_reach_the_real_rows_and_no_plan_id(tmp_path: Path) -> None:

@@ -92,11 +92,11 @@ def test_bombs_are_one_sentence_or_a_small_picture() -> None:
 
 
 def test_one_module_alone_looks_into_archives() -> None:
-    """`models/converting.py`, whose test has bombs of its own. What `datasets` unpacks is its own business."""
+    """`models/adapters.py`, whose test has bombs of its own. What `datasets` unpacks is its own business."""
     import diffaug_datasets
 
     words = ("import zipfile", "import tarfile", "unpack_archive", "import pickle", "import gzip", "import lzma")
     files = [path for path in Path(diffaug_datasets.__file__).parent.rglob("*.py") if "assets" not in path.parts]
-    assert len(files) > 100
+    assert len(files) > 80
     found = [(path.name, word) for path in files for word in words if word in path.read_text("utf-8")]
-    assert found == [("converting.py", "import zipfile")]
+    assert found == [("adapters.py", "import zipfile")]
