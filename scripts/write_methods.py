@@ -27,10 +27,11 @@ prints a method's whole page: steps, equations, parameters, presets.
 FAMILY = """
 ## What they are made of
 
-Network rows: of one image at the default settings (two a step with guidance), without what is learned before. Images a
-real one, or a class: those of the presets. The `..._filter` lines are recipes: a method and a rule for its images.
+Network rows: per image at the default settings (two per step with guidance), without what is learned before. Images:
+those of the presets, per real image or per class. The `..._filter` lines are recipes: a method and a rule for its
+images.
 
-| method | learned before | real images a row | prompt | start | label | filter | images | network rows |
+| method | learned before | real images per row | prompt | start | label | filter | images | network rows |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
@@ -60,11 +61,11 @@ def family_line(name: str, facts: Family, images: str) -> str:
 
 
 def images(name: str) -> str:
-    """How many images the presets of a method ask for: `5 or 10 a real one, 19 a class`."""
+    """How many images the presets of a method ask for: `5 or 10 per real image, 19 per class`."""
     recipes = [config_recipe(preset.name) for preset in presets().values() if preset.method == name]
     by_image = sorted({recipe.per_image for recipe in recipes if recipe.per_class is None})
     by_class = sorted({recipe.per_class for recipe in recipes if recipe.per_class is not None})
-    told = [(by_image, "a real one"), (by_class, "a class")]
+    told = [(by_image, "per real image"), (by_class, "per class")]
     return ", ".join(f"{' or '.join(f'{n:g}' for n in numbers)} {of}" for numbers, of in told if numbers) or "-"
 
 
@@ -73,7 +74,7 @@ def filtered() -> Iterator[str]:
     for path in sorted(RECIPES.glob("*_filter.yaml")):
         recipe = Recipe.from_yaml(path)
         rule = "; ".join(_rule(one, recipe) for one in recipe.filters)
-        yield family_line(path.stem, replace(family(recipe.module), filter=rule), f"{recipe.per_class} a class")
+        yield family_line(path.stem, replace(family(recipe.module), filter=rule), f"{recipe.per_class} per class")
 
 
 def _rule(one: Filter, recipe: Recipe) -> str:

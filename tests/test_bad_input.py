@@ -462,8 +462,8 @@ def test_no_gpu_when_one_is_asked_for(diffaug: Command, tmp_path: Path, monkeypa
 
 def test_a_row_that_is_not_there(diffaug: Command, tmp_path: Path) -> None:
     diffaug("plan", "fashion_2shot_genie", *SMALL, "--run", tmp_path / "run")
-    assert "no generated row" in diffaug("regen", tmp_path / "run", "zz").sentence
-    assert "10 rows begin so" in diffaug("regen", tmp_path / "run", "").sentence
+    assert "no row id begins with 'zz'" in diffaug("regen", tmp_path / "run", "zz").sentence
+    assert "no row id begins with ''" in diffaug("regen", tmp_path / "run", "").sentence
     from diffaug_datasets import Run
 
     row = Run.open(tmp_path / "run").plan.rows[0].row_id

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,12 @@ def test_files_and_functions_are_short_and_documented(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_names_are_nouns_of_the_field(path: Path) -> None:
     assert path.stem not in ("utils", "helpers", "common", "manager", "base", "misc")
+
+
+def test_no_two_modules_share_a_file_name() -> None:
+    """But for the same idea at two levels: errors inside and at the front door, a row made again of a run and a set."""
+    names = Counter(path.name for path in PLACES["diffaug_datasets"].rglob("*.py") if path.name != "__init__.py")
+    assert {name for name, count in names.items() if count > 1} <= {"errors.py", "rebuild.py"}
 
 
 @pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check", ".ci/run"])

@@ -120,6 +120,13 @@ def test_the_builder_block_runs(tmp_path: Path) -> None:
     run_python(tmp_path, quick + "assert len(train) == 60, train\n")
 
 
+def test_the_front_door_block_runs(tmp_path: Path) -> None:
+    block = next(block for block in blocks("python") if "import generate, load, plan" in block)
+    quick = block.replace("per_class=1", 'per_class=1, include_test=False, config={"num_inference_steps": 2}')
+    assert quick != block
+    run_python(tmp_path, quick + 'assert load("runs/python").num_rows == 60\n')
+
+
 def test_the_recipe_is_one() -> None:
     [block] = blocks("yaml")
     recipe = Recipe.from_dict(yaml.safe_load(block))
@@ -141,6 +148,18 @@ def test_the_dataset_file_is_a_builder(tmp_path: Path, monkeypatch: pytest.Monke
     found = real.read_real("pins", tmp_path / "images")
     assert found.train.prompt_names == ("map pin", "push pin")
     assert found.facts.licence == "CC BY 4.0"
+
+
+def test_what_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    places = re.findall(
+        r"`((?:core|numerics|models|methods|sources|run|planning|release|report|train|cli)/[\w./]+)`", text
+    )
+    assert len(places) > 15
+    for place in places:
+        assert (ROOT / "diffaug_datasets" / place).exists(), place
+    folders = re.findall(r"^\| `(\w+)` \|", text, re.M)
+    assert set(folders) == {path.parent.name for path in (ROOT / "diffaug_datasets").glob("*/__init__.py")}
 
 
 def test_what_the_readme_names_exists() -> None:

@@ -200,6 +200,26 @@ def test_the_table_of_methods_is_current(scripts: None) -> None:
     assert write_methods.FILE.read_text(encoding="utf-8") == write_methods.document()
 
 
+def test_the_picture_of_the_layers_is_what_the_script_draws(scripts: None) -> None:
+    import draw_layers
+
+    assert len(draw_layers.layers()) <= 8
+    assert draw_layers.FILE.read_text(encoding="utf-8") == draw_layers.picture()
+    packages = {path.parent.name for path in (SCRIPTS.parent / "diffaug_datasets").glob("*/__init__.py")}
+    assert {package for layer in draw_layers.layers() for package in layer} == packages
+
+
+@pytest.mark.full
+def test_count_frames_follows_a_row_from_main_to_the_published_set() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPTS / "count_frames.py")], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0].startswith("from main() to generate: ") and lines[1] == "  cli.main"
+    assert "  methods.genie.generate" in lines
+    modules = [line.split(":")[0].strip() for line in done.stdout.partition("published set: ")[2].splitlines()]
+    assert {"core.plan", "run.worker", "run.shards", "release.provenance"} <= set(modules)
+
+
 def test_classifiers_learn_from_soft_labels(scripts: None) -> None:
     from bench_methods import soft_labels
 

@@ -7,18 +7,28 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
+
+import typer
 
 from diffaug_datasets.cli.screen import note
 from diffaug_datasets.cli.verbs import app
 from diffaug_datasets.core.errors import EXTRAS, DiffAugError, install
 
-FILES = (
+DISK_ERRORS = (  # that a person can do something about
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 INTERRUPTED = "diffaug: interrupted; what is finished stays, and the same command continues."
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 5.0  # after Ctrl-C, until the process ends whatever holds it up
+
+
+@runtime_checkable
+class UsageMistake(Protocol):
+    """An error of the parser (no such verb, a missing argument), whichever click typer brings along."""
+
+    def format_message(self) -> str:
+        """What is wrong with the line, in words."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -32,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         with _ctrl_c():
             code = app(words, prog_name="diffaug", standalone_mode=False)
-        _flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
@@ -41,16 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sentence = _sentence(error)
         if debug or sentence is None:
             raise
-        code = _say(sentence)
+        note(f"diffaug: {' '.join(sentence.split())}")
+        code = 2
     if code == 130:
         note(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
 
 
 def _nobody_reads() -> int:
@@ -92,7 +99,7 @@ def _sentence(error: Exception) -> str | None:
     """What to tell a person, or None where the fault is ours."""
     if isinstance(error, DiffAugError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in FILES:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         place = error.filename or "the disk"
         return f"{place}: {error.strerror}; check the path, its rights and the free space, then run it again."
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
@@ -101,15 +108,9 @@ def _sentence(error: Exception) -> str | None:
         return "memory ran out; give fewer --workers or a smaller batch_size, and run it again: what is finished stays."
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "`~`: this user has no home and HOME is not set; set HOME, or write paths without `~`."
-    if type(error).__name__ == "Abort":
+    if isinstance(error, typer.Abort):
         return "interrupted."
-    message = getattr(error, "format_message", None)  # of typer's usage errors, whichever click they are built on
-    return f"{message().rstrip('.')}; see `diffaug --help`." if message else None
-
-
-def _say(sentence: str) -> int:
-    note(f"diffaug: {' '.join(sentence.split())}")
-    return 2
+    return f"{error.format_message().rstrip('.')}; see `diffaug --help`." if isinstance(error, UsageMistake) else None
 
 
 def _hold_stdin() -> None:

@@ -1,9 +1,4 @@
-"""Verbs that look at a run: its state, one row, a report, one row made again.
-
-What this machine can do, said before a long run finds out.
-
-Tables of what there is: real datasets and methods, read from their modules.
-"""
+"""Verbs that look: at this machine, at what there is (datasets, methods), at a run, at one row made again."""
 
 import json
 import os
@@ -17,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -31,39 +26,43 @@ from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_ba
 from diffaug_datasets.planning.catalogue import presets
 from diffaug_datasets.planning.price import cores, memory_free
 from diffaug_datasets.release.card_metadata import bibtex
-from diffaug_datasets.run.progress import Status, status
+from diffaug_datasets.run.progress import status
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import builder_facts, discover_builders
 
 if TYPE_CHECKING:
     from diffaug_datasets.run.rebuild import Closeness
 
+# This machine
+
 LIBRARIES = ("datasets", "huggingface_hub", "pyarrow", "torch", "diffusers", "transformers", "peft", "accelerate")
 FLAGS = ("HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_DATASETS_CACHE", "CUDA_VISIBLE_DEVICES")
 
 
 def print_doctor(as_json: bool) -> int:
-    """All findings; 1 where images cannot be generated here."""
-    loads, tiny = _tiny()
-    facts = {**_machine(), **_software(), "default backbone": _default_backbone(), "packaged backbone": tiny}
-    if as_json:
-        say_json({**facts, "can_generate": loads})
-    else:
-        say_facts(facts)
-        say("doctor: ready to generate" if loads else "doctor: can plan and load, but not generate; see above")
-    return 0 if loads else 1
-
-
-def _machine() -> dict[str, str]:
+    """What this machine can do, said before a long run finds out; 1 where images cannot be generated here."""
+    can_generate, tiny = _load_tiny()
     free = memory_free()
-    return {
+    flags = [f"{name}={os.environ[name]}" for name in FLAGS if name in os.environ]
+    facts = {
         "diffaug": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "cores": str(cores()),
         "memory": f"{decimal(free)} free" if free is not None else "unknown",
         "disk": f"{decimal(shutil.disk_usage(Path.cwd()).free)} free in {Path.cwd()}",
         "devices": _devices(),
+        **{name: _version(name) for name in LIBRARIES},
+        "environment": ", ".join(flags) or "no HF or CUDA settings",
+        "default backbone": _default_backbone(),
+        "packaged backbone": tiny,
     }
+    if as_json:
+        say_json({**facts, "can_generate": can_generate})
+    else:
+        say_facts(facts)
+        ready = "ready to generate" if can_generate else "can plan and load, but not generate; see above"
+        say(f"doctor: {ready}")
+    return 0 if can_generate else 1
 
 
 def _devices() -> str:
@@ -71,18 +70,13 @@ def _devices() -> str:
         return "cpu (torch is not installed)"
     import torch
 
-    found = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
-    return ", ".join(["cpu", *found])
+    gpus = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return ", ".join(["cpu", *gpus])
 
 
-def _software() -> dict[str, str]:
-    flags = [f"{name}={os.environ[name]}" for name in FLAGS if name in os.environ]
-    return {**{name: _version(name) for name in LIBRARIES}, "environment": ", ".join(flags) or "no HF or CUDA settings"}
-
-
-def _version(name: str) -> str:
+def _version(library: str) -> str:
     try:
-        return version(name)
+        return version(library)
     except PackageNotFoundError:
         return "not installed"
 
@@ -97,7 +91,7 @@ def _default_backbone() -> str:
     return f"{DEFAULT_ID} is not in {constants.HF_HUB_CACHE}; {fetch}"
 
 
-def _tiny() -> tuple[bool, str]:
+def _load_tiny() -> tuple[bool, str]:
     """Whether the packaged model loads, and how fast or why not."""
     begin = time.perf_counter()
     try:
@@ -111,7 +105,19 @@ def _tiny() -> tuple[bool, str]:
     return True, f"{name} loads in {time.perf_counter() - begin:.1f} s"
 
 
-SHOWN = ("name", "slug", "version", "sources", "prompt", "start", "label", "filter", "needs", "cost", "parity")
+# What there is: real datasets and methods, read from their modules
+
+
+METHOD_LINES = ("name", "slug", "version", "sources", "prompt", "start", "label", "filter", "needs", "cost", "parity")
+
+
+class ParameterText(TypedDict):
+    """A parameter of a method in words; `key` is dotted where it lies in a model inside."""
+
+    key: str
+    type: str
+    default: str
+    meaning: str
 
 
 def print_builders(as_json: bool) -> None:
@@ -120,7 +126,7 @@ def print_builders(as_json: bool) -> None:
     if as_json:
         say_json([{**vars(fact), "citation": fact.citation or None} for fact in facts])
         return
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for fact in facts:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in fact.official.items())
         source = "in the package" if fact.embedded else fact.hub_id or "your own folder"
@@ -152,7 +158,7 @@ def print_method(name: str, as_json: bool) -> None:
     say(cleandoc(method.__doc__ or ""))
     say()
     facts = _facts(method)
-    say_facts({key: str(facts[key]) for key in SHOWN})
+    say_facts({key: str(facts[key]) for key in METHOD_LINES})
     say()
     rows = [(p["key"], p["type"], p["default"], p["meaning"]) for p in parameters]
     say_table(("PARAMETER", "TYPE", "DEFAULT", "MEANING"), rows)
@@ -172,7 +178,7 @@ def _summary(method: Method) -> str:
     return text.split(" (")[0].rstrip(".")
 
 
-def _facts(method: Method) -> dict[str, Any]:
+def _facts(method: Method) -> dict[str, object]:
     made_of = family(method)
     return {
         "name": method.NAME,
@@ -191,27 +197,27 @@ def _facts(method: Method) -> dict[str, Any]:
     }
 
 
-def _parameters(model: type[BaseModel], prefix: str = "") -> list[dict[str, str]]:
+def _parameters(model: type[BaseModel], prefix: str = "") -> list[ParameterText]:
     """Every parameter with its type, default and meaning; those of a model inside under dotted names."""
-    found = []
+    texts: list[ParameterText] = []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += _parameters(field.annotation, f"{prefix}{name}.")
+            texts += _parameters(field.annotation, f"{prefix}{name}.")
             continue
         default = field.get_default(call_default_factory=True)
         shown = "(required)" if default is PydanticUndefined else json.dumps(default)
         meaning = "; ".join(part for part in (field.description, _bounds(field.metadata)) if part)
-        found.append({"key": prefix + name, "type": _type(field.annotation), "default": shown, "meaning": meaning})
-    return found
+        texts.append({"key": prefix + name, "type": _type(field.annotation), "default": shown, "meaning": meaning})
+    return texts
 
 
-def _bounds(metadata: Sequence[Any]) -> str:
+def _bounds(metadata: Sequence[object]) -> str:
     """`> 0, <= 1` of pydantic's constraints."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     return ", ".join(f"{sign} {getattr(m, key)}" for m in metadata for key, sign in signs.items() if hasattr(m, key))
 
 
-def _type(annotation: Any) -> str:
+def _type(annotation: object) -> str:
     """`float`, `dpm | ddim`, `str | list of str`: as one would write it in a recipe."""
     if isinstance(annotation, type) and not get_args(annotation):
         return "null" if annotation is type(None) else annotation.__name__
@@ -223,13 +229,17 @@ def _type(annotation: Any) -> str:
     return " | ".join(_type(item) for item in inner)
 
 
+# A run
+
+
 def print_status(folder: Path, as_json: bool) -> None:
     """Counts from receipts, and which units are being worked on."""
     state = status(Run.open(folder))
     if as_json:
         say_json(asdict(state))
         return
-    say(f"{state.name}, plan {state.plan_id[:16]}: {_phase(state)}")
+    phase = "finished" if state.finished else "running" if state.held else "not finished"
+    say(f"{state.name}, plan {state.plan_id[:16]}: {phase}")
     held = "unknown, for locks cannot be read here" if state.held is None else ", ".join(state.held) or "nothing"
     rate = f", {state.rows_per_second:.1f} a second and worker" if state.rows_per_second else ""
     say_facts(
@@ -246,15 +256,9 @@ def print_status(folder: Path, as_json: bool) -> None:
         say(f"next: diffaug generate {folder}")
 
 
-def _phase(state: Status) -> str:
-    if state.finished:
-        return "finished"
-    return "running" if state.held else "not finished"
-
-
 def show_row(folder: Path, prefix: str, out: Path | None) -> None:
     """Everything about one row."""
-    from diffaug_datasets.report.page import show
+    from diffaug_datasets.report.row_sheet import show
 
     say(show(Run.open(folder), prefix, out))
 
@@ -267,8 +271,11 @@ def make_report(folders: Sequence[Path], out: Path | None) -> None:
     say(f"report page: {page}")
 
 
+# One row made again
+
+
 def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_json: bool) -> int:
-    """Make one row again; 1 where its pixels are not what they should be on this stack."""
+    """Make one row again; the exit codes are those of `say_closeness`."""
     from diffaug_datasets.run.execute import resolve_device
     from diffaug_datasets.run.generation import sources_in
     from diffaug_datasets.run.rebuild import Regenerator, closeness
@@ -281,61 +288,47 @@ def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_jso
     regenerate = Regenerator(run.recipe, run.plan, fits, sources_in(tables), device=device)
     made = regenerate(columns)
     if out is not None:
-        write_new(out, made.data)
+        write_image(out, made.data)
     row_id, stored = str(columns["row_id"]), str(columns["pixel_sha256"])
-    found = closeness(row_id, stored, made, [stack], regenerate, lambda: image)
-    return say_closeness(found, as_json)
+    return say_closeness(closeness(row_id, stored, made, [stack], regenerate, lambda: image), as_json)
 
 
-def say_closeness(found: "Closeness", as_json: bool) -> int:
-    """Print how a rebuilt row compares; 1 where it is not as it should be, 3 where that cannot be known."""
-    verdict = "ok" if found.is_good else "could not check" if found.is_unknown else "WRONG"
-    if as_json:
-        say_json({**asdict(found), "outcome": verdict})
-    else:
-        say(str(found))
-    return {"ok": 0, "could not check": 3, "WRONG": 1}[verdict]
-
-
-def write_new(out: Path, data: bytes) -> None:
-    """Raises RunError where it cannot be written."""
-    try:
-        out.write_bytes(data)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written ({error.strerror}); give another place.") from None
-
-
-def finished_row(run: Run, prefix: str) -> tuple[dict[str, Any], bytes, dict[str, str]]:
+def finished_row(run: Run, prefix: str) -> tuple[dict[str, object], bytes, dict[str, str]]:
     """The columns of a finished generated row without its image, that image, and the stack that made it.
 
     Raises:
-        RunError: no row or several begin so, it failed, or it is not made yet.
+        RunError: no row or several begin so, it is a real one, it failed, or it is not made yet.
     """
+    from diffaug_datasets.report.run_view import find_row
     from diffaug_datasets.run.shards import read_stream
 
-    row_id = find_row(run, prefix)
-    shard = next(shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows))
+    row_id = find_row(run, prefix).row_id
+    shard = next((shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows)), None)
+    if shard is None:
+        raise RunError(f"row {row_id}: is a real image, which nothing made; name a generated row.")
     receipt = run.receipt(shard.name)
     if receipt is None:
         raise RunError(f"row {row_id}: not made yet; `diffaug generate {run.folder}` makes it.")
     if failed := next((row for row in receipt.failed if row.row_id == row_id), None):
         raise RunError(f"row {row_id}: has no image; it failed after {failed.attempts} attempts ({failed.reason}).")
     table = read_stream(str(run.shard_path(shard.name)))
-    place = table.column("row_id").to_pylist().index(row_id)
-    columns: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
+    columns = table.slice(table.column("row_id").to_pylist().index(row_id), 1).to_pylist()[0]
     return columns, bytes(columns.pop("image")["bytes"]), receipt.stack
 
 
-def find_row(run: Run, prefix: str) -> str:
-    """The id of the one planned row that begins so.
+def say_closeness(closeness: "Closeness", as_json: bool) -> int:
+    """Print how a rebuilt row compares; 1 where it is not as it should be, 3 where that cannot be known."""
+    outcome = "ok" if closeness.is_good else "could not check" if closeness.is_unknown else "WRONG"
+    if as_json:
+        say_json({**asdict(closeness), "outcome": outcome})
+    else:
+        say(str(closeness))
+    return {"ok": 0, "could not check": 3, "WRONG": 1}[outcome]
 
-    Raises:
-        RunError: none or several do.
-    """
-    found = [row.row_id for row in run.plan.rows if row.row_id.startswith(prefix)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        first = run.plan.rows[0].row_id
-        raise RunError(f"row {prefix!r}: no generated row of {run.folder} begins so; the first one is {first}.")
-    raise RunError(f"row {prefix!r}: {len(found)} rows begin so, such as {found[0]} and {found[1]}; give more digits.")
+
+def write_image(out: Path, data: bytes) -> None:
+    """Raises RunError where it cannot be written."""
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written ({error.strerror}); give another place.") from None

@@ -7,9 +7,6 @@ Verbs that look at published sets: check one, make one of its rows again.
 
 import shlex
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from diffaug_datasets.release.provenance import model_terms
 from diffaug_datasets.release.read import Repository
 from diffaug_datasets.release.remake import Rebuilder
 from diffaug_datasets.release.targets import Preview, Published, preview, publish
-from diffaug_datasets.release.verify import SAMPLE, UNKNOWN, WRONG, verify
+from diffaug_datasets.release.verify import SAMPLE, UNKNOWN, Verification, verify
 from diffaug_datasets.run.store import Run
 
 GATES = ("licence", "model-licence", "local-model", "failed-rows", "rows", "test-leak")
@@ -133,56 +130,48 @@ class Where:
     backbone: str | None = None
 
 
-@contextmanager
-def opened(where: Where) -> Iterator[Rebuilder]:
-    """The release, ready to be rebuilt."""
-    repository = Repository.open(where.place, where.revision)
-    release = repository.release(where.config)
-    with tempfile.TemporaryDirectory(prefix="diffaug-") as folder:
-        yield Rebuilder(repository, release, Path(folder), where.source, where.device, where.backbone)
-
-
 def run_verify(where: Where, sample: int, as_json: bool) -> int:
     """Print every check; 1 where something is wrong, 3 where nothing is and the rows asked for could not be checked."""
-    checks = []
-    with opened(where) as rebuilder:
-        if not as_json:
-            say(f"{rebuilder.repository.where}: {rebuilder.release.name}, plan {rebuilder.release.plan_id[:16]}")
-        for check in verify(rebuilder.repository, rebuilder.release, rebuilder, sample):
-            checks.append(check)
-            if not as_json:
-                say(f"  {check.name}: {check.outcome}{':' if check.outcome == UNKNOWN else ','} {check.told}")
-    is_wrong = any(check.outcome == WRONG for check in checks)
-    is_blind = any(check.name == SAMPLE and check.outcome == UNKNOWN for check in checks)
+    told = asdict(where)
+    found = verify(told.pop("place"), sample=sample, **told, progress=None if as_json else _say_check)
+    is_blind = any(check.name == SAMPLE and check.outcome == UNKNOWN for check in found.checks)
     if as_json:
-        say_json({"passed": not is_wrong, "checks": [asdict(check) for check in checks]})
-    return 1 if is_wrong else 3 if is_blind else 0
+        say_json({"passed": found.passed, "checks": [asdict(check) for check in found.checks]})
+    return 1 if not found.passed else 3 if is_blind else 0
+
+
+def _say_check(so_far: Verification) -> None:
+    if not so_far.checks:
+        say(f"{so_far.where}: {so_far.name}, plan {so_far.plan_id[:16]}")
+        return
+    check = so_far.checks[-1]
+    say(f"  {check.name}: {check.outcome}{':' if check.outcome == UNKNOWN else ','} {check.told}")
 
 
 def rebuild_published(where: Where, prefix: str, out: Path | None, as_json: bool) -> int:
     """Make one row again; the exit codes are those of `say_closeness`."""
-    from diffaug_datasets.cli.look import say_closeness, write_new
+    from diffaug_datasets.cli.look import say_closeness, write_image
 
-    with opened(where) as rebuilder:
+    told = asdict(where)
+    with Rebuilder.open(told.pop("place"), **told) as rebuilder:
         made, found = rebuilder.rebuild(rebuilder.row(prefix))
         if said := other_form(rebuilder.release):
             note(f"{rebuilder.repository.where}: {said}")
     if out is not None:
-        write_new(out, made.data)
+        write_image(out, made.data)
     return say_closeness(found, as_json)
 
 
 def build_published(place: str, source: str | None, folder: Path | None, workers: int, device: str) -> int:
     """Make a published plan's images here and say how many are equal; 1 where some are not on the very same stack."""
-    from diffaug_datasets.cli.make import finish
     from diffaug_datasets.release.remake import match, planned_again
-    from diffaug_datasets.run.worker import WorkerOptions
+    from diffaug_datasets.run.execute import generate
 
     repository = Repository.open(place)
     release = repository.release(None)
     run = planned_again(repository, release, source, folder)
     say(f"{release.name}: {len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
-    finish(run, WorkerOptions(device=device), workers)
+    generate(run, workers=workers, device=device, progress=sys.stdout)
     found = match(repository, release, run)
     say(f"{release.name}: {found}")
     say(f"run folder: {run.folder}")

@@ -6,17 +6,14 @@ The one place where the command line prints. A stranger's text drives no termina
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import typer
 
 from diffaug_datasets.core.printable import printable, without_secrets
-from diffaug_datasets.run.progress import on_terminal
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+PATTERN_SIGNS = ("*", "?", "[", "::")  # that `load_dataset` takes for a pattern
 
 
 def say(text: str = "") -> None:
@@ -29,20 +26,7 @@ def note(text: str) -> None:
     typer.echo(printable(without_secrets(text)), err=True)
 
 
-__all__ = ["note", "on_terminal", "say", "say_facts", "say_json", "say_table", "waiting", "warn_of_signs"]
-
-
-def warn_of_signs(folder: Path) -> None:
-    """Say on standard error that `load_dataset` will not find the files of a run folder with such a path."""
-    signs = [sign for sign in ("*", "?", "[", "::") if sign in str(folder.absolute())]
-    if signs:
-        note(
-            f"warning: {folder}: load_dataset takes {' and '.join(signs)} in a path for a pattern and will not find "
-            f"this run; diffaug_datasets.load({str(folder)!r}) does, or rename the folder."
-        )
-
-
-def say_json(value: Any) -> None:
+def say_json(value: object) -> None:
     """A value as JSON; what JSON does not know is written as text."""
     say(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
@@ -62,10 +46,22 @@ def say_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         say("  ".join(cells).rstrip())
 
 
-def waiting(text: str) -> "AbstractContextManager[Any]":
+def waiting(text: str) -> AbstractContextManager[object]:
     """A spinner while something takes long, on a terminal."""
+    from diffaug_datasets.run.progress import on_terminal
+
     if not on_terminal(sys.stdout):
         return nullcontext()
     from rich.console import Console
 
     return Console().status(printable(text))
+
+
+def warn_of_patterns(folder: Path) -> None:
+    """Say on standard error that `load_dataset` will not find the files of a run folder with such a path."""
+    signs = [sign for sign in PATTERN_SIGNS if sign in str(folder.absolute())]
+    if signs:
+        note(
+            f"warning: {folder}: load_dataset takes {' and '.join(signs)} in a path for a pattern and will not find "
+            f"this run; diffaug_datasets.load({str(folder)!r}) does, or rename the folder."
+        )

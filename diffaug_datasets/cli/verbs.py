@@ -1,25 +1,59 @@
-"""The verbs and their options; typer alone is imported here, so that `diffaug --help` answers at once.
+"""The verbs of the command line and their options; only typer is imported, so that `diffaug --help` answers at once.
 
-Arguments and options that several verbs share.
-
-The verbs of what is finished: withdraw an image, publish, make a row again, check.
+What a verb does is in `make`, `look` and `publish`, which are imported when it is called.
 """
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Protocol, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from diffaug_datasets.core.errors import RunError
 
+MAKE, LOOK, PUBLISH, EXPERT = GROUPS = ("Make", "Look", "Publish", "Expert")
+Given = TypeVar("Given", Path, list[Path], None)
 
-def _device(device: str) -> str:
+
+class HelpText(Protocol):
+    """What a help page is written with; of click, whichever typer brings along."""
+
+    width: int
+
+    def section(self, name: str) -> AbstractContextManager[None]:
+        """Write a heading; what is written inside is indented."""
+
+    def write_dl(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Write terms and their definitions in two columns."""
+
+
+class GroupedVerbs(TyperGroup):
+    """Lists the verbs below the headings of GROUPS, as plain text."""
+
+    def format_commands(self, ctx: object, formatter: HelpText) -> None:  # noqa: ARG002
+        """One section per group, its verbs in the order of this file."""
+        verbs = [verb for verb in self.commands.values() if isinstance(verb, TyperCommand) and not verb.hidden]
+        longest = max(len(verb.name or "") for verb in verbs)
+        for group in GROUPS:
+            with formatter.section(group):
+                formatter.write_dl(
+                    [
+                        (f"{verb.name:<{longest}}", verb.get_short_help_str(formatter.width - 6 - longest))
+                        for verb in verbs
+                        if verb.rich_help_panel == group
+                    ]
+                )
+
+
+def checked_device(device: str) -> str:
     if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
         return device
     raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
 
 
-def local(param: typer.CallbackParam, value: Any) -> Any:
+def local(param: typer.CallbackParam, value: Given) -> Given:
     """A folder or file, or several; RunError where an address such as s3:// is given."""
     from diffaug_datasets.run.store import on_this_machine
 
@@ -42,7 +76,7 @@ RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
 ]
 NewRun = Annotated[Path | None, typer.Option("--run", callback=local, help="Run folder; default: runs/NAME-PLANID.")]
-Device = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(callback=checked_device, help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one a GPU, or one a core.")]
 MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
 FitsFrom = Annotated[
@@ -66,6 +100,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 app = typer.Typer(
+    cls=GroupedVerbs,
     help="Reproducible, diffusion-augmented datasets for image classification.",
     epilog="A run goes plan, generate, report; `diffaug demo` shows all three on embedded data.",
     add_completion=False,
@@ -80,7 +115,7 @@ def root(version: Version = False, debug: Debug = False) -> None:
     """Options of every verb."""
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def demo(
     run: Annotated[Path, typer.Option("--run", callback=local, help="Where the demo's runs go.")] = Path("runs"),
     short: Annotated[bool, typer.Option("--short", help="The same path with a few images of two methods.")] = False,
@@ -91,34 +126,7 @@ def demo(
     run_demo(run, short)
 
 
-@app.command()
-def doctor(json: AsJson = False) -> None:
-    """Say what this machine can do: versions, devices, memory, disk, models."""
-    from diffaug_datasets.cli.look import print_doctor
-
-    raise typer.Exit(print_doctor(json))
-
-
-@app.command()
-def builders(json: AsJson = False) -> None:
-    """List the real datasets that can be augmented."""
-    from diffaug_datasets.cli.look import print_builders
-
-    print_builders(json)
-
-
-@app.command()
-def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, with all its parameters.")] = None,
-    json: AsJson = False,
-) -> None:
-    """List the augmentation methods, or explain one."""
-    from diffaug_datasets.cli.look import print_method, print_methods
-
-    print_method(name, json) if name else print_methods(json)
-
-
-@app.command()
+@app.command(rich_help_panel=MAKE)
 def cp(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A config name or a shipped recipe.")] = None,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here.")] = None,
@@ -129,7 +137,216 @@ def cp(
     copy_recipe(name, file) if name else print_recipes()
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE)
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
+    run: NewRun = None,
+    source: Source = None,
+    changes: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Draw every row of a dataset, price it, and write a run folder. Needs no torch and no GPU."""
+    from diffaug_datasets.cli.make import make_plan
+
+    make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json)
+
+
+@app.command(rich_help_panel=MAKE)
+def generate(
+    run: RunFolder,
+    workers: Workers = 0,
+    device: Device = "auto",
+    fits_from: FitsFrom = None,
+    allow_mixed_stack: MixedStack = False,
+) -> None:
+    """Make everything that a run still lacks. Killed, it goes on where it was; also under `accelerate launch -m`."""
+    from diffaug_datasets.cli.make import run_generate
+
+    raise typer.Exit(run_generate(run, workers, device, fits_from or (), allow_mixed_stack))
+
+
+@app.command(rich_help_panel=MAKE)
+def build(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A config name, or a published set to make again.")],
+    source: Source = None,
+    run: NewRun = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+) -> None:
+    """Plan, generate and prepare a config as a `datasets` builder, in one go."""
+    if "/" in name:
+        from diffaug_datasets.cli.publish import build_published
+
+        raise typer.Exit(build_published(name, source, run, workers, device))
+    from diffaug_datasets.cli.make import run_build
+
+    run_build(name, source, run, workers, device)
+
+
+@app.command(rich_help_panel=LOOK)
+def builders(json: AsJson = False) -> None:
+    """List the real datasets that can be augmented."""
+    from diffaug_datasets.cli.look import print_builders
+
+    print_builders(json)
+
+
+@app.command(rich_help_panel=LOOK)
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, with all its parameters.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the augmentation methods, or explain one."""
+    from diffaug_datasets.cli.look import print_method, print_methods
+
+    print_method(name, json) if name else print_methods(json)
+
+
+@app.command(rich_help_panel=LOOK)
+def status(run: RunFolder, json: AsJson = False) -> None:
+    """Say how far a run is; works while others work on it."""
+    from diffaug_datasets.cli.look import print_status
+
+    print_status(run, json)
+
+
+@app.command(rich_help_panel=LOOK)
+def show(
+    run: RunFolder,
+    row: RowPrefix,
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=local, help="Write the picture and its sources here.")
+    ] = None,
+) -> None:
+    """Show everything about one row: draws, prompts, scores, sources."""
+    from diffaug_datasets.cli.look import show_row
+
+    show_row(run, row, out)
+
+
+@app.command(rich_help_panel=LOOK)
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", callback=local, help="One or more run folders.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=local, help="The page; default: report.html in the first run.")
+    ] = None,
+) -> None:
+    """Write an HTML page over runs: pictures, scores, counts."""
+    from diffaug_datasets.cli.look import make_report
+
+    make_report(runs, out)
+
+
+@app.command(rich_help_panel=LOOK)
+def regen(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a published set (org/name, s3://...).")],
+    row: RowPrefix,
+    out: Annotated[Path | None, typer.Option("--out", callback=local, help="Write the rebuilt image here.")] = None,
+    config: Config = None,
+    revision: Revision = None,
+    source: Source = None,
+    backbone: Backbone = None,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Rebuild one row and compare it with the stored image.
+
+    On the stack that made it, it must be equal bit for bit; on another one the difference is measured and must stay
+    within a tolerance. Exit code 0 where it does, 1 where it does not, 3 where there are no pixels to measure from.
+    """
+    folder = Path(run)
+    if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
+        from diffaug_datasets.cli.look import rebuild_row
+
+        given = {"--config": config, "--revision": revision, "--source": source, "--backbone": backbone}
+        if unused := next((name for name, value in given.items() if value is not None), None):
+            raise RunError(f"{unused}: is for published sets; {run} is a run folder and has its own, so leave it out.")
+        raise typer.Exit(rebuild_row(folder, row, out, device, json))
+    from diffaug_datasets.cli.publish import Where, rebuild_published
+    from diffaug_datasets.run.execute import resolve_device
+
+    raise typer.Exit(
+        rebuild_published(Where(run, config, revision, source, resolve_device(device), backbone), row, out, json)
+    )
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(json: AsJson = False) -> None:
+    """Say what this machine can do: versions, devices, memory, disk, models."""
+    from diffaug_datasets.cli.look import print_doctor
+
+    raise typer.Exit(print_doctor(json))
+
+
+@app.command(rich_help_panel=PUBLISH)
+def publish(
+    run: RunFolder,
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="org/name on the Hub, or an address (s3://..., file://...).")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show files, card and licence verdict; send nothing.")
+    ] = False,
+    format: Annotated[str, typer.Option("--format", help="arrow or parquet.")] = "arrow",
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; made if missing.")] = None,
+    i_have_rights: Annotated[
+        bool, typer.Option("--i-have-rights", help="You may publish what the licence forbids.")
+    ] = False,
+    recipe_only: Annotated[bool, typer.Option("--recipe-only", help="Everything but pixels.")] = False,
+    allow: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Overrule a gate; the card says so.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Publish a finished run: shards, provenance, recipe, plan, card. Killed, the same command continues."""
+    from diffaug_datasets.cli.publish import options_of, print_preview, run_publish
+
+    options = options_of(format, (private, create_pr, revision), i_have_rights, recipe_only, allow or [])
+    if dry_run:
+        raise typer.Exit(print_preview(run, target, options, json))
+    run_publish(run, target, options, json)
+
+
+@app.command(rich_help_panel=PUBLISH)
+def verify(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A published set: org/name, a folder or s3://...")],
+    sample: Annotated[int, typer.Option(min=0, help="Rows to make again.")] = 0,
+    config: Config = None,
+    revision: Revision = None,
+    source: Source = None,
+    backbone: Backbone = None,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again.
+
+    Each check ends in ok (a row: bit-equal, or within tolerance on another stack), WRONG, or could not check (a model,
+    a source or a version is not here). Exit code 0 where nothing is wrong, 1 where something is, 3 where nothing is and
+    not one row of --sample could be checked.
+    """
+    from diffaug_datasets.cli.publish import Where, run_verify
+
+    where = Where(place, config, revision, source, device, backbone)
+    raise typer.Exit(run_verify(where, sample, json))
+
+
+@app.command(rich_help_panel=PUBLISH)
+def withdraw(
+    run: RunFolder,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="The sha256 of a real image, or its file.")],
+    out: Annotated[
+        Path | None, typer.Option("--run", callback=local, help="The new run folder; default: NAME-PLANID beside.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Take real images and the rows made from them out of a finished run, into a new one; nothing is generated."""
+    from diffaug_datasets.cli.make import run_withdraw
+
+    run_withdraw(run, images, out, json)
+
+
+@app.command(rich_help_panel=EXPERT)
 def captions(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
     out: Annotated[
@@ -159,22 +376,7 @@ def captions(
     make_suffixes(recipe, out, source, CaptionOptions(captioner, summariser, endpoint, limit, device))
 
 
-@app.command()
-def plan(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
-    run: NewRun = None,
-    source: Source = None,
-    changes: Set = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
-    json: AsJson = False,
-) -> None:
-    """Draw every row of a dataset, price it, and write a run folder. Needs no torch and no GPU."""
-    from diffaug_datasets.cli.make import make_plan
-
-    make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json)
-
-
-@app.command()
+@app.command(rich_help_panel=EXPERT)
 def fit(
     run: RunFolder,
     workers: Workers = 0,
@@ -189,11 +391,16 @@ def fit(
     from diffaug_datasets.cli.make import run_fits
     from diffaug_datasets.run.worker import WorkerOptions
 
-    others = tuple(fits_from or ())
-    run_fits(run, workers, WorkerOptions(device, 0, True, allow_mixed_stack, others, split_batches))
+    options = WorkerOptions(
+        device,
+        allow_mixed_stack=allow_mixed_stack,
+        fits_from=tuple(fits_from or ()),
+        split_batches=split_batches,
+    )
+    run_fits(run, workers, options)
 
 
-@app.command()
+@app.command(rich_help_panel=EXPERT)
 def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A learned_embeds file: pickle or safetensors.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the safetensors go; made if missing.")],
@@ -205,186 +412,9 @@ def convert(
     convert_embeddings(file, folder, token)
 
 
-@app.command()
-def generate(
-    run: RunFolder,
-    workers: Workers = 0,
-    device: Device = "auto",
-    fits_from: FitsFrom = None,
-    allow_mixed_stack: MixedStack = False,
-) -> None:
-    """Make everything that a run still lacks. Killed, it goes on where it was; also under `accelerate launch -m`."""
-    from diffaug_datasets.cli.make import run_generate
-    from diffaug_datasets.run.worker import WorkerOptions
-
-    options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from or ()))
-    raise typer.Exit(run_generate(run, workers, options))
-
-
-@app.command()
-def status(run: RunFolder, json: AsJson = False) -> None:
-    """Say how far a run is; works while others work on it."""
-    from diffaug_datasets.cli.look import print_status
-
-    print_status(run, json)
-
-
-@app.command()
-def show(
-    run: RunFolder,
-    row: RowPrefix,
-    out: Annotated[
-        Path | None, typer.Option("--out", callback=local, help="Write the picture and its sources here.")
-    ] = None,
-) -> None:
-    """Show everything about one row: draws, prompts, scores, sources."""
-    from diffaug_datasets.cli.look import show_row
-
-    show_row(run, row, out)
-
-
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", callback=local, help="One or more run folders.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", callback=local, help="The page; default: report.html in the first run.")
-    ] = None,
-) -> None:
-    """Write an HTML page over runs: pictures, scores, counts."""
-    from diffaug_datasets.cli.look import make_report
-
-    make_report(runs, out)
-
-
-@app.command()
-def build(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A config name, or a published set to make again.")],
-    source: Source = None,
-    run: NewRun = None,
-    workers: Workers = 0,
-    device: Device = "auto",
-) -> None:
-    """Plan, generate and prepare a config as a `datasets` builder, in one go."""
-    if "/" in name:
-        from diffaug_datasets.cli.publish import build_published
-
-        raise typer.Exit(build_published(name, source, run, workers, device))
-    from diffaug_datasets.cli.make import run_build
-
-    run_build(name, source, run, workers, device)
-
-
 @app.command(hidden=True)
 def worker(run: RunFolder, pipe: int, options: str) -> None:
     """Work for a `generate` with several workers, which starts this itself."""
     from diffaug_datasets.run.engines.local import work_for_parent
 
     work_for_parent(run, pipe, options)
-
-
-__all__ = ["app"]
-
-
-@app.command()
-def withdraw(
-    run: RunFolder,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="The sha256 of a real image, or its file.")],
-    out: Annotated[
-        Path | None, typer.Option("--run", callback=local, help="The new run folder; default: NAME-PLANID beside.")
-    ] = None,
-    json: AsJson = False,
-) -> None:
-    """Take real images and the rows made from them out of a finished run, into a new one; nothing is generated."""
-    from diffaug_datasets.cli.make import run_withdraw
-
-    run_withdraw(run, images, out, json)
-
-
-@app.command()
-def publish(
-    run: RunFolder,
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="org/name on the Hub, or an address (s3://..., file://...).")
-    ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show files, card and licence verdict; send nothing.")
-    ] = False,
-    format: Annotated[str, typer.Option("--format", help="arrow or parquet.")] = "arrow",
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
-    revision: Annotated[str | None, typer.Option(help="A branch; made if missing.")] = None,
-    i_have_rights: Annotated[
-        bool, typer.Option("--i-have-rights", help="You may publish what the licence forbids.")
-    ] = False,
-    recipe_only: Annotated[bool, typer.Option("--recipe-only", help="Everything but pixels.")] = False,
-    allow: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Overrule a gate; the card says so.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Publish a finished run: shards, provenance, recipe, plan, card. Killed, the same command continues."""
-    from diffaug_datasets.cli.publish import options_of, print_preview, run_publish
-
-    options = options_of(format, (private, create_pr, revision), i_have_rights, recipe_only, allow or [])
-    if dry_run:
-        raise typer.Exit(print_preview(run, target, options, json))
-    run_publish(run, target, options, json)
-
-
-@app.command()
-def regen(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a published set (org/name, s3://...).")],
-    row: RowPrefix,
-    out: Annotated[Path | None, typer.Option("--out", callback=local, help="Write the rebuilt image here.")] = None,
-    config: Config = None,
-    revision: Revision = None,
-    source: Source = None,
-    backbone: Backbone = None,
-    device: Device = "auto",
-    json: AsJson = False,
-) -> None:
-    """Rebuild one row and compare it with the stored image.
-
-    On the stack that made it, it must be equal bit for bit; on another one the difference is measured and must stay
-    within a tolerance. Exit code 0 where it does, 1 where it does not, 3 where there are no pixels to measure from.
-    """
-    folder = Path(run)
-    if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
-        from diffaug_datasets.cli.look import rebuild_row
-
-        given = {"--config": config, "--revision": revision, "--source": source, "--backbone": backbone}
-        if unused := next((name for name, value in given.items() if value is not None), None):
-            raise RunError(f"{unused}: is for published sets; {run} is a run folder and has its own, so leave it out.")
-        raise typer.Exit(rebuild_row(folder, row, out, device, json))
-    from diffaug_datasets.cli.publish import Where, rebuild_published
-
-    raise typer.Exit(
-        rebuild_published(Where(run, config, revision, source, _resolved(device), backbone), row, out, json)
-    )
-
-
-@app.command()
-def verify(
-    place: Annotated[str, typer.Argument(metavar="PLACE", help="A published set: org/name, a folder or s3://...")],
-    sample: Annotated[int, typer.Option(min=0, help="Rows to make again.")] = 0,
-    config: Config = None,
-    revision: Revision = None,
-    source: Source = None,
-    backbone: Backbone = None,
-    device: Device = "auto",
-    json: AsJson = False,
-) -> None:
-    """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again.
-
-    Each check ends in ok (a row: bit-equal, or within tolerance on another stack), WRONG, or could not check (a model,
-    a source or a version is not here). Exit code 0 where nothing is wrong, 1 where something is, 3 where nothing is and
-    not one row of --sample could be checked.
-    """
-    from diffaug_datasets.cli.publish import Where, run_verify
-
-    where = Where(place, config, revision, source, _resolved(device) if sample else device, backbone)
-    raise typer.Exit(run_verify(where, sample, json))
-
-
-def _resolved(device: str) -> str:
-    from diffaug_datasets.run.execute import resolve_device
-
-    return resolve_device(device)

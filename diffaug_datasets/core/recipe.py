@@ -123,7 +123,16 @@ class Filter(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Everything that decides an augmented dataset, and where the real images are."""
+    """Everything that decides an augmented dataset, and where the real images are.
+
+    Strict: an unknown key or a value that cannot be is a `RecipeError`. `from_dict` and `from_yaml` read one, `to_yaml`
+    writes it. The keys that count for the id of a plan are those of `identity`.
+
+    >>> from diffaug_datasets import Recipe
+    >>> recipe = Recipe.from_dict({"builder": "fashion", "protocol": "5shot", "method": "genie", "per_class": 2})
+    >>> recipe.per_class, recipe.batch_size, recipe.backbone.id
+    (2, 8, 'tiny')
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -49,6 +49,10 @@ class PublishOptions:
     `revision`: a branch (made if missing). `create_pr`: as a pull request. `recipe_only`: everything but pixels.
     `allow`: names of gates that may say no; the card states each. `with_rights`: the publisher holds the rights to
     derivatives of images that may not be redistributed.
+
+    >>> from diffaug_datasets import PublishOptions
+    >>> PublishOptions(file_format="parquet", recipe_only=True).allow
+    ()
     """
 
     file_format: FileFormat = "arrow"

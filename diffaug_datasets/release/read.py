@@ -516,6 +516,13 @@ def load(
 
     Raises:
         DiffAugError: not finished or published, no such config, split or image, or a file with other bytes.
+
+    >>> from diffaug_datasets import generate, load, plan
+    >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
+    >>> done = generate(run, workers=1)
+    >>> train = load("runs/shirts", split="train")
+    >>> train.num_rows, train[-1]["method"], train[-1]["image"].size
+    (70, 'txt2img', (32, 32))
     """
     if (Path(where) / "plan.json").is_file():
         return _load_run(Run.open(where), split, augmented_only, bool(check))

@@ -4,7 +4,9 @@ Making one published image again from the repository alone, plus the real source
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,7 +28,7 @@ from diffaug_datasets.run.generation import ReadSource, sources_in
 from diffaug_datasets.run.rebuild import Closeness, Rebuilt, Regenerator, closeness
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack
-from diffaug_datasets.run.store import Receipt, Run
+from diffaug_datasets.run.store import Receipt, Run, default_folder
 from diffaug_datasets.sources.real import RealSet, hub_choice, read_real
 
 FITS = "fits/"
@@ -47,6 +49,28 @@ class Rebuilder:
     source: str | None = None
     device: str = "cpu"
     backbone: str | None = None
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        place: str,
+        *,
+        config: str | None = None,
+        revision: str | None = None,
+        source: str | None = None,
+        backbone: str | None = None,
+        device: str = "cpu",
+    ) -> "Iterator[Rebuilder]":
+        """A config of the set at a place (default: its first), ready to be rebuilt; fits lie in a temporary folder.
+
+        Raises:
+            PublishError: nothing is published there, or no such config is.
+        """
+        repository = Repository.open(place, revision)
+        release = repository.release(config)
+        with tempfile.TemporaryDirectory(prefix="diffaug-") as folder:
+            yield cls(repository, release, Path(folder), source, device, backbone)
 
     def row(self, prefix: str) -> Mapping[str, Any]:
         """The provenance of the one generated row that begins so.
@@ -227,7 +251,7 @@ def planned_again(repository: Repository, release: Release, source: str | None, 
             f"{repository.where}: these real images give plan {prepared.plan.id[:16]}, the release is "
             f"{release.plan_id[:16]}; give --source with the very images that it was made from."
         )
-    run = write_run(prepared, folder or Path("runs") / f"{release.name}-{release.plan_id[:8]}")
+    run = write_run(prepared, folder or default_folder(release.name, release.plan_id))
     if recipe.withdrawn:
         _take_fits(repository, release, run)
     return run

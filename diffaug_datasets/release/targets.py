@@ -520,11 +520,28 @@ class Preview:
 def publish(
     run: Run, target: str, options: PublishOptions | None = None, patience: Patience | None = None
 ) -> Published:
-    """Publish a finished run.
+    """Publish a finished run: shards, provenance, recipe, plan and card. What is there already is not sent again.
+
+    Args:
+        run: the finished run.
+        target: `org/name` on the Hub, or any fsspec address such as `s3://bucket/name` or `file:///folder`.
+        options: how it goes out; the default is Arrow shards with all that the licences allow.
+        patience: how often a step on the Hub is tried, and how long is waited in between.
+
+    Returns:
+        Where it is, and how many files were sent.
 
     Raises:
         PublishError: not finished, gates say no (all are named), or the place does not take it; nothing half is
             visible then.
+
+    >>> from pathlib import Path
+    >>> from diffaug_datasets import generate, plan, publish
+    >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
+    >>> done = generate(run, workers=1)
+    >>> published = publish(run, Path("shelf/shirts").absolute().as_uri())
+    >>> published.folder == f"data/fashion_5shot_txt2img/{run.plan.id[:16]}"
+    True
     """
     options = options or PublishOptions()
     with _opened(run, target, options) as (found, said):

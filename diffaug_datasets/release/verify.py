@@ -15,9 +15,10 @@ overrides of the gates `rows`, `local-model` and `test-leak`, `leak_check` of a 
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,7 @@ from diffaug_datasets.release.provenance import (
 )
 from diffaug_datasets.release.read import PART_ROWS, PROVENANCE_FILE, Provenance, Repository, shard_table
 from diffaug_datasets.release.remake import Rebuilder
+from diffaug_datasets.run.execute import resolve_device
 from diffaug_datasets.run.rebuild import Closeness, levels
 from diffaug_datasets.run.shards import schema_digest
 from diffaug_datasets.sources.real import builder_facts
@@ -276,7 +278,77 @@ class Check:
     told: str
 
 
-def verify(repository: Repository, release: Release, rebuilder: Rebuilder, sample: int) -> Iterator[Check]:
+@dataclass(frozen=True)
+class Verification:
+    """What is known of a published set: where it is, the name and plan of its config, and every check in its order."""
+
+    where: str
+    name: str
+    plan_id: str
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong; what could not be checked is not wrong."""
+        return all(check.outcome != WRONG for check in self.checks)
+
+
+def verify(
+    place: str | os.PathLike[str],
+    *,
+    sample: int = 0,
+    config: str | None = None,
+    revision: str | None = None,
+    source: str | None = None,
+    backbone: str | None = None,
+    device: str = "auto",
+    progress: Callable[[Verification], None] | None = None,
+) -> Verification:
+    """Check a published set: every digest, plan, schema, labels and counts, and a sample of rows made again.
+
+    Args:
+        place: `org/name` on the Hub, a folder, or an address such as `s3://bucket/name`.
+        sample: how many rows are made again, spread evenly over the plan; more than 0 needs the extra `generate`.
+        config: the config that is checked; default: the first of the set.
+        revision: a tag, branch or commit of the Hub.
+        source: your own copy of the real images, where the set does not carry them: a folder or a Hub id.
+        backbone: your own copy of a model that the publisher has in a folder; it is compared by its digest.
+        device: where the sample is made: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: called once before the first check, and after each with what is known by then.
+
+    Returns:
+        The checks. Each ends in `ok`, `WRONG` or `could not check`; after a wrong digest nothing else is opened.
+
+    Raises:
+        PublishError: nothing is published there, no such config is, or it cannot be reached.
+        RunError: a sample is wanted on a device that is not there.
+
+    >>> from pathlib import Path
+    >>> from diffaug_datasets import generate, plan, publish, verify
+    >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
+    >>> done = generate(run, workers=1)
+    >>> published = publish(run, Path("shelf/shirts").absolute().as_uri())
+    >>> found = verify("shelf/shirts", sample=1)
+    >>> found.passed, found.checks[0].name, found.checks[0].outcome
+    (True, 'digests', 'ok')
+    """
+    where = resolve_device(device) if sample else "cpu"
+    opened = Rebuilder.open(
+        os.fspath(place), config=config, revision=revision, source=source, backbone=backbone, device=where
+    )
+    with opened as rebuilder:
+        repository, release = rebuilder.repository, rebuilder.release
+        found = Verification(repository.where, release.name, release.plan_id)
+        if progress:
+            progress(found)
+        for check in run_checks(repository, release, rebuilder, sample):
+            found = replace(found, checks=(*found.checks, check))
+            if progress:
+                progress(found)
+    return found
+
+
+def run_checks(repository: Repository, release: Release, rebuilder: Rebuilder, sample: int) -> Iterator[Check]:
     """Check after check; a file whose digest is wrong is not opened, and nothing is looked at after that.
 
     `sample`: how many rows are made again, spread evenly over the plan; the last check sums them up.
@@ -291,14 +363,14 @@ def verify(repository: Repository, release: Release, rebuilder: Rebuilder, sampl
     yield _tried("counts", looked.at_counts)
     yield _tried("statements", looked.at_statements)
     yield _version(release)
-    checks, found = [], []
+    made_again, found = [], []
     for row in rebuilder.sample(sample) if sample else ():
         check, closeness = _rebuilt(rebuilder, row)
-        checks.append(check)
+        made_again.append(check)
         found += [closeness] if closeness else []
         yield check
-    if checks:
-        yield _summed_up(checks, found)
+    if made_again:
+        yield _summed_up(made_again, found)
 
 
 class Wrong(Exception):

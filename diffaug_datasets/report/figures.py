@@ -1,36 +1,34 @@
-"""Where a run's time went: its shards and its fits, from their receipts.
-
-What a run amounts to, by class and in all: rows planned, written, failed, kept, and what the judge makes of them.
-
-What a method chose over a whole run: GeNIe-Ada's levels, Diff-II's angles. One figure each, where rows have them.
-"""
+"""A run in numbers: counts per class and in all, what the judge makes of it, failures, what the method chose, times."""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-from diffaug_datasets.report.drawing import (
+from diffaug_datasets.report.rendering import (
     Bar,
     Box,
     Curve,
     Span,
     Thumbnail,
     Trajectory,
+    are_numbers,
     bars,
     curve,
     histogram,
+    is_number,
     thumbnail,
     trajectory,
 )
-from diffaug_datasets.report.row import Fact, are_numbers, is_number
-from diffaug_datasets.report.run_view import FitState, Gathered, Picture, Scanned
-from diffaug_datasets.run.store import Receipt
+from diffaug_datasets.report.row_card import Fact
+from diffaug_datasets.report.run_view import FitState, Picture, RunView, ScannedRow
 
-CONFUSION_CLASSES = 20
+CONFUSION_CLASSES = 20  # with more, nobody can read the matrix
 LISTED_FAILURES = 40
+LISTED_SHARDS = 24  # the rest is summed up
+OVERLAID = 60  # trajectories on one axis
+WIDE = Box(480, 190)
 
 
 @dataclass(frozen=True)
@@ -68,40 +66,40 @@ class Totals:
         return self.seconds / self.written if self.written and self.seconds else None
 
 
-def accuracy(rows: Iterable[Scanned]) -> float | None:
+def accuracy(rows: Iterable[ScannedRow]) -> float | None:
     """Share of rows in which the judge sees the row's own class; None where nobody judged."""
     verdicts = [row.agrees for row in rows if row.agrees is not None]
     return fmean(verdicts) if verdicts else None
 
 
-def class_rows(gathered: Gathered) -> tuple[ClassRow, ...]:
-    """One row a class, in label order."""
-    written: dict[int, list[Scanned]] = {label: [] for label in range(len(gathered.class_names))}
-    for row in gathered.rows:
+def class_rows(view: RunView) -> tuple[ClassRow, ...]:
+    """One row per class, in label order."""
+    written: dict[int, list[ScannedRow]] = {label: [] for label in range(len(view.class_names))}
+    for row in view.rows:
         written[row.label].append(row)
-    planned = Counter(row.label for row in gathered.planned.values())
-    failed = Counter(gathered.planned[row.row_id].label for row in gathered.failed if row.row_id in gathered.planned)
-    decided = gathered.run.receipt("selection") is not None
+    planned = Counter(row.label for row in view.planned.values())
+    failed = Counter(view.planned[row.row_id].label for row in view.failed if row.row_id in view.planned)
+    decided = view.run.receipt("selection") is not None
     return tuple(
         ClassRow(
             name=name,
-            real=len(gathered.real_of(label)),
+            real=len(view.real_of(label)),
             planned=planned[label],
             written=len(written[label]),
             failed=failed[label],
-            kept=sum(row.row_id not in gathered.dropped for row in written[label]) if decided else None,
+            kept=sum(row.row_id not in view.dropped for row in written[label]) if decided else None,
             accuracy=accuracy(written[label]),
         )
-        for label, name in enumerate(gathered.class_names)
+        for label, name in enumerate(view.class_names)
     )
 
 
-def totals(gathered: Gathered, rows: Sequence[ClassRow]) -> Totals:
+def totals(view: RunView, rows: Sequence[ClassRow]) -> Totals:
     """The sums of the class rows, with times and scores of the whole run."""
     kept = [row.kept for row in rows if row.kept is not None]
-    margins = [row.clip_margin for row in gathered.rows if row.clip_margin is not None]
-    fits = [fit.receipt for fit in gathered.fits if fit.receipt is not None]
-    shards = list(gathered.receipts.values())
+    margins = [row.clip_margin for row in view.rows if row.clip_margin is not None]
+    fits = [fit.receipt for fit in view.fits if fit.receipt is not None]
+    shards = list(view.receipts.values())
     return Totals(
         classes=len(rows),
         real=sum(row.real for row in rows),
@@ -109,7 +107,7 @@ def totals(gathered: Gathered, rows: Sequence[ClassRow]) -> Totals:
         written=sum(row.written for row in rows),
         failed=sum(row.failed for row in rows),
         kept=sum(kept) if kept else None,
-        accuracy=accuracy(gathered.rows),
+        accuracy=accuracy(view.rows),
         margin=fmean(margins) if margins else None,
         seconds=sum(receipt.seconds for receipt in shards),
         fit_seconds=sum(receipt.seconds for receipt in fits),
@@ -126,10 +124,10 @@ class ConfusionRow:
     shares: tuple[float, ...]
 
 
-def confusion(gathered: Gathered) -> tuple[ConfusionRow, ...]:
+def confusion(view: RunView) -> tuple[ConfusionRow, ...]:
     """Rows are labels, columns what the judge sees; empty without a judge or with more classes than one can read."""
-    names = gathered.class_names
-    seen = Counter((row.label, row.judge_label) for row in gathered.rows if row.judge_label is not None)
+    names = view.class_names
+    seen = Counter((row.label, row.judge_label) for row in view.rows if row.judge_label is not None)
     if not seen or len(names) > CONFUSION_CLASSES:
         return ()
     table = []
@@ -157,20 +155,16 @@ class Failure:
     rows: tuple[LostRow, ...]
 
 
-def failures(gathered: Gathered) -> tuple[Failure, ...]:
+def failures(view: RunView) -> tuple[Failure, ...]:
     """Reasons, the most frequent first."""
     groups: dict[str, list[LostRow]] = {}
-    for row in gathered.failed:
-        known = gathered.planned.get(row.row_id)
-        name = gathered.class_names[known.label] if known else ""
+    for row in view.failed:
+        known = view.planned.get(row.row_id)
+        name = view.class_names[known.label] if known else ""
         groups.setdefault(row.reason, []).append(LostRow(row.row_id, name, row.attempts))
     each = max(1, LISTED_FAILURES // max(1, len(groups)))
     found = [Failure(reason, len(rows), tuple(rows[:each])) for reason, rows in groups.items()]
     return tuple(sorted(found, key=lambda failure: (-failure.count, failure.reason)))
-
-
-OVERLAID = 60
-WIDE = Box(480, 190)
 
 
 @dataclass(frozen=True)
@@ -193,39 +187,40 @@ class Turns:
     mean_alpha: float
 
 
-def levels(gathered: Gathered, sampled: Sequence[Picture]) -> Levels | None:
+def levels(view: RunView, sampled: Sequence[Picture]) -> Levels | None:
     """The figure of an adaptive method; None where no sampled row measured distances."""
-    known = [p for p in sampled if are_numbers(p.measured.get("levels")) and are_numbers(p.measured.get("d"))]
+    known = [
+        (tried, distances, picture.planned.strength)
+        for picture in sampled
+        if are_numbers(tried := picture.measured.get("levels")) and are_numbers(distances := picture.measured.get("d"))
+    ]
     if not known:
         return None
-    ratios = sorted({float(ratio) for picture in known for ratio in picture.measured["levels"]})
-    found = Counter(_nearest(ratios, row.strength) for row in gathered.rows if row.strength is not None)
-    every = [d for picture in known for d in picture.measured["d"]]
+    ratios = sorted({float(ratio) for tried, _, _ in known for ratio in tried})
+    strengths = [row.strength for row in view.rows if row.strength is not None]
+    chosen = Counter(min(ratios, key=lambda ratio: abs(ratio - strength)) for strength in strengths)
+    every = [distance for _, distances, _ in known for distance in distances]
     span = Span(min(0.0, *every), max(0.0, *every))
     shown = known[:: max(1, len(known) // OVERLAID)][:OVERLAID]
-    drawn = [trajectory(p.measured["levels"], p.measured["d"], p.planned.strength, WIDE, span) for p in shown]
+    drawn = [trajectory(tried, distances, strength, WIDE, span) for tried, distances, strength in shown]
     names = [f"{ratio:g}" for ratio in ratios]
     lines = tuple(figure for figure in drawn if figure is not None)
-    return Levels(bars(names, [found[ratio] for ratio in ratios]), lines, sum(found.values()))
-
-
-def _nearest(ratios: Sequence[float], strength: float) -> float:
-    return min(ratios, key=lambda ratio: abs(ratio - strength))
+    return Levels(bars(names, [chosen[ratio] for ratio in ratios]), lines, sum(chosen.values()))
 
 
 def turns(sampled: Sequence[Picture]) -> Turns | None:
     """The figure of a method that turns on a circle; None where no sampled row did."""
-    known = [p.measured for p in sampled if is_number(p.measured.get("alpha")) and is_number(p.measured.get("phi"))]
+    known = [
+        (math.degrees(alpha), math.degrees(phi))
+        for picture in sampled
+        if is_number(alpha := picture.measured.get("alpha")) and is_number(phi := picture.measured.get("phi"))
+    ]
     if not known:
         return None
-    alphas = [math.degrees(measured["alpha"]) for measured in known]
-    phis = [math.degrees(measured["phi"]) for measured in known]
+    alphas, phis = [alpha for alpha, _ in known], [phi for _, phi in known]
     beyond = sum(phi < 360 - alpha for alpha, phi in zip(alphas, phis, strict=True)) / len(known)
     mean = sum(alphas) / len(alphas)
     return Turns(histogram(alphas, 0, 180, 12, "°"), histogram(phis, 0, 360, 12, "°"), len(known), beyond, mean)
-
-
-LISTED_SHARDS = 24
 
 
 @dataclass(frozen=True)
@@ -245,7 +240,7 @@ class ShardTime:
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """What a class looked like after so many steps."""
 
     step: int
@@ -254,14 +249,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Growth:
-    """A class while it was learned, from the first look to the last."""
+    """A class while it was learned, from the first snapshot to the last."""
 
     class_name: str
-    looks: tuple[Look, ...]
+    snapshots: tuple[Snapshot, ...]
 
 
 @dataclass(frozen=True)
-class FitView:
+class FitSummary:
     """A fit: what it is, what it measured and, where they are left, its losses and pictures."""
 
     name: str
@@ -274,9 +269,12 @@ class FitView:
     growth: tuple[Growth, ...] = ()
 
 
-def shard_times(gathered: Gathered) -> tuple[ShardTime, ...]:
+def shard_times(view: RunView) -> tuple[ShardTime, ...]:
     """The shards that are done, in order; where they are many, the last line sums up the rest."""
-    times = [_shard_time(receipt) for receipt in gathered.receipts.values()]
+    times = [
+        ShardTime(done.unit, done.rows, done.seconds, done.evaluations, done.stack.get("device", ""))
+        for done in view.receipts.values()
+    ]
     listed, rest = times[:LISTED_SHARDS], times[LISTED_SHARDS:]
     if len(rest) > 1:
         rows, evaluations = sum(time.rows for time in rest), sum(time.evaluations for time in rest)
@@ -284,54 +282,42 @@ def shard_times(gathered: Gathered) -> tuple[ShardTime, ...]:
     return (*listed, *rest)
 
 
-def _shard_time(receipt: Receipt) -> ShardTime:
-    device = receipt.stack.get("device", "")
-    return ShardTime(receipt.unit, receipt.rows, receipt.seconds, receipt.evaluations, device)
-
-
-def fit_views(gathered: Gathered) -> tuple[FitView, ...]:
+def fit_summaries(view: RunView) -> tuple[FitSummary, ...]:
     """Every fit of the plan, in order; fits of a kind that measure nothing are summed up in one line."""
-    views = [_fit_view(gathered, state) for state in gathered.fits]
-    telling = [view for view in views if view.facts or view.curve or view.growth]
-    kinds = dict.fromkeys(view.kind for view in views if view not in telling)
-    return (*telling, *(_summed(kind, [v for v in views if v.kind == kind and v not in telling]) for kind in kinds))
+    fits = [_fit_summary(view, state) for state in view.fits]
+    telling = [fit for fit in fits if fit.facts or fit.curve or fit.growth]
+    kinds = dict.fromkeys(fit.kind for fit in fits if fit not in telling)
+    return (*telling, *(_summed(kind, [f for f in fits if f.kind == kind and f not in telling]) for kind in kinds))
 
 
-def _fit_view(gathered: Gathered, state: FitState) -> FitView:
+def _fit_summary(view: RunView, state: FitState) -> FitSummary:
     receipt, unit = state.receipt, state.unit
-    seconds, evaluations = (receipt.seconds, receipt.evaluations) if receipt else (0.0, 0)
-    losses = gathered.losses(unit.name)
-    drawn = curve([point.step for point in losses], [point.loss for point in losses])
-    facts = _measured(receipt.measured) if receipt else ()
-    growth = _growth(gathered, unit.name)
-    return FitView(unit.name, unit.kind, receipt is not None, seconds, evaluations, facts, drawn, growth)
+    losses = view.losses(unit.name)
+    snapshots: dict[int, list[Snapshot]] = {}
+    for preview in view.previews(unit.name):
+        if thumb := thumbnail(preview.data):
+            snapshots.setdefault(preview.label, []).append(Snapshot(preview.step, thumb))
+    measured = receipt.measured if receipt else {}
+    plain = {name: value for name, value in measured.items() if isinstance(value, str | int | float)}
+    return FitSummary(
+        name=unit.name,
+        kind=unit.kind,
+        done=receipt is not None,
+        seconds=receipt.seconds if receipt else 0.0,
+        evaluations=receipt.evaluations if receipt else 0,
+        facts=tuple(
+            Fact(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+            for name, value in plain.items()
+        ),
+        curve=curve([point.step for point in losses], [point.loss for point in losses]),
+        growth=tuple(Growth(view.class_names[label], tuple(seen)) for label, seen in snapshots.items()),
+    )
 
 
-def _growth(gathered: Gathered, fit: str) -> tuple[Growth, ...]:
-    looks: dict[int, list[Look]] = {}
-    for preview in gathered.previews(fit):
-        if shown := thumbnail(preview.data):
-            looks.setdefault(preview.label, []).append(Look(preview.step, shown))
-    return tuple(Growth(gathered.class_names[label], tuple(seen)) for label, seen in looks.items())
-
-
-def _summed(kind: str, views: list[FitView]) -> FitView:
-    if len(views) == 1:
-        return views[0]
-    done = sum(view.done for view in views)
-    seconds, evaluations = sum(view.seconds for view in views), sum(view.evaluations for view in views)
-    name = f"{done} of {len(views)} units"
-    return FitView(name, kind, done == len(views), seconds, evaluations, (), None)
-
-
-def _measured(content: Mapping[str, Any]) -> tuple[Fact, ...]:
-    """The numbers and texts of a fit's receipt."""
-    return tuple(Fact(name.replace("_", " "), _text(value)) for name, value in content.items() if _is_plain(value))
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _summed(kind: str, fits: Sequence[FitSummary]) -> FitSummary:
+    """The line of several fits; that of one fit is its own."""
+    if len(fits) == 1:
+        return fits[0]
+    done, seconds = sum(fit.done for fit in fits), sum(fit.seconds for fit in fits)
+    evaluations, name = sum(fit.evaluations for fit in fits), f"{done} of {len(fits)} units"
+    return FitSummary(name, kind, done == len(fits), seconds, evaluations, (), None)

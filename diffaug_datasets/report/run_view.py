@@ -1,6 +1,6 @@
-"""Which rows a page shows: a seeded sample of every class, and the worst of all.
+"""A run folder as a report sees it, finished or not: its rows, real images, receipts, and what is missing.
 
-What a report needs of a run folder, finished or not: rows, real images, receipts, and what is missing.
+Which rows a page shows is drawn by the plan's id: a sample of every class, and the worst of all.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import PlanHeader, Shard
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, row_urn
@@ -23,11 +24,13 @@ from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Receipt, Run
 
 PREVIEW = re.compile(r"step-(?P<step>\d{1,9})-class-(?P<label>\d{1,6})\.png", re.ASCII)
+WORST = 20  # rows to look at first
+LISTED_ROWS = 5  # that a prefix could mean
 SCANNED = ("row_id", "label", "strength", "judge_label", "judge_confidence", "clip_margin")
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
+class ScannedRow:
     """The little that is read of every written row, and where the rest of it lies."""
 
     row_id: str
@@ -43,6 +46,11 @@ class Scanned:
     def agrees(self) -> bool | None:
         """Whether the judge sees the row's own class; None where nobody judged."""
         return None if self.judge_label is None else self.judge_label == self.label
+
+    @property
+    def margin(self) -> float | None:
+        """How well the image fits its class: the CLIP margin, else the judge's confidence; None where neither is."""
+        return self.judge_confidence if self.clip_margin is None else self.clip_margin
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,12 @@ class Picture:
         return row_urn(self.plan_id, self.planned.row_id)
 
     @property
-    def draw(self) -> Mapping[str, Any]:
+    def draw(self) -> Mapping[str, object]:
         """The method's draws, parsed."""
         return _json_object(self.planned.draw)
 
     @property
-    def measured(self) -> Mapping[str, Any]:
+    def measured(self) -> Mapping[str, object]:
         """What generation measured, parsed."""
         return _json_object(self.outcome.measured)
 
@@ -79,7 +87,7 @@ class LossPoint:
 
 
 @dataclass(frozen=True)
-class Preview:
+class FitPreview:
     """A picture of a class, drawn after so many steps of a fit."""
 
     step: int
@@ -95,7 +103,7 @@ class FitState:
     receipt: Receipt | None
 
 
-class Gathered:
+class RunView:
     """A run as a report sees it. Damaged or missing shards are left out and named in `gaps`."""
 
     def __init__(self, run: Run) -> None:
@@ -106,7 +114,7 @@ class Gathered:
         self._tables: dict[str, pa.Table] = {}
         self.receipts: Mapping[str, Receipt] = self._read(run.plan.shards())
         self._real = self._read(run.plan.real_shards())
-        self.rows: tuple[Scanned, ...] = tuple(self._scan())
+        self.rows: tuple[ScannedRow, ...] = tuple(self._scan())
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -126,23 +134,24 @@ class Gathered:
     @cached_property
     def dropped(self) -> Mapping[str, str]:
         """Row id -> reason of every row that the selection takes out; empty before there is one."""
-        return {row["row_id"]: row["reason"] or "" for row in self._selection if not row["keep"]}
+        return {row_id: reason or "" for row_id, keep, reason in self._selection if not keep}
 
     @cached_property
     def spared(self) -> Mapping[str, str]:
         """Row id -> what speaks against it, of every row that only a filter's `min_keep` keeps."""
-        return {row["row_id"]: row["reason"] for row in self._selection if row["keep"] and row["reason"]}
+        return {row_id: reason for row_id, keep, reason in self._selection if keep and reason}
 
     @cached_property
-    def _selection(self) -> list[dict[str, Any]]:
+    def _selection(self) -> list[tuple[str, bool, str | None]]:
+        """Row id, whether it is kept, and the reason of every written row."""
         if self.run.receipt("selection") is None:
             return []
         try:
-            rows: list[dict[str, Any]] = pq.read_table(self.run.folder / "selection.parquet").to_pylist()
+            table = pq.read_table(self.run.folder / "selection.parquet", columns=["row_id", "keep", "reason"])
         except (OSError, pa.ArrowException):
             self.gaps.append("selection.parquet cannot be read")
             return []
-        return rows
+        return [(row["row_id"], row["keep"], row["reason"]) for row in table.to_pylist()]
 
     @cached_property
     def fits(self) -> tuple[FitState, ...]:
@@ -155,7 +164,7 @@ class Gathered:
         fits = [fit.unit.name for fit in self.fits if fit.receipt is None]
         return (*fits, *(s.name for s in self.run.plan.shards() if s.name not in self.receipts))
 
-    def picture(self, row: Scanned) -> Picture:
+    def picture(self, row: ScannedRow) -> Picture:
         """The whole of a scanned row."""
         return _picture(self._tables[row.shard], row.index)
 
@@ -174,7 +183,7 @@ class Gathered:
         latest = {event["step"]: event["loss"] for event in events}
         return [LossPoint(step, latest[step]) for step in sorted(latest)]
 
-    def previews(self, fit: str) -> list[Preview]:
+    def previews(self, fit: str) -> list[FitPreview]:
         """Pictures that were drawn while a fit was learned here, by class and step; none where it was taken over."""
         receipt = self.run.receipt(fit)
         if receipt is not None and not receipt.evaluations:
@@ -182,7 +191,7 @@ class Gathered:
         found = [(PREVIEW.fullmatch(path.name), path) for path in (self.run.fit_folder(fit) / "previews").glob("*.png")]
         known = [(int(match["label"]), int(match["step"]), path) for match, path in found if match and path.is_file()]
         rows = [(label, step, path) for label, step, path in sorted(known) if label < len(self.class_names)]
-        return [Preview(step, label, path.read_bytes()) for label, step, path in rows]
+        return [FitPreview(step, label, path.read_bytes()) for label, step, path in rows]
 
     @cached_property
     def _events(self) -> list[dict[str, Any]]:
@@ -217,11 +226,11 @@ class Gathered:
                 del receipts[name]
         return receipts
 
-    def _scan(self) -> Iterator[Scanned]:
+    def _scan(self) -> Iterator[ScannedRow]:
         for name in self.receipts:
             columns = self._tables[name].select(SCANNED).to_pylist()
             for index, row in enumerate(columns):
-                yield Scanned(**row, shard=name, index=index)
+                yield ScannedRow(**row, shard=name, index=index)
 
 
 def _picture(table: pa.Table, index: int) -> Picture:
@@ -231,8 +240,8 @@ def _picture(table: pa.Table, index: int) -> Picture:
     return Picture(planned, outcome, bytes(columns["image"]["bytes"]), columns["plan_id"])
 
 
-def _json_object(text: str | bytes) -> Mapping[str, Any]:
-    """A parsed JSON object; empty where the text is none (a half-written event, a foreign column)."""
+def _json_object(text: str) -> Mapping[str, object]:
+    """A parsed JSON object; empty where the text is none (a column that somebody else wrote)."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -240,7 +249,23 @@ def _json_object(text: str | bytes) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-WORST = 20
+def find_row(run: Run, prefix: str) -> PlanRow:
+    """The planned row, made or real, that a row id or the beginning of one names.
+
+    Raises:
+        RunError: none, or several; names some of them.
+    """
+    wanted = prefix.strip().lower()
+    meant = [row for row in (*run.plan.rows, *run.plan.real) if wanted and row.row_id.startswith(wanted)]
+    exact = [row for row in meant if row.row_id == wanted]
+    if len(exact or meant) == 1:
+        return (exact or meant)[0]
+    if not meant:
+        raise RunError(
+            f"{run.folder}: no row id begins with {prefix!r}; ids are 24 hex digits, such as {run.plan.rows[0].row_id}."
+        )
+    listed = ", ".join(row.row_id for row in meant[:LISTED_ROWS])
+    raise RunError(f"{run.folder}: {len(meant)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
 
 
 def ranked(seed: str, names: Iterable[str]) -> list[str]:
@@ -248,10 +273,10 @@ def ranked(seed: str, names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}|{name}".encode()).digest())
 
 
-def by_class(rows: Sequence[Scanned], seed: str) -> dict[int, list[Scanned]]:
+def by_class(rows: Sequence[ScannedRow], seed: str) -> dict[int, list[ScannedRow]]:
     """Class id -> its rows in seeded order; classes in label order, only those that have rows."""
     named = {row.row_id: row for row in rows}
-    groups: dict[int, list[Scanned]] = {}
+    groups: dict[int, list[ScannedRow]] = {}
     for row_id in ranked(seed, named):
         groups.setdefault(named[row_id].label, []).append(named[row_id])
     return {label: groups[label] for label in sorted(groups)}
@@ -262,7 +287,7 @@ def some_labels(labels: Iterable[int], seed: str, at_most: int) -> list[int]:
     return sorted(int(name) for name in ranked(seed, map(str, labels))[:at_most])
 
 
-def sample(rows: Sequence[Scanned], seed: str, per_class: int, at_most: int) -> dict[int, list[Scanned]]:
+def sample(rows: Sequence[ScannedRow], seed: str, per_class: int, at_most: int) -> dict[int, list[ScannedRow]]:
     """Up to `per_class` rows of every class, and never more than `at_most` in all.
 
     Where the classes are many, each shows fewer rows; where they are more than `at_most`, some show none.
@@ -272,19 +297,13 @@ def sample(rows: Sequence[Scanned], seed: str, per_class: int, at_most: int) -> 
     return {label: groups[label][:each] for label in some_labels(groups, seed, at_most)}
 
 
-def worst(rows: Sequence[Scanned], count: int = WORST) -> list[Scanned]:
+def worst(rows: Sequence[ScannedRow], count: int = WORST) -> list[ScannedRow]:
     """The rows to look at first: what the judge takes for another class, surest first, then the lowest CLIP margins.
 
     Without CLIP margins the judge's least sure come second. Rows that nobody scored are left out.
     """
-    mistaken = sorted((row for row in rows if row.agrees is False), key=_most_mistaken)
-    scored = (row for row in rows if row.agrees is not False and _margin(row) is not None)
-    return (mistaken + sorted(scored, key=lambda row: (_margin(row) or 0.0, row.row_id)))[:count]
-
-
-def _most_mistaken(row: Scanned) -> tuple[float, str]:
-    return (-(row.judge_confidence or 0.0), row.row_id)
-
-
-def _margin(row: Scanned) -> float | None:
-    return row.judge_confidence if row.clip_margin is None else row.clip_margin
+    mistaken = [row for row in rows if row.agrees is False]
+    scored = [row for row in rows if row.agrees is not False and row.margin is not None]
+    mistaken.sort(key=lambda row: (-(row.judge_confidence or 0.0), row.row_id))
+    scored.sort(key=lambda row: (row.margin or 0.0, row.row_id))
+    return (mistaken + scored)[:count]

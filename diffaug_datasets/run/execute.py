@@ -2,9 +2,12 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from typing import TextIO
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
@@ -12,8 +15,68 @@ from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.run.assembly import Assembled, assemble, current
 from diffaug_datasets.run.engines import accelerate, local
 from diffaug_datasets.run.engines.local import Tick
+from diffaug_datasets.run.progress import following
 from diffaug_datasets.run.store import Run, check_locks
 from diffaug_datasets.run.worker import Worker, WorkerOptions
+
+
+def generate(
+    run: Run | str | os.PathLike[str],
+    *,
+    workers: int = 0,
+    device: str = "auto",
+    fits_from: Sequence[str | os.PathLike[str]] = (),
+    allow_mixed_stack: bool = False,
+    progress: TextIO | None = None,
+) -> Assembled:
+    """Make everything that a run still lacks: what rows need first, then the images. Needs the extra `generate`.
+
+    Killed at any point, the same call goes on where it was; several calls, processes or machines share one folder.
+    Rows that failed have no image and are in the answer's `failed`; it is no error here, however many they are.
+
+    Args:
+        run: a run, or its folder.
+        workers: processes on this machine; 0 means one per GPU, or one per CPU core.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        fits_from: other run folders whose equal fits are taken over, and their images where filters alone differ.
+        allow_mixed_stack: go on although another device or other versions began the run.
+        progress: where to show how far it is, such as `sys.stderr`; by default nowhere.
+
+    Returns:
+        What the run holds now: files, counts per class, failed rows, seconds of work.
+
+    Raises:
+        RunError: the folder is no run, read-only, full or was begun on another stack; a device that is not there.
+        BackboneError: the diffusion model cannot be loaded.
+        PlanError: a folder of `fits_from` holds no plan.
+
+    >>> from diffaug_datasets import generate, plan
+    >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
+    >>> done = generate(run, workers=1)
+    >>> sum(count.written for count in done.counts), len(done.failed)
+    (20, 0)
+    """
+    options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(map(Path, fits_from)))
+    run = run if isinstance(run, Run) else Run.open(Path(run))
+    with shown_on(progress, run) as tick:
+        done = execute(run, options, workers, tick)
+    assert done is not None  # only those who ask for fits alone get nothing
+    return done
+
+
+@contextmanager
+def shown_on(stream: TextIO | None, run: Run) -> Iterator[Tick]:
+    """A function to call meanwhile, which shows on a stream how far a run is; only of the process that leads."""
+    if stream is None or not leads():
+        yield lambda: None
+        return
+    with following(run, stream) as tick:
+        yield tick
+
+
+def leads() -> bool:
+    """Whether this process speaks for the run: the only one, or the first under `accelerate launch`."""
+    return not accelerate.launched() or accelerate.rank() == 0
 
 
 def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lambda: None) -> Assembled | None:

@@ -25,7 +25,7 @@ from diffaug_datasets.core.plan import Plan, Shard, learned_with, without_images
 from diffaug_datasets.run.assembly import Assembled, assemble, finished
 from diffaug_datasets.run.shards import read_stream, stored_rows, write_arrow
 from diffaug_datasets.run.stacks import Stack
-from diffaug_datasets.run.store import Receipt, Run
+from diffaug_datasets.run.store import Receipt, Run, default_folder
 
 # What follows from an encoder and its images alone.
 WITHOUT_BACKBONE = frozenset({"embeddings", "pool_features", "retrieval"})
@@ -136,7 +136,7 @@ def withdraw(run: Run, images: Collection[str], folder: Path | None = None) -> W
     if finished(run) is None:
         raise RunError(f"{run.folder}: not finished; `diffaug generate {run.folder}` continues it.")
     plan = without_images(run.plan, images)
-    new = _opened(folder or run.folder.parent / f"{plan.header.name}-{plan.id[:8]}", plan)
+    new = _opened(folder or default_folder(plan.header.name, plan.id, run.folder.parent), plan)
     rewritten = [_shard(run, new, shard) for shard in (*plan.real_shards(), *plan.shards())]
     for unit in plan.fits:
         if not new.intact(unit.name):

@@ -40,6 +40,7 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import FailedRow, PlanRow
 
 AT_WORK = "at-work"
+RUNS = Path("runs")
 
 
 @contextmanager
@@ -147,8 +148,22 @@ def on_this_machine(place: Path | str, what: str = "run folder") -> Path:
     return Path(place)
 
 
+def default_folder(name: str, plan_id: str, parent: Path = RUNS) -> Path:
+    """`runs/NAME-PLANID`: another plan gets another folder."""
+    return parent / f"{name}-{plan_id[:8]}"
+
+
 class Run:
-    """A folder of recipe, plan, fits, shards and receipts; its state is computed from receipts alone."""
+    """A folder of recipe, plan, fits, shards and receipts; its state is computed from receipts alone.
+
+    `plan` writes one, `Run.open` opens one that is there, `generate` fills it.
+
+    >>> from diffaug_datasets import Run, plan
+    >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
+    >>> run = Run.open("runs/shirts")
+    >>> run.recipe.method, len(run.plan.rows), [shard.name for shard in run.plan.shards()]
+    ('txt2img', 20, ['synthetic-00000'])
+    """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = on_this_machine(folder)

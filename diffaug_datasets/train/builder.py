@@ -1,4 +1,4 @@
-"""Runs as `datasets` builders: `download_and_prepare()` makes what is missing, then links finished shards."""
+"""A run as a `datasets` builder: `download_and_prepare()` makes what is missing, then links the finished shards."""
 
 import os
 import shutil
@@ -13,29 +13,30 @@ import pyarrow as pa
 
 from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.files import sha256_file
+from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.planning.catalogue import config_recipe, merged
-from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.planning.new_run import find_recipe, price_plan
 from diffaug_datasets.run.assembly import Assembled, RunFile
-from diffaug_datasets.run.execute import execute, over_budget
-from diffaug_datasets.run.progress import following
+from diffaug_datasets.run.execute import generate, over_budget
 from diffaug_datasets.run.shards import features
 from diffaug_datasets.run.store import Run, on_this_machine
-from diffaug_datasets.run.worker import WorkerOptions
 from diffaug_datasets.sources.real import discover_builders
-
-DEFAULT_OPTIONS = WorkerOptions(device="auto")
 
 
 def list_builders() -> list[str]:
-    """Names of the real datasets that can be augmented: the first part of every config name."""
+    """Names of the real datasets that can be augmented: the first part of every config name.
+
+    >>> from diffaug_datasets import list_builders
+    >>> "cub" in list_builders(), "fashion" in list_builders()
+    (True, True)
+    """
     return sorted(discover_builders())
 
 
 def load_builder(
     name: str | None = None,
     source: str | None = None,
-    backbone: Any = None,
+    backbone: str | dict[str, object] | BackboneSpec | None = None,
     run_dir: str | os.PathLike[str] | None = None,
     recipe: Recipe | str | os.PathLike[str] | None = None,
     *,
@@ -44,34 +45,40 @@ def load_builder(
     cache_dir: str | None = None,
     **changes: Any,
 ) -> "RunBuilder":
-    """The builder of an augmented dataset such as `cub_5shot_diffii`, or of a recipe; nothing is generated yet.
+    """The `datasets` builder of an augmented dataset; the plan is drawn and written, nothing is generated yet.
 
-    `recipe`: instead of a name, a `Recipe` or its YAML file. `source`: a Hub id, an image folder or the dataset's own
-    folder. `changes` are recipe keys (`per_image=2`, `confusion="matrix.csv"`, `config={...}`), over the recipe's own.
-    The run folder defaults to `runs/<name>-<first digits of the plan id>`.
+    What `plan` would warn of comes as Python warnings.
+
+    Args:
+        name: a config name such as `cub_5shot_diffii`, or a shipped recipe.
+        source: real images: a Hub id, an image folder or the dataset's own folder; default: the builder's own.
+        backbone: the diffusion model: `tiny`, a Hub id, a folder, or the keys of a recipe's `backbone`.
+        run_dir: the run folder; default: `runs/NAME-PLANID`.
+        recipe: instead of a name, a `Recipe` or its YAML file.
+        workers: processes that `download_and_prepare` starts; 0 means one per GPU, or one per CPU core.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        cache_dir: where `datasets` keeps what it prepares; default: `cache` in the run folder.
+        changes: recipe keys (`per_image=2`, `confusion="matrix.csv"`, `config={...}`), over the recipe's own.
 
     Raises:
-        DiffAugError: one sentence on the name, the source, the recipe or the backbone.
+        RecipeError: neither or both of name and recipe, or a key or value that a recipe cannot have.
+        DiffAugError: one sentence on the source, the backbone or the run folder, as of `plan`.
+
+    >>> from diffaug_datasets import load_builder
+    >>> builder = load_builder("fashion_5shot_img2img", per_class=1, workers=1, config={"num_inference_steps": 2})
+    >>> builder.download_and_prepare()
+    >>> builder.as_dataset(split="train").num_rows
+    60
     """
-    given = {"source": source, "backbone": backbone}
-    changes |= {key: value for key, value in given.items() if value is not None}
-    place = on_this_machine(os.fspath(run_dir), "run_dir") if run_dir else None
-    prepared = prepare(_recipe(name, recipe, changes))
-    for text in (*prepared.plan.header.warnings, *prepared.real.survey.warnings):
-        warnings.warn(text, stacklevel=2)
-    folder = place or Path("runs") / f"{prepared.plan.header.name}-{prepared.plan.id[:8]}"
-    options = WorkerOptions(device=device)
-    return RunBuilder(write_run(prepared, folder), options=options, workers=workers, cache_dir=cache_dir)
-
-
-def _recipe(name: str | None, recipe: Recipe | str | os.PathLike[str] | None, changes: dict[str, Any]) -> Recipe:
     if (name is None) == (recipe is None):
         raise RecipeError(f"load_builder: got name {name!r} and recipe {recipe!r}, expected one of the two.")
-    if recipe is None:
-        return config_recipe(str(name), **changes)
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe.from_yaml(os.fspath(recipe))
-    return Recipe.from_dict(merged(recipe.model_dump(mode="json", by_alias=True), changes)) if changes else recipe
+    folder = on_this_machine(os.fspath(run_dir), "run_dir") if run_dir else None
+    changes |= {key: value for key, value in (("source", source), ("backbone", backbone)) if value is not None}
+    asked = Path(recipe) if isinstance(recipe, str) else recipe or str(name)
+    drawn = price_plan(find_recipe(asked, changes), folder)
+    for text in drawn.warnings:
+        warnings.warn(text, stacklevel=2)
+    return RunBuilder(drawn.write(), workers=workers, device=device, cache_dir=cache_dir)
 
 
 class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
@@ -79,10 +86,8 @@ class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     VERSION = datasets.Version("1.0.0")
 
-    def __init__(
-        self, run: Run, *, options: WorkerOptions = DEFAULT_OPTIONS, workers: int = 0, cache_dir: str | None = None
-    ) -> None:
-        self.run, self._options, self._workers = run, options, workers
+    def __init__(self, run: Run, *, workers: int = 0, device: str = "auto", cache_dir: str | None = None) -> None:
+        self.run, self._workers, self._device = run, workers, device
         header = run.plan.header
         super().__init__(
             cache_dir=cache_dir or str(run.folder / "cache"),
@@ -91,68 +96,63 @@ class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             hash=run.plan.id[:16],
         )
 
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=features(self.run.plan.header.class_names))
-
     def finish(self) -> Assembled:
         """Make what the run lacks; shows how far it is on standard error unless `datasets` shows no progress bars.
 
         Raises:
             RunError: more rows failed than the recipe's budget.
         """
-        if datasets.utils.are_progress_bars_disabled():
-            assembled = execute(self.run, self._options, self._workers)
-        else:
-            with following(self.run, sys.stderr) as tick:
-                assembled = execute(self.run, self._options, self._workers, tick)
-        if assembled is None:
-            raise RunError(f"{self.run.folder}: nothing was assembled.")
+        shown = None if datasets.utils.are_progress_bars_disabled() else sys.stderr
+        assembled = generate(self.run, workers=self._workers, device=self._device, progress=shown)
         if trouble := over_budget(self.run, assembled):
             raise RunError(trouble)
         return assembled
 
-    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:  # noqa: ARG002
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=features(self.run.plan.header.class_names))
+
+    def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:  # noqa: ARG002
         assembled = self.finish()
         splits = [split for split in ("train", "test") if assembled.split_files(split)]
         return [datasets.SplitGenerator(s, gen_kwargs={"files": list(assembled.split_files(s))}) for s in splits]
 
-    def _generate_tables(self, files: list[RunFile]) -> Iterator[tuple[Any, pa.Table]]:
+    def _generate_tables(self, files: list[RunFile]) -> Iterator[tuple[datasets.builder.Key, pa.Table]]:
         """The path of streaming and of Parquet: record batches as they lie in the shards."""
-        for i, file in enumerate(files):
+        for file_number, file in enumerate(files):
             with pa.memory_map(str(self._checked(file))) as source:
-                for j, batch in enumerate(pa.ipc.open_stream(source)):
-                    yield datasets.builder.Key(i, j), pa.Table.from_batches([batch])
-
-    def _checked(self, file: RunFile) -> Path:
-        path = self.run.folder / file.path
-        if not path.is_file() or sha256_file(path) != file.sha256:
-            raise RunError(f"{path}: missing or not the file that run.json names; `diffaug generate` makes it again.")
-        return path
+                for batch_number, batch in enumerate(pa.ipc.open_stream(source)):
+                    yield datasets.builder.Key(file_number, batch_number), pa.Table.from_batches([batch])
 
     def _prepare_split(
-        self, split_generator: Any, file_format: str = "arrow", num_proc: Any = None, max_shard_size: Any = None
+        self,
+        split_generator: datasets.SplitGenerator,
+        file_format: str = "arrow",
+        num_proc: int | None = None,
+        max_shard_size: int | str | None = None,
     ) -> None:
-        """Link the finished shards into the cache: no row is written twice."""
+        """Link the finished shards into the cache (or copy them to another disk): no row is written twice."""
         if file_format != "arrow" or datasets.filesystems.is_remote_filesystem(self._fs):
             super()._prepare_split(
                 split_generator, file_format=file_format, num_proc=num_proc, max_shard_size=max_shard_size
             )
             return
         files: list[RunFile] = split_generator.gen_kwargs["files"]
-        for i, file in enumerate(files):
-            _link(self._checked(file), Path(self._output_dir) / self._file_name(split_generator.name, i, len(files)))
+        for number, file in enumerate(files):
+            part = f"-{number:05d}-of-{len(files):05d}" if len(files) > 1 else ""
+            shard_path = self._checked(file)
+            cached_path = Path(self._output_dir) / f"{self.dataset_name}-{split_generator.name}{part}.arrow"
+            try:
+                os.link(shard_path, cached_path)
+            except OSError:
+                shutil.copyfile(shard_path, cached_path)
         info = split_generator.split_info
         info.num_examples, info.num_bytes = sum(f.rows for f in files), sum(f.num_bytes for f in files)
         if len(files) > 1:
             info.shard_lengths = [file.rows for file in files]
 
-    def _file_name(self, split: str, number: int, total: int) -> str:
-        part = f"-{number:05d}-of-{total:05d}" if total > 1 else ""
-        return f"{self.dataset_name}-{split}{part}.arrow"
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    def _checked(self, file: RunFile) -> Path:
+        """The path of a shard whose bytes are those that run.json names."""
+        path = self.run.folder / file.path
+        if not path.is_file() or sha256_file(path) != file.sha256:
+            raise RunError(f"{path}: missing or not the file that run.json names; `diffaug generate` makes it again.")
+        return path

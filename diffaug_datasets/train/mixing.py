@@ -1,11 +1,11 @@
-"""Real and synthetic rows mixed for training, as PyTorch datasets: by place, or as a stream that resumes exactly.
+"""Real and synthetic rows mixed for training, as PyTorch datasets: by index, or as a stream that resumes exactly.
 
-Who stands in for a real image while a classifier trains: the replacement rules of the papers, as pure draws.
-
-`global`: any synthetic row (Diff-Mix, arXiv 2403.19600, authors' code). `class`: a synthetic row of the same class
-(Diff-II, arXiv 2408.16266). `index`: a variant made from that very image (DA-Fusion, arXiv 2302.07944). `lt_inverse`: a
-class drawn with probability proportional to 1 / (n_c + 1), n_c its real images, then a row of it (long-tail scripts of
-Diff-Mix and Diff-II). Draws are digests of seed, epoch and place, so any order and any resume gives the same.
+While a classifier trains, a synthetic row stands in for a real one with some probability. Which one may, is a rule of a
+paper: `global`, any synthetic row (Diff-Mix, arXiv 2403.19600, authors' code); `class`, one of the same class (Diff-II,
+arXiv 2408.16266); `index`, a variant made from that very image (DA-Fusion, arXiv 2302.07944); `lt_inverse`, a class
+drawn with probability proportional to 1 / (n_c + 1), n_c its number of real images, then one of its rows (the long-tail
+scripts of Diff-Mix and Diff-II). Every draw is a digest of seed, epoch and place, so that any order and any way of
+resuming gives the same.
 """
 
 from bisect import bisect
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -24,8 +24,33 @@ from diffaug_datasets.core.identity import uint63
 
 if TYPE_CHECKING:
     import datasets
+    from PIL.Image import Image
 
 Replacement = Literal["global", "class", "index", "lt_inverse"]
+STATE_SCHEMA = 1
+
+
+class MixedItem(TypedDict):
+    """One row as a loader gets it; `soft_label` is float32 [classes]."""
+
+    image: object
+    label: int
+    soft_label: torch.Tensor
+    row_id: str
+    is_synthetic: bool
+
+
+class LoadedRow(TypedDict):
+    """The columns of a loaded set that an item is made of."""
+
+    image: "Image"
+    label: int
+    soft_label: "LoadedSoftLabel"
+    row_id: str
+    is_synthetic: bool
+
+
+LoadedSoftLabel = TypedDict("LoadedSoftLabel", {"class": list[int], "weight": list[float]})
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,8 @@ class Rows:
 class Replacer:
     """Chooses, for place `index` of the real rows in an epoch, a synthetic row or none.
 
-    Raises RecipeError where the rule or the probability (expected in [0, 1]) cannot be, or no row is there.
+    Raises:
+        RecipeError: the rule or the probability (expected in [0, 1]) cannot be, or no real row is there.
     """
 
     real: Rows
@@ -75,32 +101,32 @@ class Replacer:
             return self._by_class.get(self.real.labels[index], ())
         if self.replacement == "index":
             return self._by_source.get(self.real.source_ids[index][0], ())
-        return self._by_class[self._rare_class(epoch, index)] if self._by_class else ()
-
-    def _rare_class(self, epoch: int, index: int) -> int:
-        classes, ends = self._inverse
-        return classes[min(bisect(ends, self._uniform(epoch, index, "class") * ends[-1]), len(classes) - 1)]
+        if not self._by_class:
+            return ()
+        classes, ends = self._class_weights
+        drawn = bisect(ends, self._uniform(epoch, index, "class") * ends[-1])
+        return self._by_class[classes[min(drawn, len(classes) - 1)]]
 
     @cached_property
-    def _inverse(self) -> tuple[Sequence[int], Sequence[float]]:
+    def _class_weights(self) -> tuple[Sequence[int], Sequence[float]]:
         """Classes with synthetic rows, and the running sums of 1 / (n_c + 1)."""
         counts, classes = Counter(self.real.labels), sorted(self._by_class)
         return classes, list(accumulate(1 / (counts[label] + 1) for label in classes))
 
     @cached_property
     def _by_class(self) -> Mapping[int, Sequence[int]]:
-        found: defaultdict[int, list[int]] = defaultdict(list)
+        places: defaultdict[int, list[int]] = defaultdict(list)
         for place, label in enumerate(self.synthetic.labels):
-            found[label].append(place)
-        return dict(found)
+            places[label].append(place)
+        return dict(places)
 
     @cached_property
     def _by_source(self) -> Mapping[str, Sequence[int]]:
-        found: defaultdict[str, list[int]] = defaultdict(list)
+        places: defaultdict[str, list[int]] = defaultdict(list)
         for place, ids in enumerate(self.synthetic.source_ids):
             for source_id in dict.fromkeys(ids):
-                found[source_id].append(place)
-        return dict(found)
+                places[source_id].append(place)
+        return dict(places)
 
     def _uniform(self, epoch: int, index: int, role: str) -> float:
         return (uint63(self._text(epoch, index, role)) >> 10) / 2.0**53
@@ -114,20 +140,30 @@ def shuffled(count: int, seed: int, epoch: int) -> list[int]:
     return sorted(range(count), key=lambda place: (uint63(f"{seed}|order|{epoch}|{place}"), place))
 
 
-STATE_SCHEMA = 2
-FIRST_STATE = {"schema": STATE_SCHEMA, "begin": 0, "rank": 0, "world_size": 1, "batch_size": 1}
-"""What a state of schema 1 says without saying it."""
-Item = dict[str, Any]
-
-
-class MixedDataset(Dataset[Item]):
+class MixedDataset(Dataset[MixedItem]):
     """As long as the real rows; in each epoch some of them are replaced by synthetic ones.
 
-    `rows`: a loaded set with both kinds. `probability`: how often a real row is replaced. `soft_scale` multiplies soft
-    labels (1.0; the loaders of Diff-Mix use 0.9, which no paper states). An item has `image` (PIL, or what `transform`
-    makes of it), `label` (int), `soft_label` (float32 [classes]), `row_id` and `is_synthetic`.
+    Args:
+        rows: a loaded set with real and synthetic rows.
+        replacement: which synthetic row may stand in: `global`, `class`, `index` or `lt_inverse`.
+        probability: how often a real row is replaced, in [0, 1].
+        seed: every draw follows from it, the epoch and the place.
+        soft_scale: multiplies soft labels (the loaders of Diff-Mix use 0.9, which no paper states).
+        transform: makes something of each PIL image, such as a float tensor [3, H, W].
 
-    Raises RecipeError as `Replacer` does.
+    An item has `image` (PIL, or what `transform` makes of it), `label` (int), `soft_label` (float32 [classes]),
+    `row_id` and `is_synthetic`.
+
+    Raises:
+        RecipeError: a rule or probability that cannot be, or no real row is there.
+
+    >>> from diffaug_datasets import MixedDataset, generate, load, plan
+    >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
+    >>> done = generate(run, workers=1)
+    >>> mixed = MixedDataset(load("runs/shirts"), "class", probability=0.5)
+    >>> mixed.set_epoch(1)
+    >>> len(mixed), mixed[0]["label"], mixed[0]["soft_label"].shape
+    (50, 0, torch.Size([10]))
     """
 
     def __init__(
@@ -138,10 +174,10 @@ class MixedDataset(Dataset[Item]):
         *,
         seed: int = 0,
         soft_scale: float = 1.0,
-        transform: Callable[[Any], Any] | None = None,
+        transform: "Callable[[Image], object] | None" = None,
     ) -> None:
         kinds = rows.with_format(None)["is_synthetic"][:]
-        places = {kind: [i for i, found in enumerate(kinds) if found == kind] for kind in (False, True)}
+        places = {wanted: [i for i, kind in enumerate(kinds) if kind == wanted] for wanted in (False, True)}
         self.real, self.synthetic = rows.select(places[False]), rows.select(places[True])
         self.classes = rows.features["label"].num_classes
         self.soft_scale, self.transform, self.epoch = soft_scale, transform, 0
@@ -154,21 +190,23 @@ class MixedDataset(Dataset[Item]):
         """Draw other replacements; call it at the start of an epoch, before workers start."""
         self.epoch = epoch
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> MixedItem:
         return self.item(self.epoch, index)
 
-    def item(self, epoch: int, index: int) -> Item:
+    def item(self, epoch: int, index: int) -> MixedItem:
         """The row that stands at a place in an epoch."""
         index = range(len(self))[index]
         chosen = self.replacer.choose(epoch, index)
-        return self._told(self.real[index] if chosen is None else self.synthetic[chosen])
-
-    def _told(self, row: Item) -> Item:
+        row: LoadedRow = self.real[index] if chosen is None else self.synthetic[chosen]
         soft = torch.zeros(self.classes)
         soft[row["soft_label"]["class"]] = torch.tensor(row["soft_label"]["weight"])
-        image = self.transform(row["image"]) if self.transform else row["image"]
-        kept = {key: row[key] for key in ("label", "row_id", "is_synthetic")}
-        return {"image": image, **kept, "soft_label": soft * self.soft_scale}
+        return {
+            "image": self.transform(row["image"]) if self.transform else row["image"],
+            "label": row["label"],
+            "soft_label": soft * self.soft_scale,
+            "row_id": row["row_id"],
+            "is_synthetic": row["is_synthetic"],
+        }
 
 
 def _rows(rows: "datasets.Dataset") -> Rows:
@@ -176,10 +214,10 @@ def _rows(rows: "datasets.Dataset") -> Rows:
     return Rows(plain["label"][:], plain["source_ids"][:])
 
 
-class MixedStream(IterableDataset[Item]):
+class MixedStream(IterableDataset[MixedItem]):
     """The items of a `MixedDataset`, epoch after epoch in a drawn order, shared by ranks and by DataLoader workers.
 
-    Each rank has every `world_size`-th place of the order, so each row is given once an epoch and ranks differ by one
+    Each rank has every `world_size`-th place of the order, so each row is given once per epoch and ranks differ by one
     row at most; default: those of torch.distributed where it is initialised, else all. Workers of a rank take its
     places in turn, `batch_size` at a time: give the DataLoader's, and its batches come in the order of one process,
     whatever `num_workers` is. Iterating gives what is left of the epoch.
@@ -187,7 +225,16 @@ class MixedStream(IterableDataset[Item]):
     Two ways to resume exactly: `set_epoch(epoch, taken)` with the items that this rank was given, for any number of
     workers; or `state_dict` of each worker, for loaders that keep one for each (torchdata's StatefulDataLoader).
 
-    Raises RecipeError where rank, world size or batch size cannot be.
+    Raises:
+        RecipeError: rank, world size or batch size cannot be.
+
+    >>> from diffaug_datasets import MixedDataset, MixedStream, generate, load, plan
+    >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
+    >>> done = generate(run, workers=1)
+    >>> stream = MixedStream(MixedDataset(load("runs/shirts")))
+    >>> stream.set_epoch(3, taken=48)
+    >>> len(stream), len(list(stream)), stream.epoch
+    (50, 2, 4)
     """
 
     def __init__(
@@ -200,9 +247,9 @@ class MixedStream(IterableDataset[Item]):
         world_size: int | None = None,
     ) -> None:
         self.mixed, self.shuffle, self.batch_size = mixed, shuffle, batch_size
-        found = _rank()
-        self.rank = found[0] if rank is None else rank
-        self.world_size = found[1] if world_size is None else world_size
+        this_rank, ranks = _rank()
+        self.rank = this_rank if rank is None else rank
+        self.world_size = ranks if world_size is None else world_size
         if not (0 <= self.rank < self.world_size and batch_size >= 1):
             raise RecipeError(
                 f"got rank {self.rank} of {self.world_size} in batches of {batch_size}, expected a rank from 0 below "
@@ -214,7 +261,7 @@ class MixedStream(IterableDataset[Item]):
         """Rows of this rank in a whole epoch."""
         return len(range(self.rank, len(self.mixed), self.world_size))
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[MixedItem]:
         mine = self._places()
         if self._is_over(mine):  # stopped right behind the last item
             self.set_epoch(self.epoch + 1)
@@ -267,14 +314,13 @@ class MixedStream(IterableDataset[Item]):
         Raises:
             RecipeError: the state belongs to another set, another rank or another batch size.
         """
-        told = {**state, **FIRST_STATE} if state.get("schema") == 1 else state
         ours = self.state_dict()
-        if any(told.get(key) != ours[key] for key in ours.keys() - {"epoch", "begin", "position"}):
+        if any(state.get(key) != ours[key] for key in ours.keys() - {"epoch", "begin", "position"}):
             raise RecipeError(
                 f"got the state {state}, expected one of a stream over {len(self.mixed)} real rows, rank {self.rank} "
                 f"of {self.world_size}, in batches of {self.batch_size}."
             )
-        self.epoch, self.begin, self.position = told["epoch"], told["begin"], told["position"]
+        self.epoch, self.begin, self.position = state["epoch"], state["begin"], state["position"]
 
 
 def _worker() -> tuple[int, int]:

@@ -14,13 +14,16 @@ import pytest
 from command_line import Answer, Command
 
 from diffaug_datasets.cli import main
-from diffaug_datasets.cli.make import shipped_recipes
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.planning.new_run import shipped_recipes
 
-VERBS = [
-    *("demo", "doctor", "builders", "methods", "cp", "captions", "plan", "fit", "convert"),
-    *("generate", "status", "show", "report", "build", "withdraw", "publish", "regen", "verify"),
-]
+GROUPS = {
+    "Make": ["demo", "cp", "plan", "generate", "build"],
+    "Look": ["builders", "methods", "status", "show", "report", "regen", "doctor"],
+    "Publish": ["publish", "verify", "withdraw"],
+    "Expert": ["captions", "fit", "convert"],
+}
+VERBS = [verb for verbs in GROUPS.values() for verb in verbs]
 SMALL = ("--set", "per_class=1", "--set", "config.num_inference_steps=2", "--set", "include_test=false")
 DIFFAUG = (sys.executable, "-m", "diffaug_datasets")
 PLAN_ID = re.compile(r"plan ([0-9a-f]{16})")
@@ -57,9 +60,14 @@ def test_help_is_fast_because_it_imports_almost_nothing(shell: Command) -> None:
     assert not loaded & {"torch", "datasets", "pyarrow", "pandas", "numpy", "diffusers", "transformers", "yaml"}
 
 
-def test_help_lists_the_verbs_in_the_flows_order(diffaug: Command) -> None:
-    listed = re.findall(r"^  ([a-z]+)  ", diffaug("--help").out.partition("Commands:")[2], re.M)
-    assert listed == VERBS
+def test_help_lists_every_verb_in_one_group(diffaug: Command) -> None:
+    text = diffaug("--help").out.partition("Options:")[2]
+    pieces = re.split(r"^([A-Z][a-z]+):$", text, flags=re.M)[1:]
+    listed = {
+        group: re.findall(r"^  ([a-z]+)  ", verbs, re.M) for group, verbs in zip(pieces[::2], pieces[1::2], strict=True)
+    }
+    assert listed == GROUPS
+    assert len(VERBS) == len(set(VERBS)) and "\x1b" not in text and "│" not in text
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -78,8 +86,8 @@ def test_the_command_alone_prints_its_help(diffaug: Command, line: tuple[str, ..
 def test_whoever_stops_reading_sees_no_error(shell: Command) -> None:
     """`head` closes the pipe at once, and the rest is more than a pipe holds."""
     code = (
-        "from diffaug_datasets.cli import main, listings\n"
-        "listings.print_builders = lambda json: [listings.say('x' * 1000) for _ in range(1000)]\n"
+        "from diffaug_datasets.cli import look, main\n"
+        "look.print_builders = lambda json: [look.say('x' * 1000) for _ in range(1000)]\n"
         "main(['builders'])"
     )
     said = shell("bash", "-c", '"$PYTHON" -c "$CODE" | head -c 10; echo " ${PIPESTATUS[0]}"', CODE=code)
@@ -314,11 +322,10 @@ def test_fits_are_taken_over_from_another_run(diffaug: Command, tmp_path: Path) 
 
 
 def test_build_prepares_a_config(diffaug: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffaug_datasets.planning import catalogue
-    from diffaug_datasets.train import builder
+    from diffaug_datasets.planning import catalogue, new_run
 
     small = {"per_class": 1, "include_test": False, "config": {"num_inference_steps": 2}}
-    monkeypatch.setattr(builder, "config_recipe", lambda name, **given: catalogue.config_recipe(name, **small, **given))
+    monkeypatch.setattr(new_run, "config_recipe", lambda name, **given: catalogue.config_recipe(name, **small, **given))
     said = diffaug("build", "fashion_2shot_genie", "--run", tmp_path / "run", "--workers", 1)
     assert said.code == 0, said.err
     assert "prepared, 30 train rows" in said.out

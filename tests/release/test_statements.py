@@ -12,7 +12,7 @@ from test_verify import Shelf, with_column
 
 from diffaug_datasets.release.read import Repository
 from diffaug_datasets.release.remake import Rebuilder
-from diffaug_datasets.release.verify import OK, WRONG, Check, verify
+from diffaug_datasets.release.verify import OK, WRONG, Check, run_checks
 from diffaug_datasets.run.store import Run
 
 NOT_COMPARED = {
@@ -66,7 +66,7 @@ def checks(shelf: Shelf) -> list[Check]:
         release = repository.release(None)
     except Exception as error:
         return [Check("run.json", WRONG, str(error))]
-    return list(verify(repository, release, Rebuilder(repository, release, shelf.folder), 0))
+    return list(run_checks(repository, release, Rebuilder(repository, release, shelf.folder), 0))
 
 
 def wrong(shelf: Shelf) -> str:

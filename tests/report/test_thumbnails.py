@@ -5,8 +5,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from diffaug_datasets.report import drawing
-from diffaug_datasets.report.drawing import KEPT, SHOWN_AS_STORED, thumbnail
+from diffaug_datasets.report import rendering
+from diffaug_datasets.report.rendering import KEPT, SHOWN_AS_STORED, thumbnail
 
 
 def encoded(width: int, height: int, kind: str) -> bytes:
@@ -50,4 +50,4 @@ def test_a_small_picture_in_a_large_file_is_encoded_anew_and_old_ones_are_forgot
     assert shown is not None and len(shown.uri) < SHOWN_AS_STORED / 2
     for number in range(KEPT + 10):
         thumbnail(b"none" + number.to_bytes(4, "big"))
-    assert len(drawing._made) == KEPT
+    assert len(rendering._thumbnails) == KEPT  # private: nothing else shows what is remembered

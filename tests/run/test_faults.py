@@ -18,7 +18,7 @@ from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.report.run_view import Gathered
+from diffaug_datasets.report.run_view import RunView
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.generation import load_backbone
 from diffaug_datasets.run.progress import Progress, status
@@ -176,7 +176,7 @@ def test_a_step_that_overflowed_is_told_and_ends_nothing(tmp_path: Path) -> None
     worker._report_fit(2, 2, 0.25)
     progress.poll()
     assert progress.fit.endswith("2/2 loss 0.2500")
-    assert [point.step for point in Gathered(run).losses(run.plan.fits[0].name)] == [2]
+    assert [point.step for point in RunView(run).losses(run.plan.fits[0].name)] == [2]
 
 
 def test_finished_images_carry_their_origin(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from diffaug_datasets.core.models import ModelRef
 from diffaug_datasets.planning import prepare as preparing
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.read import load
-from diffaug_datasets.report.run_view import Gathered
+from diffaug_datasets.report.run_view import RunView
 from diffaug_datasets.run import store
 from diffaug_datasets.run.assembly import Assembled, current, finished
 from diffaug_datasets.run.execute import execute, over_budget
@@ -233,7 +233,7 @@ def test_a_torn_or_foreign_event_counts_for_nothing(made: Run, tmp_path: Path, l
     run.event(event="batch", unit="synthetic-00000", rows=2, failed=0)
     assert len(progress.poll()) == 2 and progress.rows == 6
     run.__dict__["plan"] = made.plan
-    assert Gathered(run).losses("x") == []
+    assert RunView(run).losses("x") == []
 
 
 def test_an_event_lost_in_a_torn_line_is_made_good(tmp_path: Path) -> None:

@@ -254,12 +254,3 @@ def test_a_terminal_or_notebook_gets_a_bar_and_a_file_gets_lines(tmp_path: Path)
             run.event(event="batch", unit="synthetic-00000", rows=10, failed=0)
             tick()
         assert sign in out.getvalue() and "10/10" in out.getvalue(), out
-
-
-def test_the_public_names_are_listed() -> None:
-    import diffaug_datasets
-
-    names = dir(diffaug_datasets)
-    assert {"Recipe", "Run", "load", "load_builder", "list_builders", "MixedDataset", "MixedStream"} <= set(names)
-    assert all(getattr(diffaug_datasets, name) is not None for name in names)
-    assert set(diffaug_datasets.__all__) <= set(names) and not [name for name in names if "import" in name]

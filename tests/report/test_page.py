@@ -11,7 +11,7 @@ from PIL import Image
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.report import page as report
 from diffaug_datasets.report.page import protocol_words, write_report
-from diffaug_datasets.report.row import count, seconds
+from diffaug_datasets.report.rendering import count, seconds
 from diffaug_datasets.run.store import Run
 
 METHODS = ("txt2img", "img2img", "genie", "genie_ada", "diff_ii", "diff_mix", "da_fusion")

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.report.page import find_row, show
+from diffaug_datasets.report.row_sheet import show
+from diffaug_datasets.report.run_view import find_row
 
 
 def test_text_tells_prompts_draws_measurements_scores_and_sources(make_run) -> None:

@@ -1,12 +1,12 @@
 """Which rows a page shows follows from the plan's id alone."""
 
-from diffaug_datasets.report.run_view import Scanned, sample, worst
+from diffaug_datasets.report.run_view import ScannedRow, sample, worst
 
 
 def row(
     number: int, label: int, seen: int | None = None, sure: float | None = None, margin: float | None = None
-) -> Scanned:
-    return Scanned(f"{number:024x}", label, None, seen, sure, margin, "synthetic-00000", number)
+) -> ScannedRow:
+    return ScannedRow(f"{number:024x}", label, None, seen, sure, margin, "synthetic-00000", number)
 
 
 def test_samples_follow_the_seed_not_the_order() -> None:

@@ -1,27 +1,100 @@
-"""Small figures as geometry: Python computes the coordinates, the templates draw them as SVG.
+"""From values to what a page holds: filled templates, numbers as text, pictures as data URIs, figures as coordinates.
 
-Coordinates are in the units of each figure's view box, y pointing down, rounded to a tenth.
-
-Images inside a page: stored bytes as they are where they are small, otherwise small WebP pictures, as data URIs.
+Every value in a template is escaped and an unknown name is an error. Figures are geometry: Python computes coordinates
+in the units of each figure's view box, y pointing down, rounded to a tenth, and the templates draw them as SVG.
 """
 
 import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from io import BytesIO
+from statistics import fmean
+from typing import TypeGuard
 
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import UNREADABLE, decode_image, source_id
 
-SMALL = 64
-THUMBNAIL = 160
-SHOWN = 128
+THIN_SPACE = "\u202f"
+SMALL = 64  # pixels; pictures up to this side are shown enlarged
+THUMBNAIL = 160  # pixels that are kept of larger ones
+SHOWN = 128  # CSS pixels of the longer side
 SHOWN_AS_STORED = 16_000  # bytes of a small picture that goes into a page as it is
-KEPT = 4096  # pictures; none is larger than that
+KEPT = 4096  # thumbnails that are remembered
 SHOWN_BYTES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+# Templates
+
+
+def render(template: str, **values: object) -> str:
+    """The page of a template in `diffaug_datasets.cards`."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    cards = files("diffaug_datasets.cards")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (cards / name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": count, "seconds": seconds, "rate": rate}
+    environment.filters |= {"percent": percent, "signed": signed, "pyrepr": repr}
+    return environment
+
+
+# Numbers as text
+
+
+def count(number: int) -> str:
+    """A whole number, thousands set apart: 12 345."""
+    return f"{number:,}".replace(",", THIN_SPACE)
+
+
+def seconds(value: float) -> str:
+    """A duration as one reads it: 0.84 s, 12 s, 3 min 20 s, 2 h 05 min."""
+    if value < 60:
+        return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def rate(value: float) -> str:
+    """A speed: 0.031, 1.2, 45."""
+    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def signed(value: float, form: str) -> str:
+    """A number in a format, with a true minus sign."""
+    return format(value, form).replace("-", "\u2212")
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as whole percent; only all is 100 %, only none is 0 %."""
+    whole = round(100 * share)
+    return f"{min(99, max(1, whole)) if 0 < share < 1 else whole}\u00a0%"
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value read from JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def are_numbers(value: object) -> TypeGuard[list[float]]:
+    """Whether a value read from JSON is a list of finite numbers."""
+    return isinstance(value, list) and all(map(is_number, value))
+
+
+# Pictures
 
 
 @dataclass(frozen=True)
@@ -34,25 +107,29 @@ class Thumbnail:
     pixelated: bool
 
 
-_made: dict[str, Thumbnail | None] = {}
+_thumbnails: dict[str, Thumbnail | None] = {}
 
 
 def thumbnail(data: bytes) -> Thumbnail | None:
     """The picture of encoded bytes; None where they cannot be decoded. The last ones are remembered."""
     key = source_id(data)
-    if key not in _made:
-        _made[key] = _thumbnail(data)
-        while len(_made) > KEPT:
-            _made.pop(next(iter(_made)))
-    return _made[key]
+    if key not in _thumbnails:
+        picture = decoded(data)
+        if picture is None:
+            _thumbnails[key] = None
+        else:
+            _thumbnails[key] = _enlarged(data, picture) if max(picture.size) <= SMALL else _reduced(picture)
+        while len(_thumbnails) > KEPT:
+            _thumbnails.pop(next(iter(_thumbnails)))
+    return _thumbnails[key]
 
 
-def _thumbnail(data: bytes) -> Thumbnail | None:
+def decoded(data: bytes) -> Image.Image | None:
+    """The picture of encoded bytes; None where they cannot be decoded."""
     try:
-        picture = decode_image(data)
+        return decode_image(data)
     except SourceError:
         return None
-    return _enlarged(data, picture) if max(picture.size) <= SMALL else _reduced(picture)
 
 
 def _enlarged(data: bytes, picture: Image.Image) -> Thumbnail:
@@ -88,6 +165,9 @@ def _encoded(picture: Image.Image, kind: str, **options: int) -> bytes:
 def data_uri(data: bytes, mime: str) -> str:
     """The bytes as a `data:` URI."""
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+# Figures
 
 
 @dataclass(frozen=True)
@@ -230,7 +310,8 @@ def curve(steps: Sequence[int], losses: Sequence[float], at_most: int = 240) -> 
     width, height = 320, 84
     x = Span(known[0][0], known[-1][0])
     y = Span(min(loss for _, loss in known), max(loss for _, loss in known))
-    means = _running_mean([loss for _, loss in known], max(1, len(known) // 12))
+    losses, reach = [loss for _, loss in known], max(1, len(known) // 12)
+    means = [fmean(losses[max(0, i - reach) : i + reach + 1]) for i in range(len(losses))]
 
     def place(step: float, loss: float) -> Point:
         return Point(round(4 + x.share(step) * (width - 8), 1), round(height - 4 - y.share(loss) * (height - 8), 1))
@@ -238,11 +319,6 @@ def curve(steps: Sequence[int], losses: Sequence[float], at_most: int = 240) -> 
     raw = line([place(step, loss) for step, loss in known])
     smooth = line([place(step, mean) for (step, _), mean in zip(known, means, strict=True)])
     return Curve(width, height, raw, smooth, means[0], means[-1], known[-1][0])
-
-
-def _running_mean(values: Sequence[float], reach: int) -> list[float]:
-    parts = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return [sum(part) / len(part) for part in parts]
 
 
 def line(points: Sequence[Point]) -> str:

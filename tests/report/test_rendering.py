@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from diffaug_datasets.report.drawing import Box, Span, bars, circle, curve, histogram, trajectory
+from diffaug_datasets.report.rendering import Box, Span, bars, circle, curve, histogram, trajectory
 
 BOX = Box(116, 92)
 

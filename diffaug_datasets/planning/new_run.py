@@ -1,0 +1,129 @@
+"""A new run: from what a person names (a recipe, a file, a config name) to a priced plan and its folder.
+
+Needs no torch. The command line, `load_builder` and a person's own script all come through here.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from diffaug_datasets.core.files import load_yaml
+from diffaug_datasets.core.recipe import Recipe, with_absolute_places
+from diffaug_datasets.planning.catalogue import config_recipe, merged
+from diffaug_datasets.planning.prepare import Prepared, prepare, refuse_other_plan, write_run
+from diffaug_datasets.planning.price import Price, price
+from diffaug_datasets.run.store import RUNS, Run, default_folder, on_this_machine
+
+RecipeName = Recipe | str | os.PathLike[str]
+"""A recipe; or the name of one: a YAML file, a shipped recipe, a config name or preset such as `cub_5shot_diffii`."""
+
+
+def plan(recipe: RecipeName, folder: str | os.PathLike[str] | None = None, **changes: Any) -> Run:
+    """Draw every row of an augmented dataset and write the plan as a run folder; no image is generated yet.
+
+    Needs no GPU and no torch. The same recipe and real images give the same plan, with the same `run.plan.id`, on any
+    machine. Planning again into the same folder completes it and changes nothing.
+
+    Args:
+        recipe: a `Recipe`, a YAML file, a shipped recipe, or a config name `BUILDER_PROTOCOL_METHOD`.
+        folder: the run folder to write; default: `runs/NAME-PLANID`.
+        changes: recipe keys that replace the recipe's own (`source="photos"`, `per_class=50`); a mapping such as
+            `config={"strength": 0.3}` is merged key by key.
+
+    Raises:
+        RecipeError: a key or a value that a recipe cannot have; names the key and what is allowed.
+        SourceError: real images are missing, damaged or not what the builder expects.
+        BackboneError: a model that the recipe names is damaged or cannot be driven.
+        PlanError: the plan cannot be drawn, or the folder holds another one.
+        RunError: the disk lacks room for the finished run, or the folder cannot be written.
+
+    >>> from diffaug_datasets import plan
+    >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
+    >>> len(run.plan.rows), run.plan.header.class_names[1], run.plan.rows[0].num_inference_steps
+    (20, 'Trouser', 2)
+    """
+    drawn = price_plan(find_recipe(recipe, changes), folder)
+    for text in drawn.warnings:
+        warnings.warn(text, stacklevel=2)
+    return drawn.write()
+
+
+@dataclass(frozen=True)
+class PricedPlan:
+    """A plan that was drawn but is not written yet, what it will cost, and the folder that it would go to."""
+
+    prepared: Prepared
+    folder: Path
+    price: Price
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What looks wrong with the plan or its real images, a sentence each."""
+        return (*self.prepared.plan.header.warnings, *self.prepared.real.survey.warnings)
+
+    def check(self) -> None:
+        """All that can be said against writing the run folder before a file of it is written.
+
+        Raises:
+            RunError: the disk lacks room for what will come.
+            PlanError: the folder holds another plan.
+        """
+        self.price.check(self.folder)
+        if (self.folder / "plan.json").exists():
+            refuse_other_plan(Run.open(self.folder), self.prepared.plan)
+
+    def write(self) -> Run:
+        """The run folder, written after the same checks."""
+        self.check()
+        return write_run(self.prepared, self.folder)
+
+
+def price_plan(recipe: Recipe, folder: str | os.PathLike[str] | None = None, parent: Path = RUNS) -> PricedPlan:
+    """Read the real images, draw the plan and price it; writes nothing.
+
+    `folder` is where the run would go; by default `NAME-PLANID` in `parent`.
+
+    Raises:
+        DiffAugError: one sentence on the source, the recipe, a model or the plan.
+    """
+    given = None if folder is None else on_this_machine(os.fspath(folder))
+    prepared = prepare(recipe)
+    place = given or default_folder(prepared.plan.header.name, prepared.plan.id, parent)
+    return PricedPlan(prepared, place, price(prepared, place))
+
+
+def find_recipe(recipe: RecipeName, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe that a person means, with changes on top; relative places in the changes start at this folder.
+
+    A text is a file where it ends in .yaml or .yml or such a file is there, else a shipped recipe or a config name.
+
+    Raises:
+        RecipeError: one sentence that names the key or the name, and what is allowed.
+    """
+    changes = changes or {}
+    if isinstance(recipe, Recipe):
+        found = recipe
+    elif not isinstance(recipe, str) or Path(recipe).suffix in (".yaml", ".yml") or Path(recipe).is_file():
+        found = Recipe.from_yaml(Path(recipe))
+    elif shipped := shipped_recipes().get(recipe):
+        found = Recipe.from_dict(load_yaml(shipped.read_text("utf-8")))
+    else:
+        return config_recipe(recipe, **changes)
+    if not changes:
+        return found
+    placed = with_absolute_places({"method": found.method, **changes}, Path())
+    return Recipe.from_dict(merged(found.model_dump(mode="json", by_alias=True), placed), folder=None)
+
+
+@cache
+def shipped_recipes() -> Mapping[str, Traversable]:
+    """Name -> file of every recipe inside the package (`defaults` and `presets` say what names stand for)."""
+    folder = files("diffaug_datasets") / "recipes"
+    named = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
+    return {name: named[name] for name in sorted(named) if name not in ("defaults", "presets")}

@@ -1,0 +1,173 @@
+"""`diffaug show`: one row in full, as text and, where asked for, as a sheet of its sources beside its result."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.files import write_atomically, write_text
+from diffaug_datasets.core.rows import Outcome, PlanRow, row_urn
+from diffaug_datasets.report.rendering import decoded, render
+from diffaug_datasets.report.row_card import reason_text, row_card
+from diffaug_datasets.report.run_view import Picture, RunView, find_row
+from diffaug_datasets.run.store import Run
+
+SIDE, GAP, MARGIN, FOOT = 256, 28, 32, 64  # pixels of the sheet
+CAPTION = 26  # letters
+PAPER, SOFT, REAL, MADE = "#faf8f4", "#69645b", "#2a5f93", "#b8480f"
+PROMPTS = ("prompt", "prompt_first", "negative_prompt")
+SAMPLING = ("seed", "num_inference_steps", "start_step", "guidance_scale", "strength", "fallback", "backbone")
+SCORES = ("clip_score", "clip_margin", "source_similarity", "judge_confidence")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of the sources, in a row's order
+
+
+def show(run: Run, prefix: str, out: Path | None = None) -> str:
+    """Every column of a row as text; with `out` also a sheet of its sources and its image (.html or .png).
+
+    `prefix` is a row id or the beginning of exactly one.
+
+    Raises:
+        RunError: no row or several begin like that, a sheet is wanted of a row without an image, or in another format.
+    """
+    planned, view = find_row(run, prefix), RunView(run)
+    picture = _picture(view, planned)
+    text = "\n".join(_lines(view, planned, picture))
+    if out is None:
+        return text
+    if picture is None:
+        state = _state(view, planned, picture)
+        raise RunError(f"row {planned.row_id} has no image ({state}); there is no sheet of it.")
+    if out.suffix.lower() == ".html":
+        card, method = row_card(view, picture), picture.planned.method
+        write_text(out, render("row.html.jinja", card=card, name=view.header.name, method=method, text=text))
+    elif out.suffix.lower() == ".png":
+        write_atomically(out, lambda path: draw_sheet(view, picture, path))
+    else:
+        raise RunError(f"{out}: got the ending {out.suffix!r}, expected .html or .png.")
+    return text
+
+
+def _picture(view: RunView, planned: PlanRow) -> Picture | None:
+    if planned.origin == "real":
+        source = view.source(planned.source_ids[0])
+        return source if source is not None and source.planned.row_id == planned.row_id else None
+    scanned = next((row for row in view.rows if row.row_id == planned.row_id), None)
+    return None if scanned is None else view.picture(scanned)
+
+
+def _lines(view: RunView, planned: PlanRow, picture: Picture | None) -> Iterator[str]:
+    row = picture.planned if picture else planned
+    names = view.class_names
+    weights = zip(row.soft_label.classes, row.soft_label.weight, strict=True)
+    adapters = {"adapters": ", ".join(row.adapters)} if row.adapters else {}
+    yield f"row {planned.row_id} of {view.header.name}"
+    yield ""
+    yield _line("class", f"{names[row.label]} (label {row.label})")
+    yield _line("trained as", ", ".join(f"{names[label]} {weight:g}" for label, weight in weights))
+    yield _line("state", _state(view, planned, picture))
+    yield _line("origin", f"{row.origin}, method {row.method} version {row.method_version}")
+    yield from _section("prompts", _known(row, PROMPTS))
+    yield from _section("sampling", {**_known(row, SAMPLING), **adapters})
+    yield from _section("draws", json.loads(row.draw))
+    if picture is not None:
+        yield from _section("measured", picture.measured)
+        yield from _section("scores", _scores(picture, names))
+        yield from _section("image", _known(picture.outcome, ("width", "height", "image_format", "pixel_sha256")))
+        yield from _section("made", _known(picture.outcome, ("attempt", "batch_shape")))
+    yield from _section("sources", _sources(row, names))
+    urn = picture.urn if picture else row_urn(view.run.plan.id, planned.row_id)
+    yield from _section("plan", {"urn": urn, "plan_id": view.run.plan.id, "k": planned.k, "split": planned.split})
+
+
+def _state(view: RunView, planned: PlanRow, picture: Picture | None) -> str:
+    """What became of a row: planned, failed, written, left out or kept."""
+    row_id = planned.row_id
+    if failed := next((row for row in view.failed if row.row_id == row_id), None):
+        return f"failed after {failed.attempts} attempts: {failed.reason}"
+    if picture is None:
+        return "no image yet: its shard is not made"
+    if row_id in view.dropped:
+        return f"written, taken out by the selection: {reason_text(view.dropped[row_id])}"
+    if row_id in view.spared:
+        return f"written, kept for its class's min_keep: {reason_text(view.spared[row_id])}"
+    return "written and kept" if view.run.receipt("selection") or planned.origin == "real" else "written"
+
+
+def _scores(picture: Picture, names: tuple[str, ...]) -> Mapping[str, object]:
+    scores, seen = _known(picture.outcome, SCORES), picture.outcome.judge_label
+    if seen is None:
+        return scores
+    return {**scores, "judge_label": f"{names[seen] if 0 <= seen < len(names) else '?'} (label {seen})"}
+
+
+def _sources(row: PlanRow, names: tuple[str, ...]) -> Mapping[str, object]:
+    if row.origin == "real":
+        return {"a": row.source_ids[0]}
+    sources = zip(LETTERS, row.source_ids, row.source_labels, strict=False)
+    return {letter: f"{source_id} {names[label]} (label {label})" for letter, source_id, label in sources}
+
+
+def _known(columns: PlanRow | Outcome, names: tuple[str, ...]) -> Mapping[str, object]:
+    """Those of the named columns that are not null."""
+    values = dict(columns)
+    return {name: values[name] for name in names if values[name] is not None}
+
+
+def _section(title: str, content: Mapping[str, object]) -> Iterator[str]:
+    if content:
+        yield ""
+        yield title
+        yield from (_line(name, _text(value)) for name, value in content.items())
+
+
+def _line(name: str, value: str) -> str:
+    """What a terminal would obey (control characters, line breaks) is spelled out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in value)
+    return f"  {name:<20} {shown}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value) or '""'
+
+
+def draw_sheet(view: RunView, picture: Picture, path: Path) -> None:
+    """Write the sheet as PNG: sources, an arrow, the result, their classes beneath.
+
+    Small images are enlarged without smoothing, large ones reduced; one that cannot be decoded is an empty frame.
+    """
+    row, names = picture.planned, view.class_names
+    tiles: list[tuple[Image.Image | None, str, str]] = []
+    if row.origin != "real":
+        for source_id, label in zip(row.source_ids, row.source_labels, strict=True):
+            source = view.source(source_id)
+            tiles.append((decoded(source.data) if source else None, names[label], REAL))
+    tiles.append((decoded(picture.data), names[row.label], REAL if row.origin == "real" else MADE))
+    width = 2 * MARGIN + len(tiles) * SIDE + (len(tiles) - 1) * GAP
+    sheet = Image.new("RGB", (width, 2 * MARGIN + SIDE + FOOT), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, (image, class_name, colour) in enumerate(tiles):
+        left = MARGIN + place * (SIDE + GAP)
+        pen.rectangle((left - 2, MARGIN - 2, left + SIDE + 1, MARGIN + SIDE + 1), outline=colour, width=2)
+        if image is not None:
+            fitted = _fitted(image)
+            sheet.paste(fitted, (left + (SIDE - fitted.width) // 2, MARGIN + (SIDE - fitted.height) // 2))
+        caption = " ".join(class_name.split())
+        caption = caption if len(caption) <= CAPTION else caption[: CAPTION - 1] + "…"
+        pen.text((left, MARGIN + SIDE + 14), caption, fill=colour, font=ImageFont.load_default(18))
+    if len(tiles) > 1:
+        x, y = MARGIN + (len(tiles) - 1) * (SIDE + GAP) - GAP // 2, MARGIN + SIDE // 2
+        pen.line((x - 8, y, x + 6, y), fill=SOFT, width=2)
+        pen.polygon(((x + 9, y), (x + 3, y - 5), (x + 3, y + 5)), fill=SOFT)
+    sheet.save(path, "PNG")
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
