@@ -1,6 +1,6 @@
 """The verbs of the command line and their options; only typer is imported, so that `diffaug --help` answers at once.
 
-What a verb does is in `make`, `look` and `publish`, which are imported when it is called.
+What a verb does is in `make`, `look`, `judge` and `publish`, which are imported when it is called.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from diffaug_datasets.core.errors import RunError
 
-MAKE, LOOK, PUBLISH, EXPERT = GROUPS = ("Make", "Look", "Publish", "Expert")
+MAKE, LOOK, EVALUATE, PUBLISH, EXPERT = GROUPS = ("Make", "Look", "Evaluate", "Publish", "Expert")
 Given = TypeVar("Given", Path, list[Path], None)
 
 
@@ -95,6 +95,16 @@ Backbone = Annotated[
 Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]
 Revision = Annotated[str | None, typer.Option(help="A tag, branch or commit of the Hub.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
+Sets = Annotated[
+    list[str], typer.Argument(metavar="SET...", help="Run folders, Hub datasets (org/name) or published addresses.")
+]
+Encoders = Annotated[
+    list[str] | None,
+    typer.Option("--encoder", help="Image encoder: tiny, a folder or a Hub id; repeatable; default: tiny."),
+]
+WithReal = Annotated[
+    str | None, typer.Option(help="Your copy of the real images (a folder or Hub id), where a set has none.")
+]
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]
 
@@ -277,6 +287,50 @@ def doctor(json: AsJson = False) -> None:
     from diffaug_datasets.cli.look import print_doctor
 
     raise typer.Exit(print_doctor(json))
+
+
+@app.command(rich_help_panel=EVALUATE)
+def measure(
+    sets: Sets,
+    encoder: Encoders = None,
+    config: Config = None,
+    with_real: WithReal = None,
+    by_class: Annotated[bool, typer.Option("--by-class", help="Print the numbers of every class too.")] = False,
+    device: Device = "cpu",
+    json: AsJson = False,
+) -> None:
+    """Measure synthetic images beside real ones: distances with their floor, diversity, copies, label accuracy."""
+    from diffaug_datasets.cli.judge import run_measure
+
+    run_measure(
+        sets, encoder or ("tiny",), config=config, with_real=with_real, by_class=by_class, device=device, as_json=json
+    )
+
+
+@app.command(rich_help_panel=EVALUATE)
+def bench(
+    sets: Sets,
+    out: Annotated[
+        Path, typer.Option("--out", callback=local, help="Folder of the table and of finished cells.")
+    ] = Path("runs/bench"),
+    encoder: Encoders = None,
+    classifier: Annotated[
+        list[str] | None, typer.Option(help="class_mean, logistic or svm; repeatable; default: logistic.")
+    ] = None,
+    rule: Annotated[str, typer.Option(help="What stands in for a real image: class, global, index or lt_inverse.")] = (
+        "class"
+    ),
+    probability: Annotated[float, typer.Option("-p", "--probability", help="Of a real image to be replaced.")] = 0.5,
+    config: Config = None,
+    with_real: WithReal = None,
+    device: Device = "cpu",
+    json: AsJson = False,
+) -> None:
+    """Does a set help a classifier? Train on frozen features with and without it, at the same budget, and compare."""
+    from diffaug_datasets.cli.judge import run_bench, suite_of
+
+    suite = suite_of(classifier or ("logistic",), rule, probability)
+    run_bench(sets, out, encoder or ("tiny",), suite, config=config, with_real=with_real, device=device, as_json=json)
 
 
 @app.command(rich_help_panel=PUBLISH)

@@ -88,7 +88,7 @@ class PublishError(DiffAugError):
 GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jaxtyping")
 EXTRAS = {
     **dict.fromkeys(GENERATING, "generate"),
-    "sklearn": "eval",
+    **dict.fromkeys(("scipy", "sklearn", "statsmodels"), "eval"),
     "faiss": "retrieval",
 }
 

@@ -1,0 +1,174 @@
+"""The verbs that judge a set: measure its images, train classifiers on it."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_table, waiting
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.files import write_atomically
+from diffaug_datasets.evaluate.bench import Answer, Suite, bench
+from diffaug_datasets.evaluate.measure import Measure, Measured, measure
+from diffaug_datasets.evaluate.table import Row, table
+
+# Name of a measure -> its title, and what better means: up, down, or neither (compare it with the floor).
+TITLES = {
+    "frechet": "Frechet distance (down)",
+    "precision": "precision (up)",
+    "recall": "recall (up)",
+    "density": "density (up)",
+    "coverage": "coverage (up)",
+    "kernel": "kernel distance (down)",
+    "two_sample_accuracy": "told from real by a linear classifier (.5 = not)",
+    "vendi": "Vendi score: different images",
+    "mean_pairwise_distance": "mean distance of pairs",
+    "authenticity": "farther from a real image than that from its nearest (up)",
+    "memorisation_ratio": "distance to a real image / that one's to its nearest",
+    "exact_copies": "exact copies of real images (0)",
+    "clip_score": "CLIP score (up)",
+    "clip_margin": "CLIP margin to the next class (up)",
+    "judge_agreement": "label accuracy by the judge (up)",
+    "probe_agreement": "label accuracy by a probe of real test images (up)",
+}
+
+
+def run_measure(
+    sets: Sequence[str],
+    encoders: Sequence[str],
+    *,
+    config: str | None,
+    with_real: str | None,
+    by_class: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure every set with every encoder and print what was found."""
+    from diffaug_datasets.models.encoders import Encoder
+
+    found: list[Measured] = []
+    for name in encoders:
+        encoder = Encoder.load(name, device)
+        for where in sets:
+            with waiting(f"measuring {where}"):
+                found.append(measure(where, encoder, config=config, with_real=with_real, by_class=by_class or as_json))
+            if not as_json:
+                _say_measured(found[-1], by_class)
+    if as_json:
+        say_json([one.json() for one in found])
+
+
+def _say_measured(found: Measured, by_class: bool) -> None:
+    say_facts(
+        {
+            "set": found.where,
+            "images": f"{found.synthetic:,} synthetic beside {found.reference}",
+            "encoder": found.encoder,
+        }
+    )
+    say()
+    shown = [m for m in found.measures if m.of is None]
+    head = ("measure", "value", "95 % interval", "real beside real at the same n")
+    say_table(head, [(TITLES[m.name], *_cells(m)) for m in shown])
+    say()
+    if by_class:
+        shown = [m for m in found.measures if m.of is not None and m.value is not None]
+        say_table(("class", *head), [(str(m.of), TITLES[m.name], *_cells(m)) for m in shown])
+        say()
+
+
+def _cells(m: Measure) -> tuple[str, str, str]:
+    if m.value is None:
+        return "withheld", "", m.withheld
+    interval = f"{m.interval[0]:.3g} to {m.interval[1]:.3g}" if m.interval else ""
+    floor = f"{m.floor.value:.3g} ({m.floor.low:.3g} to {m.floor.high:.3g})" if m.floor else ""
+    return f"{m.value:.4g}", interval, floor
+
+
+def suite_of(classifiers: Sequence[str], rule: str, probability: float) -> Suite:
+    """A suite of what a person typed.
+
+    Raises:
+        RecipeError: a classifier or rule that is not known, or a probability outside [0, 1].
+    """
+    try:
+        return Suite.model_validate({"classifiers": classifiers, "rule": rule, "probability": probability})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]).replace("classifiers", "classifier")
+        raise RecipeError(
+            f"--{key}: got {first['input']!r}, {first['msg'].replace('Input should be', 'expected')}."
+        ) from None
+
+
+def run_bench(
+    sets: Sequence[str],
+    folder: Path,
+    encoders: Sequence[str],
+    suite: Suite,
+    *,
+    config: str | None,
+    with_real: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Judge sets by classifiers on frozen features; print the table, and write it beside the cells.
+
+    Raises:
+        RecipeError: no set is given.
+    """
+    from diffaug_datasets.models.encoders import Encoder
+
+    if not sets:
+        raise RecipeError("bench: got no set, expected run folders or published sets; `diffaug plan` makes a run.")
+    answers = []
+    for name in encoders:
+        encoder = Encoder.load(name, device)
+        with waiting(f"training on {len(sets)} sets with {encoder.name}"):
+            answers.append(bench(sets, encoder, folder / "cells", suite, config=config, with_real=with_real))
+    rows = [row for answer in answers for row in table(answer)]
+    path = folder / "table.csv"
+    write_atomically(path, lambda unfinished: _write_csv(unfinished, rows))
+    if as_json:
+        say_json([row.flat() for row in rows])
+        return
+    _say_leaks(answers[0])
+    draws = len(answers[0].draws)
+    say(f"{draws} draw{'s' * (draws > 1)} of the real images, {_test_images(answers[0])} test images")
+    for encoder_name, classifier, setting in dict.fromkeys((r.encoder, r.classifier, r.setting) for r in rows):
+        say(f"\n{classifier} on {encoder_name} ({setting})")
+        chosen = [r for r in rows if (r.encoder, r.classifier, r.setting) == (encoder_name, classifier, setting)]
+        say_table(("line", "accuracy", "gain over real", "", "images"), [_bench_cells(row) for row in chosen])
+    if draws == 1:
+        note("one draw: intervals are over test images alone; another draw of the real images may differ by more.")
+    say(f"\ntable: {path}")
+
+
+def _say_leaks(answer: Answer) -> None:
+    for line in answer.lines:
+        if line.leaks:
+            note(
+                f"warning: {line.where}: {len(line.leaks)} of its synthetic images are test images (first: "
+                f"{line.leaks[0][:12]}), so what follows flatters it."
+            )
+
+
+def _test_images(answer: Answer) -> str:
+    return f"{max(len(result.correct) for result in answer.results):,}"
+
+
+def _bench_cells(row: Row) -> tuple[str, str, str, str, str]:
+    spread = f" +- {100 * row.deviation:.1f}" if row.deviation is not None else ""
+    gain = ""
+    if row.gain is not None:
+        gain = f"{100 * row.gain.value:+.1f} ({100 * row.gain.low:+.1f} to {100 * row.gain.high:+.1f})"
+    return row.line, f"{100 * row.accuracy:.1f}{spread}", gain, row.verdict, f"{row.images:,}"
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    flat = [row.flat() for row in rows]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(flat[0]))
+        writer.writeheader()
+        writer.writerows(flat)

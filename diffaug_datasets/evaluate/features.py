@@ -1,0 +1,82 @@
+"""Features of images, computed once per image and encoder and kept on disk.
+
+A row is known by its `pixel_sha256`, an encoder by its recorded name, which ends in a revision or digest. Each call
+adds one Parquet file of what was missing. The last bits of a feature may depend on the images beside it, see
+`models.encoders`; nothing here compares features bit by bit.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from diffaug_datasets.core.files import write_atomically
+from diffaug_datasets.core.identity import digest
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+BATCH = 32  # images that the encoder sees at once
+
+
+class ImageEncoder(Protocol):
+    """What is asked of an encoder: a name that says its weights, and features [n d] of images taken one by one."""
+
+    name: str
+
+    def image_features(
+        self, images: "Iterator[Image]", *, batch_shape: int = BATCH, normalise: bool = True
+    ) -> "Tensor":
+        """Features on the CPU."""
+
+
+def default_folder() -> Path:
+    """`$XDG_CACHE_HOME/diffaug/features`, else `~/.cache/diffaug/features`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "diffaug" / "features"
+
+
+def cached_features(
+    encoder: ImageEncoder, pixel_sha256: Sequence[str], read: Callable[[int], "Image"], folder: Path | None = None
+) -> NDArray[np.float64]:
+    """Unit-norm features [n d] of images, in their order; `read(i)` gives the i-th where it was never seen.
+
+    Raises:
+        ValueError: there is no image.
+        RunError: the folder cannot be written.
+    """
+    if not pixel_sha256:
+        raise ValueError("got no image; give at least one")
+    place = (folder or default_folder()) / digest(encoder.name)[:16]
+    known = _known(place, set(pixel_sha256))
+    missing = {sha: i for i, sha in enumerate(pixel_sha256) if sha not in known}
+    if missing:
+        images = (read(i) for i in missing.values())
+        made = encoder.image_features(images, batch_shape=BATCH).float().numpy()
+        known |= dict(zip(missing, made, strict=True))
+        _write(place, list(missing), made)
+    return np.stack([known[sha] for sha in pixel_sha256]).astype(np.float64)
+
+
+def _known(place: Path, wanted: set[str]) -> dict[str, NDArray[np.float32]]:
+    found: dict[str, NDArray[np.float32]] = {}
+    values = pa.array(sorted(wanted), pa.string())
+    for path in sorted(place.glob("*.parquet")):
+        table = pq.read_table(path, filters=pa.compute.field("pixel_sha256").isin(values))
+        rows = table.column("features").combine_chunks()
+        width = rows.type.list_size
+        numbers = rows.flatten().to_numpy().reshape(-1, width)
+        found |= dict(zip(table.column("pixel_sha256").to_pylist(), numbers, strict=True))
+    return found
+
+
+def _write(place: Path, names: Sequence[str], features: NDArray[np.float32]) -> None:
+    numbers = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel(), pa.float32()), features.shape[1])
+    table = pa.table({"pixel_sha256": pa.array(names, pa.string()), "features": numbers})
+    write_atomically(place / f"{digest(sorted(names))[:16]}.parquet", lambda path: pq.write_table(table, path))

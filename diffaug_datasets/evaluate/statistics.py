@@ -1,0 +1,158 @@
+"""How sure a difference between two training sets is: paired over draws of the real images, by scipy and statsmodels.
+
+Accuracies come as arrays [draws] or, where every test image counts, as bool arrays `correct` [draws images]. Draws are
+the unit: they differ in the real images that a run may see, and that is most of the spread. Differences are paired, a
+line against another in the same draw.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Values = NDArray[np.float64]
+Correct = NDArray[np.bool_]
+
+LEVEL = 0.95
+POWER = 0.8
+RESAMPLES = 2000
+
+
+class Difference(NamedTuple):
+    """A paired difference in accuracy, its 95 % interval, the p value against 0, and how many draws it is of."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    draws: int
+
+
+class Ranks(NamedTuple):
+    """The mean rank of a line, 1 = best, and the ends of its 95 % bootstrap interval over draws."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def paired_difference(line: Values, base: Values) -> Difference:
+    """Mean of line - base over draws [k], with Student's interval and test.
+
+    Differences that are all alike have an interval of no width, and p 1 where they are 0, else 0.
+
+    Raises:
+        ValueError: fewer than two draws, or not as many of each.
+    """
+    if line.shape != base.shape or line.ndim != 1 or len(line) < 2:
+        raise ValueError(f"got draws of shapes {line.shape} and {base.shape}, expected two or more of each, in pairs")
+    gaps = line - base
+    value = float(gaps.mean())
+    if float(np.ptp(gaps)) == 0:
+        return Difference(value, value, value, float(value == 0), len(gaps))
+    test = stats.ttest_1samp(gaps, 0.0)
+    ends = test.confidence_interval(LEVEL)
+    return Difference(value, float(ends.low), float(ends.high), float(test.pvalue), len(gaps))
+
+
+def hierarchical_interval(
+    line: Correct, base: Correct, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean difference in accuracy: draws are resampled, then test images.
+
+    `line` and `base`: [draws images], the same test images in the same order. The images are resampled once for all
+    draws, as they are the same in all.
+
+    Raises:
+        ValueError: shapes differ, or there is no draw or image.
+    """
+    if line.shape != base.shape or line.ndim != 2 or not line.size:
+        raise ValueError(f"got answers of shapes {line.shape} and {base.shape}, expected [draws images], in pairs")
+    rng = np.random.default_rng(seed)
+    gaps = line.astype(np.float64) - base
+    draws, images = gaps.shape
+    means = np.empty(resamples)
+    for i in range(resamples):
+        chosen = gaps[rng.integers(0, draws, draws)].mean(0)
+        means[i] = chosen[rng.integers(0, images, images)].mean()
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def mcnemar(line: Correct, base: Correct) -> Difference:
+    """The difference in accuracy of one draw [images]: McNemar's exact test and the Wald interval of the difference.
+
+    Raises:
+        ValueError: shapes differ, or there is no image.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar as exact
+
+    if line.shape != base.shape or line.ndim != 1 or not line.size:
+        raise ValueError(f"got answers of shapes {line.shape} and {base.shape}, expected [images], in pairs")
+    n = len(line)
+    better, worse = int((line & ~base).sum()), int((base & ~line).sum())
+    value = (better - worse) / n
+    reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt(better + worse - n * value**2) / n
+    p = float(exact([[0, worse], [better, 0]], exact=True).pvalue)
+    return Difference(value, value - reach, value + reach, p, 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for how many comparisons there are, in their order (Holm 1979).
+
+    The k-th smallest of n is multiplied by n - k + 1, and is at least as large as the one before it, at most 1.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def rank_intervals(accuracy: Mapping[str, Values], seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Ranks]:
+    """Ranks of lines by their mean accuracy over draws [k], the draws resampled together; ties share a mean rank.
+
+    Raises:
+        ValueError: the lines have not the same number of draws, or none.
+    """
+    table = np.stack(list(accuracy.values()))
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"got accuracies of shape {table.shape}, expected lines with one or more draws each")
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, table.shape[1], (resamples, table.shape[1]))
+    ranks = stats.rankdata(-table[:, chosen].mean(2), axis=0)
+    low, high = np.quantile(ranks, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+    mean = stats.rankdata(-table.mean(1))
+    return {name: Ranks(*map(float, found)) for name, *found in zip(accuracy, mean, low, high, strict=True)}
+
+
+def smallest_effect(deviation: float, draws: int) -> float:
+    """The paired difference that a two-sided test at 5 % finds with 80 % power, from the deviation of differences.
+
+    Raises:
+        ValueError: fewer than two draws.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    if draws < 2:
+        raise ValueError(f"got {draws} draws, expected two or more")
+    return deviation * float(TTestPower().solve_power(nobs=draws, alpha=1 - LEVEL, power=POWER))
+
+
+def draws_needed(deviation: float, effect: float) -> int:
+    """How many draws find a paired difference of that size with 80 % power in a two-sided test at 5 %; at least two.
+
+    Raises:
+        ValueError: the effect is not above 0.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    if not effect > 0:
+        raise ValueError(f"got an effect of {effect}, expected one above 0")
+    if deviation == 0:
+        return 2
+    needed = float(np.ravel(TTestPower().solve_power(effect_size=effect / deviation, alpha=1 - LEVEL, power=POWER))[0])
+    return max(2, math.ceil(needed))

@@ -1,0 +1,144 @@
+"""A bench as a table: every line's accuracy, its paired difference to the real images alone, and how sure that is.
+
+With several draws of the real images the difference is paired over draws (Student's interval and test). With one draw
+there is only the test set to be sure about (McNemar's test), and the table says so: another draw may differ by more.
+p values are corrected for the number of lines (Holm).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from diffaug_datasets.evaluate import statistics
+from diffaug_datasets.evaluate.bench import CONTROLS, Answer
+from diffaug_datasets.evaluate.cells import Result
+from diffaug_datasets.evaluate.statistics import Difference, Ranks
+
+BASE = "real"
+SURE = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line under one classifier. Accuracies are shares in [0, 1]; `evaluations`: U-Net rows, where they are known.
+
+    `gain`: difference to the real images alone, None for these; `corrected`: its p value after Holm. `smallest`: the
+    difference that so many draws find four times of five, None for one draw.
+    """
+
+    encoder: str
+    classifier: str
+    setting: str
+    line: str
+    draws: int
+    accuracy: float
+    deviation: float | None
+    images: int
+    seconds: float
+    evaluations: int | None
+    gain: Difference | None
+    corrected: float | None
+    ranks: Ranks | None
+    smallest: float | None
+
+    @property
+    def verdict(self) -> str:
+        """In words what the gain says."""
+        if self.gain is None or self.corrected is None:
+            return "control" if self.line in CONTROLS else ""
+        if self.corrected >= SURE:
+            return "no difference seen"
+        return "better" if self.gain.value > 0 else "worse"
+
+    def flat(self) -> dict[str, object]:
+        """One level of columns, for a CSV file or a DataFrame."""
+        columns: dict[str, object] = {}
+        for name, value in asdict(self).items():
+            fields = {"gain": Difference._fields, "ranks": Ranks._fields}.get(name)
+            if fields is None:
+                columns[name] = value
+            else:
+                columns |= {f"{name}_{field}": None if value is None else value[i] for i, field in enumerate(fields)}
+        return columns | {"verdict": self.verdict}
+
+
+def table(answer: Answer) -> tuple[Row, ...]:
+    """Rows of a bench, the best of each classifier first."""
+    rows: list[Row] = []
+    judges = {(r.receipt.cell.encoder, r.receipt.cell.classifier, r.receipt.cell.setting) for r in answer.results}
+    for encoder, classifier, setting in sorted(judges):
+        chosen = [
+            result
+            for result in answer.results
+            if (result.receipt.cell.encoder, result.receipt.cell.classifier, result.receipt.cell.setting)
+            == (encoder, classifier, setting)
+        ]
+        rows += _of_classifier(chosen, answer.draws)
+    return tuple(rows)
+
+
+def _of_classifier(results: Sequence[Result], draws: Sequence[str]) -> list[Row]:
+    by_line: dict[str, dict[str, Result]] = {}
+    for result in results:
+        by_line.setdefault(result.receipt.cell.line, {})[result.receipt.cell.draw] = result
+    base = by_line.get(BASE, {})
+    gains = {line: _gain(found, base) for line, found in by_line.items() if line != BASE and base}
+    compared = [line for line, gain in gains.items() if gain is not None]
+    corrected = dict(zip(compared, statistics.holm([gains[line].p for line in compared]), strict=True))  # type: ignore[union-attr]
+    whole = {
+        line: np.array([found[draw].receipt.accuracy for draw in draws])
+        for line, found in by_line.items()
+        if set(draws) <= found.keys()
+    }
+    ranks = statistics.rank_intervals(whole) if len(draws) > 1 and whole else {}
+    rows = [
+        _row(line, list(found.values()), gains.get(line), corrected.get(line), ranks.get(line), base)
+        for line, found in by_line.items()
+    ]
+    return sorted(rows, key=lambda row: -row.accuracy)
+
+
+def _gain(found: dict[str, Result], base: dict[str, Result]) -> Difference | None:
+    shared = [draw for draw in found if draw in base]
+    if not shared:
+        return None
+    if len(shared) == 1:
+        return statistics.mcnemar(found[shared[0]].correct, base[shared[0]].correct)
+    pairs = [(found[draw].receipt.accuracy, base[draw].receipt.accuracy) for draw in shared]
+    ours, theirs = (np.array(side) for side in zip(*pairs, strict=True))
+    return statistics.paired_difference(ours, theirs)
+
+
+def _row(
+    line: str,
+    found: Sequence[Result],
+    gain: Difference | None,
+    corrected: float | None,
+    ranks: Ranks | None,
+    base: dict[str, Result],
+) -> Row:
+    receipts = [result.receipt for result in found]
+    accuracies = np.array([receipt.accuracy for receipt in receipts])
+    known = [receipt.evaluations for receipt in receipts if receipt.evaluations is not None]
+    smallest = None
+    if gain is not None and gain.draws > 1:
+        gaps = [r.receipt.accuracy - base[r.receipt.cell.draw].receipt.accuracy for r in found]
+        smallest = statistics.smallest_effect(float(np.std(gaps, ddof=1)), len(gaps))
+    cell = receipts[0].cell
+    return Row(
+        encoder=cell.encoder,
+        classifier=cell.classifier,
+        setting=cell.setting,
+        line=line,
+        draws=len(receipts),
+        accuracy=float(accuracies.mean()),
+        deviation=float(accuracies.std(ddof=1)) if len(accuracies) > 1 else None,
+        images=round(float(np.mean([receipt.images for receipt in receipts]))),
+        seconds=float(np.sum([receipt.seconds for receipt in receipts])),
+        evaluations=round(float(np.mean(known))) if len(known) == len(receipts) else None,
+        gain=gain,
+        corrected=corrected,
+        ranks=ranks,
+        smallest=smallest,
+    )

@@ -1,0 +1,188 @@
+"""A bench end to end on pictures in which the answer is known, and tables of answers whose truth is known."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tables import Sets, pictures, table
+
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.files import FileDigest
+from diffaug_datasets.evaluate import bench as benching
+from diffaug_datasets.evaluate.bench import Answer, Suite, bench
+from diffaug_datasets.evaluate.cells import Cell, CellReceipt, Result
+from diffaug_datasets.evaluate.table import Row
+from diffaug_datasets.evaluate.table import table as rows_of
+from diffaug_datasets.models.encoders import Encoder
+
+EVERY = Suite(classifiers=("class_mean", "logistic", "svm"))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder.load("tiny")
+
+
+@pytest.fixture
+def run_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoder: Encoder):
+    def run(sets: dict, suite: Suite = EVERY, folder: str = "bench") -> Answer:
+        monkeypatch.setattr(benching, "load", Sets(**sets))
+        return bench(list(sets), encoder, tmp_path / folder, suite, cache=tmp_path / "cache")
+
+    return run
+
+
+def found(answer: Answer) -> dict[tuple[str, str], Row]:
+    return {(row.classifier, row.line): row for row in rows_of(answer)}
+
+
+def hard(n: int, seed: int):
+    """Pictures whose classes are hard to tell apart."""
+    return pictures(n, seed, apart=3)
+
+
+def test_controls_are_there_and_copies_change_nothing(run_bench) -> None:
+    test = table(hard(100, 9))
+    rows = found(run_bench({"a": (table(hard(8, 0), hard(30, 1)), test)}))
+    lines = {"real", "duplicate", "txt2img", "txt2img alone"}
+    assert set(rows) == {(kind, line) for kind in EVERY.classifiers for line in lines} | {("text", "zero_shot")}
+    for kind in EVERY.classifiers:
+        assert rows[kind, "duplicate"].gain[:4] == (0, 0, 0, 1)
+        assert rows[kind, "real"].gain is None and rows[kind, "real"].verdict == "control"
+
+
+def test_the_same_images_in_two_sets_give_exactly_the_same(run_bench) -> None:
+    test, real, made = table(hard(100, 9)), hard(8, 0), hard(30, 1)
+    answer = run_bench({"a": (table(real, made), test), "b": (table(real, made), test)})
+    first, second = (
+        [r.receipt.predictions.sha256 for r in answer.results if r.receipt.cell.line == f"txt2img ({name})"]
+        for name in "ab"
+    )
+    assert first == second and len(first) == 3
+    assert len(answer.draws) == 1
+
+
+def test_wrong_labels_cost_accuracy_in_order(run_bench) -> None:
+    sets = {}
+    for draw in range(4):
+        real, test = hard(6, draw), table(hard(400, 100))
+        good = hard(60, 10 + draw)
+        for share in (0, 2, 4):
+            made = [(picture, 1 - label if i % 10 < share else label) for i, (picture, label) in enumerate(good)]
+            sets[f"{share}_{draw}"] = (table(real, made, method=f"noise{share}"), test)
+    rows = found(run_bench(sets, Suite(synthetic_only=False)))
+    gains = [rows["logistic", f"noise{share}"].gain for share in (0, 2, 4)]
+    assert gains[0].value > gains[1].value > gains[2].value
+    assert [gain.draws for gain in gains] == [4, 4, 4]
+    assert rows["logistic", "noise0"].smallest > 0
+    assert rows["logistic", "noise0"].ranks.mean == 1
+
+
+def test_finished_cells_are_not_made_again_and_damaged_ones_are(run_bench, tmp_path: Path, monkeypatch) -> None:
+    sets = {"a": (table(hard(8, 0), hard(30, 1)), table(hard(50, 9)))}
+    first = run_bench(sets)
+    fitted = []
+    real_fit = benching.fit
+    monkeypatch.setattr(benching, "fit", lambda kind, *rest: fitted.append(kind) or real_fit(kind, *rest))
+    assert rows_of(run_bench(sets)) == rows_of(first)
+    assert not fitted
+    victim = next(r for r in first.results if (r.receipt.cell.classifier, r.receipt.cell.line) == ("svm", "real"))
+    path = tmp_path / "bench" / victim.receipt.predictions.file
+    path.write_bytes(path.read_bytes()[:-1])
+    run_bench(sets)
+    assert fitted == ["svm"]
+    run_bench(sets, Suite(classifiers=("svm",), probability=0.4))
+    assert fitted == ["svm"] + 4 * ["svm"]
+
+
+def test_a_test_image_among_the_synthetic_ones_is_named(run_bench) -> None:
+    test = hard(50, 9)
+    answer = run_bench({"a": (table(hard(8, 0), [*hard(10, 1), test[7]]), table(test))}, Suite())
+    assert answer.lines[0].leaks == (table(test)["pixel_sha256"][7],)
+
+
+@pytest.mark.parametrize(("real", "made", "what"), [(0, 4, "real training"), (4, 0, "synthetic")])
+def test_a_set_that_lacks_images_is_refused(run_bench, real: int, made: int, what: str) -> None:
+    with pytest.raises(RunError, match=f"a: holds no {what} image, and a bench needs some"):
+        run_bench({"a": (table(hard(real, 0), hard(made, 1)), table(hard(9, 2)))})
+
+
+def _killed(number: int, folder: Path, cache: Path, sets: Sets) -> None:
+    """A process that dies at its n-th finished file."""
+    replace, seen = os.replace, iter(range(1, 1000))
+
+    def counting(origin, target, **options) -> None:
+        if next(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(origin, target, **options)
+
+    os.replace, benching.load = counting, sets
+    bench(list(sets.sets), Encoder.load("tiny"), folder, Suite(classifiers=("class_mean", "logistic")), cache=cache)
+
+
+def test_a_bench_that_is_killed_at_any_file_goes_on_to_the_same_files(
+    tmp_path: Path, monkeypatch, encoder: Encoder
+) -> None:
+    sets = Sets(a=(table(hard(8, 0), hard(12, 1)), table(hard(30, 9))))
+    suite = Suite(classifiers=("class_mean", "logistic"))
+    monkeypatch.setattr(benching, "load", sets)
+    whole = bench(["a"], encoder, tmp_path / "whole", suite, cache=tmp_path / "cache")
+    context = multiprocessing.get_context("fork")
+    for number in range(1, 2 * len(whole.results) + 1, 3):
+        child = context.Process(target=_killed, args=(number, tmp_path / "killed", tmp_path / "cache", sets))
+        child.start()
+        child.join()
+        assert child.exitcode in (-signal.SIGKILL, 0)
+    resumed = bench(["a"], encoder, tmp_path / "killed", suite, cache=tmp_path / "cache")
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert [r.receipt.accuracy for r in resumed.results] == [r.receipt.accuracy for r in whole.results]
+
+
+def files(folder: Path) -> dict[str, object]:
+    """Everything but how long a cell took."""
+    contents = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+    for path in folder.glob("*.json"):
+        contents[path.name] = {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
+    return contents
+
+
+def simulated(rng: np.random.Generator, draws: int, gains: dict[str, float]) -> Answer:
+    """Answers of lines whose true gain over the real images is known; draws differ, lines of a draw less so."""
+    results = []
+    for draw in range(draws):
+        ease = rng.normal(0.8, 0.03)
+        for line, gain in {"real": 0.0, **gains}.items():
+            correct = rng.random(400) < ease + gain + rng.normal(0, 0.01)
+            cell = Cell(
+                draw=str(draw), line=line, content="", encoder="e", classifier="c", setting="s", seed=0, stack=""
+            )
+            done = FileDigest(file="a.parquet", sha256="", size=0)
+            receipt = CellReceipt(
+                cell=cell, predictions=done, accuracy=float(correct.mean()), images=1, mass=1.0, seconds=0.0
+            )
+            results.append(Result(receipt, correct))
+    return Answer(tuple(map(str, range(draws))), (), tuple(results))
+
+
+@pytest.mark.parametrize("draws", [1, 5])
+def test_lines_that_do_nothing_are_rarely_called_different(draws: int) -> None:
+    rng = np.random.default_rng(draws)
+    called = 0
+    for _ in range(200):
+        verdicts = {row.verdict for row in rows_of(simulated(rng, draws, {"a": 0.0, "b": 0.0, "c": 0.0}))}
+        called += bool(verdicts & {"better", "worse"})
+    # With one draw the test is over images alone, and a line's own luck in that draw counts as a difference.
+    assert called <= (200 * 0.05 + 2 * (200 * 0.05 * 0.95) ** 0.5 if draws > 1 else 40)
+
+
+def test_lines_that_help_or_harm_are_called_so() -> None:
+    rows = {row.line: row for row in rows_of(simulated(np.random.default_rng(0), 10, {"good": 0.08, "bad": -0.08}))}
+    assert (rows["good"].verdict, rows["bad"].verdict) == ("better", "worse")
+    assert [rows[line].ranks.mean for line in ("good", "real", "bad")] == [1, 2, 3]
+    flat = rows["good"].flat()
+    assert flat["gain_low"] < 0.08 < flat["gain_high"] and flat["ranks_mean"] == 1
+    assert all(not isinstance(value, tuple) for value in flat.values())
