@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -78,7 +79,7 @@ def plan_runs(folder: Path, per_class: int) -> list[Run]:
 
 def learn(run: Run) -> None:
     """Make what is learned and nothing else."""
-    worker = Worker(run, WorkerOptions(loader=backbone))
+    worker = Worker(run)
     for kind, units in run.units():
         if kind in LEARNED:
             worker._stage(units)
@@ -92,7 +93,7 @@ def engine_seconds(runs: Sequence[Run], calls: Calls) -> dict[str, float]:
         forget(run)
         calls.listening = True
         begin = time.perf_counter()
-        execute(Run.open(run.folder), WorkerOptions(loader=backbone, device="cpu"), workers=1)
+        execute(Run.open(run.folder), WorkerOptions(device="cpu"), workers=1)
         spent[run.folder.name] = time.perf_counter() - begin
         calls.listening = False
     return spent
@@ -155,7 +156,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loop-images", type=int, default=30)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    shared = mock.patch("diffaug_datasets.run.context.load_backbone", backbone)
+    with tempfile.TemporaryDirectory() as folder, shared:
         runs = plan_runs(Path(folder), given.per_class)
         model, calls = backbone(runs[0].recipe.backbone, "cpu"), Calls()
         for module in (model.unet, model._vae.encoder, model._vae.decoder):

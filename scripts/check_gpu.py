@@ -33,9 +33,9 @@ from diffaug_datasets.core.files import sha256_file
 from diffaug_datasets.core.method import Method, discover_methods
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.run.context import stack
 from diffaug_datasets.run.engines.local import device_of
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.generation import stack
 from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 

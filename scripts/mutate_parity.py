@@ -41,7 +41,7 @@ GUIDANCE = Fault("numerics/guidance.py", "uncond + w * (cond - uncond)", "uncond
 BRANCHES = Fault("models/backbone.py", "torch.cat([uncond, cond])", "torch.cat([cond, uncond])")
 NOISE = Fault("numerics/schedule.py", "signal * clean + noise * widened(eps)", "signal * clean - noise * widened(eps)")
 LABELS = Fault("numerics/timesteps.py", "round(i * ((T - 1) / n))", "round(i * ((T - 9) / n))")
-ALL_STEPS = Fault("methods/txt2img.py", "starts, steps = [0] * len(rows)", "starts, steps = [1] * len(rows)")
+ALL_STEPS = Fault("methods/_editing.py", "starts, steps = [0] * len(rows)", "starts, steps = [1] * len(rows)")
 NOISED_AT = Fault(
     "methods/_editing.py", "[labels[s] for s in starts]", "[labels[max(s - 1, 0)] + (not s) * -9 for s in starts]"
 )
@@ -50,8 +50,7 @@ FIRST_STEP = Fault(
     "img2img_start(self.num_inference_steps, strength)",
     "(img2img_start(self.num_inference_steps, strength) or 2) - 1",
 )
-W_FROM_NOISE = Fault("methods/txt2img.py", "self.guidance_scale,", "self.guidance_scale * 1.01,")
-W_OF_EDITS = Fault("methods/_editing.py", "self.guidance_scale,", "self.guidance_scale * 1.01,")
+SCALE = Fault("methods/_editing.py", "self.guidance_scale,", "self.guidance_scale * 1.01,")
 LATENT = Fault("models/backbone.py", "0.0)) * config.scaling_factor", "0.0)) * config.scaling_factor * 1.01")
 LORA = Fault("models/adapters.py", "weight.float().cpu() + change", "weight.float().cpu() + 2 * change")
 PIXELS = Fault("models/pixels.py", "(2 * levels - 1)", "(2 * levels - 0.98)")
@@ -69,8 +68,8 @@ def other_name(method: str) -> Fault:
 
 
 FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
-    "txt2img": (GUIDANCE, ALL_STEPS, W_FROM_NOISE, other_name("txt2img")),
-    "realgen": (BRANCHES, LABELS, W_FROM_NOISE, other_name("real_gen")),
+    "txt2img": (GUIDANCE, ALL_STEPS, SCALE, other_name("txt2img")),
+    "realgen": (BRANCHES, LABELS, SCALE, other_name("real_gen")),
     "diffgen": (
         GUIDANCE,
         ALL_STEPS,
@@ -79,15 +78,11 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
     ),
     "img2img": (
         NOISE,
-        Fault(
-            "methods/img2img.py",
-            "cfg.num_inference_steps, cfg.strength),",
-            "cfg.num_inference_steps, cfg.strength) + 1,",
-        ),
+        FIRST_STEP,
         LATENT,
-        Fault("methods/img2img.py", 'key.choice("source", images)', 'key.choice("source", table.sources)'),
+        other_class("img2img"),
     ),
-    "realguidance": (NOISE, FIRST_STEP, W_OF_EDITS, other_class("real_guidance")),
+    "realguidance": (NOISE, FIRST_STEP, SCALE, other_class("real_guidance")),
     "diffaug": (NOISE, NOISED_AT, LATENT, other_class("diff_aug")),
     "realmix": (
         NOISE,

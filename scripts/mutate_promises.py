@@ -72,7 +72,7 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
         (RUN,),
     ),
     "halves of an odd batch hold every row": (
-        Fault("run/generation.py", "half = (len(slots) + 1) // 2", "half = len(slots) // 2"),
+        Fault("run/batch.py", "half = (len(part) + 1) // 2", "half = len(part) // 2"),
         (STACKS,),
     ),
     "fits take time": (

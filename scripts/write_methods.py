@@ -6,11 +6,11 @@ python scripts/write_methods.py [--check]
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from inspect import cleandoc
 from pathlib import Path
 
 import diffaug_datasets
-from diffaug_datasets.core.method import Family, Method, discover_methods, family
+from diffaug_datasets.core.method import Method, discover_methods
+from diffaug_datasets.core.method_facts import MethodFacts, method_facts
 from diffaug_datasets.core.recipe import Filter, Recipe
 from diffaug_datasets.planning.catalogue import config_recipe, presets
 
@@ -38,7 +38,7 @@ images.
 
 def summary(method: Method) -> str:
     """The first sentence of the module, without its title and citation."""
-    first = " ".join(cleandoc(method.__doc__ or "").split("\n\n")[0].split())
+    first = " ".join(method.page.split("\n\n")[0].split())
     return first.partition(": ")[2].split(" (")[0].rstrip(".")
 
 
@@ -54,7 +54,7 @@ def method_line(method: Method) -> str:
     return line((f"`{method.NAME}`", f"`{method.SLUG}`", summary(method), paper, count, method.PARITY))
 
 
-def family_line(name: str, facts: Family, images: str) -> str:
+def family_line(name: str, facts: MethodFacts, images: str) -> str:
     """What a method is made of."""
     made_of = (facts.learned, facts.real_images, facts.prompt, facts.start, facts.label, facts.filter)
     return line((f"`{name}`", *made_of, images, facts.cost))
@@ -74,7 +74,8 @@ def filtered() -> Iterator[str]:
     for path in sorted(RECIPES.glob("*_filter.yaml")):
         recipe = Recipe.from_yaml(path)
         rule = "; ".join(_rule(one, recipe) for one in recipe.filters)
-        yield family_line(path.stem, replace(family(recipe.module), filter=rule), f"{recipe.per_class} per class")
+        made_of = replace(method_facts(recipe.module), filter=rule)
+        yield family_line(path.stem, made_of, f"{recipe.per_class} per class")
 
 
 def _rule(one: Filter, recipe: Recipe) -> str:
@@ -87,7 +88,7 @@ def _rule(one: Filter, recipe: Recipe) -> str:
 def document() -> str:
     """The whole file."""
     methods = [discover_methods()[name] for name in sorted(discover_methods())]
-    made_of = "".join(family_line(method.NAME, family(method), images(method.NAME)) for method in methods)
+    made_of = "".join(family_line(method.NAME, method_facts(method), images(method.NAME)) for method in methods)
     return HEAD + "".join(map(method_line, methods)) + FAMILY + made_of + "".join(filtered())
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, get_args, get_origin
 
@@ -21,7 +20,8 @@ from rich.filesize import decimal
 from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
 from diffaug_datasets.core.errors import DiffAugError, RunError, install
 from diffaug_datasets.core.identity import __version__
-from diffaug_datasets.core.method import Method, discover_methods, family, find_method, unsure_keys
+from diffaug_datasets.core.method import Method, discover_methods, find_method
+from diffaug_datasets.core.method_facts import method_facts
 from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.planning.catalogue import presets
 from diffaug_datasets.planning.price import cores, memory_free
@@ -148,14 +148,13 @@ def print_method(name: str, as_json: bool) -> None:
     """Everything about one method: its steps, facts and parameters."""
     method = find_method(name)
     parameters = list(_parameters(method.Config))
-    unsure = dict(unsure_keys(method))
+    unsure = dict(method.UNSURE)
     if as_json:
-        text = cleandoc(method.__doc__ or "")
-        say_json({**_facts(method), "text": text, "parameters": parameters, "unsure": unsure})
+        say_json({**_facts(method), "text": method.page, "parameters": parameters, "unsure": unsure})
         return
     say(f"{method.TITLE} (arXiv {method.PAPER})")
     say()
-    say(cleandoc(method.__doc__ or ""))
+    say(method.page)
     say()
     facts = _facts(method)
     say_facts({key: str(facts[key]) for key in METHOD_LINES})
@@ -173,13 +172,13 @@ def print_method(name: str, as_json: bool) -> None:
 
 
 def _summary(method: Method) -> str:
-    first = cleandoc(method.__doc__ or "").split("\n\n")[0]
+    first = method.page.split("\n\n")[0]
     text = " ".join(first.split()).partition(": ")[2]
     return text.split(" (")[0].rstrip(".")
 
 
 def _facts(method: Method) -> dict[str, object]:
-    made_of = family(method)
+    made_of = method_facts(method)
     return {
         "name": method.NAME,
         "slug": method.SLUG,
@@ -276,8 +275,8 @@ def make_report(folders: Sequence[Path], out: Path | None) -> None:
 
 def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_json: bool) -> int:
     """Make one row again; the exit codes are those of `say_closeness`."""
+    from diffaug_datasets.run.context import sources_in
     from diffaug_datasets.run.execute import resolve_device
-    from diffaug_datasets.run.generation import sources_in
     from diffaug_datasets.run.rebuild import Regenerator, closeness
     from diffaug_datasets.run.shards import read_stream
 

@@ -1,11 +1,16 @@
-"""How image embeddings are learned: one sequence of vectors an image (Diffusion Inversion).
+"""The settings of what is learned from real images before rows are made; the defaults are the authors'.
 
-How concepts are learned: one token a class, together with LoRA on the U-Net (Diff-Mix, Diff-II).
+Concepts: one token per class, with LoRA on the U-Net (Diff-Mix, Diff-II) or alone (DA-Fusion). Image embeddings: one
+sequence of vectors per image (Diffusion Inversion).
 """
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+OnStep = Callable[[int, int, float], None]
+"""Told after every step of a training: (steps done, of how many, loss of the last one) -> nothing."""
 
 
 class ConceptConfig(BaseModel):
@@ -14,11 +19,11 @@ class ConceptConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tokens_per_class: int = Field(
-        default=1, ge=1, le=64, description="vectors a class; the authors use 1; a prompt holds 75 tokens in all"
+        default=1, ge=1, le=64, description="vectors per class; the authors use 1; a prompt holds 75 tokens in all"
     )
     rank: int = Field(default=10, ge=0, le=512, description="LoRA rank (alpha = rank); 0 = textual inversion alone")
     steps: int = Field(default=35_000, ge=0, le=10_000_000, description="optimiser steps")
-    batch: int = Field(default=8, ge=1, le=1024, description="images a step")
+    batch: int = Field(default=8, ge=1, le=1024, description="images per step")
     lr_lora: float = Field(default=5e-5, ge=0, description="AdamW learning rate of the LoRA matrices")
     lr_embedding: float = Field(
         default=5e-5, ge=0, description="AdamW learning rate of the token embeddings; 0 = they stay, LoRA alone learns"
@@ -47,12 +52,6 @@ class ConceptConfig(BaseModel):
     )
     seed: int = Field(default=42, ge=0, lt=2**63, description="every draw of a step follows from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
-
-    @model_serializer(mode="wrap")
-    def _without_the_backbones_size(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`resolution` came later: concepts learned at the backbone's size keep their plan ids and fit names."""
-        content: dict[str, Any] = serialise(self)
-        return {key: value for key, value in content.items() if key != "resolution" or value is not None}
 
     @field_validator("prompt_template")
     @classmethod
@@ -101,11 +100,11 @@ class TextualInversionConfig(ConceptConfig):
 
     rank: int = Field(default=0, ge=0, le=0, description="0: no LoRA")
     steps: int = Field(default=1_000, ge=0, le=10_000_000, description="optimiser steps")
-    batch: int = Field(default=4, ge=1, le=1024, description="images a step")
+    batch: int = Field(default=4, ge=1, le=1024, description="images per step")
     lr_embedding: float = Field(default=2e-3, ge=0, description="AdamW learning rate of the token embeddings")
     prompt_template: str = Field(default="a photo of a {token}", description="of the generated images' prompts")
     templates: Literal["objects"] | tuple[str, ...] = Field(
-        default="objects", description="of training, one a step and image; objects = the 27 of Textual Inversion"
+        default="objects", description="of training, one per step and image; objects = the 27 of Textual Inversion"
     )
     init: int | str = Field(default="the", description="start of a token: a vocabulary id or a phrase")
 
@@ -135,27 +134,21 @@ class EmbeddingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vectors: int = Field(default=5, ge=1, le=77, description="vectors an image: the length of the condition")
+    vectors: int = Field(default=5, ge=1, le=77, description="vectors per image: the length of the condition")
     steps: int = Field(
         default=6000,
         ge=0,
         le=10_000_000,
-        description="optimiser steps a group: 3000 an image where a step shows 50 of 100",
+        description="optimiser steps per group: 3000 per image where a step shows 50 of 100",
     )
-    batch: int = Field(default=50, ge=1, le=1024, description="images a step, of one group")
+    batch: int = Field(default=50, ge=1, le=1024, description="images per step, of one group")
     group: int = Field(
         default=100, ge=1, le=1_000_000, description="images learned together; guidance leads away from their mean"
     )
-    by_class: bool = Field(default=False, description="images of one class a group; False: in the dataset's order")
+    by_class: bool = Field(default=False, description="one class per group; False: in the dataset's order")
     lr: float = Field(default=3e-2, gt=0, description="AdamW learning rate, constant")
     seed: int = Field(default=42, ge=0, lt=2**63, description="the start and every draw of a step follow from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
-
-    @model_serializer(mode="wrap")
-    def _without_unused_grouping(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`by_class` came later: plans of groups in the dataset's order keep their ids."""
-        content: dict[str, Any] = serialise(self)
-        return content if self.by_class else {key: value for key, value in content.items() if key != "by_class"}
 
     @property
     def flip(self) -> float:

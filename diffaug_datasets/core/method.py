@@ -1,47 +1,106 @@
-"""What a method is: a module that declares facts, draws a plan and makes the images of a batch.
+"""What a method is: a module that states facts, plans rows and makes the images of a batch.
 
-A new method is one new file in `methods/` (or a module named by an entry point of the group
-`diffaug_datasets.methods`); everything here is found by name at run time.
-
-What a method is, for the table of all methods: facts that its module declares, and what a small plan of it costs.
-
-Input on which a method's published code fails or goes on in silence, and what happens here instead.
-
-`FALLBACKS` says in words what the column `fallback` holds; `CASES` is the whole list, for the docs and for a test.
+A new method is one new file in `methods/`, or a module that an entry point of the group `diffaug_datasets.methods`
+names. `discover_methods` finds both and reads each into a `Method`: what the engine asks of a method is a field of
+that class, with a type and, where most methods have nothing to say, a default. What it asks of a method's parameters
+is `MethodConfig.requirements`. What a method may ask of the engine is `Context`, and of the diffusion model
+`DiffusionModel`.
 """
 
+from __future__ import annotations
+
 import importlib
+import inspect
 import json
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
-from diffaug_datasets.core.errors import DiffAugError, RecipeError
+from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.identity import RowKey, canonical, digest
+from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig
 from diffaug_datasets.core.models import place_of
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
-from diffaug_datasets.core.sources import Pool, PoolTable, Source, SourceTable
+from diffaug_datasets.core.sources import Pool, PoolTable, SourceTable
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, device
+
+    from diffaug_datasets.numerics.schedule import Schedule
+
+ENTRY_POINTS = "diffaug_datasets.methods"
 
 LabelRule = Literal["source", "target", "mixed"]
+Sampler = Literal["dpm", "ddim", "plms"]
+Resize = Literal["crop", "bilinear", "bicubic", "lanczos"]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 """Scale of classifier-free guidance in a method's `Config`: 1 = none; papers stay below 20."""
+
+
+class StepCount(NamedTuple):
+    """A number of steps that a person set: the key of `Config` that holds it, the sampler that takes them."""
+
+    key: str
+    sampler: Sampler
+    steps: int
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a configured method needs of the engine; nothing, unless its `Config` says so.
+
+    `encoder`: the image encoder's id, or the folder that holds it; the key of `Config` has this name too.
+    `pool`: the place of the images that it may retrieve; the key of `Config` has this name too.
+    `suffixes`: the texts that prompts may end with, the name of a shipped list, or `auto` for the dataset's own list.
+    `top_confused`: take sources from that many classes, those most confused with the target; None = from all others.
+    `steps`: what must fit the schedule of the backbone.
+    `at_source_size`: whether pictures come back at the size of their sources, however large those are.
+    """
+
+    encoder: str | None = None
+    pool: str | None = None
+    suffixes: str | tuple[str, ...] = ()
+    top_confused: int | None = None
+    steps: tuple[StepCount, ...] = ()
+    at_source_size: bool = False
+
+
+class MethodConfig(BaseModel):
+    """Base of every method's `Config`: the keys that a person may set under `config` in a recipe.
+
+    A key that may name a file or folder has the type `Annotated[str, Place()]` (`core.models`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def requirements(self) -> Requirements:
+        """What these settings need of the engine."""
+        return Requirements()
+
+
+class NoDraw(BaseModel):
+    """The `Draw` of a method whose draws all have columns of their own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class PlanSpec:
     """What a method may know when it plans, besides its own `Config` and the real images.
 
+    `per_class`: rows per class; None = `per_image` rows per real image. `suffixes`: texts that a prompt may end with.
+    `confused`: by class id, the classes that sources come from. `targets`: the class ids that get rows, None = all.
     `pool`: the images it may retrieve. `held_out`: digest of the test images that the run carries. `size`: (height,
     width) in pixels, None where the backbone's own is meant.
     """
@@ -62,12 +121,17 @@ class PlanSpec:
         """Rows of a class that has so many real images: `per_class`, else int(per_image * images)."""
         return self.per_class if self.per_class is not None else int(self.per_image * images)
 
+    def wants(self, label: int) -> bool:
+        """Whether the class of that id gets rows."""
+        return not self.targets or label in self.targets
+
 
 @dataclass(frozen=True)
 class FitUnit:
     """Something learned or computed once for many rows, stored in `fits/<kind>-<digest>/`.
 
-    `payload` is canonical JSON of everything that decides its content; its digest is the identity.
+    `payload` is canonical JSON of everything that decides its content; its digest is the identity. `after`: the names
+    of the fits that it needs.
     """
 
     kind: str
@@ -75,7 +139,7 @@ class FitUnit:
     after: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, kind: str, payload: Mapping[str, Any], after: Sequence[str] = ()) -> "FitUnit":
+    def of(cls, kind: str, payload: Mapping[str, object], after: Sequence[str] = ()) -> FitUnit:
         """The unit of a JSON-like payload."""
         return cls(kind, canonical(payload), tuple(after))
 
@@ -93,10 +157,10 @@ class FitUnit:
 
 @dataclass(frozen=True)
 class FitFiles:
-    """What a fit leaves: safetensors files by name, and numbers for the receipt."""
+    """What a fit leaves: file name (`*.safetensors`) -> tensor name -> tensor, and numbers for the receipt."""
 
-    tensors: Mapping[str, Mapping[str, "Tensor"]]
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    measured: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,41 +171,82 @@ class Generated:
     of an image that was found, not made; they are stored as they are. `lacking`: why there is no image, in words.
     """
 
-    pixels: "Tensor"
-    measured: Mapping[str, Any] = field(default_factory=dict)
-    chosen: Mapping[str, Any] = field(default_factory=dict)
+    pixels: Tensor
+    measured: Mapping[str, object] = field(default_factory=dict)
+    chosen: Mapping[str, object] = field(default_factory=dict)
     encoded: bytes | None = None
     lacking: str = ""
 
 
-def at_source_size(config: BaseModel) -> bool:
-    """Whether pictures come back at the size of their sources, however large those are."""
-    return bool(getattr(config, "restore_size", False)) and getattr(config, "resize", None) != "crop"
+@runtime_checkable
+class DiffusionModel(Protocol):
+    """The diffusion model as methods see it. Latents, conditions and predicted noise are float32 on its device.
+
+    `models.backbone.Backbone` is one.
+    """
+
+    @property
+    def schedule(self) -> Schedule:
+        """Its noise levels."""
+
+    @property
+    def device(self) -> device:
+        """Where it computes."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one latent."""
+
+    def preprocess(self, image: Image, resize: Resize) -> Float[Tensor, "3 H W"]:
+        """A picture in [-1, 1] at the model's size in pixels, on the CPU."""
+
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Latents of images in [-1, 1]; nothing is sampled."""
+
+    def decode_float(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images in [0, 1]; what is not finite stays so."""
+
+    def prompts(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
+        """The conditions of texts, each encoded alone."""
+
+    def eps(
+        self, xt: Float[Tensor, "b c h w"], t: int | Sequence[int], cond: Float[Tensor, "b s d"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise that it sees in xt at timestep label t: one network call of b rows."""
+
+    def guided_eps(
+        self,
+        xt: Float[Tensor, "b c h w"],
+        t: int | Sequence[int],
+        cond: Float[Tensor, "b s d"],
+        uncond: Float[Tensor, "b s d"],
+        scale: Float[Tensor, " b"],
+    ) -> Float[Tensor, "b c h w"]:
+        """The same under classifier-free guidance, one scale per row."""
 
 
 class Context(Protocol):
-    """What the worker lends a method while it generates or fits."""
+    """What the engine lends a method while it generates or fits (`run.context.WorkContext`).
+
+    `folder`: where a fit may keep checkpoints while it is made; what it returns is stored by the engine.
+    """
 
     folder: Path
 
     @property
-    def team(self) -> Any:
-        """The processes that share a fit's batches (`models.team.Team`); mostly this one alone."""
+    def backbone(self) -> DiffusionModel:
+        """The diffusion model of the recipe."""
 
-    @property
-    def backbone(self) -> Any:
-        """The diffusion model (`models.backbone.Backbone`)."""
+    def image(self, pixels: Float[Tensor, "h w 3"]) -> Image:
+        """The 8-bit picture of generated pixels in [0, 1]."""
 
-    def image(self, pixels: "Tensor") -> "Image":
-        """The 8-bit picture of generated pixels (float [h, w, 3] in [0, 1])."""
+    def features(self, images: Iterable[Image], normalise: bool = True) -> Float[Tensor, "n d"]:
+        """Features of the method's encoder, seen in batches of the planned shape; unit-norm unless told."""
 
-    def features(self, images: Iterable["Image"], normalise: bool = True) -> "Tensor":
-        """Features [n d] of the method's encoder, seen in batches of the planned shape; unit-norm unless told."""
+    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Unit-norm features of texts, by the same encoder."""
 
-    def text_features(self, texts: Sequence[str]) -> "Tensor":
-        """Unit-norm features [n d] of texts, by the same encoder."""
-
-    def source(self, source_id: str) -> "Image":
+    def source(self, source_id: str) -> Image:
         """The real image of that id, RGB."""
 
     @property
@@ -151,109 +256,165 @@ class Context(Protocol):
     def held_out(self) -> Iterator[bytes]:
         """The encoded test images that the run carries: to keep away from, never to use."""
 
-    def fit(self, name: str) -> Mapping[str, "Tensor"]:
-        """All tensors of a finished fit."""
+    def fit(self, name: str) -> Mapping[str, Tensor]:
+        """All tensors of a finished fit, by name."""
 
     def use_concepts(self, name: str) -> None:
         """Install the tokens and adapters of a finished `concepts` fit into the backbone."""
 
-    def noise(self, rows: Sequence[PlanRow]) -> "Tensor":
-        """Standard normal latents [b c h w], row i drawn from row i's seed alone."""
+    def noise(self, rows: Sequence[PlanRow]) -> Float[Tensor, "b c h w"]:
+        """Standard normal latents, row i drawn from row i's seed alone."""
+
+    def learn_concepts(
+        self, images: Sequence[str], names: Mapping[int, str], cfg: ConceptConfig, *, metaclass: str, resize: Resize
+    ) -> FitFiles:
+        """Tokens of the classes of real images (`image_key`) and the LoRA they share. `names`: where tokens start."""
+
+    def learn_embeddings(self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize) -> FitFiles:
+        """A condition [s d] for each real image of one group, by its `image_key`."""
 
     def report(self, step: int, total: int, loss: float) -> None:
-        """Progress of a fit."""
+        """Progress of a fit that the method makes itself."""
 
 
-class Method(Protocol):
-    """The facts and functions of a method module.
+PlanFunction = Callable[[MethodConfig, SourceTable, PlanSpec], Iterable[PlanRow]]
+FitsFunction = Callable[[MethodConfig, SourceTable, PlanSpec, Sequence[PlanRow]], tuple[FitUnit, ...]]
+FitFunction = Callable[[FitUnit, MethodConfig, Context], FitFiles]
+GenerateFunction = Callable[[Sequence[PlanRow], MethodConfig, Context], list[Generated]]
+EvaluationsFunction = Callable[[MethodConfig, PlanRow], int]
+RedrawFunction = Callable[[PlanRow, RowKey, MethodConfig], PlanRow]
+InversionPsnrFunction = Callable[[FitUnit, Sequence[str], MethodConfig, Context], list[float]]
 
-    `PARITY`: how it stands to the publication: begins with matches, differs or reconstruction.
-    `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
-    A key of `Config` that may name a file or folder has the type `Annotated[str, Place()]` (`core.places`).
-    `fits`: what the planned rows rest on and nothing else, whatever the rows' order; each after what it needs.
+
+def learns_nothing(_cfg: MethodConfig, _table: SourceTable, _spec: PlanSpec, _rows: Sequence[PlanRow]) -> tuple[()]:
+    """The `fits` of a method that declares none."""
+    return ()
+
+
+def _unplanned(unit: FitUnit, _cfg: MethodConfig, _ctx: Context) -> FitFiles:
+    raise RunError(f"fit {unit.name}: this version of the method learns nothing; plan again.")
+
+
+def other_noise(row: PlanRow, key: RowKey, _cfg: MethodConfig) -> PlanRow:
+    """The `redraw` of a method that declares none: another noise seed."""
+    return row.model_copy(update={"seed": key.seed("noise")})
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
+class Method:
+    """The facts and functions of a method, each under the name that its module gives it.
+
+    `NAME`, `SLUG`: in recipes, and in names of configs. `VERSION`: raised with every change of its images.
+    `TITLE`, `PAPER`: of the publication; its arXiv id. `PARITY`: how it stands to that. `N_SOURCES`: real images per
+    row. `LABEL_RULE`: the hard label is the class of the sources, or the target's; `mixed` = a soft label over both.
+    `Config`: its parameters. `plan`: the rows, a pure function of its arguments. `generate`: the images of a batch.
     `evaluations`: rows of one image through the U-Net, under all steps and branches of guidance, at batch shape 1.
-    Optional: `FITS_BY_IMAGE`, kinds of fits whose tensors are named after
-    real images and of which a row reads those of its own sources alone; `PROMPT`, `START`, `FILTER`, what it prompts
-    with, denoises from and sorts out, in words for the table of methods; `USUAL_LABELS`, whether plans decide on
-    Stable Diffusion's labels (1000 timesteps, offset 1), so that a backbone with others is refused.
+
+    With defaults: `NEEDS`, among `concepts`, `inversions`, `image_embeddings`, `encoder` and `pool`. `Draw`: what the
+    column `draw` holds. `fits`: what the planned rows rest on and nothing else, whatever the rows' order, each after
+    what it needs; `fit` makes one. `redraw`: the row at a later attempt. `inversion_psnr`: PSNR in dB of real images of
+    a finished `inversions` fit against what their inversions give. `FITS_BY_IMAGE`: kinds of fits whose tensors are
+    named after real images and of which a row reads those of its own sources alone. `USUAL_LABELS`: whether plans
+    decide on Stable Diffusion's labels (1000 timesteps, offset 1), so that a backbone with others is refused.
+    `PROMPT`, `START`, `FILTER`: what it prompts with, denoises from and sorts out, in words for the table of methods.
+    `UNSURE`: key of `Config` -> how it is known, where that is not from the publication or its code.
+
+    `module`: where it was found. `page`: the module's docstring: title, numbered steps, what it departs from.
     """
 
-    NAME: str
-    SLUG: str
-    VERSION: int
+    module: str
+    page: str
+    NAME: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    SLUG: Annotated[str, Field(pattern=r"^[a-z0-9]+$")]
+    VERSION: Annotated[int, Field(ge=1)]
     TITLE: str
     PAPER: str
-    PARITY: str
-    N_SOURCES: int
+    PARITY: Annotated[str, Field(pattern=r"^(matches|differs|reconstruction)\b")]
+    N_SOURCES: Annotated[int, Field(ge=0)]
     LABEL_RULE: LabelRule
-    NEEDS: frozenset[str]
-    Config: type[BaseModel]
-    Draw: type[BaseModel]
+    Config: type[MethodConfig]
+    plan: PlanFunction
+    generate: GenerateFunction
+    evaluations: EvaluationsFunction
+    NEEDS: frozenset[Literal["concepts", "inversions", "image_embeddings", "encoder", "pool"]] = frozenset()
+    Draw: type[BaseModel] = NoDraw
+    fits: FitsFunction = learns_nothing
+    fit: FitFunction = _unplanned
+    redraw: RedrawFunction = other_noise
+    inversion_psnr: InversionPsnrFunction | None = None
+    FITS_BY_IMAGE: frozenset[str] = frozenset()
+    USUAL_LABELS: bool = False
+    PROMPT: str = "-"
+    START: str = "-"
+    FILTER: str = "-"
+    UNSURE: Mapping[str, str] = field(default_factory=dict)
 
-    plan: Callable[[Any, SourceTable, PlanSpec], Iterator[PlanRow]]
-    fits: Callable[[Any, SourceTable, PlanSpec, Sequence[PlanRow]], tuple[FitUnit, ...]]
-    fit: Callable[[FitUnit, Any, Context], FitFiles]
-    generate: Callable[[Sequence[PlanRow], Any, Context], list[Generated]]
-    evaluations: Callable[[Any, PlanRow], int]
+    @classmethod
+    def of(cls, module: ModuleType) -> Method:
+        """The method that a module is.
+
+        Raises:
+            RecipeError: a fact is missing, unknown or of another type, or a function takes other arguments.
+        """
+        known = {fact.name for fact in fields(cls)} - {"module", "page"}
+        public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        stated = {name: value for name, value in public.items() if name in known or name.isupper()}
+        stated.pop("TYPE_CHECKING", None)
+        try:
+            method = cls(module=module.__name__, page=inspect.getdoc(module) or "", **stated)
+        except ValidationError as error:
+            raise RecipeError(f"method {module.__name__}: {_fault(error)}.") from None
+        if ("fit" in stated) != ("fits" in stated):
+            raise RecipeError(f"method {module.__name__}: fits and fit go together; declare both or neither.")
+        for name, count in ARGUMENTS.items():
+            if name in stated and not _takes(stated[name], count):
+                raise RecipeError(f"method {module.__name__}: {name} must take {count} arguments.")
+        return method
 
 
-def branches(row: PlanRow) -> int:
-    """U-Net rows of one image and step: with and without the prompt, or one where guidance 1 needs only the first."""
-    return 1 if row.guidance_scale == 1 else 2
+ARGUMENTS = {"plan": 3, "fits": 4, "fit": 3, "generate": 3, "evaluations": 2, "redraw": 3, "inversion_psnr": 4}
 
 
-def new_row(version: int, key: RowKey, spec: PlanSpec, **columns: Any) -> PlanRow:
-    """A generated row with a hard label: identity, seed and backbone filled in, the rest as given."""
-    identity = {"method": key.method, "method_version": version, "row_id": key.row_id, "k": key.k}
-    made = {"origin": "generated", "is_synthetic": True, "backbone": spec.backbone, "seed": key.seed("noise")}
-    label = {"label": key.class_id, "soft_label": SoftLabel.hard(key.class_id)}
-    return PlanRow(**{**identity, **made, **label, **columns})
+def _takes(function: Callable[..., object], count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
-def local_keys(model: type[BaseModel]) -> set[str]:
-    """Keys of a recipe or `Config` that say where data lies: what lies there has a digest, the place does not count."""
-    marks = {name: place_of(model, name) for name in model.model_fields}
-    return {name for name, mark in marks.items() if mark and not mark.counts}
-
-
-def unsure_keys(method: Method) -> Mapping[str, str]:
-    """Keys of a method's `Config` whose default or stated range is known from others or from memory alone, and how."""
-    keys: Mapping[str, str] = getattr(method, "UNSURE", {})
-    return keys
-
-
-def redraw(method: Method, row: PlanRow, key: RowKey, config: Any) -> PlanRow:
-    """The row at a later attempt: the method's own `redraw` if it has one, else another noise seed."""
-    own = getattr(method, "redraw", None)
-    return own(row, key, config) if own else row.model_copy(update={"seed": key.seed("noise")})
+def _fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    if first["type"] == "missing":
+        return f"declares no {name}"
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{name} is no fact of a method; a constant of its own begins with an underscore"
+    return f"{name}: got {first['input']!r}, {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 @cache
 def discover_methods() -> Mapping[str, Method]:
-    """Name -> module of every shipped and plugged-in method.
+    """Name -> every shipped and plugged-in method.
 
     Raises:
-        RecipeError: two methods share a name or a slug; none ever replaces another.
+        RecipeError: a module is no method, or two share a name or a slug; none ever replaces another.
     """
     package = importlib.import_module("diffaug_datasets.methods")
-    names = [f"{package.__name__}.{item.name}" for item in pkgutil.iter_modules(package.__path__)]
-    modules = [importlib.import_module(name) for name in names]
-    modules += [point.load() for point in entry_points(group="diffaug_datasets.methods")]
-    methods: list[Method] = [module for module in modules if hasattr(module, "NAME")]
-    for fact in ("NAME", "SLUG"):
-        _check_unique(methods, fact)
+    names = [item.name for item in pkgutil.iter_modules(package.__path__) if not item.name.startswith("_")]
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    modules += [point.load() for point in entry_points(group=ENTRY_POINTS)]
+    methods = [Method.of(module) for module in modules]
+    _check_unique("NAME", [(method.NAME, method.module) for method in methods])
+    _check_unique("SLUG", [(method.SLUG, method.module) for method in methods])
     return {method.NAME: method for method in methods}
 
 
-def _check_unique(methods: Sequence[Method], fact: Literal["NAME", "SLUG"]) -> None:
-    owners: dict[str, Any] = {}
-    for method in methods:
-        owner = owners.setdefault(getattr(method, fact), method)
-        if owner is not method:
-            first, second = (getattr(module, "__name__", module.NAME) for module in (owner, method))
-            raise RecipeError(
-                f"methods {first} and {second} have the same {fact} {getattr(method, fact)!r}; rename or uninstall one."
-            )
+def _check_unique(fact: str, stated: Iterable[tuple[str, str]]) -> None:
+    owners: dict[str, str] = {}
+    for value, module in stated:
+        if (owner := owners.setdefault(value, module)) is not module:
+            raise RecipeError(f"methods {owner} and {module} have the same {fact} {value!r}; rename or uninstall one.")
 
 
 def find_method(name: str) -> Method:
@@ -268,104 +429,31 @@ def find_method(name: str) -> Method:
     return methods[name]
 
 
-LABELS = {
-    "source": "hard, the class of its real images",
-    "target": "hard, the target class",
-    "mixed": "soft, over source and target",
-}
-ELSEWHERE = "as `diffaug plan` says"
-LEARNED = {"concepts": "tokens and LoRA", "inversions": "inversions", "image_embeddings": "a condition an image"}
+def image_key(source_id: str, label: int) -> str:
+    """How fits name a real image: `source id/class id`."""
+    return f"{source_id}/{label}"
 
 
-@dataclass(frozen=True)
-class Family:
-    """A method in words. `cost`: U-Net rows of one image at the default settings, without what is learned before."""
-
-    learned: str
-    real_images: int
-    prompt: str
-    start: str
-    label: str
-    filter: str
-    cost: str
+def image_of(key: str) -> tuple[str, int]:
+    """The source id and class id of an `image_key`."""
+    source_id, _, label = key.partition("/")
+    return source_id, int(label)
 
 
-def family(method: Method) -> Family:
-    """The facts of a method; `-` where its module declares none."""
-    learned = ", ".join(LEARNED[need] for need in LEARNED if need in method.NEEDS)
-    concepts = method.Config.model_fields.get("concepts")
-    if concepts and getattr(concepts.get_default(call_default_factory=True), "rank", None) == 0:
-        learned = learned.replace(LEARNED["concepts"], "tokens")
-    prompt, start, rule = (getattr(method, name, "-") for name in ("PROMPT", "START", "FILTER"))
-    return Family(learned or "-", method.N_SOURCES, prompt, start, LABELS[method.LABEL_RULE], rule, cost(method))
+def branches(row: PlanRow) -> int:
+    """U-Net rows of one image and step: with and without the prompt, or one where guidance 1 needs only the first."""
+    return 1 if row.guidance_scale == 1 else 2
 
 
-def cost(method: Method) -> str:
-    """U-Net rows of one image at the method's default settings: `50`, or `4 to 44` where images differ.
-
-    Guidance takes two rows a step. Where a method has a key without a default, or plans nothing from invented images,
-    that is left to `diffaug plan`.
-    """
-    if any(field.is_required() for field in method.Config.model_fields.values()):
-        return ELSEWHERE
-    config = method.Config()
-    try:
-        counts = [method.evaluations(config, row) for row in method.plan(config, _images(), _spec())]
-    except DiffAugError:
-        return ELSEWHERE
-    if not counts:
-        return ELSEWHERE
-    low, high = min(counts), max(counts)
-    return f"{low}" if low == high else f"{low} to {high}"
+def new_row(version: int, key: RowKey, spec: PlanSpec, **columns: object) -> PlanRow:
+    """A generated row with a hard label: identity, seed and backbone filled in, the rest as given."""
+    identity = {"method": key.method, "method_version": version, "row_id": key.row_id, "k": key.k}
+    made = {"origin": "generated", "is_synthetic": True, "backbone": spec.backbone, "seed": key.seed("noise")}
+    label = {"label": key.class_id, "soft_label": SoftLabel.hard(key.class_id)}
+    return PlanRow.model_validate({**identity, **made, **label, **columns})
 
 
-def _images() -> SourceTable:
-    """Four classes of four images that nobody has."""
-    names = tuple(f"class {i}" for i in range(4))
-    sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(4) for j in range(4))
-    return SourceTable("invented", "train", names, names, "", sources)
-
-
-def _spec() -> PlanSpec:
-    pool = PoolTable.of(f"{i:02x}" * 32 for i in range(100))
-    return PlanSpec(seed=0, backbone="", per_image=5.0, suffixes=("in the sun.",), pool=pool)
-
-
-FALLBACKS: Mapping[str, str] = MappingProxyType(
-    {
-        "noise_partner": "the class has one image: its partner is noise of the same norm",
-        "self_noise": "the class has one image: it is turned towards noise by at most a quarter circle",
-        "diff_aug": "the class has one image: it is edited instead of interpolated",
-        "coincident_noise_partner": "the two inversions coincide: the partner is noise of the same norm",
-        "antipodal_noise_partner": "the two inversions are opposite: the partner is noise of the same norm",
-        "ada_skipped": "the target class has no image to compare with: the largest level is kept",
-        "source_equals_target": "source and target look the same to the encoder: the largest level is kept",
-        "no_partner": "the class has one image: its embedding is varied by noise alone",
-    }
-)
-
-CASES: Mapping[str, str] = MappingProxyType(
-    {
-        "one_image": "no pair: `single_image_policy` of diff_ii decides, diffusion_inversion varies by noise alone",
-        "no_image": "refused, unless the method makes images of a class from its name or from other classes",
-        "coincident_latents": "noise takes the partner's place; the row says so",
-        "antipodal_latents": "noise takes the partner's place; the row says so",
-        "cosine_above_one": "angles are computed in float64 and held inside [-1, 1]",
-        "negative_cosine": "no special case",
-        "unequal_norms": "kept as in the paper, an ellipse, unless diff_ii has `norm: geodesic`; norms are measured",
-        "not_finite": "tried again with other seeds, then a failed row with its reason",
-        "target_without_images": "genie plans it; genie_ada keeps its largest level",
-        "source_equals_target": "genie_ada keeps its largest level",
-        "tied_jumps": "genie_ada takes the first of the largest jumps",
-        "class_names": "classes are ids; a name is only shown and prompted, and clashing names are refused",
-        "small_class": "`on_small_class`: every image once and a warning, an error, or images drawn again",
-        "odd_images": "turned upright and converted to RGB; an unreadable one is refused, or fails its rows alone",
-        "dotted_stems": "images are known by the digest of their bytes, never by their file's name",
-        "emptied_class": "a filter's `min_keep` keeps the best; without it, the class is named in a warning",
-    }
-)
-
-
-def fallback_text(fallback: str) -> str:
-    """What a row's `fallback` means; the value itself where a plug-in method coined it."""
-    return FALLBACKS.get(fallback, fallback)
+def local_keys(model: type[BaseModel]) -> set[str]:
+    """Keys of a recipe or `Config` that say where data lies: what lies there has a digest, the place does not count."""
+    marks = {name: place_of(model, name) for name in model.model_fields}
+    return {name for name, mark in marks.items() if mark and not mark.counts}

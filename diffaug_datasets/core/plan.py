@@ -23,7 +23,7 @@ from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.identity import RowKey, canonical
 from diffaug_datasets.core.images import PIXEL_BYTES
 from diffaug_datasets.core.memory import shard_sizes
-from diffaug_datasets.core.method import FitUnit, Method, PlanSpec, at_source_size
+from diffaug_datasets.core.method import FitUnit, Method, PlanSpec
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow, SoftLabel, Split
 from diffaug_datasets.core.sources import Source, SourceTable
@@ -229,7 +229,7 @@ def _sizes_by_bytes(
     size = {source.id: source.size for source in sources}
     height, width = (side or ASSUMED_SIDE for side in (recipe.backbone.height, recipe.backbone.width))
     own = int(height * width * PIXEL_BYTES[recipe.image_format])
-    restored = at_source_size(recipe.method_config)
+    restored = recipe.method_config.requirements.at_source_size
     made = [RESTORED * size[row.source_ids[0]] if restored and row.source_ids else own for row in rows]
     cuts = {"synthetic": shard_sizes(made, recipe.shard_rows, SHARD_BYTES, recipe.batch_size)}
     for stem, split in (("real", "train"), ("test", "test")):

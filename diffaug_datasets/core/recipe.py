@@ -1,28 +1,30 @@
-"""The recipe: what a person writes. Strict: an unknown key is an error that suggests the right one."""
+"""The recipe: what a person writes. Strict: an unknown key is an error that suggests the right one.
+
+A recipe is open at one place, `config`, whose keys are its method's; they are checked against that method's `Config`.
+"""
 
 import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
-from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.core.files import DEEPEST, dump_yaml, load_yaml, read_text, strange_character
-from diffaug_datasets.core.method import Method, discover_methods, find_method, local_keys
+from diffaug_datasets.core.method import Method, MethodConfig, StepCount, discover_methods, find_method, local_keys
 from diffaug_datasets.core.models import BackboneSpec, Place, absolute_places, model_name, placeless, starting_folder
 from diffaug_datasets.core.protocols import SmallClass, parse_protocol
+from diffaug_datasets.numerics.timesteps import LABELS, Spacing
 
 RECIPE_SCHEMA = 1
 SHOTS = "shots"
@@ -39,7 +41,6 @@ MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
 }
 TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx", ".xls", ".ods")
 HUB_KEYS = ("source_config", "source_split", "image_column", "label_column")
-LATER_KEYS = ("on_small_class", "on_bad_image", "without", "withdrawn", *HUB_KEYS)
 
 OnBadImage = Literal["refuse", "skip"]
 
@@ -67,12 +68,6 @@ class Scores(BaseModel):
         default=None,
         description="two texts; measure caption_probability too: the encoder's softmax over them, at the first one",
     )
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_measured(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Both came later: scores that do not use them count in plan ids as they did before."""
-        content: dict[str, Any] = serialise(self)
-        return {key: value for key, value in content.items() if key not in ("probability", "captions") or value}
 
     @field_validator("captions")
     @classmethod
@@ -112,14 +107,8 @@ class Filter(BaseModel):
     minimum: float | None = Field(default=None, description="drop rows below; null rows are kept")
     maximum: float | None = Field(default=None, description="drop rows above")
     equals_label: bool = Field(default=False, description="drop rows whose value differs from their label")
-    min_keep: int = Field(default=0, ge=0, description="rows a class keeps at least, best first")
+    min_keep: int = Field(default=0, ge=0, description="rows that a class keeps at least, best first")
     lowest: float = Field(default=0, ge=0, lt=1, description="drop this share of all rows, the lowest (Diff-Mix: 0.1)")
-
-    @model_serializer(mode="wrap")
-    def _without_an_unused_share(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`lowest` came later: a filter that does not use it counts in plan ids as it did before."""
-        content: dict[str, Any] = serialise(self)
-        return content if self.lowest else {key: value for key, value in content.items() if key != "lowest"}
 
 
 class Recipe(BaseModel):
@@ -162,12 +151,12 @@ class Recipe(BaseModel):
     on_bad_image: OnBadImage = Field(
         default="refuse", description="images that cannot be decoded: refuse (all are named), or skip them"
     )
-    config: dict[str, Any] = Field(
+    config: dict[str, object] = Field(
         default_factory=dict, validate_default=True, description="the method's own parameters"
     )
-    per_image: float = Field(default=5.0, gt=0, le=10_000, description="synthetic images a real one")
+    per_image: float = Field(default=5.0, gt=0, le=10_000, description="synthetic images per real one")
     per_class: int | None = Field(
-        default=None, ge=1, le=100_000, description="synthetic images a class, instead of per_image"
+        default=None, ge=1, le=100_000, description="synthetic images per class, instead of per_image"
     )
     confusion: Annotated[str | None, Place(counts=False, files=TABLES)] = Field(
         default=None, description="confusion matrix (.csv, .json) or classifier id"
@@ -181,17 +170,19 @@ class Recipe(BaseModel):
     scores: Scores = Scores()
     filters: tuple[Filter, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63, description="every random choice follows from it")
-    shard_rows: int = Field(default=256, ge=1, le=100_000, description="rows a shard, the unit of work; fewer if large")
+    shard_rows: int = Field(
+        default=256, ge=1, le=100_000, description="rows per shard, the unit of work; fewer if large"
+    )
     batch_size: int = Field(default=8, ge=1, le=1024, description="rows the network sees at once")
-    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads a worker; part of the bits")
-    attempts: int = Field(default=3, ge=1, le=10, description="tries a row before it counts as failed")
+    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads per worker; part of the bits")
+    attempts: int = Field(default=3, ge=1, le=10, description="tries of a row before it counts as failed")
     failure_budget: float = Field(default=0.01, ge=0, le=1, description="share of failed rows that is accepted")
     image_format: Literal["png", "webp"] = "png"
     include_test: bool = Field(default=True, description="carry the real test split along")
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_and_placed(cls, value: Any, info: ValidationInfo) -> Any:
+    def _plain_and_placed(cls, value: object, info: ValidationInfo) -> object:
         if not isinstance(value, Mapping):
             return value
         _check_values(value)
@@ -200,7 +191,7 @@ class Recipe(BaseModel):
 
     @field_validator("backbone", mode="before")
     @classmethod
-    def _short_backbone(cls, value: Any) -> Any:
+    def _short_backbone(cls, value: object) -> object:
         return {"id": value} if isinstance(value, str) else value
 
     @field_validator("protocol")
@@ -216,7 +207,7 @@ class Recipe(BaseModel):
 
     @field_validator("config")
     @classmethod
-    def _known_config(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _known_config(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         if "method" in info.data:
             _checked(find_method(info.data["method"]).Config, value, starting_folder(info), where="config.")
         return value
@@ -231,38 +222,34 @@ class Recipe(BaseModel):
 
     @property
     def module(self) -> Method:
-        """The method's module."""
+        """The method."""
         return find_method(self.method)
 
     @property
-    def method_config(self) -> BaseModel:
+    def method_config(self) -> MethodConfig:
         """The method's `Config`, with every default filled in."""
-        return self.module.Config(**self.config)
+        return self.module.Config.model_validate(self.config)
 
     @property
-    def planned_config(self) -> BaseModel:
+    def planned_config(self) -> MethodConfig:
         """The method's `Config` as plans see it: an encoder in a folder goes by its name and digest."""
         config = self.method_config
-        encoder = getattr(config, "encoder", None)
-        return config.model_copy(update={"encoder": model_name(encoder)}) if isinstance(encoder, str) else config
+        encoder = config.requirements.encoder
+        return config if encoder is None else config.model_copy(update={"encoder": model_name(encoder)})
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
-        content = self.model_dump(mode="json", by_alias=True, exclude=local_keys(type(self)) | self._later_defaults())
+        content = self.model_dump(mode="json", by_alias=True, exclude=local_keys(type(self)))
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
         config = self.planned_config.model_dump(mode="json", exclude=local_keys(self.module.Config))
         return content | {"config": placeless(config), "scores": placeless(content["scores"]), "backbone": weights}
-
-    def _later_defaults(self) -> set[str]:
-        """Keys that came after the first plans count only where they differ from their default: ids stay."""
-        return {key for key in LATER_KEYS if getattr(self, key) == type(self).model_fields[key].default}
 
     def to_yaml(self) -> str:
         """The recipe as a file, in the order of its fields."""
         return dump_yaml(self.model_dump(mode="json", by_alias=True))
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any], folder: Path | None = Path()) -> "Recipe":
+    def from_dict(cls, content: Mapping[str, object], folder: Path | None = Path()) -> "Recipe":
         """A checked recipe. `folder`: where its relative places start; None: they are names, whatever lies there.
 
         Raises:
@@ -280,7 +267,7 @@ class Recipe(BaseModel):
         return cls.from_dict(_read_yaml(path), None if folder is None else path.parent / folder)
 
 
-def with_absolute_places(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def with_absolute_places(content: Mapping[str, object], folder: Path) -> dict[str, object]:
     """Keys of a recipe with every place among them absolute; those of `config` are known by the `method` beside it."""
     made = absolute_places(Recipe, content, folder)
     method = discover_methods().get(str(content.get("method")))
@@ -289,7 +276,54 @@ def with_absolute_places(content: Mapping[str, Any], folder: Path) -> dict[str, 
     return made
 
 
-def _check_values(value: Any, key: str = "", depth: int = 0) -> None:
+class Timeline(Protocol):
+    """What timestep labels hang on: `SchedulerSettings`, or the `Schedule` of a loaded model."""
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T."""
+
+    @property
+    def steps_offset(self) -> int:
+        """Added to 'leading' labels."""
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """None = as each sampler has it."""
+
+
+def check_steps(recipe: Recipe, timeline: Timeline) -> None:
+    """Whether a recipe's steps fit the schedule of its backbone: asked at plan, and again where that is loaded.
+
+    Raises:
+        BackboneError: a sampler cannot take its steps, or a plan decided on labels that are not visited.
+    """
+    for count in recipe.method_config.requirements.steps:
+        labels_of, told = LABELS[count.sampler], {"spacing": timeline.spacing} if timeline.spacing else {}
+        try:
+            labels = labels_of(count.steps, timeline.num_train_timesteps, timeline.steps_offset, **told)
+        except ValueError as error:
+            raise BackboneError(
+                f"backbone {recipe.backbone.id!r} was trained on {timeline.num_train_timesteps} timesteps "
+                f"({error}): change config.{count.key}, or choose another model."
+            ) from None
+        is_usual = timeline.num_train_timesteps == 1000 and labels == labels_of(count.steps)
+        if recipe.module.USUAL_LABELS and not is_usual:
+            raise _unusual_labels(recipe, count, timeline)
+
+
+def _unusual_labels(recipe: Recipe, count: StepCount, timeline: Timeline) -> BackboneError:
+    got = f"{timeline.num_train_timesteps} timesteps, steps_offset {timeline.steps_offset}"
+    if timeline.spacing:
+        got += f", timestep_spacing {timeline.spacing!r}"
+    return BackboneError(
+        f"backbone {recipe.backbone.id!r} has a schedule of its own ({got}), but {recipe.method} with {count.sampler} "
+        "decides on Stable Diffusion's labels (1000 timesteps, steps_offset 1, no timestep_spacing): choose another "
+        "model, sampler or method."
+    )
+
+
+def _check_values(value: object, key: str = "", depth: int = 0) -> None:
     """Refuse what no file, digest or terminal takes: see the sentences. Raises RecipeError."""
     where = f"{key}: " if key else ""
     if depth > DEEPEST:
@@ -313,13 +347,13 @@ def _check_values(value: Any, key: str = "", depth: int = 0) -> None:
         raise RecipeError(f"{where}got a number of {value.bit_length()} bits, expected one of 63 at most.")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, object]:
     try:
         content = load_yaml(read_text(path))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; `diffaug cp` lists the shipped ones.") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise RecipeError(f"{path}: not a readable YAML file ({reason}).") from None
     if content is None:
         raise RecipeError(f"{path}: the file is empty, expected a mapping of recipe keys.")
@@ -328,7 +362,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _checked(model: type[M], content: Mapping[str, Any], folder: Path | None, where: str = "") -> M:
+def _checked(model: type[M], content: Mapping[str, object], folder: Path | None, where: str = "") -> M:
     try:
         return model.model_validate(dict(content), context={"folder": folder})
     except ValidationError as error:

@@ -1,1 +1,1 @@
-"""One module a paper. Each reads like the paper; none imports torch until it generates."""
+"""One module per paper. Each reads like the paper; none imports torch until it generates."""

@@ -1,29 +1,45 @@
-"""The fit `concepts`: a token a class and LoRA on the U-Net, learned from the real images (Diff-Mix, arXiv 2403.19600).
+"""The fit `concepts`: a token per class and LoRA on the U-Net, learned from real images (Diff-Mix, arXiv 2403.19600).
 
 Diff-II, Diff-Mix, Diff-AUG and Diff-Gen learn all classes in one run, DA-Fusion every class for itself. The fit's name
 is a digest of what decides it, so methods of the same settings name the same fit.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Protocol
 
 from diffaug_datasets.core.learning import ConceptConfig
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, PlanSpec
+from diffaug_datasets.core.method import Context, FitFiles, FitUnit, PlanSpec, Resize, image_key
+from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
 
 
-def image_key(source_id: str, label: int) -> str:
-    """How fits name a real image: its bytes' digest and its class."""
-    return f"{source_id}/{label}"
+class LearnsConcepts(Protocol):
+    """The part of a `Config` that decides what is learned: how, and how the images are fitted."""
+
+    @property
+    def concepts(self) -> ConceptConfig: ...
+
+    @property
+    def resize(self) -> Resize: ...
 
 
-def concept_unit(concepts: ConceptConfig, resize: str, table: SourceTable, spec: PlanSpec) -> FitUnit:
+def fits(cfg: LearnsConcepts, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
+    """The concepts of all classes."""
+    return (concept_unit(cfg, table, spec),)
+
+
+def fit(unit: FitUnit, cfg: LearnsConcepts, ctx: Context) -> FitFiles:
+    """Learn the concepts."""
+    return learn(unit, cfg.concepts, ctx)
+
+
+def concept_unit(cfg: LearnsConcepts, table: SourceTable, spec: PlanSpec) -> FitUnit:
     """The tokens of all classes that have images, and the LoRA they share."""
-    return unit_of(table.sources, concepts, resize, table, spec)
+    return unit_of(table.sources, cfg.concepts, cfg.resize, table, spec)
 
 
 def unit_of(
-    sources: Sequence[Source], concepts: ConceptConfig, resize: str, table: SourceTable, spec: PlanSpec
+    sources: Sequence[Source], concepts: ConceptConfig, resize: Resize, table: SourceTable, spec: PlanSpec
 ) -> FitUnit:
     """One training run over these images."""
     payload = {"backbone": spec.backbone, "config": concepts.identity(), "resize": resize}
@@ -33,15 +49,8 @@ def unit_of(
 
 
 def learn(unit: FitUnit, concepts: ConceptConfig, ctx: Context) -> FitFiles:
-    """Train one unit; killed and called again, it goes on from its last checkpoint. A team trains it together."""
-    from diffaug_datasets.models.concepts import ConceptExample, train_concepts
-
+    """Train one unit."""
     content = unit.content
-    pairs = [image.split("/") for image in content["images"]]
-    examples = [ConceptExample(partial(ctx.source, source), int(label)) for source, label in pairs]
     names = {int(label): name for label, name in content["names"].items()}
-    learned = train_concepts(
-        ctx.backbone, examples, names, concepts, metaclass=content["metaclass"], resize=content["resize"],
-        workdir=ctx.folder, progress=ctx.report, team=ctx.team,
-    )  # fmt: skip
-    return FitFiles(learned.files(), learned.measured())
+    about = {"metaclass": content["metaclass"], "resize": content["resize"]}
+    return ctx.learn_concepts(content["images"], names, concepts, **about)

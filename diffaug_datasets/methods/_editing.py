@@ -1,28 +1,40 @@
-"""Edits of real images as Diff-Mix's code makes them: one engine, which its authors and those they compare with share.
+"""What methods share that sample from pure noise, or edit a real image as Diff-Mix's code does.
 
-1. the source, stretched to the backbone's size             `Editing.resize`
+1. the source, stretched to the backbone's size             `FromSource.resize`
 2. z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps at strength s    `timesteps.img2img_start`, `models.denoising.edit`
 3. guided denoising of the last int(n s) steps                `models.denoising.denoise`
 4. the picture, brought back to the source's own size         `restored`
+
+From pure noise, z_T ~ N(0, I), step 3 alone, over the whole schedule.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from diffaug_datasets.core.identity import RowKey
-from diffaug_datasets.core.method import Context, Generated, Guidance, PlanSpec, branches
+from diffaug_datasets.core.method import (
+    Context,
+    Generated,
+    Guidance,
+    MethodConfig,
+    PlanSpec,
+    Requirements,
+    Resize,
+    Sampler,
+    StepCount,
+    branches,
+)
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.numerics.timesteps import img2img_start
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Targets = Literal["proportional", "even"]
-Sampler = Literal["dpm", "ddim", "plms"]
-Resizing = Literal["crop", "bilinear", "bicubic", "lanczos"]
+Targets = Annotated[
+    Literal["proportional", "even"], Field(description="rows per class: by its images, or even (long tails)")
+]
+ClassPrompt = Annotated[str, Field(description="{name}, {metaclass} are filled in")]
+SynonymPrompt = Annotated[str, Field(description="{name}, {metaclass}, {synonyms} are filled in")]
 
 
 def _in_range(strengths: tuple[float, ...]) -> tuple[float, ...]:
@@ -34,84 +46,137 @@ def _in_range(strengths: tuple[float, ...]) -> tuple[float, ...]:
 Strengths = Annotated[tuple[float, ...], AfterValidator(_in_range)]
 
 
-class Editing(BaseModel):
-    """How sources are prepared, noised and denoised; the authors' settings."""
+class Sampling(MethodConfig):
+    """How a batch is denoised."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM)")
+    num_inference_steps: int = Field(default=50, ge=1, le=999)
+    guidance_scale: Guidance = 7.5
+
+    @property
+    def requirements(self) -> Requirements:
+        """Steps that fit the backbone's schedule."""
+        return Requirements(steps=(StepCount("num_inference_steps", self.sampler, self.num_inference_steps),))
+
+
+class Prompted(Sampling):
+    """The same, away from a prompt."""
 
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
-    sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM)")
-    num_inference_steps: int = Field(default=25, ge=2, le=999)
-    guidance_scale: Guidance = 7.5
-    resize: Resizing = Field(default="bilinear", description="how sources are fitted")
-    restore_size: bool = Field(default=True, description="bring the image back to its source's size, not with crop")
 
-    def steps(self, strength: float) -> dict[str, float | int | str]:
+    def columns(self, start_step: int, strength: float) -> dict[str, object]:
+        """The columns of a row that begins at that step and denoises that share of the schedule."""
+        return {
+            "negative_prompt": self.negative_prompt,
+            "num_inference_steps": self.num_inference_steps,
+            "start_step": start_step,
+            "guidance_scale": self.guidance_scale,
+            "strength": strength,
+        }
+
+
+class FromNoise(Prompted):
+    """How to sample from pure noise."""
+
+    sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
+    num_inference_steps: int = Field(default=50, ge=1, le=1000)
+
+    def steps(self) -> dict[str, object]:
+        """The columns of a row that runs the whole schedule."""
+        return self.columns(0, 1.0)
+
+
+class FromSource(Prompted):
+    """How sources are fitted, noised and denoised."""
+
+    resize: Resize = Field(default="crop", description="how sources are fitted")
+
+    def steps(self, strength: float) -> dict[str, object]:
         """The columns of a row that is denoised over the last int(n s) of n steps.
 
         Raises:
             ValueError: no step would run.
         """
-        return {
-            "negative_prompt": self.negative_prompt,
-            "num_inference_steps": self.num_inference_steps,
-            "start_step": img2img_start(self.num_inference_steps, strength),
-            "guidance_scale": self.guidance_scale,
-            "strength": strength,
-        }
+        return self.columns(img2img_start(self.num_inference_steps, strength), strength)
+
+
+class Editing(FromSource):
+    """The settings of Diff-Mix's authors."""
+
+    num_inference_steps: int = Field(default=25, ge=2, le=999)
+    resize: Resize = Field(default="bilinear", description="how sources are fitted")
+    restore_size: bool = Field(default=True, description="bring the image back to its source's size, not with crop")
+
+    @property
+    def requirements(self) -> Requirements:
+        """Steps that fit the schedule; pictures at their sources' sizes, unless those were cropped."""
+        at_source_size = self.restore_size and self.resize != "crop"
+        return Requirements(steps=super().requirements.steps, at_source_size=at_source_size)
 
 
 def counts(table: SourceTable, spec: PlanSpec, targets: Targets = "proportional") -> Iterator[tuple[int, int]]:
     """(class id, rows) of every class: m times its images, or m times the mean of all classes (`even`)."""
     mean = len(table) / len(table.class_names)
     for label, images in table.by_class().items():
-        if label in (spec.targets or (label,)):
+        if spec.wants(label):
             yield label, spec.count(mean if targets == "even" else len(images))
 
 
-def own_source(key: RowKey, images: Sequence[Source]) -> dict[str, tuple[object, ...]]:
+def own_source(key: RowKey, images: Sequence[Source]) -> dict[str, object]:
     """The columns of one image of the row's own class, uniform."""
     return source_columns(key.choice("source", images))
 
 
-def source_columns(source: Source) -> dict[str, tuple[object, ...]]:
+def source_columns(source: Source) -> dict[str, object]:
     """The columns that name a row's one source."""
     return {"source_ids": (source.id,), "source_labels": (source.label,)}
 
 
-def evaluations(cfg: Editing, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step that runs, one where w = 1. PLMS takes its first step twice."""
+def evaluations(cfg: Sampling, row: PlanRow) -> int:
+    """U-Net rows for one image: two branches per step that runs, one where w = 1. PLMS takes its first step twice."""
     labels = cfg.num_inference_steps + (cfg.sampler == "plms")
     return branches(row) * (labels - (row.start_step or 0))
 
 
-def edited(rows: Sequence[PlanRow], cfg: Editing, ctx: Context) -> list[Generated]:
-    """Images of a batch, whose rows may differ in start step; `ctx` holds the concepts that the prompts name."""
+def from_noise(rows: Sequence[PlanRow], cfg: FromNoise, ctx: Context) -> list[Generated]:
+    """Images of a batch, row i from row i's own noise, under the concepts that the rows cite."""
+    from diffaug_datasets.models.denoising import denoise, pictures, row_conditions
+
+    _use_cited_concepts(rows, ctx)
+    starts, steps = [0] * len(rows), cfg.num_inference_steps
+    latents = denoise(ctx.backbone, ctx.noise(rows), row_conditions(rows), cfg.sampler, steps, starts)
+    return pictures(ctx.backbone, latents)
+
+
+def from_source(rows: Sequence[PlanRow], cfg: FromSource, ctx: Context) -> list[Generated]:
+    """Images of a batch, whose rows may differ in start step, under the concepts that the rows cite."""
     from diffaug_datasets.models.denoising import edit, row_conditions, timesteps
 
+    _use_cited_concepts(rows, ctx)
     labels = timesteps(ctx.backbone, cfg.sampler, cfg.num_inference_steps)
     starts = [row.start_step or 0 for row in rows]
     made = edit(ctx, rows, row_conditions(rows), cfg, [labels[s] for s in starts], starts)
     return [restored(image, row, cfg, ctx) for image, row in zip(made, rows, strict=True)]
 
 
-def restored(image: Generated, row: PlanRow, cfg: Editing, ctx: Context) -> Generated:
+def restored(image: Generated, row: PlanRow, cfg: FromSource, ctx: Context) -> Generated:
     """The image at the size of its source, by the filter that fitted the source; what is not finite stays as it is."""
-    import torch
-
-    height, width = image.pixels.shape[:2]
-    size = ctx.source(row.source_ids[0]).size
-    keep = not cfg.restore_size or cfg.resize == "crop" or size == (width, height)
-    if keep or not bool(torch.isfinite(image.pixels).all()):
-        return image
-    return Generated(_resized(image, size, cfg, ctx), image.measured, image.chosen)
-
-
-def _resized(image: Generated, size: tuple[int, int], cfg: Editing, ctx: Context) -> "Tensor":
     import torch
     from numpy import array
 
     from diffaug_datasets.models.pixels import FILTERS
 
+    if not cfg.requirements.at_source_size:
+        return image
+    height, width = image.pixels.shape[:2]
+    size = ctx.source(row.source_ids[0]).size
+    if size == (width, height) or not bool(torch.isfinite(image.pixels).all()):
+        return image
     picture = ctx.image(image.pixels).resize(size, FILTERS[cfg.resize])
-    return torch.from_numpy(array(picture))
+    return Generated(torch.from_numpy(array(picture)), image.measured, image.chosen)
+
+
+def _use_cited_concepts(rows: Sequence[PlanRow], ctx: Context) -> None:
+    """All rows of a plan cite the same concepts, first, or none at all."""
+    if rows[0].adapters:
+        ctx.use_concepts(rows[0].adapters[0])

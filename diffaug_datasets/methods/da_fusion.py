@@ -2,7 +2,7 @@
 
 Paper: "Effective data augmentation with diffusion models", arXiv 2302.07944.
 
-1. one token a class, each learned for itself over 27 templates   fits `concepts`, `models.concepts`
+1. one token per class, each learned for itself over 27 templates   fits `concepts`, `models.concepts`
 2. the tokens of all classes in one file                           fit `tokens`
 3. a real image of the class itself                                `plan`, role `source`
 4. a strength of 1/4, 1/2, 3/4, 1, alike often                      `plan`, role `strength`
@@ -10,7 +10,7 @@ Paper: "Effective data augmentation with diffusion models", arXiv 2302.07944.
 6. PLMS under `a photo of a <class_i>`                             `numerics.plms`
 
 Follows the authors' code: no metaclass, Stable Diffusion's own sampler (PNDM, 50 steps) with what diffusers makes of a
-late start, ten images a real one. Departs from it: sources are drawn with replacement, so that a real image has ten
+late start, ten images per real one. Departs from it: sources are drawn with replacement, so that a real image has ten
 variants on average, where theirs has ten each, and the tokens' gradient is clipped to norm 1. Theirs is Stable
 Diffusion 1.4, which presets name; the default backbone here is 1.5, as for every method (the base model of Diff-II's
 comparison is not stated). Their switches for masks and for erasing a concept are left out, as is the safety checker.
@@ -18,23 +18,31 @@ comparison is not stated). Their switches for masks and for erasing a concept ar
 
 from collections.abc import Iterator, Sequence
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from diffaug_datasets.core.identity import RowKey
-from diffaug_datasets.core.learning import TextualInversionConfig
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.methods import _editing
 from diffaug_datasets.methods._concepts import learn, unit_of
-from diffaug_datasets.methods._editing import Editing, Resizing, Strengths, counts, own_source
+from diffaug_datasets.methods._editing import counts, own_source
+from diffaug_datasets.plugin import (
+    Context,
+    FitFiles,
+    FitUnit,
+    PlanRow,
+    PlanSpec,
+    Resize,
+    RowKey,
+    Sampler,
+    SourceTable,
+    TextualInversionConfig,
+    new_row,
+)
 
 NAME = "da_fusion"
 SLUG = "dafusion"
 VERSION = 1
 TITLE = "DA-Fusion"
 PAPER = "2302.07944"
-PARITY = "differs: Stable Diffusion 1.5 unless a preset says 1.4; ten images a real one on average; no masks or erasure"
+PARITY = "differs: Stable Diffusion 1.5 unless a preset says 1.4; about ten images per real one; no masks or erasure"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts"})
@@ -42,13 +50,13 @@ PROMPT = "learned token"
 START = "noised image of the class"
 
 
-class Config(Editing):
+class Config(_editing.Editing):
     """Tokens, strengths and sampling."""
 
     concepts: TextualInversionConfig = TextualInversionConfig()
-    concepts_resize: Resizing = Field(default="bicubic", description="how the images to learn from are fitted")
-    strengths: Strengths = Field(default=(0.25, 0.5, 0.75, 1.0), description="drawn uniformly for every row")
-    sampler: _editing.Sampler = Field(default="plms", description="PLMS (PNDM), DPM-Solver++(2M) or DDIM")
+    concepts_resize: Resize = Field(default="bicubic", description="how the images to learn from are fitted")
+    strengths: _editing.Strengths = Field(default=(0.25, 0.5, 0.75, 1.0), description="drawn uniformly for every row")
+    sampler: Sampler = Field(default="plms", description="PLMS (PNDM), DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=2, le=999)
 
     @model_validator(mode="after")
@@ -57,27 +65,21 @@ class Config(Editing):
         return self
 
 
-class Draw(BaseModel):
-    """Source, strength and noise are drawn; the strength has its own column."""
+evaluations, generate = _editing.evaluations, _editing.from_source
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows a class that has images, each from one of them, uniformly."""
-    rows = list(_edits(cfg, table, spec))
-    tokens = fits(cfg, table, spec, rows)[-1].name
-    for row in rows:
-        yield row.model_copy(update={"adapters": (tokens,)})
-
-
-def _edits(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """The rows before they name their tokens."""
+    """`spec.count` rows per class that has images, each from one of them, uniformly."""
     groups = table.by_class()
+    rows: list[PlanRow] = []
     for label, count in counts(table, spec):
         prompt = cfg.concepts.prompt(label, table.metaclass)
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
             columns = own_source(key, groups[label]) | cfg.steps(key.choice("strength", cfg.strengths))
-            yield new_row(VERSION, key, spec, prompt=prompt, **columns)
+            rows.append(new_row(VERSION, key, spec, prompt=prompt, **columns))
+    tokens = fits(cfg, table, spec, rows)[-1].name
+    return (row.model_copy(update={"adapters": (tokens,)}) for row in rows)
 
 
 def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
@@ -91,22 +93,9 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """Learn one class's token, or gather all."""
-    return learn(unit, cfg.concepts, ctx) if unit.kind == "concepts" else _gather(unit, ctx)
-
-
-def _gather(unit: FitUnit, ctx: Context) -> FitFiles:
     from diffaug_datasets.models.adapters import LoadedConcepts
 
+    if unit.kind == "concepts":
+        return learn(unit, cfg.concepts, ctx)
     tokens = {token: rows for name in unit.content["concepts"] for token, rows in ctx.fit(name).items()}
     return FitFiles(LoadedConcepts(tokens).files())
-
-
-def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image."""
-    return _editing.evaluations(cfg, row)
-
-
-def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
-    """Images of a batch; rows may differ in strength."""
-    ctx.use_concepts(rows[0].adapters[0])
-    return _editing.edited(rows, cfg, ctx)

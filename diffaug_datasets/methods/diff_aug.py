@@ -1,6 +1,6 @@
 """Diff-AUG: a real image of the class, redrawn by a model that has learned the class (Diff-Mix, arXiv 2403.19600).
 
-1. one token a class, learned together with LoRA on the U-Net   fit `concepts`, `models.concepts`
+1. one token per class, learned together with LoRA on the U-Net   fit `concepts`, `models.concepts`
 2. a real image of the class itself                               `plan`, role `source`
 3. z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps at strength s        `numerics.schedule.add_noise`
 4. guided denoising under the class's token                      `models.denoising.denoise`
@@ -12,25 +12,20 @@ images stretched to a square (theirs: random crops) at the backbone's size (thei
 `concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from diffaug_datasets.core.identity import RowKey
-from diffaug_datasets.core.learning import ConceptConfig
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import SourceTable
-from diffaug_datasets.methods import _editing
-from diffaug_datasets.methods._concepts import concept_unit, learn
-from diffaug_datasets.methods._editing import Editing, Strengths, counts, own_source
+from diffaug_datasets.methods import _concepts, _editing
+from diffaug_datasets.methods._editing import counts, own_source
+from diffaug_datasets.plugin import ConceptConfig, PlanRow, PlanSpec, RowKey, SourceTable, new_row
 
 NAME = "diff_aug"
 SLUG = "diffaug"
 VERSION = 1
 TITLE = "Diff-AUG"
 PAPER = "2403.19600"
-PARITY = "differs: a fixed number of rows a class, where the authors draw it; concepts learned without crops, at 512"
+PARITY = "differs: a fixed number of rows per class, where the authors draw it; concepts learned without crops, at 512"
 N_SOURCES = 1
 LABEL_RULE = "source"
 NEEDS = frozenset({"concepts"})
@@ -38,11 +33,11 @@ PROMPT = "learned token"
 START = "noised image of the class"
 
 
-class Config(Editing):
+class Config(_editing.Editing):
     """Concepts and strengths."""
 
     concepts: ConceptConfig = ConceptConfig()
-    strengths: Strengths = Field(default=(1.0,), description="drawn uniformly for every row; one = fixed")
+    strengths: _editing.Strengths = Field(default=(1.0,), description="drawn uniformly for every row; one = fixed")
 
     @model_validator(mode="after")
     def _some_step(self) -> "Config":
@@ -50,37 +45,16 @@ class Config(Editing):
         return self
 
 
-class Draw(BaseModel):
-    """Source, strength and noise are drawn; the strength has its own column."""
+fits, fit = _concepts.fits, _concepts.fit
+evaluations, generate = _editing.evaluations, _editing.from_source
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows a class that has images, each from one of them, uniformly."""
-    concept, groups = concept_unit(cfg.concepts, cfg.resize, table, spec), table.by_class()
+    """`spec.count` rows per class that has images, each from one of them, uniformly."""
+    concept, groups = _concepts.concept_unit(cfg, table, spec), table.by_class()
     for label, count in counts(table, spec):
         prompt = cfg.concepts.prompt(label, table.metaclass)
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
             columns = own_source(key, groups[label]) | cfg.steps(key.choice("strength", cfg.strengths))
             yield new_row(VERSION, key, spec, prompt=prompt, adapters=(concept.name,), **columns)
-
-
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
-    """The concepts of all classes."""
-    return (concept_unit(cfg.concepts, cfg.resize, table, spec),)
-
-
-def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    """Learn the concepts."""
-    return learn(unit, cfg.concepts, ctx)
-
-
-def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image."""
-    return _editing.evaluations(cfg, row)
-
-
-def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
-    """Images of a batch; rows may differ in strength."""
-    ctx.use_concepts(rows[0].adapters[0])
-    return _editing.edited(rows, cfg, ctx)

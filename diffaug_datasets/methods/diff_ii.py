@@ -1,6 +1,6 @@
 """Diff-II: inversion circle interpolation and two-stage denoising (Wang & Chen 2024, arXiv 2408.16266).
 
-1. one token a class, learned together with LoRA on the U-Net (3.2)       fit `concepts`, `models.concepts`
+1. one token per class, learned together with LoRA on the U-Net (3.2)       fit `concepts`, `models.concepts`
 2. DDIM inversion of the images of pairs, under their class's prompt, w = 1 (Eq. 4)   fit `inversions`, `ddim_invert`
 3. a pair of images of one class, with replacement over all pairs          `plan`, role `pair`
 4. a point of the circle through both inversions (Eq. 5 to 7)               `numerics.interpolation.circle`
@@ -15,25 +15,44 @@ images stretched to a square (the code: random crops) at the backbone's size (cu
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, Field
 
-from diffaug_datasets.core.errors import PlanError, RecipeError
-from diffaug_datasets.core.identity import RowKey, canonical
-from diffaug_datasets.core.learning import ConceptConfig
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
-from diffaug_datasets.core.models import Place
-from diffaug_datasets.core.prompts import with_suffix
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import Source, SourceTable
-from diffaug_datasets.methods._concepts import concept_unit, image_key, learn
+from diffaug_datasets.methods._concepts import concept_unit, learn
 from diffaug_datasets.numerics.timesteps import ddim_labels, img2img_start, suffix_steps
+from diffaug_datasets.plugin import (
+    ConceptConfig,
+    Context,
+    FitFiles,
+    FitUnit,
+    Generated,
+    Guidance,
+    MethodConfig,
+    Place,
+    PlanError,
+    PlanRow,
+    PlanSpec,
+    RecipeError,
+    Requirements,
+    Resize,
+    RowKey,
+    Source,
+    SourceTable,
+    StepCount,
+    branches,
+    canonical,
+    image_key,
+    image_of,
+    new_row,
+    with_suffix,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from diffaug_datasets.numerics.interpolation import Norm
 
 NAME = "diff_ii"
 SLUG = "diffii"
@@ -49,14 +68,12 @@ START = "circle of two inversions"
 FITS_BY_IMAGE = frozenset({"inversions"})
 USUAL_LABELS = True
 
-OVERFLOWN = "the inversion of a source is not finite; set backbone.dtype to bfloat16 or float32"
+_OVERFLOWN = "the inversion of a source is not finite; set backbone.dtype to bfloat16 or float32"
 Policy = Literal["noise_partner", "self_noise", "diff_aug", "skip", "error"]
 
 
-class Config(BaseModel):
+class Config(MethodConfig):
     """Concepts, inversion, interpolation and the two stages."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     concepts: ConceptConfig = ConceptConfig()
     num_inference_steps: int = Field(default=25, ge=1, le=999)
@@ -76,15 +93,15 @@ class Config(BaseModel):
     )
     single_image_policy: Policy = Field(default="noise_partner", description="what a class with one image gets")
     fallback_strength: float = Field(default=0.7, gt=0, le=1, description="img2img strength of the policy diff_aug")
-    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
-        default="lanczos", description="how sources are fitted"
-    )
+    resize: Resize = Field(default="lanczos", description="how sources are fitted")
 
-    @model_serializer(mode="wrap")
-    def _without_the_papers_norm(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`norm` came later: a config that does not use it counts in plan ids as it did before."""
-        content: dict[str, Any] = serialise(self)
-        return {key: value for key, value in content.items() if key != "norm" or value != "paper"}
+    @property
+    def requirements(self) -> Requirements:
+        """Texts to end prompts with, and steps that fit the schedule both ways."""
+        keys = {"num_inference_steps": self.num_inference_steps, "inversion_steps": self.inversion_steps}
+        return Requirements(
+            suffixes=self.suffixes, steps=tuple(StepCount(key, "ddim", steps) for key, steps in keys.items())
+        )
 
 
 class Draw(BaseModel):
@@ -96,8 +113,8 @@ class Draw(BaseModel):
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows a class that has images, each from one of its pairs."""
-    rows = list(_pairs(cfg, table, spec))
+    """`spec.count` rows per class that has images, each from one of its pairs."""
+    rows = list(_rows(cfg, table, spec))
     concept, *inversions = fits(cfg, table, spec, rows)
     home = {image: unit.name for unit in inversions for image in unit.content["images"]}
     for row in rows:
@@ -105,12 +122,17 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
         yield row.model_copy(update={"adapters": (concept.name, *cited)})
 
 
-def _pairs(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+def _rows(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """The rows before they name their fits, which follow from all of them."""
     for label, images in table.by_class().items():
         distinct = list({source.id: source for source in images}.values())
-        if not distinct or label not in (spec.targets or (label,)) or _skipped(cfg, table, label, distinct):
+        if not distinct or not spec.wants(label) or (len(distinct) == 1 and cfg.single_image_policy == "skip"):
             continue
+        if len(distinct) == 1 and cfg.single_image_policy == "error":
+            raise PlanError(
+                f"class {table.class_names[label]!r} has one image, so no pair; set config.single_image_policy to "
+                "noise_partner, self_noise, diff_aug or skip."
+            )
         for k in range(spec.count(len(images))):
             yield _row(cfg, spec, RowKey(spec.seed, NAME, label, k), distinct, table.metaclass)
 
@@ -120,21 +142,15 @@ def _inverted_images(row: PlanRow) -> list[str]:
     return [] if row.start_step else [image_key(source, row.label) for source in row.source_ids]
 
 
-def _skipped(cfg: Config, table: SourceTable, label: int, distinct: list[Source]) -> bool:
-    if len(distinct) == 1 and cfg.single_image_policy == "error":
-        raise PlanError(
-            f"class {table.class_names[label]!r} has one image, so no pair; set config.single_image_policy to "
-            "noise_partner, self_noise, diff_aug or skip."
-        )
-    return len(distinct) == 1 and cfg.single_image_policy == "skip"
-
-
 def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source], metaclass: str) -> PlanRow:
     alone = len(images) == 1
     pair = (images[0],) if alone else key.choice("pair", list(combinations(images, 2)))
     edited = alone and cfg.single_image_policy == "diff_aug"
     start = img2img_start(cfg.num_inference_steps, cfg.fallback_strength) if edited else 0
     prompt = cfg.concepts.prompt(key.class_id, metaclass)
+    switch = suffix_steps(ddim_labels(cfg.num_inference_steps), cfg.split_ratio, cfg.split_convention)
+    if switch and not spec.suffixes:
+        raise RecipeError("config.suffixes: no shipped list fits this dataset; give texts, or set split_ratio to 0.")
     return new_row(
         VERSION,
         key,
@@ -142,23 +158,15 @@ def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source], metacla
         source_ids=tuple(s.id for s in pair),
         source_labels=tuple(s.label for s in pair),
         prompt=prompt,
+        prompt_first=with_suffix(prompt, key.choice("suffix", spec.suffixes)) if switch else None,
         negative_prompt=cfg.negative_prompt,
         num_inference_steps=cfg.num_inference_steps,
         start_step=start,
         guidance_scale=cfg.guidance_scale,
         strength=cfg.fallback_strength if edited else 1.0,
         fallback=cfg.single_image_policy if alone else None,
-        **_draws(cfg, spec, key, prompt),
+        draw=draw_json(Draw(u=key.uniform("turn"), arc=cfg.arc, switch=switch)),
     )
-
-
-def _draws(cfg: Config, spec: PlanSpec, key: RowKey, prompt: str) -> dict[str, str | None]:
-    labels = ddim_labels(cfg.num_inference_steps)
-    switch = suffix_steps(labels, cfg.split_ratio, cfg.split_convention)
-    if switch and not spec.suffixes:
-        raise RecipeError("config.suffixes: no shipped list fits this dataset; give texts, or set split_ratio to 0.")
-    first = with_suffix(prompt, key.choice("suffix", spec.suffixes)) if switch else None
-    return {"prompt_first": first, "draw": draw_json(Draw(u=key.uniform("turn"), arc=cfg.arc, switch=switch))}
 
 
 def draw_json(draw: Draw) -> str:
@@ -173,12 +181,12 @@ def redraw(row: PlanRow, key: RowKey, cfg: Config) -> PlanRow:
 
 
 def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
-    """The concepts of all classes, then inverted latents of the images that rows start from, a few batches a unit.
+    """The concepts of all classes, then inverted latents of the images that rows start from, a few batches per unit.
 
     Every batch of a unit is full, so that nothing is inverted twice: images that are left over are a unit of their own,
     whose batch is as large as they are many.
     """
-    concept = concept_unit(cfg.concepts, cfg.resize, table, spec)
+    concept = concept_unit(cfg, table, spec)
     used = {image for row in rows for image in _inverted_images(row)}
     images = [i for i in dict.fromkeys(image_key(s.id, s.label) for s in table.sources) if i in used]
     size, full = 8 * spec.batch_size, len(images) - len(images) % spec.batch_size
@@ -190,18 +198,16 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step, one where w = 1; inversions are counted with the fits."""
+    """U-Net rows for one image: two branches per step, one where w = 1; inversions are counted with the fits."""
     return branches(row) * (cfg.num_inference_steps - (row.start_step or 0))
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """Learn the concepts, or invert a few images."""
-    return learn(unit, cfg.concepts, ctx) if unit.kind == "concepts" else _invert(unit, cfg, ctx)
-
-
-def _invert(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     from diffaug_datasets.models.denoising import invert
 
+    if unit.kind == "concepts":
+        return learn(unit, cfg.concepts, ctx)
     names = unit.content["images"]
     images, prompts = _inverted(unit, names, cfg, ctx)
     latents = invert(ctx.backbone, images, prompts, steps=cfg.inversion_steps, batch=unit.content["batch"])
@@ -213,20 +219,20 @@ def inversion_psnr(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Contex
 
     Without guidance or suffix, in as many steps as rows take; what the autoencoder loses counts too.
     """
-    from diffaug_datasets.models.denoising import psnr, restored
+    from diffaug_datasets.models.denoising import psnr, reconstructed
 
     images, prompts = _inverted(unit, names, cfg, ctx)
     latents, steps = ctx.fit(unit.name), cfg.num_inference_steps
-    made = restored(ctx.backbone, [latents[n] for n in names], prompts, steps=steps, batch=unit.content["batch"])
+    made = reconstructed(ctx.backbone, [latents[n] for n in names], prompts, steps=steps, batch=unit.content["batch"])
     return [psnr(image / 2 + 0.5, other) for image, other in zip(images, made, strict=True)]
 
 
 def _inverted(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context) -> tuple[Iterator["Tensor"], list[str]]:
     """What inversion sees: images in [-1, 1], one by one, and prompts, under the concepts that the unit stands on."""
     ctx.use_concepts(unit.content["concepts"])
-    pairs = [name.split("/") for name in names]
+    pairs = [image_of(name) for name in names]
     images = (ctx.backbone.preprocess(ctx.source(source), cfg.resize) for source, _ in pairs)
-    return images, [cfg.concepts.prompt(int(label), unit.content["metaclass"]) for _, label in pairs]
+    return images, [cfg.concepts.prompt(label, unit.content["metaclass"]) for _, label in pairs]
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
@@ -237,66 +243,63 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 
     ctx.use_concepts(rows[0].adapters[0])
     draws = [Draw.model_validate_json(row.draw) for row in rows]
-    points = [_start(row, draw, noise, cfg, ctx) for row, draw, noise in zip(rows, draws, ctx.noise(rows), strict=True)]
+    drawn = zip(rows, draws, ctx.noise(rows), strict=True)
+    starts = [start_of(row, draw, noise, cfg, ctx) for row, draw, noise in drawn]
     plain = row_conditions(rows)
     first = [row.prompt_first or row.prompt or "" for row in rows]
     conditions = Conditions(plain.last, plain.negative, plain.scale, first, [draw.switch for draw in draws])
-    xt = torch.stack([point for point, _ in points])
-    starts = [row.start_step or 0 for row in rows]
-    made = pictures(ctx.backbone, denoise(ctx.backbone, xt, conditions, "ddim", cfg.num_inference_steps, starts))
-    return [_with(image, measured) for image, (_, measured) in zip(made, points, strict=True)]
+    xt, steps = torch.stack([start.latent for start in starts]), [row.start_step or 0 for row in rows]
+    made = pictures(ctx.backbone, denoise(ctx.backbone, xt, conditions, "ddim", cfg.num_inference_steps, steps))
+    return [start.said_of(image) for image, start in zip(made, starts, strict=True)]
 
 
-def _with(image: Generated, measured: dict[str, object]) -> Generated:
-    if "lacking" in measured:
-        return replace(image, lacking=str(measured["lacking"]))
-    chosen = {"fallback": measured["fallback"]} if "fallback" in measured else {}
-    return Generated(image.pixels, measured, chosen)
+class Start(NamedTuple):
+    """Where a row's denoising begins, a latent [c h w]; what was measured there, and why no picture can follow."""
+
+    latent: "Tensor"
+    measured: dict[str, object]
+    lacking: str = ""
+
+    def said_of(self, image: Generated) -> Generated:
+        """The image that it led to, with what is to be known of it."""
+        chosen = {key: self.measured[key] for key in ("fallback",) if key in self.measured}
+        return Generated(image.pixels, self.measured, chosen, lacking=self.lacking)
 
 
-def _start(row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context) -> tuple["Tensor", dict[str, object]]:
-    """The latent a row starts from and what was measured: on the circle, or a noised source for `diff_aug`."""
-    from diffaug_datasets.numerics.interpolation import angle, is_degenerate
+def start_of(row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context) -> Start:
+    """A point of the circle through the row's inversions, or a noised source for the policy `diff_aug`."""
+    from diffaug_datasets.numerics.interpolation import angle, is_degenerate, noise_partner
 
     if row.start_step:
-        return _noised_source(row, noise, cfg, ctx), {}
+        return _noised_source(row, noise, cfg, ctx)
     known = {name: latent for adapter in row.adapters[1:] for name, latent in ctx.fit(adapter).items()}
     ends = [known[image_key(i, row.label)].to(noise.device, noise.dtype) for i in row.source_ids]
     if not all(bool(end.isfinite().all()) for end in ends):
-        return noise, {"lacking": OVERFLOWN}
+        return Start(noise, {}, lacking=_OVERFLOWN)
     if len(ends) == 2 and (state := is_degenerate(angle(*ends))) == "ok":
         return _on_circle(ends[0], ends[1], draw, cfg.norm)
-    point, measured = _on_circle(ends[0], _partner(ends[0], noise), _shorter(draw, row.fallback), cfg.norm)
-    return point, measured if len(ends) == 1 else {**measured, "fallback": f"{state}_noise_partner"}
+    if row.fallback == "self_noise":  # at most a quarter circle, so that the picture stays near its one source
+        draw = draw.model_copy(update={"u": draw.u / 4, "arc": "full"})
+    start = _on_circle(ends[0], noise_partner(ends[0], noise), draw, cfg.norm)
+    if len(ends) == 1:
+        return start
+    return Start(start.latent, {**start.measured, "fallback": f"{state}_noise_partner"})
 
 
-def _partner(end: "Tensor", noise: "Tensor") -> "Tensor":
-    from diffaug_datasets.numerics.interpolation import noise_partner
-
-    return noise_partner(end, noise)
-
-
-def _shorter(draw: Draw, policy: str | None) -> Draw:
-    """`self_noise` turns by at most a quarter circle, so that the picture stays near its one source."""
-    return draw.model_copy(update={"u": draw.u / 4, "arc": "full"}) if policy == "self_noise" else draw
-
-
-def _on_circle(
-    a: "Tensor", b: "Tensor", draw: Draw, norm: Literal["paper", "geodesic"]
-) -> tuple["Tensor", dict[str, object]]:
+def _on_circle(a: "Tensor", b: "Tensor", draw: Draw, norm: "Norm") -> Start:
     from diffaug_datasets.numerics.interpolation import angle, circle, turn
 
     alpha = angle(a, b)
     phi = turn(draw.u, alpha, draw.arc)
     point = circle(a, b, phi, norm)
     norms = {name: float(x.double().norm()) for name, x in (("norm_a", a), ("norm_b", b), ("norm_z", point))}
-    return point, {"alpha": alpha, "phi": phi, **norms}
+    return Start(point, {"alpha": alpha, "phi": phi, **norms})
 
 
-def _noised_source(row: PlanRow, noise: "Tensor", cfg: Config, ctx: Context) -> "Tensor":
+def _noised_source(row: PlanRow, noise: "Tensor", cfg: Config, ctx: Context) -> Start:
     from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps
 
     backbone = ctx.backbone
     clean = backbone.encode(backbone.preprocess(ctx.source(row.source_ids[0]), cfg.resize)[None])
     t = ddim_timesteps(backbone.schedule, cfg.num_inference_steps)[row.start_step or 0]
-    return add_noise(backbone.schedule, clean, noise[None], [t])[0]
+    return Start(add_noise(backbone.schedule, clean, noise[None], [t])[0], {})

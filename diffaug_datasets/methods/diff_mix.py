@@ -1,11 +1,11 @@
 """Diff-Mix: images between two classes, drawn by a model that has learned both (Wang et al. 2024, arXiv 2403.19600).
 
-1. one token a class, learned together with LoRA on the U-Net   fit `concepts`, `models.concepts`
+1. one token per class, learned together with LoRA on the U-Net   fit `concepts`, `models.concepts`
 2. a source image of any class, the token of a target class      `plan`, roles `source_class`, `source`
 3. a strength s of a small list                                  `plan`, role `strength`
 4. z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps at strength s         `numerics.schedule.add_noise`
 5. guided denoising under the target's token                     `models.denoising.denoise`
-6. the label (1 - s^gamma) e_source + s^gamma e_target             `numerics.labels.diff_mix_label`
+6. the label (1 - s^gamma) e_source + s^gamma e_target             `real_mix.diff_mix_label`
 
 Follows the authors' code in prompt, sampler, resize and in drawing the source class with replacement, so that one row
 in C edits an image of its own class. Departs from it: every target class gets its planned number of rows (theirs is
@@ -17,26 +17,18 @@ optional filter, the lowest tenth by CLIP's probability of a caption with the me
 `scores.captions` and a rule for `caption_probability`, as the recipe `caption_filter` has them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pydantic import BaseModel
-
-from diffaug_datasets.core.identity import RowKey
-from diffaug_datasets.core.learning import ConceptConfig
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import SourceTable
-from diffaug_datasets.methods import _editing
-from diffaug_datasets.methods._concepts import concept_unit, learn
-from diffaug_datasets.methods._editing import counts
+from diffaug_datasets.methods import _concepts, _editing
 from diffaug_datasets.methods.real_mix import Mixing, mixed, source_pools
+from diffaug_datasets.plugin import ConceptConfig, PlanRow, PlanSpec, RowKey, SourceTable, new_row
 
 NAME = "diff_mix"
 SLUG = "diffmix"
 VERSION = 1
 TITLE = "Diff-Mix"
 PAPER = "2403.19600"
-PARITY = "differs: a fixed number of rows a class, where the authors draw it; concepts learned without crops, at 512"
+PARITY = "differs: a fixed number of rows per class, where the authors draw it; concepts learned without crops, at 512"
 N_SOURCES = 1
 LABEL_RULE = "mixed"
 NEEDS = frozenset({"concepts"})
@@ -50,37 +42,16 @@ class Config(Mixing):
     concepts: ConceptConfig = ConceptConfig()
 
 
-class Draw(BaseModel):
-    """Source, strength and noise are drawn; the strength has its own column."""
+fits, fit = _concepts.fits, _concepts.fit
+evaluations, generate = _editing.evaluations, _editing.from_source
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """Rows of every target class that has images, each from an image of any class, its own among them."""
-    concept, pools = concept_unit(cfg.concepts, cfg.resize, table, spec), source_pools(cfg, table)
+    concept, pools = _concepts.concept_unit(cfg, table, spec), source_pools(cfg, table)
     learned = {source.label for source in table.sources}
-    for target, count in counts(table, spec, cfg.targets):
+    for target, count in _editing.counts(table, spec, cfg.targets):
         prompt = cfg.concepts.prompt(target, table.metaclass)
         for k in range(count if target in learned else 0):
             key = RowKey(spec.seed, NAME, target, k)
             yield new_row(VERSION, key, spec, prompt=prompt, adapters=(concept.name,), **mixed(cfg, key, pools))
-
-
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
-    """The concepts of all classes."""
-    return (concept_unit(cfg.concepts, cfg.resize, table, spec),)
-
-
-def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    """Learn the concepts."""
-    return learn(unit, cfg.concepts, ctx)
-
-
-def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image."""
-    return _editing.evaluations(cfg, row)
-
-
-def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
-    """Images of a batch; rows may differ in strength."""
-    ctx.use_concepts(rows[0].adapters[0])
-    return _editing.edited(rows, cfg, ctx)

@@ -1,6 +1,6 @@
 """Diffusion Inversion: training images as learned conditions, varied and sampled (Zhou et al. 2023, arXiv 2305.15316).
 
-1. one embedding sequence c_j an image, learned as its condition     fit `image_embeddings`, `models.image_embeddings`
+1. one embedding sequence c_j per image, learned as its condition     fit `image_embeddings`, `models.image_embeddings`
 2. interpolation (1 - alpha) c_j + alpha c_k, k of the same class     `plan`, role `partner`
 3. latent noise c + lambda eps                                       `generate`, the draw's `embedding_seed`
 4. guided sampling from pure noise at a low resolution, where the    `models.image_embeddings.guided_by_mean`
@@ -14,17 +14,31 @@ presets name; the default is DDIM. Departs from it: a partner is never the image
 the posterior's mode. Read from code and from accounts of others: the paper's text was not at hand.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from diffaug_datasets.core.identity import RowKey, canonical
-from diffaug_datasets.core.learning import EmbeddingConfig
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import Source, SourceTable
+from diffaug_datasets.methods import _editing
 from diffaug_datasets.numerics.timesteps import plms_labels
+from diffaug_datasets.plugin import (
+    Context,
+    EmbeddingConfig,
+    FitFiles,
+    FitUnit,
+    Generated,
+    Guidance,
+    PlanRow,
+    PlanSpec,
+    Resize,
+    RowKey,
+    Sampler,
+    Source,
+    SourceTable,
+    canonical,
+    image_key,
+    new_row,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,26 +58,20 @@ UNSURE = {
     "interpolation": "at second hand: the paper's range of alpha",
     "noise": "at second hand: the paper's range of lambda",
     "guidance_scale": "at second hand: the paper's w of 2 to 3; 2.0 is the authors' code",
-    "embeddings.steps": "at second hand: the paper's limit of 3,000; the authors' scripts count 3,000 an image",
+    "embeddings.steps": "at second hand: the paper's limit of 3,000; the authors' scripts count 3,000 per image",
 }
 
 
-class Config(BaseModel):
+class Config(_editing.Sampling):
     """Learning, variation and sampling."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     embeddings: EmbeddingConfig = EmbeddingConfig()
     interpolation: float = Field(default=0.1, ge=0, le=1, description="alpha, paper 0 to 0.4; 0 needs no partner")
     noise: float = Field(default=0.1, ge=0, description="lambda, paper 0 to 0.4; in units of the embedding")
-    sampler: Literal["dpm", "ddim", "plms"] = Field(
-        default="ddim", description="DPM-Solver++(2M), DDIM or PLMS (PNDM), the authors'"
-    )
+    sampler: Sampler = Field(default="ddim", description="DPM-Solver++(2M), DDIM or PLMS (PNDM), the authors'")
     num_inference_steps: int = Field(default=100, ge=1, le=999)
     guidance_scale: Guidance = Field(default=2.0, description="1 + w of the paper; 1 = none")
-    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
-        default="bicubic", description="how sources are fitted"
-    )
+    resize: Resize = Field(default="bicubic", description="how sources are fitted")
     downscale: bool = Field(default=True, description="store pictures at their source's size where that is smaller")
 
     @model_validator(mode="after")
@@ -82,7 +90,7 @@ class Draw(BaseModel):
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows a class that has images: its images in turn, each with a partner drawn from the others."""
+    """`spec.count` rows per class that has images: its images in turn, each with a partner drawn from the others."""
     rows = list(_pairs(cfg, table, spec))
     home = {image: unit.name for unit in fits(cfg, table, spec, rows) for image in unit.content["images"]}
     for row in rows:
@@ -94,7 +102,7 @@ def _pairs(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]
     """The rows before they name their groups."""
     for label, images in table.by_class().items():
         distinct = list({source.id: source for source in images}.values())
-        wanted = spec.count(len(images)) if distinct and label in (spec.targets or (label,)) else 0
+        wanted = spec.count(len(images)) if distinct and spec.wants(label) else 0
         for k in range(wanted):
             yield _row(cfg, spec, RowKey(spec.seed, NAME, label, k), distinct)
 
@@ -126,23 +134,19 @@ def redraw(row: PlanRow, key: RowKey, cfg: Config) -> PlanRow:
     return row.model_copy(update={"draw": canonical(draw.model_dump()), "seed": key.seed("noise")})
 
 
-def _key(source_id: str, label: int) -> str:
-    return f"{source_id}/{label}"
-
-
 def _images(row: PlanRow) -> list[str]:
-    return [_key(source_id, row.label) for source_id in row.source_ids]
+    return [image_key(source_id, row.label) for source_id in row.source_ids]
 
 
 def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
-    """The embeddings of every group that holds an image of a row, a group a unit.
+    """The embeddings of every group that holds an image of a row, one group per unit.
 
     Groups are cut from all real images and learned whole: what an image becomes depends on those beside it.
     """
     size = cfg.embeddings.group
     payload = {"backbone": spec.backbone, "config": cfg.embeddings.identity(), "resize": cfg.resize, "size": spec.size}
     pools = table.by_class().values() if cfg.embeddings.by_class else [table.sources]
-    images = [list(dict.fromkeys(_key(source.id, source.label) for source in pool)) for pool in pools]
+    images = [list(dict.fromkeys(image_key(source.id, source.label) for source in pool)) for pool in pools]
     groups = [pool[i : i + size] for pool in images for i in range(0, len(pool), size)]
     used = {image for row in rows for image in _images(row)}
     wanted = [group for group in groups if not used.isdisjoint(group)]
@@ -150,19 +154,11 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    """The embeddings [s d] of a group, by `image id/class id`."""
-    from diffaug_datasets.models.image_embeddings import learn_embeddings
-
-    names = unit.content["images"]
-    images = (ctx.backbone.preprocess(ctx.source(name.split("/")[0]), cfg.resize) for name in names)
-    learned = learn_embeddings(ctx.backbone, images, cfg.embeddings, workdir=ctx.folder, progress=ctx.report)
-    files = {"image_embeddings.safetensors": dict(zip(names, learned.embeddings, strict=True))}
-    return FitFiles(files, learned.measured())
+    """The embeddings [s d] of a group, by `image_key`."""
+    return ctx.learn_embeddings(unit.content["images"], cfg.embeddings, resize=cfg.resize)
 
 
-def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step, one where nothing is guided. PLMS takes its first step twice."""
-    return branches(row) * (cfg.num_inference_steps + (cfg.sampler == "plms"))
+evaluations = _editing.evaluations
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
@@ -189,7 +185,7 @@ def _condition(row: PlanRow, ctx: Context) -> tuple["Tensor", "Tensor"]:
 
     draw = Draw.model_validate_json(row.draw)
     group = ctx.fit(row.adapters[0])
-    known: Mapping[str, Tensor] = {name: c for adapter in row.adapters for name, c in ctx.fit(adapter).items()}
+    known = {name: c for adapter in row.adapters for name, c in ctx.fit(adapter).items()}
     ends = [known[image] for image in _images(row)]
     noise = torch.randn(ends[0].shape, generator=torch.Generator("cpu").manual_seed(draw.embedding_seed))
     mean = torch.stack([group[name] for name in sorted(group)]).mean(0)

@@ -12,18 +12,29 @@ stop and names all synonyms of an ImageNet class, `a photo of a {synonyms}.`. Th
 classes most confused with T, follow section 4.2; no code was released for them, nor for the fine-grained experiments.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from diffaug_datasets.core.errors import PlanError
-from diffaug_datasets.core.identity import RowKey, canonical, uint63
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, Guidance, PlanSpec, branches, new_row
-from diffaug_datasets.core.prompts import fill
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import Source, SourceTable
+from diffaug_datasets.methods import _editing
 from diffaug_datasets.numerics.timesteps import ddim_labels, dpm_labels, genie_start
+from diffaug_datasets.plugin import (
+    Context,
+    Generated,
+    PlanError,
+    PlanRow,
+    PlanSpec,
+    Requirements,
+    Resize,
+    RowKey,
+    Source,
+    SourceTable,
+    canonical,
+    fill,
+    new_row,
+    uint63,
+)
 
 NAME = "genie"
 SLUG = "genie"
@@ -33,32 +44,27 @@ PAPER = "2312.02548"
 PARITY = "differs: one synonym in the prompt unless it says {synonyms}; the long-tail sources are a reconstruction"
 N_SOURCES = 1
 LABEL_RULE = "target"
-NEEDS: frozenset[str] = frozenset()
 PROMPT = "name of the target"
 START = "noised image of another class"
 USUAL_LABELS = True
 
-Columns = dict[str, float | int | str]
 
-
-class Sampling(BaseModel):
+class Mismatch(_editing.Prompted):
     """How sources are prepared, prompted and denoised; shared by GeNIe and GeNIe-Ada."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str = Field(
         default="a photo of a {name}", description="{name}, {metaclass}, {synonyms} of the target are filled in"
     )
-    negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
-    num_inference_steps: int = Field(default=50, ge=1, le=999)
-    guidance_scale: Guidance = 7.5
-    resize: Literal["crop", "bilinear", "bicubic", "lanczos"] = Field(
-        default="crop", description="how sources are fitted"
-    )
-
+    resize: Resize = Field(default="crop", description="how sources are fitted")
     sources: Literal["others", "confused"] = Field(default="others", description="classes that sources come from")
     top_confused: int = Field(default=4, ge=1, description="how many of the most confused classes")
+
+    @property
+    def requirements(self) -> Requirements:
+        """Steps that fit the schedule, and the classes most confused with the target where sources come from those."""
+        top_confused = self.top_confused if self.sources == "confused" else None
+        return Requirements(steps=super().requirements.steps, top_confused=top_confused)
 
     def noised_at(self, ratio: float) -> int | None:
         """The label that a source is noised to at noise ratio r; None = pure noise, no source is kept."""
@@ -70,7 +76,7 @@ class Sampling(BaseModel):
         return genie_start(labels(self.num_inference_steps), ratio)
 
 
-class Config(Sampling):
+class Config(Mismatch):
     """One noise ratio for all rows."""
 
     ratio: float = Field(default=0.8, gt=0, le=1, description="r: share of the schedule; 0.7 to 0.8 is advised")
@@ -91,21 +97,20 @@ class Draw(BaseModel):
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows a target class, the images of the other classes in turn, each once before any repeats."""
+    """`spec.count` rows per target class, the images of the other classes in turn, each once before any repeats."""
     draw = canonical(Draw(noised_at=cfg.noised_at(cfg.ratio)).model_dump())
-    steps: Columns = {"strength": cfg.ratio, "start_step": cfg.start(cfg.ratio), "draw": draw}
+    steps = {"strength": cfg.ratio, "start_step": cfg.start(cfg.ratio), "draw": draw}
     return edits(NAME, VERSION, cfg, table, spec, steps)
 
 
 def edits(
-    name: str, version: int, cfg: Sampling, table: SourceTable, spec: PlanSpec, steps: Columns
+    name: str, version: int, cfg: Mismatch, table: SourceTable, spec: PlanSpec, steps: Mapping[str, object]
 ) -> Iterator[PlanRow]:
     """The rows of GeNIe or GeNIe-Ada: source of one class, prompt and label of another."""
-    counts = table.by_class()
-    for target in spec.targets or range(len(table.class_names)):
+    for target, count in _editing.counts(table, spec):
         prompt = fill(cfg.prompt, table.prompt_names[target], table.metaclass, table.class_names[target])
         sources = shuffled_sources(name, table, spec, target)
-        for k in range(spec.count(len(counts.get(target, ())))):
+        for k in range(count):
             source = sources[k % len(sources)]
             columns = {"source_ids": (source.id,), "source_labels": (source.label,), "prompt": prompt, **steps}
             yield new_row(
@@ -132,19 +137,7 @@ def shuffled_sources(name: str, table: SourceTable, spec: PlanSpec, target: int)
     return sorted(others, key=lambda s: uint63(f"{spec.seed}|{name}|{target}|source|{s.id}|{s.label}"))
 
 
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
-    """None."""
-    return ()
-
-
-def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    """Never called: there is nothing to fit."""
-    raise LookupError(f"genie has no fit {unit.name}")
-
-
-def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step that runs, one where w = 1."""
-    return branches(row) * (cfg.num_inference_steps - (row.start_step or 0))
+evaluations = _editing.evaluations
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:

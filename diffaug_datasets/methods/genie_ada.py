@@ -12,15 +12,26 @@ no released code confirms either; the fine-grained presets name DINOv2.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, branches
-from diffaug_datasets.core.models import Place
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.methods import genie
+from diffaug_datasets.plugin import (
+    Context,
+    FitFiles,
+    FitUnit,
+    Generated,
+    Place,
+    PlanRow,
+    PlanSpec,
+    Requirements,
+    SourceTable,
+    branches,
+    image_key,
+    image_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +50,11 @@ START = "noised image of another class"
 FILTER = "the level, by features"
 USUAL_LABELS = True
 
-SKIPPED = "ada_skipped"
-SAME = 1e-6  # features of one image differ in their last bits where it stands at two places of a batch
+_SKIPPED = "ada_skipped"
+_SAME = 1e-6  # features of one image differ in their last bits where it stands at two places of a batch
 
 
-class Config(genie.Sampling):
+class Config(genie.Mismatch):
     """The levels to try, and the encoder that judges them."""
 
     levels: tuple[float, ...] = Field(default=(0.5, 0.6, 0.7, 0.8, 0.9), description="noise ratios, rising, in (0, 1]")
@@ -52,11 +63,10 @@ class Config(genie.Sampling):
     )
     normalise: bool = Field(default=True, description="features of unit length, as in the authors' code")
 
-    @model_serializer(mode="wrap")
-    def _without_the_usual_length(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`normalise` came later: plans with features of unit length keep their ids."""
-        content: dict[str, Any] = serialise(self)
-        return {key: value for key, value in content.items() if key != "normalise" or not value}
+    @property
+    def requirements(self) -> Requirements:
+        """GeNIe's, and the encoder."""
+        return replace(super().requirements, encoder=self.encoder)
 
     @field_validator("levels")
     @classmethod
@@ -71,10 +81,6 @@ class Config(genie.Sampling):
         return self
 
 
-class Draw(BaseModel):
-    """Only the source and the noise are drawn; the level is measured."""
-
-
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """As GeNIe; `strength` and `start_step` stay open until the level is chosen, but where nothing is compared."""
     rows, of_class = list(genie.edits(NAME, VERSION, cfg, table, spec, {})), _by_class(table)
@@ -84,7 +90,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
         if units := of_target[row.label]:
             yield row.model_copy(update={"adapters": tuple({home[_source(row)]: None, **units})})
         else:
-            yield PlanRow(**{**row.model_dump(), **_steps(cfg, cfg.levels[-1]), "fallback": SKIPPED})
+            yield PlanRow.model_validate({**row.model_dump(), **_steps(cfg, cfg.levels[-1]), "fallback": _SKIPPED})
 
 
 def _steps(cfg: Config, level: float) -> dict[str, object]:
@@ -93,42 +99,38 @@ def _steps(cfg: Config, level: float) -> dict[str, object]:
 
 def _tried(cfg: Config, rows: Sequence[PlanRow]) -> tuple[float, ...]:
     """The levels that rows are made at: the largest alone where no row is compared with anything."""
-    return cfg.levels[-1:] if all(row.fallback == SKIPPED for row in rows) else cfg.levels
+    return cfg.levels[-1:] if all(row.fallback == _SKIPPED for row in rows) else cfg.levels
 
 
 def _by_class(table: SourceTable) -> dict[int, list[str]]:
-    return {label: [_key(source.id, label) for source in images] for label, images in table.by_class().items()}
+    return {label: [image_key(source.id, label) for source in images] for label, images in table.by_class().items()}
 
 
 def _source(row: PlanRow) -> str:
-    return _key(row.source_ids[0], row.source_labels[0])
-
-
-def _key(source_id: str, label: int) -> str:
-    return f"{source_id}/{label}"
+    return image_key(row.source_ids[0], row.source_labels[0])
 
 
 def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
-    """Embeddings of the images that levels are compared with, a few batches a unit."""
+    """Embeddings of the images that levels are compared with, a few batches per unit."""
     of_class = _by_class(table)
     compared = [row for row in rows if of_class[row.label]]
     used = {_source(row) for row in compared}.union(*(of_class[label] for label in {row.label for row in compared}))
-    images = [i for i in dict.fromkeys(_key(source.id, source.label) for source in table.sources) if i in used]
+    images = [i for i in dict.fromkeys(image_key(source.id, source.label) for source in table.sources) if i in used]
     size = 8 * spec.batch_size
     chunks = [images[i : i + size] for i in range(0, len(images), size)]
-    length = {} if cfg.normalise else {"normalise": False}
-    return tuple(FitUnit.of("embeddings", {"encoder": cfg.encoder, "images": chunk, **length}) for chunk in chunks)
+    seen = {"encoder": cfg.encoder, "normalise": cfg.normalise}
+    return tuple(FitUnit.of("embeddings", {**seen, "images": chunk}) for chunk in chunks)
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    """Features [d] by `image id/class id`."""
+    """Features [d] by `image_key`."""
     images = unit.content["images"]
-    features = ctx.features((ctx.source(image.split("/")[0]) for image in images), cfg.normalise)
+    features = ctx.features((ctx.source(image_of(image)[0]) for image in images), cfg.normalise)
     return FitFiles({"embeddings.safetensors": dict(zip(images, features.cpu().unbind(), strict=True))})
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches a step (one where w = 1), summed over the levels that are tried."""
+    """U-Net rows for one image: two branches per step (one where w = 1), summed over the levels that are tried."""
     return sum(branches(row) * (cfg.num_inference_steps - cfg.start(level)) for level in _tried(cfg, [row]))
 
 
@@ -137,7 +139,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     candidates = [_at_level(rows, cfg, ctx, level) for level in _tried(cfg, rows)]
     compared = candidates if len(candidates) > 1 else []
     features = [ctx.features([ctx.image(made.pixels) for made in level], cfg.normalise) for level in compared]
-    return [_chosen(row, [c[i] for c in candidates], [f[i] for f in features], cfg, ctx) for i, row in enumerate(rows)]
+    return [chosen(row, [c[i] for c in candidates], [f[i] for f in features], cfg, ctx) for i, row in enumerate(rows)]
 
 
 def _at_level(rows: Sequence[PlanRow], cfg: Config, ctx: Context, level: float) -> list[Generated]:
@@ -147,20 +149,19 @@ def _at_level(rows: Sequence[PlanRow], cfg: Config, ctx: Context, level: float) 
     return edit(ctx, rows, row_conditions(rows), cfg, [cfg.noised_at(level)] * count, [cfg.start(level)] * count)
 
 
-def _chosen(
-    row: PlanRow, candidates: list[Generated], features: list["Tensor"], cfg: Config, ctx: Context
-) -> Generated:
-    if row.fallback == SKIPPED:
-        return Generated(candidates[-1].pixels, {"levels": cfg.levels[-1:], "fallback": SKIPPED})
-    index, measured = _judge(row, features, ctx)
+def chosen(row: PlanRow, candidates: list[Generated], features: list["Tensor"], cfg: Config, ctx: Context) -> Generated:
+    """Of a row's images at all levels the kept one; `features` [d] of each, where any is compared."""
+    if row.fallback == _SKIPPED:
+        return Generated(candidates[-1].pixels, {"levels": cfg.levels[-1:], "fallback": _SKIPPED})
+    index, measured = judged(row, features, ctx)
     level = cfg.levels[index]
-    chosen = _steps(cfg, level)
+    columns = _steps(cfg, level)
     if "fallback" in measured:
-        chosen["fallback"] = measured["fallback"]
-    return Generated(candidates[index].pixels, {"levels": cfg.levels, **measured}, chosen)
+        columns["fallback"] = measured["fallback"]
+    return Generated(candidates[index].pixels, {"levels": cfg.levels, **measured}, columns)
 
 
-def _judge(row: PlanRow, features: list["Tensor"], ctx: Context) -> tuple[int, dict[str, object]]:
+def judged(row: PlanRow, features: list["Tensor"], ctx: Context) -> tuple[int, dict[str, object]]:
     """Index of the kept level and what decided it; the largest level where no distance is defined.
 
     Z_T is the mean of the features of the target's real images, as in the authors' code.
@@ -172,7 +173,7 @@ def _judge(row: PlanRow, features: list["Tensor"], ctx: Context) -> tuple[int, d
     known = {name: tensor for adapter in row.adapters for name, tensor in ctx.fit(adapter).items()}
     source = known[_source(row)]
     target = torch.stack([known[name] for name in sorted(known) if name.endswith(f"/{row.label}")]).mean(0)
-    if torch.allclose(source, target, rtol=0, atol=SAME):
+    if torch.allclose(source, target, rtol=0, atol=_SAME):
         return len(features) - 1, {"fallback": "source_equals_target"}
     d = projections(torch.stack(features).cpu(), source, target)
     return largest_jump(d), {"d": [float(x) for x in d]}

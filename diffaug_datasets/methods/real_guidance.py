@@ -14,36 +14,31 @@ planned number of rows, where theirs is itself drawn. He et al.'s Real-Filter an
 (`real_filter`, `clip_filter`); their language enhancement, sentences made from class names, is not built.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from diffaug_datasets.core.identity import RowKey
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
-from diffaug_datasets.core.prompts import fill
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import SourceTable
 from diffaug_datasets.methods import _editing
-from diffaug_datasets.methods._editing import Editing, counts, own_source
+from diffaug_datasets.methods._editing import counts, own_source
+from diffaug_datasets.plugin import PlanRow, PlanSpec, RowKey, SourceTable, fill, new_row
 
 NAME = "real_guidance"
 SLUG = "realguidance"
 VERSION = 1
 TITLE = "Real-Guidance"
 PAPER = "2210.07574"
-PARITY = "differs: a fixed number of rows a class, where Diff-Mix's `real-aug` draws the class; He et al. run GLIDE"
+PARITY = "differs: a fixed number of rows per class, where Diff-Mix's `real-aug` draws the class; He et al. run GLIDE"
 N_SOURCES = 1
 LABEL_RULE = "source"
-NEEDS: frozenset[str] = frozenset()
 PROMPT = "class name"
 START = "noised image of the class"
 
 
-class Config(Editing):
+class Config(_editing.Editing):
     """One strength for all rows."""
 
     strength: float = Field(default=0.1, gt=0, le=1, description="share of the schedule; t* / 100 in the paper's terms")
-    prompt: str = Field(default="a photo of a {name} {metaclass}", description="{name}, {metaclass} are filled in")
+    prompt: _editing.ClassPrompt = "a photo of a {name} {metaclass}"
 
     @model_validator(mode="after")
     def _some_step(self) -> "Config":
@@ -51,36 +46,15 @@ class Config(Editing):
         return self
 
 
-class Draw(BaseModel):
-    """Only the source and the noise are drawn."""
+evaluations, generate = _editing.evaluations, _editing.from_source
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows a class that has images, each from one of them, uniformly."""
+    """`spec.count` rows per class that has images, each from one of them, uniformly."""
     groups = table.by_class()
     for label, count in counts(table, spec):
         prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
-            source = own_source(key, groups[label])
-            yield new_row(VERSION, key, spec, prompt=prompt, **source, **cfg.steps(cfg.strength))
-
-
-def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
-    """None."""
-    return ()
-
-
-def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    """Never called: there is nothing to fit."""
-    raise LookupError(f"real_guidance has no fit {unit.name}")
-
-
-def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image."""
-    return _editing.evaluations(cfg, row)
-
-
-def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
-    """Images of a batch."""
-    return _editing.edited(rows, cfg, ctx)
+            columns = own_source(key, groups[label]) | cfg.steps(cfg.strength)
+            yield new_row(VERSION, key, spec, prompt=prompt, **columns)

@@ -1,9 +1,9 @@
 """Retrieval: real images of a large pool, found by the class's name (Burg et al. 2023, arXiv 2304.10253).
 
-1. a query a class: its name as a text, or its real images          `plan`, `Config.query`
+1. a query per class: its name as a text, or its real images          `plan`, `Config.query`
 2. features of the whole pool, seen once                            fit `pool_features`
-3. the nearest pool images of every query, by cosine                fit `retrieval`, `models.search`
-4. no image twice, none that is a test or source image              `numerics.duplicates.Sieve`
+3. the nearest pool images of every query, by cosine                fit `retrieval`, `models.image_index`
+4. no image twice, none that is a test or source image              `numerics.nearest.Sieve`
 5. the image itself, byte for byte, with the label of its query     `generate`
 
 The pool is meant to be what the diffusion model was trained on, so that retrieval is what its synthetic images compete
@@ -15,18 +15,29 @@ is the k-th image that is left after step 4, and fails where the pool has no mor
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.errors import PlanError
-from diffaug_datasets.core.identity import RowKey, canonical
 from diffaug_datasets.core.images import decode_image
-from diffaug_datasets.core.method import Context, FitFiles, FitUnit, Generated, PlanSpec, new_row
-from diffaug_datasets.core.models import Place
-from diffaug_datasets.core.prompts import fill
-from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.core.sources import PoolTable, SourceTable
+from diffaug_datasets.plugin import (
+    Context,
+    FitFiles,
+    FitUnit,
+    Generated,
+    MethodConfig,
+    Place,
+    PlanError,
+    PlanRow,
+    PlanSpec,
+    Requirements,
+    RowKey,
+    SourceTable,
+    canonical,
+    fill,
+    image_key,
+    new_row,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,10 +56,10 @@ START = "none, the image is found"
 FILTER = "near-duplicates, inside and of sources and test"
 UNSURE = {
     "query": "from memory: the nearest neighbours of the class's text",
-    "prompt": "from memory: one prompt a class, and its words",
+    "prompt": "from memory: one prompt per class, and its words",
     "duplicates": "from memory: the service that the paper asked left near-duplicates out",
 }
-CHUNK = 2048
+_CHUNK = 2048
 
 
 class Duplicates(BaseModel):
@@ -68,10 +79,8 @@ class Duplicates(BaseModel):
     rule: Literal["either", "both"] = Field(default="either", description="one test suffices, or both must agree")
 
 
-class Config(BaseModel):
+class Config(MethodConfig):
     """Where to look, with what, and what counts as found already."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pool: Annotated[str, Place(counts=False, packaged=("tiny",))] = Field(
         default="", description="a builder's name, a Hub id, an image folder, a saved dataset, Parquet or Arrow files"
@@ -86,6 +95,11 @@ class Config(BaseModel):
     )
     duplicates: Duplicates = Duplicates()
 
+    @property
+    def requirements(self) -> Requirements:
+        """The pool and the encoder that looks at it."""
+        return Requirements(encoder=self.encoder, pool=self.pool or None)
+
 
 class Draw(BaseModel):
     """rank: place among the images that the query gets, 0 = most similar."""
@@ -94,10 +108,10 @@ class Draw(BaseModel):
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows a class; a class without images has rows only where texts are the queries."""
-    index = _units(cfg, table, spec)[-1].name
+    """`spec.count` rows per class; a class without images has rows only where texts are the queries."""
+    index = fits(cfg, table, spec, ())[-1].name
     for label, images in table.by_class().items():
-        wanted = spec.count(len(images)) if label in (spec.targets or (label,)) else 0
+        wanted = spec.count(len(images)) if spec.wants(label) else 0
         for k in range(wanted if images or cfg.query == "text" else 0):
             yield new_row(
                 VERSION,
@@ -111,7 +125,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
             )
 
 
-def _query(cfg: Config, table: SourceTable, label: int, k: int) -> dict[str, Any]:
+def _query(cfg: Config, table: SourceTable, label: int, k: int) -> dict[str, object]:
     if cfg.query == "text":
         return {"prompt": _text(cfg, table, label), "draw": _draw(k)}
     images = table.by_class()[label]
@@ -133,45 +147,35 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
     Raises:
         PlanError: there is no pool.
     """
-    return _units(cfg, table, spec)
-
-
-def _units(cfg: Config, table: SourceTable, spec: PlanSpec) -> tuple[FitUnit, ...]:
-    pool = _pool(spec)
-    chunks = [
-        FitUnit.of("pool_features", {"pool": pool.digest, "encoder": cfg.encoder, "begin": i, "shape": spec.batch_size})
-        for i in range(0, len(pool), CHUNK)
-    ]
-    index: dict[str, Any] = {
-        "pool": pool.digest,
-        "encoder": cfg.encoder,
-        "search": cfg.search,
-        "held_out": spec.held_out,
-    }
-    index |= {"duplicates": cfg.duplicates.model_dump(), "queries": _queries(cfg, table, spec)}
-    index |= {"sources": sorted({source.id for source in table.sources}), "shape": spec.batch_size}
-    return (*chunks, FitUnit.of("retrieval", index, after=[unit.name for unit in chunks]))
-
-
-def _pool(spec: PlanSpec) -> PoolTable:
     if not spec.pool:
         raise PlanError(
             "retrieval: there is no pool to retrieve from; set config.pool to a builder's name, a Hub id (org/name), "
             "an image folder, a saved dataset, or Parquet or Arrow files."
         )
-    return spec.pool
+    seen = {"pool": spec.pool.digest, "encoder": cfg.encoder, "shape": spec.batch_size}
+    begins = range(0, len(spec.pool), _CHUNK)
+    chunks = [FitUnit.of("pool_features", {**seen, "begin": begin}) for begin in begins]
+    index = {
+        **seen,
+        "search": cfg.search,
+        "held_out": spec.held_out,
+        "duplicates": cfg.duplicates.model_dump(),
+        "queries": _queries(cfg, table, spec),
+        "sources": sorted({source.id for source in table.sources}),
+    }
+    return (*chunks, FitUnit.of("retrieval", index, after=[unit.name for unit in chunks]))
 
 
-def _queries(cfg: Config, table: SourceTable, spec: PlanSpec) -> list[list[Any]]:
+def _queries(cfg: Config, table: SourceTable, spec: PlanSpec) -> list[list[str | int | None]]:
     """[name, text or null, rows] of every query; an image query is named `source id/class id`."""
-    queries: list[list[Any]] = []
+    queries: list[list[str | int | None]] = []
     for label, images in table.by_class().items():
-        wanted = spec.count(len(images)) if label in (spec.targets or (label,)) else 0
+        wanted = spec.count(len(images)) if spec.wants(label) else 0
         if cfg.query == "text":
             queries += [[str(label), _text(cfg, table, label), wanted]] if wanted else []
         else:
             turns = range(min(wanted, len(images)))
-            queries += [[f"{images[i].id}/{label}", None, len(range(i, wanted, len(images)))] for i in turns]
+            queries += [[image_key(images[i].id, label), None, len(range(i, wanted, len(images)))] for i in turns]
     return queries
 
 
@@ -187,7 +191,7 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
     if unit.kind == "pool_features":
         begin = int(unit.content["begin"])
-        return see(ctx, range(begin, min(begin + CHUNK, len(ctx.pool.table))))
+        return see(ctx, range(begin, min(begin + _CHUNK, len(ctx.pool.table))))
     queries = [Query(*query) for query in unit.content["queries"]]
     rule = LikenessRule(**cfg.duplicates.model_dump())
     return index(ctx, queries, unit.after, unit.content["sources"], rule, cfg.search)
@@ -203,7 +207,7 @@ def _retrieved(row: PlanRow, ctx: Context) -> Generated:
 
     from diffaug_datasets.models.image_index import entry
 
-    query = f"{row.source_ids[0]}/{row.label}" if row.source_ids else str(row.label)
+    query = image_key(row.source_ids[0], row.label) if row.source_ids else str(row.label)
     rank = Draw.model_validate_json(row.draw).rank
     found = entry(ctx.fit(row.adapters[0]), query, rank)
     if found is None:

@@ -1,6 +1,8 @@
 """The only door to a diffusion model: images to latents and back, prompts to conditions, and the noise it sees.
 
-Prompts as conditions: every text is encoded alone, once, so that it never depends on the texts beside it.
+`Backbone` is a Stable Diffusion 1.x or 2.x pipeline, `PromptEncoder` its text side. Every text is encoded alone, once,
+so that its condition never depends on the texts beside it. Sizes: b rows, latents [c h w], images [3 H W], conditions
+[s d] of s tokens.
 """
 
 import copy
@@ -36,6 +38,7 @@ class PromptEncoder:
         self._plain_tokenizer = self._tokenizer = tokenizer
         self._text_encoder = text_encoder
         self._table = text_encoder.get_input_embeddings()
+        self._has_mask = bool(text_encoder.config.to_dict().get("use_attention_mask"))
         self._tokens: dict[str, int] = {}
         self._learned_ids: dict[int, int] = {}
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
@@ -43,7 +46,7 @@ class PromptEncoder:
 
     @property
     def length(self) -> int:
-        """Tokens a prompt, start and end included."""
+        """Tokens per prompt, start and end included."""
         positions: int = self._text_encoder.config.max_position_embeddings
         return min(int(self._plain_tokenizer.model_max_length), positions)
 
@@ -96,14 +99,16 @@ class PromptEncoder:
         return self._cache[text]
 
     def ids(self, text: str) -> Int[Tensor, " s"]:
-        """Token ids of a text, padded or cut (with one warning a backbone) to `length`. Raises as `__call__`."""
+        """Token ids of a text, padded or cut (with one warning per backbone) to `length`. Raises as `__call__`."""
         if unknown := set(PLACEHOLDER.findall(text)) - self._tokens.keys():
             told = f"prompt {text!r} names {min(unknown)}, which is not learned: install its concepts first."
             raise BackboneError(told)
         read: Sequence[int] = self._tokenizer(spelled_out(text, self._tokens), verbose=False).input_ids
         whole = [self._learned_ids.get(i, i) for i in read]
-        if len(whole) > self.length:
-            self._warn(text, len(whole))
+        if len(whole) > self.length and not self._has_warned:
+            self._has_warned = True
+            counts = f"has {len(whole)} tokens, {self.length} are read"
+            warnings.warn(f"prompt {text!r} {counts}; this and longer prompts lose their end", stacklevel=3)
         cut = [*whole[: self.length - 1], whole[-1]] if len(whole) > self.length else whole
         return torch.tensor(cut + [self._padding] * (self.length - len(cut)), device=self._table.weight.device)
 
@@ -112,16 +117,9 @@ class PromptEncoder:
         padding: int | None = self._plain_tokenizer.pad_token_id
         return 0 if padding is None else padding
 
-    def _warn(self, text: str, tokens: int) -> None:
-        if not self._has_warned:
-            self._has_warned = True
-            counts = f"has {tokens} tokens, {self.length} are read"
-            told = f"prompt {text!r} {counts}; this and longer prompts lose their end"
-            warnings.warn(told, stacklevel=4)
-
     def encode(self, ids: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
         """Last hidden states of token ids, float32; differentiable in the learned rows."""
-        mask = torch.ones_like(ids) if getattr(self._text_encoder.config, "use_attention_mask", False) else None
+        mask = torch.ones_like(ids) if self._has_mask else None
         states: Tensor = self._text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return states
 
@@ -205,7 +203,7 @@ class Backbone:
         return int(self._vae.config.latent_channels), self.height // self._factor, self.width // self._factor
 
     def prompt(self, text: str) -> Float[Tensor, "s d"]:
-        """The condition of a text, encoded alone and remembered. Too long a text is cut, with one warning a backbone.
+        """The condition of a text, encoded alone and remembered. Too long a text is cut, with one warning per backbone.
 
         Raises:
             BackboneError: the text names a class token that is not installed.
@@ -247,7 +245,7 @@ class Backbone:
     def eps(
         self, xt: Float[Tensor, "b c h w"], t: int | Sequence[int], cond: Float[Tensor, "b s d"]
     ) -> Float[Tensor, "b c h w"]:
-        """The noise the network sees in xt at timestep label t (one for all rows, or one a row): one network call.
+        """The noise the network sees in xt at timestep label t (one for all rows, or one per row): one network call.
 
         Float32 whatever the network's dtype; differentiable in `cond`. Predictions of v or x0 are turned into eps.
         """
@@ -275,7 +273,7 @@ class Backbone:
         uncond: Float[Tensor, "b s d"],
         scale: Float[Tensor, " b"],
     ) -> Float[Tensor, "b c h w"]:
-        """Classifier-free guidance, a scale a row: one network call of 2b rows, or of b rows if no row is guided.
+        """Classifier-free guidance, one scale per row: one network call of 2b rows, or of b rows if no row is guided.
 
         A row of scale 1 always gets its value from a call of b rows: where guided rows stand beside it, both calls are
         made. So no row's bits depend on its neighbours' scales, and the second call costs only batches that mix them.

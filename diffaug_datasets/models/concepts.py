@@ -1,4 +1,4 @@
-"""Concept learning: one token a class and LoRA on the U-Net, trained together on eps (Diff-Mix; Diff-II, section 3.2).
+"""Concept learning: one token per class and LoRA on the U-Net, trained together on eps (Diff-Mix; Diff-II, 3.2).
 
 Minimises E || eps - eps_theta(z_t, t, "a photo of a <class_i> ...") ||^2 over token rows and LoRA matrices. Follows the
 authors' code in optimiser, clipping, template and targets. Departs from it: frozen rows are never in the optimiser, the
@@ -6,10 +6,8 @@ gradient of the embeddings is clipped too, images are stretched to a square wher
 are the posterior's mode and are encoded once, and training resumes exactly, since every draw of step i is a function of
 the seed and i. Several processes may share every batch.
 
-Pictures for the eye while concepts are learned: a few classes, the same noise each time, beside the fit.
-
-They are no part of the fit: nothing reads them but the report, training ends at the same bits without them, and they
-count among no fit's evaluations.
+While it runs, a few classes are drawn for people to look at (`Previews`). That is no part of the result: nothing reads
+the pictures but the report, training ends at the same bits without them, and they count among no fit's evaluations.
 """
 
 import hashlib
@@ -19,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,43 +26,237 @@ from torch import Generator, Tensor, nn
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.files import write_bytes
 from diffaug_datasets.core.identity import digest, uint63
-from diffaug_datasets.core.learning import ConceptConfig
-from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, load_concepts, starting_point
+from diffaug_datasets.core.learning import ConceptConfig, OnStep
+from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.pixels import Resize, to_uint8
-from diffaug_datasets.models.training import ALONE, Checkpoint, ConceptTraining, Progress, Team
+from diffaug_datasets.models.training import (
+    ALONE,
+    Checkpoint,
+    Descent,
+    StepDraw,
+    StepDraws,
+    Team,
+    TrainingState,
+    mean_losses,
+    run_steps,
+)
 from diffaug_datasets.numerics.sampling import ddim_sample
-from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps
+from diffaug_datasets.numerics.schedule import Schedule, add_noise, ddim_timesteps
 
-FOLDER = "previews"
-LEAST, MOST, CLASSES, STEPS, SCALE, SIDE = 3, 12, 4, 10, 7.5, 256
-# A training step costs about three evaluations an image; pictures may cost a twentieth of them.
-TRAINING_COST, SHARE = 3, 20
+MAX_NORM = 1.0
 
-
-def shown_classes(labels: Sequence[int]) -> tuple[int, ...]:
-    """A few classes spread evenly over all."""
-    known = sorted(set(labels))
-    count = min(CLASSES, len(known))
-    return tuple(known[i * len(known) // count] for i in range(count))
+PREVIEWS = "previews"
+FEWEST_LOOKS, MOST_LOOKS = 3, 12
+PREVIEW_CLASSES, PREVIEW_STEPS, PREVIEW_SCALE, PREVIEW_SIDE = 4, 10, 7.5, 256
+# A training step costs about three evaluations per image; pictures may cost a twentieth of them.
+TRAINING_COST, PREVIEW_SHARE = 3, 20
 
 
-def moments(cfg: ConceptConfig, classes: int) -> tuple[int, ...]:
-    """After how many steps to look at so many classes: at every checkpoint, or at twelve of them.
+@dataclass(frozen=True)
+class ConceptExample:
+    """One real image of a class: a picture, a function that reads it, or a latent [c h w] that is never mirrored."""
 
-    At fewer where looking would cost more than a twentieth of the training, at none where three are too many. With
-    fewer than three checkpoints, at thirds of the way.
+    image: Image.Image | Tensor | Callable[[], Image.Image]
+    class_id: int
+
+
+@dataclass(frozen=True)
+class TrainedConcepts:
+    """What was learned, the loss of every step, and what the tokens started from."""
+
+    concepts: LoadedConcepts
+    losses: tuple[float, ...]
+    init: str
+
+    def measured(self) -> dict[str, object]:
+        """Numbers for the fit's receipt: steps, mean loss of the first and last tenth, the tokens' start."""
+        return {"steps": len(self.losses), "init": self.init, **mean_losses(self.losses)}
+
+
+def train_concepts(
+    backbone: Backbone,
+    examples: Sequence[ConceptExample],
+    names: Mapping[int, str],
+    cfg: ConceptConfig,
+    *,
+    workdir: Path,
+    metaclass: str = "",
+    resize: Resize = "lanczos",
+    progress: OnStep | None = None,
+    team: Team = ALONE,
+) -> TrainedConcepts:
+    """Learn the concepts of all classes (`names`: class id -> phrase, where its token starts) in one run.
+
+    Images are seen at `cfg.resolution`, which need not be the size that the backbone then makes pictures at.
+    Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
+    same bits: always on a CPU, on a GPU as far as the backward kernels that torch picks are deterministic. The backbone
+    is left without concepts. `progress` gets (steps done, of how many, loss). The processes of a `team` call it alike
+    and each computes its part of every batch; the first one keeps checkpoints and draws pictures for the report.
+
+    Raises:
+        BackboneError: there is no example, an example's class has no name, a batch has fewer images than the team
+            processes, or training diverges.
     """
-    ends = [*range(cfg.checkpoint_every, cfg.steps, cfg.checkpoint_every), cfg.steps]
-    if len(ends) < LEAST:
-        ends = [cfg.steps * (i + 1) // LEAST for i in range(LEAST)]
-    cost = SHARE * classes * STEPS * 2
-    count = next((n for n in range(min(MOST, len(ends)), LEAST - 1, -1) if n * cost <= _training_cost(cfg)), 0)
-    return tuple(step for step in dict.fromkeys(ends[(i + 1) * len(ends) // count - 1] for i in range(count)) if step)
+    if not examples:
+        raise BackboneError("concept learning got no image: expected at least one of any class.")
+    if unnamed := {example.class_id for example in examples} - names.keys():
+        raise BackboneError(f"concept learning got images of class {min(unnamed)}, but names only of {sorted(names)}.")
+    if cfg.batch < team.size:
+        raise BackboneError(f"concepts.batch: {cfg.batch} images cannot be shared by {team.size} processes; use fewer.")
+    backbone.use_concepts(None)
+    with at_resolution(backbone, cfg.resolution):
+        latents = encode_both_ways(backbone, examples, resize)
+    labels = [example.class_id for example in examples]
+    start = unlearned_concepts(backbone, names, cfg, metaclass=metaclass)
+    network = [backbone.name, str(backbone.dtype)]
+    settings: list[object] = [*network, cfg.identity(), metaclass, sorted(names.items()), labels]
+    settings += [team.size] if team.size > 1 else []  # sums in another order have other bits
+    fingerprint = digest([*settings, hashlib.sha256(latents.numpy().data).hexdigest()])[:16]
+    with at_resolution(backbone, cfg.resolution), trainable(backbone, start, cfg) as (rows, lora):
+        prompts = {label: cfg.training_prompts(label, metaclass) for label in set(labels)}
+        ids = {label: torch.stack([backbone.text.ids(text) for text in texts]) for label, texts in prompts.items()}
+        training = ConceptTraining(backbone, cfg, latents, labels, ids, rows, lora, team)
+        checkpoint = Checkpoint(workdir / "concept-checkpoint", fingerprint, writes=team.rank == 0)
+        shown = shown_classes(labels) if team.rank == 0 else ()
+        look = Previews(backbone, cfg, {label: ids[label][0] for label in shown}, workdir)
+        losses = training.to_the_end(checkpoint, progress, look)
+        learned = collected(start, rows, lora)
+    return TrainedConcepts(learned, tuple(losses), str(starting_point(backbone.text_encoder, cfg, metaclass)))
 
 
-def _training_cost(cfg: ConceptConfig) -> int:
-    return TRAINING_COST * cfg.steps * cfg.batch
+class ConceptTraining:
+    """A run over latents (plain and mirrored) of images with the token ids of their class's k prompts."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        cfg: ConceptConfig,
+        latents: Float[Tensor, "n 2 c h w"],
+        labels: Sequence[int],
+        ids: Mapping[int, Int[Tensor, "k s"]],
+        rows: nn.Parameter,
+        lora: Mapping[str, nn.Parameter],
+        team: Team = ALONE,
+    ) -> None:
+        self.backbone, self.cfg, self.latents, self.team = backbone, cfg, latents, team
+        self.ids = torch.stack([ids[label] for label in labels])
+        steps = backbone.schedule.num_train_timesteps
+        self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
+        groups = [{"params": [rows], "lr": cfg.lr_embedding}]
+        groups += [{"params": list(lora.values()), "lr": cfg.lr_lora}] if lora else []
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+        self.state = TrainingState({"rows": rows, **lora}, self.optimiser)
+        self.descent = Descent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding", team)
+
+    def to_the_end(
+        self, checkpoint: Checkpoint, progress: OnStep | None, look: Callable[[int], None] | None = None
+    ) -> list[float]:
+        """The losses of all steps, those before the checkpoint included; `look` is called after every step.
+
+        Raises:
+            BackboneError: training diverges, or the checkpoint is damaged.
+        """
+
+        def step(i: int) -> float:
+            self._set_rates(i)
+            loss = self.step(self.draws.step(i))
+            if look:
+                look(i + 1)
+            return loss
+
+        return run_steps(step, self.cfg.steps, self.cfg.checkpoint_every, checkpoint, self.state, progress)
+
+    def step(self, draw: StepDraw) -> float:
+        """One update, each group clipped to norm 1; returns the loss of the whole batch before it."""
+        own = draw.part(self.team.rank, self.team.size)
+        return self.descent(self.loss(own) * (len(own.t) / len(draw.t)), MAX_NORM)
+
+    def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
+        """Mean squared error on eps, with Min-SNR weights if asked for."""
+        device = self.backbone.device
+        x0 = self.latents[draw.images, draw.mirrored.long()].to(device)
+        eps = draw.eps.to(device)
+        xt = add_noise(self.backbone.schedule, x0, eps, draw.t)
+        cond = self.backbone.text.encode(self.ids[draw.images.to(self.ids.device), draw.prompts.to(self.ids.device)])
+        errors = (self.backbone.eps(xt, draw.t, cond) - eps).square().mean(dim=(1, 2, 3))
+        return (errors * min_snr_weights(self.backbone.schedule, draw.t, self.cfg.snr_gamma).to(device)).mean()
+
+    def _set_rates(self, i: int) -> None:
+        is_cosine = self.cfg.lr_schedule == "cosine"
+        share = 0.5 * (1 + math.cos(math.pi * i / self.cfg.steps)) if is_cosine else 1.0
+        rates = (self.cfg.lr_embedding, self.cfg.lr_lora)
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
+            group["lr"] = share * rate
+
+
+def min_snr_weights(schedule: Schedule, t: Sequence[int], gamma: float | None) -> Float[Tensor, " b"]:
+    """min(SNR, gamma) / SNR at each label, SNR = alpha_bar / (1 - alpha_bar); ones without a gamma.
+
+    Implements the eps-prediction weights of Hang et al. (arXiv 2303.09556).
+    """
+    snr = [schedule.level(label) / (1 - schedule.level(label)) for label in t]
+    return torch.tensor([1.0 if gamma is None else min(s, gamma) / s for s in snr])
+
+
+def unlearned_concepts(
+    backbone: Backbone, names: Mapping[int, str], cfg: ConceptConfig, *, metaclass: str = ""
+) -> LoadedConcepts:
+    """The tokens as training finds them, without LoRA."""
+    models = backbone.tokenizer, backbone.text_encoder
+    return LoadedConcepts({cfg.token(c): initial_rows(*models, cfg, names[c], metaclass) for c in sorted(names)})
+
+
+def encode_both_ways(
+    backbone: Backbone, examples: Sequence[ConceptExample], resize: Resize
+) -> Float[Tensor, "n 2 c h w"]:
+    """Every image and its mirror image, encoded one by one, on the CPU (128 KiB per image of 512 x 512)."""
+    return torch.stack([_both_ways(backbone, example.image, resize) for example in examples]).contiguous()
+
+
+def _both_ways(
+    backbone: Backbone, image: Image.Image | Tensor | Callable[[], Image.Image], resize: Resize
+) -> Float[Tensor, "2 c h w"]:
+    if isinstance(image, Tensor):
+        return torch.stack([image, image]).float().cpu()
+    pixels = backbone.preprocess(image if isinstance(image, Image.Image) else image(), resize)
+    return torch.cat([backbone.encode(way[None]) for way in (pixels, pixels.flip(-1))]).cpu()
+
+
+@contextmanager
+def at_resolution(backbone: Backbone, side: int | None) -> Iterator[None]:
+    """The backbone at side x side pixels for a while; None leaves it at its own size."""
+    size = backbone.height, backbone.width
+    backbone.height, backbone.width = (side, side) if side else size
+    try:
+        yield
+    finally:
+        backbone.height, backbone.width = size
+
+
+@contextmanager
+def trainable(
+    backbone: Backbone, start: LoadedConcepts, cfg: ConceptConfig
+) -> Iterator[tuple[nn.Parameter, dict[str, nn.Parameter]]]:
+    """Token rows and LoRA matrices that require gradients; afterwards the backbone is as before, whatever happened."""
+    lora: dict[str, nn.Parameter] = {}
+    try:
+        embedding = backbone.text.install(start.tokens)
+        if cfg.rank:
+            lora = attach(backbone.unet, cfg.rank, cfg.seed)
+        embedding.rows.requires_grad = True
+        yield embedding.rows, lora
+    finally:
+        if lora:
+            detach(backbone.unet)
+        backbone.use_concepts(None)
+
+
+def collected(start: LoadedConcepts, rows: Tensor, lora: Mapping[str, Tensor]) -> LoadedConcepts:
+    """Copies on the CPU of token rows [n d], cut into the tokens of `start`, and of LoRA matrices."""
+    parts = torch.split(rows.detach().cpu(), [len(row) for row in start.tokens.values()])
+    tokens = {token: part.clone() for token, part in zip(start.tokens, parts, strict=True)}
+    return LoadedConcepts(tokens, {key: matrix.detach().cpu().clone() for key, matrix in lora.items()})
 
 
 @dataclass(frozen=True)
@@ -86,28 +276,28 @@ class Previews:
 
     @torch.no_grad()
     def _write(self, done: int) -> None:
-        (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        (self.folder / PREVIEWS).mkdir(parents=True, exist_ok=True)
         for label, latent in zip(self.ids, self._latents(), strict=True):
             # One by one: decoding takes more memory than a training step's share of an image.
             pixels = torch.nan_to_num(self.backbone.decode_float(latent[None]))
             buffer = io.BytesIO()
             picture = Image.fromarray(to_uint8(pixels)[0].numpy())
-            picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS)
             picture.save(buffer, "PNG")
-            write_bytes(self.folder / FOLDER / f"step-{done:06d}-class-{label}.png", buffer.getvalue())
+            write_bytes(self.folder / PREVIEWS / f"step-{done:06d}-class-{label}.png", buffer.getvalue())
 
     def _latents(self) -> Float[Tensor, "b c h w"]:
         """Guided DDIM from noise that follows from the seed and the class; prompts as they stand now, never cached."""
         backbone, text = self.backbone, self.backbone.text
         cond = text.encode(torch.stack(list(self.ids.values())))
         uncond = text.encode(torch.stack([text.ids("")] * len(cond)))
-        scale = torch.full((len(cond),), SCALE)
+        scale = torch.full((len(cond),), PREVIEW_SCALE)
 
         def eps(xt: Tensor, t: int, _: int) -> Tensor:
             return backbone.guided_eps(xt, t, cond, uncond, scale)
 
         noise = torch.stack([self._noise(label) for label in self.ids]).to(backbone.device)
-        labels = ddim_timesteps(backbone.schedule, STEPS)
+        labels = ddim_timesteps(backbone.schedule, PREVIEW_STEPS)
         return ddim_sample(eps, noise, backbone.schedule, labels, [0] * len(cond))
 
     def _noise(self, label: int) -> Float[Tensor, "c h w"]:
@@ -115,202 +305,22 @@ class Previews:
         return torch.randn(self.backbone.latent_shape, generator=generator)
 
 
-__all__ = [
-    "ConceptExample",
-    "LoadedConcepts",
-    "TrainedConcepts",
-    "held_out_loss",
-    "load_concepts",
-    "train_concepts",
-    "unlearned_concepts",
-]
+def shown_classes(labels: Sequence[int]) -> tuple[int, ...]:
+    """A few classes spread evenly over all."""
+    known = sorted(set(labels))
+    count = min(PREVIEW_CLASSES, len(known))
+    return tuple(known[i * len(known) // count] for i in range(count))
 
 
-@dataclass(frozen=True)
-class ConceptExample:
-    """One real image of a class: a picture, a function that reads it, or a latent [c h w] that is never mirrored."""
+def moments(cfg: ConceptConfig, classes: int) -> tuple[int, ...]:
+    """After how many steps to look at so many classes: at every checkpoint, or at twelve of them.
 
-    image: Image.Image | Tensor | Callable[[], Image.Image]
-    class_id: int
-
-
-@dataclass(frozen=True)
-class TrainedConcepts:
-    """What was learned, the loss of every step, and what the tokens started from."""
-
-    concepts: LoadedConcepts
-    losses: tuple[float, ...]
-    init: str
-
-    def files(self) -> dict[str, dict[str, Tensor]]:
-        """File name -> tensors, as `LoadedConcepts.files`."""
-        return self.concepts.files()
-
-    def save(self, folder: Path) -> None:
-        """Write the files, as `LoadedConcepts.save`."""
-        self.concepts.save(folder)
-
-    def measured(self) -> dict[str, Any]:
-        """Numbers for the fit's receipt: steps, mean loss of the first and last tenth, the tokens' start."""
-        losses = [loss for loss in self.losses if math.isfinite(loss)]  # half precision may skip a step
-        tenth = max(1, len(losses) // 10)
-        ends = {"loss_first": losses[:tenth], "loss_last": losses[-tenth:]}
-        means = {name: fmean(part) if part else None for name, part in ends.items()}
-        return {"steps": len(self.losses), "init": self.init, **means}
-
-
-def train_concepts(
-    backbone: Backbone,
-    examples: Sequence[ConceptExample],
-    names: Mapping[int, str],
-    cfg: ConceptConfig,
-    *,
-    workdir: Path,
-    metaclass: str = "",
-    resize: Resize = "lanczos",
-    progress: Progress | None = None,
-    team: Team = ALONE,
-) -> TrainedConcepts:
-    """Learn the concepts of all classes (`names`: class id -> phrase, where its token starts) in one run.
-
-    Images are seen at `cfg.resolution`, which need not be the size that the backbone then makes pictures at.
-    Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
-    same bits: always on a CPU, on a GPU as far as the backward kernels that torch picks are deterministic. The backbone
-    is left without concepts. `progress` gets (steps done, of how many, loss). The processes of a `team` call it alike
-    and each computes its part of every batch; the first one keeps checkpoints and draws pictures for the report.
-
-    Raises:
-        BackboneError: there is no example, an example's class has no name, a batch has fewer images than the team
-            processes, or training diverges.
+    At fewer where looking would cost more than a twentieth of the training, at none where three are too many. With
+    fewer than three checkpoints, at thirds of the way.
     """
-    _check(examples, names)
-    if cfg.batch < team.size:
-        raise BackboneError(f"concepts.batch: {cfg.batch} images cannot be shared by {team.size} processes; use fewer.")
-    backbone.use_concepts(None)
-    with _at_resolution(backbone, cfg.resolution):
-        latents = _latents(backbone, examples, resize)
-    labels = [example.class_id for example in examples]
-    start = unlearned_concepts(backbone, names, cfg, metaclass=metaclass)
-    settings: list[object] = [
-        backbone.name,
-        str(backbone.dtype),
-        cfg.identity(),
-        metaclass,
-        sorted(names.items()),
-        labels,
-    ]
-    settings += [team.size] if team.size > 1 else []  # sums in another order have other bits
-    fingerprint = digest([*settings, hashlib.sha256(latents.numpy().data).hexdigest()])[:16]
-    with _at_resolution(backbone, cfg.resolution), _trainable(backbone, start, cfg) as (rows, lora):
-        prompts = {label: cfg.training_prompts(label, metaclass) for label in set(labels)}
-        ids = {label: torch.stack([backbone.text.ids(text) for text in texts]) for label, texts in prompts.items()}
-        training = ConceptTraining(backbone, cfg, latents, labels, ids, rows, lora, team)
-        checkpoint = Checkpoint(workdir / "concept-checkpoint", fingerprint, writes=team.rank == 0)
-        shown = shown_classes(labels) if team.rank == 0 else ()
-        look = Previews(backbone, cfg, {label: ids[label][0] for label in shown}, workdir)
-        losses = training.to_the_end(checkpoint, progress, look)
-        learned = _collect(start, rows, lora)
-    return TrainedConcepts(learned, tuple(losses), str(starting_point(backbone.text_encoder, cfg, metaclass)))
-
-
-def unlearned_concepts(
-    backbone: Backbone, names: Mapping[int, str], cfg: ConceptConfig, *, metaclass: str = ""
-) -> LoadedConcepts:
-    """The tokens as training finds them, without LoRA."""
-    models = backbone.tokenizer, backbone.text_encoder
-    return LoadedConcepts({cfg.token(c): initial_rows(*models, cfg, names[c], metaclass) for c in sorted(names)})
-
-
-def held_out_loss(
-    backbone: Backbone,
-    concepts: LoadedConcepts | None,
-    examples: Sequence[ConceptExample],
-    names: Mapping[int, str],
-    cfg: ConceptConfig,
-    *,
-    n_noise: int = 8,
-    seed: int = 0,
-    metaclass: str = "",
-    resize: Resize = "lanczos",
-) -> dict[int, float]:
-    """Mean squared error on eps under the class prompt, by class; None for `concepts` = tokens at their start, no LoRA.
-
-    Every image is seen at `cfg.resolution` and at `n_noise` levels spread over the schedule, one batch an image; levels
-    and noises are the same for all concepts. The backbone is left without concepts.
-    """
-    backbone.use_concepts(concepts or unlearned_concepts(backbone, names, cfg, metaclass=metaclass))
-    losses: dict[int, list[float]] = {}
-    for j, example in enumerate(examples):
-        with _at_resolution(backbone, cfg.resolution):
-            latent = _both_ways(backbone, example.image, resize)[0]
-        generator = torch.Generator().manual_seed(uint63(f"{seed}|held out|{j}"))
-        cond = backbone.prompt(cfg.prompt(example.class_id, metaclass))
-        losses.setdefault(example.class_id, []).append(_denoising_error(backbone, latent, cond, n_noise, generator))
-    backbone.use_concepts(None)
-    return {class_id: fmean(values) for class_id, values in sorted(losses.items())}
-
-
-@torch.no_grad()
-def _denoising_error(backbone: Backbone, x0: Tensor, cond: Tensor, n: int, generator: Generator) -> float:
-    offset = float(torch.rand(1, generator=generator))
-    t = [int((k + offset) / n * backbone.schedule.num_train_timesteps) for k in range(n)]
-    eps = torch.randn(n, *x0.shape, generator=generator)
-    xt = add_noise(backbone.schedule, x0.expand(n, *x0.shape), eps, t)
-    found = backbone.eps(xt, t, cond.expand(n, *cond.shape)).cpu()
-    return float((found - eps).square().mean())
-
-
-def _check(examples: Sequence[ConceptExample], names: Mapping[int, str]) -> None:
-    if not examples:
-        raise BackboneError("concept learning got no image: expected at least one of any class.")
-    if unnamed := {example.class_id for example in examples} - names.keys():
-        raise BackboneError(f"concept learning got images of class {min(unnamed)}, but names only of {sorted(names)}.")
-
-
-def _latents(backbone: Backbone, examples: Sequence[ConceptExample], resize: Resize) -> Float[Tensor, "n 2 c h w"]:
-    """Every image and its mirror image, encoded one by one, on the CPU (128 KiB an image of 512 x 512)."""
-    return torch.stack([_both_ways(backbone, example.image, resize) for example in examples]).contiguous()
-
-
-def _both_ways(
-    backbone: Backbone, image: Image.Image | Tensor | Callable[[], Image.Image], resize: Resize
-) -> Float[Tensor, "2 c h w"]:
-    if isinstance(image, Tensor):
-        return torch.stack([image, image]).float().cpu()
-    pixels = backbone.preprocess(image if isinstance(image, Image.Image) else image(), resize)
-    return torch.cat([backbone.encode(way[None]) for way in (pixels, pixels.flip(-1))]).cpu()
-
-
-@contextmanager
-def _at_resolution(backbone: Backbone, side: int | None) -> Iterator[None]:
-    """The backbone at side x side pixels for a while; None leaves it at its own size."""
-    size = backbone.height, backbone.width
-    backbone.height, backbone.width = (side, side) if side else size
-    try:
-        yield
-    finally:
-        backbone.height, backbone.width = size
-
-
-@contextmanager
-def _trainable(
-    backbone: Backbone, start: LoadedConcepts, cfg: ConceptConfig
-) -> Iterator[tuple[nn.Parameter, dict[str, nn.Parameter]]]:
-    """Token rows and LoRA matrices that require gradients; afterwards the backbone is as before, whatever happened."""
-    lora: dict[str, nn.Parameter] = {}
-    try:
-        embedding = backbone.text.install(start.tokens)
-        if cfg.rank:
-            lora = attach(backbone.unet, cfg.rank, cfg.seed)
-        embedding.rows.requires_grad = True
-        yield embedding.rows, lora
-    finally:
-        if lora:
-            detach(backbone.unet)
-        backbone.use_concepts(None)
-
-
-def _collect(start: LoadedConcepts, rows: Tensor, lora: Mapping[str, Tensor]) -> LoadedConcepts:
-    parts = torch.split(rows.detach().cpu(), [len(row) for row in start.tokens.values()])
-    tokens = {token: part.clone() for token, part in zip(start.tokens, parts, strict=True)}
-    return LoadedConcepts(tokens, {key: matrix.detach().cpu().clone() for key, matrix in lora.items()})
+    ends = [*range(cfg.checkpoint_every, cfg.steps, cfg.checkpoint_every), cfg.steps]
+    if len(ends) < FEWEST_LOOKS:
+        ends = [cfg.steps * (i + 1) // FEWEST_LOOKS for i in range(FEWEST_LOOKS)]
+    cost, affordable = PREVIEW_SHARE * classes * PREVIEW_STEPS * 2, TRAINING_COST * cfg.steps * cfg.batch
+    count = next((n for n in range(min(MOST_LOOKS, len(ends)), FEWEST_LOOKS - 1, -1) if n * cost <= affordable), 0)
+    return tuple(step for step in dict.fromkeys(ends[(i + 1) * len(ends) // count - 1] for i in range(count)) if step)

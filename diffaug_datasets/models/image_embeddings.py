@@ -1,4 +1,4 @@
-"""Image embeddings: a sequence of vectors for one image, learned as the condition under which the model denoises it.
+"""Image embeddings: a sequence of vectors per image, learned as the condition under which the model denoises it.
 
 Minimises E || eps - eps_theta(z_t, t, c_j) ||^2 over c_j [s d] alone, for every image j of a group (Diffusion
 Inversion, arXiv 2305.15316, stage 1). Follows the authors' code in start, optimiser and rate. Departs from it: an image
@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from jaxtyping import Float
@@ -18,15 +17,16 @@ from torch import Tensor, nn
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.identity import digest, uint63
-from diffaug_datasets.core.learning import EmbeddingConfig
+from diffaug_datasets.core.learning import EmbeddingConfig, OnStep
+from diffaug_datasets.core.method import DiffusionModel
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.training import (
     Checkpoint,
     Descent,
-    Progress,
     StepDraw,
     StepDraws,
     TrainingState,
+    mean_losses,
     run_steps,
 )
 from diffaug_datasets.numerics.sampling import Eps
@@ -42,12 +42,37 @@ class LearnedEmbeddings:
     embeddings: tuple[Tensor, ...]
     losses: tuple[float, ...]
 
-    def measured(self) -> dict[str, float | int | None]:
+    def measured(self) -> dict[str, object]:
         """Numbers for the fit's receipt: steps, mean loss of the first and last tenth."""
-        tenth = max(1, len(self.losses) // 10)
-        first, last = self.losses[:tenth], self.losses[-tenth:]
-        ends = {"loss_first": fmean(first) if first else None, "loss_last": fmean(last) if last else None}
-        return {"steps": len(self.losses), **ends}
+        return {"steps": len(self.losses), **mean_losses(self.losses)}
+
+
+def learn_embeddings(
+    backbone: Backbone,
+    images: Iterable[Float[Tensor, "3 H W"]],
+    cfg: EmbeddingConfig,
+    *,
+    workdir: Path,
+    progress: OnStep | None = None,
+) -> LearnedEmbeddings:
+    """Learn the embeddings of images in [-1, 1], one group, taken one by one. The backbone is left without concepts.
+
+    Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
+    same bits, as concept learning does. `progress` gets (steps done, of how many, loss).
+
+    Raises:
+        BackboneError: there is no image, or training diverges.
+    """
+    backbone.use_concepts(None)
+    encoded = [backbone.encode(image[None]).cpu() for image in images]
+    if not encoded:
+        raise BackboneError("image embeddings: got no image, expected at least one.")
+    latents = torch.cat(encoded)
+    settings = [backbone.name, str(backbone.dtype), cfg.identity()]
+    fingerprint = digest([*settings, hashlib.sha256(latents.contiguous().numpy().data).hexdigest()])[:16]
+    training = EmbeddingTraining(backbone, cfg, latents)
+    losses = training.to_the_end(Checkpoint(workdir / "embedding-checkpoint", fingerprint), progress)
+    return LearnedEmbeddings(tuple(c.detach().cpu().clone() for c in training.embeddings), tuple(losses))
 
 
 class EmbeddingTraining:
@@ -62,7 +87,7 @@ class EmbeddingTraining:
         self.draws = StepDraws(cfg, (0,) * len(latents), backbone.latent_shape, steps, purpose="image embeddings")
         self.descent = Descent(self.optimiser, backbone.dtype, "image embeddings", "embeddings.lr")
 
-    def to_the_end(self, checkpoint: Checkpoint, progress: Progress | None) -> list[float]:
+    def to_the_end(self, checkpoint: Checkpoint, progress: OnStep | None) -> list[float]:
         """The losses of all steps, those before the checkpoint included.
 
         Raises:
@@ -85,38 +110,11 @@ class EmbeddingTraining:
 
 
 def _start(backbone: Backbone, cfg: EmbeddingConfig, n: int) -> list[nn.Parameter]:
+    """`n` conditions [s d], embedding j drawn from the seed and j alone."""
     shape = cfg.vectors, int(backbone.unet.config.cross_attention_dim)
     generators = [torch.Generator().manual_seed(uint63(f"{cfg.seed}|image embeddings|start|{j}")) for j in range(n)]
     rows = [torch.empty(shape).uniform_(-START_RANGE, START_RANGE, generator=g) for g in generators]
     return [nn.Parameter(row.to(backbone.device)) for row in rows]
-
-
-def learn_embeddings(
-    backbone: Backbone,
-    images: Iterable[Float[Tensor, "3 H W"]],
-    cfg: EmbeddingConfig,
-    *,
-    workdir: Path,
-    progress: Progress | None = None,
-) -> LearnedEmbeddings:
-    """Learn the embeddings of images in [-1, 1], one group, taken one by one. The backbone is left without concepts.
-
-    Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
-    same bits, as concept learning does. `progress` gets (steps done, of how many, loss).
-
-    Raises:
-        BackboneError: there is no image, or training diverges.
-    """
-    backbone.use_concepts(None)
-    encoded = [backbone.encode(image[None]).cpu() for image in images]
-    if not encoded:
-        raise BackboneError("image embeddings: got no image, expected at least one.")
-    latents = torch.cat(encoded)
-    settings = [backbone.name, str(backbone.dtype), cfg.identity()]
-    fingerprint = digest([*settings, hashlib.sha256(latents.contiguous().numpy().data).hexdigest()])[:16]
-    training = EmbeddingTraining(backbone, cfg, latents)
-    losses = training.to_the_end(Checkpoint(workdir / "embedding-checkpoint", fingerprint), progress)
-    return LearnedEmbeddings(tuple(c.detach().cpu().clone() for c in training.embeddings), tuple(losses))
 
 
 def perturbed(
@@ -127,7 +125,7 @@ def perturbed(
 
 
 def guided_by_mean(
-    backbone: Backbone, cond: Float[Tensor, "b s d"], mean: Float[Tensor, "b s d"], scale: Float[Tensor, " b"]
+    backbone: DiffusionModel, cond: Float[Tensor, "b s d"], mean: Float[Tensor, "b s d"], scale: Float[Tensor, " b"]
 ) -> Eps:
     """Guidance away from the mean embedding of each row's group: eps(mean) + scale (eps(cond) - eps(mean))."""
     return lambda xt, t, _: backbone.guided_eps(xt, t, cond, mean, scale)

@@ -1,23 +1,17 @@
-"""The training loop of concept learning: AdamW on token rows and LoRA matrices, mean squared error on eps.
+"""A training run that several processes may share and that goes on exactly where it was killed.
 
-Several processes may share every batch: their gradients are weighted by their share of it and added up.
-
-Processes that share every training batch: each computes a part, and all take the same step.
-
-Every draw of a step is made for the whole batch from the seed, then cut, so the split changes nothing but the order of
-a sum. One process alone adds nothing up.
-
-What one training step draws: a function of the seed and the step's number alone, on CPU generators.
-
-A training run on disk: weights, AdamW's moments and all losses so far, in one safetensors file replaced at once.
+A step's draws are a function of the seed and the step's number alone, made on the CPU for the whole batch and then cut,
+so a split among processes (`Team`) changes nothing but the order of a sum. `Checkpoint` keeps weights, AdamW's moments
+and all losses so far in one safetensors file that is replaced at once. `Descent` takes the steps.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -29,12 +23,15 @@ from torch import Generator, Tensor, nn
 from diffaug_datasets.core.errors import BackboneError, RunError
 from diffaug_datasets.core.files import write_bytes
 from diffaug_datasets.core.identity import uint63
-from diffaug_datasets.core.learning import ConceptConfig
-from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.numerics.schedule import Schedule, add_noise
+from diffaug_datasets.core.learning import OnStep
 
 # A process may wait for another that computes; one that has died breaks the connection at once.
 PATIENCE = timedelta(days=7)
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+LOSSES = "losses"
+# Gradients of a half-precision network underflow; a power of two changes no other bit.
+HALF_LOSS_SCALE = 1024.0
+MOST_SKIPPED = 20
 
 
 @runtime_checkable
@@ -116,7 +113,7 @@ def total(team: Team, value: int) -> int:
 
 @runtime_checkable
 class DrawConfig(Protocol):
-    """What decides the draws: `batch` images a step, the share `flip` that is mirrored, classes balanced or not."""
+    """What decides the draws: `batch` images per step, the share `flip` that is mirrored, classes balanced or not."""
 
     @property
     def seed(self) -> int: ...
@@ -187,10 +184,6 @@ class StepDraws:
 
     def _order(self, epoch: int) -> Int[Tensor, " n"]:
         return torch.randperm(len(self.labels), generator=self._generator(epoch, "epoch"))
-
-
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-LOSSES = "losses"
 
 
 @dataclass(frozen=True)
@@ -267,78 +260,6 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-MAX_NORM = 1.0
-# Gradients of a half-precision network underflow; a power of two changes no other bit.
-HALF_LOSS_SCALE = 1024.0
-MOST_SKIPPED = 20
-
-Progress = Callable[[int, int, float], None]
-"""(steps done, of how many, loss of the last one) -> nothing."""
-
-
-class ConceptTraining:
-    """A run over latents (plain and mirrored) of images with the token ids of their class's k prompts."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        cfg: ConceptConfig,
-        latents: Float[Tensor, "n 2 c h w"],
-        labels: Sequence[int],
-        ids: Mapping[int, Int[Tensor, "k s"]],
-        rows: nn.Parameter,
-        lora: Mapping[str, nn.Parameter],
-        team: Team = ALONE,
-    ) -> None:
-        self.backbone, self.cfg, self.latents, self.team = backbone, cfg, latents, team
-        self.ids = torch.stack([ids[label] for label in labels])
-        steps = backbone.schedule.num_train_timesteps
-        self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
-        self.optimiser = _adamw(cfg, rows, list(lora.values()))
-        self.state = TrainingState({"rows": rows, **lora}, self.optimiser)
-        self.descent = Descent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding", team)
-
-    def to_the_end(
-        self, checkpoint: Checkpoint, progress: Progress | None, look: Callable[[int], None] | None = None
-    ) -> list[float]:
-        """The losses of all steps, those before the checkpoint included; `look` is called after every step.
-
-        Raises:
-            BackboneError: training diverges, or the checkpoint is damaged.
-        """
-
-        def step(i: int) -> float:
-            self._set_rates(i)
-            loss = self.step(self.draws.step(i))
-            if look:
-                look(i + 1)
-            return loss
-
-        return run_steps(step, self.cfg.steps, self.cfg.checkpoint_every, checkpoint, self.state, progress)
-
-    def step(self, draw: StepDraw) -> float:
-        """One update, each group clipped to norm 1; returns the loss of the whole batch before it."""
-        own = draw.part(self.team.rank, self.team.size)
-        return self.descent(self.loss(own) * (len(own.t) / len(draw.t)), MAX_NORM)
-
-    def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
-        """Mean squared error on eps, with Min-SNR weights if asked for."""
-        device = self.backbone.device
-        x0 = self.latents[draw.images, draw.mirrored.long()].to(device)
-        eps = draw.eps.to(device)
-        xt = add_noise(self.backbone.schedule, x0, eps, draw.t)
-        cond = self.backbone.text.encode(self.ids[draw.images.to(self.ids.device), draw.prompts.to(self.ids.device)])
-        errors = (self.backbone.eps(xt, draw.t, cond) - eps).square().mean(dim=(1, 2, 3))
-        return (errors * min_snr_weights(self.backbone.schedule, draw.t, self.cfg.snr_gamma).to(device)).mean()
-
-    def _set_rates(self, i: int) -> None:
-        is_cosine = self.cfg.lr_schedule == "cosine"
-        share = 0.5 * (1 + math.cos(math.pi * i / self.cfg.steps)) if is_cosine else 1.0
-        rates = (self.cfg.lr_embedding, self.cfg.lr_lora)
-        for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
-            group["lr"] = share * rate
-
-
 class Descent:
     """Steps of an optimiser. The loss of a half-precision network is scaled up, and a step that overflows left out.
 
@@ -370,8 +291,9 @@ class Descent:
             self._skip()
             return float(whole)
         self.skipped = 0
-        for group in groups if max_norm else ():
-            nn.utils.clip_grad_norm_(group, max_norm or MAX_NORM)
+        if max_norm is not None:
+            for group in groups:
+                nn.utils.clip_grad_norm_(group, max_norm)
         self.optimiser.step()
         return float(whole)
 
@@ -390,7 +312,7 @@ def run_steps(
     every: int,
     checkpoint: Checkpoint,
     state: TrainingState,
-    progress: Progress | None,
+    progress: OnStep | None,
 ) -> list[float]:
     """Do the steps that a checkpoint leaves to do, saving after every so many; the losses of all, first to last."""
     losses = checkpoint.restore(state)
@@ -403,16 +325,12 @@ def run_steps(
     return losses
 
 
-def _adamw(cfg: ConceptConfig, rows: nn.Parameter, lora: list[nn.Parameter]) -> torch.optim.AdamW:
-    groups = [{"params": [rows], "lr": cfg.lr_embedding}]
-    groups += [{"params": lora, "lr": cfg.lr_lora}] if lora else []
-    return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+def mean_losses(losses: Sequence[float]) -> dict[str, float | None]:
+    """For a fit's receipt: the mean loss of the first and of the last tenth; None where there is none.
 
-
-def min_snr_weights(schedule: Schedule, t: Sequence[int], gamma: float | None) -> Float[Tensor, " b"]:
-    """min(SNR, gamma) / SNR at each label, SNR = alpha_bar / (1 - alpha_bar); ones without a gamma.
-
-    Implements the eps-prediction weights of Hang et al. (arXiv 2303.09556).
+    Losses that are not finite are left out: half precision may skip a step.
     """
-    snr = [schedule.level(label) / (1 - schedule.level(label)) for label in t]
-    return torch.tensor([1.0 if gamma is None else min(s, gamma) / s for s in snr])
+    finite = [loss for loss in losses if isfinite(loss)]
+    tenth = max(1, len(finite) // 10)
+    ends = {"loss_first": finite[:tenth], "loss_last": finite[-tenth:]}
+    return {name: fmean(part) if part else None for name, part in ends.items()}

@@ -21,13 +21,12 @@ from diffaug_datasets.core.models import find_backbone, local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan, without_images
 from diffaug_datasets.core.prompts import read_suffixes, suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_groups, parse_protocol, places_by_label
-from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.recipe import Recipe, check_steps
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.models.model_folder import check_backbone, check_model
 from diffaug_datasets.planning.catalogue import config_name
 from diffaug_datasets.planning.confusion import compute_confusion, most_confused, read_confusion
-from diffaug_datasets.run.generation import check_steps
 from diffaug_datasets.run.shards import planned_columns, write_arrow
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.pools import DatasetPool, write_pool_list
@@ -85,7 +84,7 @@ def check_models(recipe: Recipe) -> None:
     settings = check_backbone(recipe.backbone)
     if settings is not None:
         check_steps(recipe, settings)
-    for encoder in (recipe.scores.encoder, getattr(recipe.method_config, "encoder", None)):
+    for encoder in (recipe.scores.encoder, recipe.method_config.requirements.encoder):
         if encoder:
             check_model(encoder, "encoder")
     if recipe.scores.judge:
@@ -102,7 +101,7 @@ def resolve(recipe: Recipe, images: str | None = None) -> Recipe:
         RecipeError: the suffix file cannot be read, or the builder has no pool.
     """
     config = dict(recipe.config)
-    suffixes, pool = config.get("suffixes"), getattr(recipe.method_config, "pool", None)
+    suffixes, pool = config.get("suffixes"), recipe.method_config.requirements.pool
     if isinstance(suffixes, str) and suffixes.endswith(".json"):
         config["suffixes"] = list(read_suffixes(Path(suffixes)).suffixes)
     if pool:
@@ -124,11 +123,11 @@ def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> PlanS
     Raises:
         DiffAugError: no such suffixes, no usable confusion matrix, no class among the targets, or an unreadable pool.
     """
-    config, table = recipe.method_config, real.train.subset(subset.indices)
-    suffixes: str | Sequence[str] = getattr(config, "suffixes", ())
+    needs, table = recipe.method_config.requirements, real.train.subset(subset.indices)
+    suffixes: str | Sequence[str] = needs.suffixes
     if suffixes == "auto":
         suffixes = suffixes_for(recipe.builder, recipe.protocol)
-    pool: str | None = getattr(config, "pool", None)
+    pool = needs.pool
     return PlanSpec(
         seed=recipe.seed,
         backbone=find_backbone(recipe.backbone).name,
@@ -146,8 +145,8 @@ def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> PlanS
 
 def _confused_classes(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> tuple[tuple[int, ...], ...] | None:
     """For each class those it is most confused with, by a matrix or a classifier; None where no method asks."""
-    config, class_names = recipe.method_config, real.train.class_names
-    if getattr(config, "sources", "others") != "confused":
+    count, class_names = recipe.method_config.requirements.top_confused, real.train.class_names
+    if count is None:
         return None
     if recipe.confusion is None:
         raise RecipeError(
@@ -161,7 +160,6 @@ def _confused_classes(recipe: Recipe, name: str, real: RealSet, subset: Subset) 
         tried = [place for found in places.values() for place in found[:CONFUSION_IMAGES]]
         images = (real.read("train", subset.indices[place]) for place in tried)
         matrix = compute_confusion(recipe.confusion, images, [subset.labels[place] for place in tried], class_names)
-    count = int(getattr(config, "top_confused", 4))
     return tuple(most_confused(matrix, target, count) for target in range(len(class_names)))
 
 

@@ -17,14 +17,14 @@ from rich.filesize import decimal
 from diffaug_datasets.core import memory
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
-from diffaug_datasets.core.method import FitUnit, at_source_size
+from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.models.model_files import read_weights
 from diffaug_datasets.models.model_folder import STEMS
 from diffaug_datasets.planning.prepare import Prepared
-from diffaug_datasets.run.generation import FIT_BYTES, SOURCE_BYTES
+from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
 from diffaug_datasets.run.shards import BATCH_BYTES, BATCH_ROWS
 
 FLOP_A_PARAMETER = 0.23  # and latent position: 860M x 64 x 64 gives the 0.8 TFLOP of one Stable Diffusion 1.5 row
@@ -269,7 +269,7 @@ def _memory_of_worker(prepared: Prepared, network: Network, pixels: int, photos:
     sources = min(SOURCE_BYTES, RGB_BYTES * photos.pixels) + reading_bytes(photos.largest, photos.most_pixels)
     inverted = sum(len(unit.content["images"]) for unit in prepared.plan.fits if unit.kind == "inversions")
     fits = min(FIT_BYTES, inverted * LATENT_BYTES * pixels // network.factor**2)
-    made = photos.most_pixels if at_source_size(recipe.method_config) else pixels
+    made = photos.most_pixels if recipe.method_config.requirements.at_source_size else pixels
     encoded = made * PIXEL_BYTES[recipe.image_format]
     pictures = 2 * recipe.batch_size * (3 * made + encoded) + RGB_BYTES * 2 * made
     written = BATCH_COPIES * max(encoded, min(BATCH_BYTES, BATCH_ROWS * encoded))
@@ -286,7 +286,7 @@ def _memory_to_plan(photos: Photos) -> int:
 def _bytes_needed(prepared: Prepared, pixels: int, photos: Photos, workers: int) -> int:
     """Of all rows, twice where filters write what is kept anew, and of the shards that workers have in hand."""
     recipe, rows = prepared.recipe, len(prepared.plan.rows)
-    made = photos.pixels / max(1, photos.count) if at_source_size(recipe.method_config) else pixels
+    made = photos.pixels / max(1, photos.count) if recipe.method_config.requirements.at_source_size else pixels
     row = made * PIXEL_BYTES[recipe.image_format] + ROW_BYTES
     kept_twice = 2 if recipe.filters else 1
     in_hand = workers * max(len(shard.rows) for shard in prepared.plan.shards())

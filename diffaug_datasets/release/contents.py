@@ -79,7 +79,7 @@ def _public_source(source: str | None) -> str | None:
 
 def local_models(recipe: Recipe) -> list[str]:
     """The keys of a recipe that name a folder of this machine whose model the images rest on."""
-    encoder = getattr(recipe.method_config, "encoder", None)
+    encoder = recipe.method_config.requirements.encoder
     named = {"backbone.id": recipe.backbone.id, "config.encoder": encoder}
     return [key for key, model in named.items() if isinstance(model, str) and is_local_model(model)]
 

@@ -24,7 +24,7 @@ from diffaug_datasets.release.contents import public_recipe
 from diffaug_datasets.release.layout import Release
 from diffaug_datasets.release.provenance import FAILED
 from diffaug_datasets.release.read import Place, Provenance, Repository, located, planned_real, shard_table
-from diffaug_datasets.run.generation import ReadSource, sources_in
+from diffaug_datasets.run.context import ReadSource, sources_in
 from diffaug_datasets.run.rebuild import Closeness, Rebuilt, Regenerator, closeness
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack

@@ -6,7 +6,7 @@ What a card shows follows from what the row holds, not from the method's name, s
 import json
 from dataclasses import dataclass
 
-from diffaug_datasets.core.method import fallback_text
+from diffaug_datasets.core.method_facts import fallback_text
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.report.rendering import (
     Box,

@@ -17,16 +17,8 @@ from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Batch, Plan
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.run.generation import (
-    BatchJob,
-    LoadBackbone,
-    ReadSource,
-    WorkContext,
-    checked_loader,
-    load_backbone,
-    settle,
-    stack,
-)
+from diffaug_datasets.run.batch import BatchJob
+from diffaug_datasets.run.context import ReadSource, WorkContext, set_determinism, stack
 from diffaug_datasets.run.shards import ImageFormat, encode_row
 from diffaug_datasets.run.stacks import Stack, difference, same_stack
 from diffaug_datasets.sources.pools import recipe_pool
@@ -56,16 +48,10 @@ class Regenerator:
         read_source: ReadSource,
         *,
         device: str = "cpu",
-        loader: LoadBackbone = load_backbone,
     ) -> None:
-        settle(recipe.threads)
+        set_determinism(recipe.threads)
         self.recipe, self.plan, self._device = recipe, plan, device
-        encoder = getattr(recipe.method_config, "encoder", None)
-        beside = recipe_pool(recipe)
-        load = checked_loader(loader, recipe)
-        self._ctx = WorkContext(
-            recipe.backbone, fits, read_source, device=device, encoder=encoder, loader=load, pool=beside
-        )
+        self._ctx = WorkContext(recipe, fits, read_source, device=device, pool=recipe_pool(recipe))
         shape = recipe.batch_size
         self._job = BatchJob(recipe.module, recipe.method_config, self._ctx, recipe.seed, shape, recipe.attempts)
 

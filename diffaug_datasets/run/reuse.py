@@ -153,8 +153,7 @@ def withdraw(run: Run, images: Collection[str], folder: Path | None = None) -> W
 
 def fits_by_image(run: Run) -> Collection[str]:
     """Kinds of fits of a run's method that hold each image by itself."""
-    kinds: Collection[str] = getattr(run.recipe.module, "FITS_BY_IMAGE", ())
-    return kinds
+    return run.recipe.module.FITS_BY_IMAGE
 
 
 def _opened(folder: Path, plan: Plan) -> Run:

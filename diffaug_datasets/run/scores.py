@@ -25,7 +25,8 @@ from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Plan, Shard
 from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, SHOTS, Scores
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.run.generation import Made, WorkContext
+from diffaug_datasets.run.batch import Made
+from diffaug_datasets.run.context import WorkContext
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Receipt, Run
 
@@ -270,7 +271,7 @@ def _features(run: Run, encoder: Any, shards: Sequence[Shard], shape: int) -> An
 def _inversions(run: Run, ctx: WorkContext) -> Iterator[Row]:
     """PSNR of a few real images, spread evenly, that the method inverted and now denoises again."""
     module, config = run.recipe.module, run.recipe.method_config
-    measure = getattr(module, "inversion_psnr", None)
+    measure = module.inversion_psnr
     units = [unit for unit in run.plan.fits if unit.kind == "inversions"]
     if measure is None or not units:
         return

@@ -25,7 +25,7 @@ from diffaug_datasets.run.store import Receipt, Run
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from diffaug_datasets.run.generation import Made
+    from diffaug_datasets.run.batch import Made
 
 BATCH_ROWS = 100
 BATCH_BYTES = 64 << 20  # of encoded images; the offsets of a batch end at 2 GiB, and readers hold a batch at once

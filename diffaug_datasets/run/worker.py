@@ -21,17 +21,8 @@ from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.models import find_backbone
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import FailedRow
-from diffaug_datasets.run.generation import (
-    BatchJob,
-    LoadBackbone,
-    WorkContext,
-    checked_loader,
-    images_in,
-    load_backbone,
-    settle,
-    sources_in,
-    stack,
-)
+from diffaug_datasets.run.batch import BatchJob
+from diffaug_datasets.run.context import WorkContext, images_in, set_determinism, sources_in, stack
 from diffaug_datasets.run.reuse import WITHOUT_BACKBONE, adoptable, same_images, take_over
 from diffaug_datasets.run.scores import Scorer, appraise
 from diffaug_datasets.run.shards import Spool, encode_rows, read_stream, write_arrow
@@ -60,7 +51,6 @@ class WorkerOptions:
     allow_mixed_stack: bool = False
     fits_from: tuple[Path, ...] = ()
     split_batches: bool = False
-    loader: LoadBackbone = load_backbone
 
 
 class Worker:
@@ -85,7 +75,7 @@ class Worker:
 
     def begin(self) -> None:
         """Set threads and kernels; check that the run can be continued here. Raises RunError as `work`."""
-        settle(self.recipe.threads)
+        set_determinism(self.recipe.threads)
         self._take_device()
         self._check_stack()
         self._check_real()
@@ -93,7 +83,7 @@ class Worker:
 
     def appraise(self) -> None:
         """Measure the set whose units are all done; see `run.appraisal`."""
-        settle(self.recipe.threads)
+        set_determinism(self.recipe.threads)
         appraise(self.run, self._ctx)
 
     def _stage(self, units: Sequence[FitUnit | Shard]) -> None:
@@ -122,9 +112,9 @@ class Worker:
     def make(self, unit: FitUnit | Shard) -> None:
         """Make a unit that this process holds the lease of, or copy a fit; its receipt is the last write."""
         self.run.event(event="start", unit=unit.name, worker=self.options.number)
-        begin, calls = time.perf_counter(), self._evaluated
+        begin, calls = time.perf_counter(), self._ctx.rows_evaluated
         receipt = self._fit(unit) if isinstance(unit, FitUnit) else self._taken(unit) or self._make_shard(unit)
-        evaluations = self._ctx.team_total(self._evaluated - calls)
+        evaluations = self._ctx.team_total(self._ctx.rows_evaluated - calls)
         spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": evaluations}
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         self.run.write_receipt(receipt.model_copy(update={**spent, "finished": finished}))
@@ -133,9 +123,9 @@ class Worker:
 
     def help(self, unit: FitUnit) -> None:
         """Compute this process's part of a fit that the first process of the team makes; nothing is written here."""
-        calls = self._evaluated
+        calls = self._ctx.rows_evaluated
         self._fitted(unit)
-        self._ctx.team_total(self._evaluated - calls)
+        self._ctx.team_total(self._ctx.rows_evaluated - calls)
 
     @contextmanager
     def joined(self, team: "Team") -> Iterator[None]:
@@ -145,11 +135,6 @@ class Worker:
             yield
         finally:
             self._ctx.team = before
-
-    @property
-    def _evaluated(self) -> int:
-        loaded = self._ctx.__dict__.get("backbone")
-        return int(getattr(loaded, "rows_evaluated", 0)) - self._ctx.probed_rows
 
     def _signature(self, unit: FitUnit | Shard) -> dict[str, Any]:
         shared = {"processes": str(self._ctx.team.size)} if self._ctx.team.size > 1 else {}
@@ -188,13 +173,10 @@ class Worker:
     @cached_property
     def _ctx(self) -> WorkContext:
         return WorkContext(
-            self.recipe.backbone,
+            self.recipe,
             self.run.folder / "fits",
             sources_in(self._tables("real")),
             device=self.options.device,
-            encoder=getattr(self.recipe.method_config, "encoder", None),
-            batch_shape=self.recipe.batch_size,
-            loader=checked_loader(self.options.loader, self.recipe),
             report=self._report_fit,
             pool=recipe_pool(self.recipe, self.run.pool_path),
             held_out=lambda: images_in(self._tables("test")),

@@ -124,7 +124,7 @@ class DatasetPool:
 
 def recipe_pool(recipe: Recipe, pool_list: Path | None = None) -> DatasetPool | None:
     """The pool of a recipe whose method retrieves; None for all other methods."""
-    place: str | None = getattr(recipe.method_config, "pool", None)
+    place = recipe.method_config.requirements.pool
     known = pool_list if pool_list is not None and pool_list.is_file() else None
     return DatasetPool(place, known) if place else None
 

@@ -16,7 +16,8 @@ from test_plans import SPEC, plan_of, table
 
 from diffaug_datasets.core.errors import PlanError, RecipeError, SourceError
 from diffaug_datasets.core.images import decode_image, source_id
-from diffaug_datasets.core.method import CASES, FALLBACKS, Generated, discover_methods, fallback_text
+from diffaug_datasets.core.method import Generated, discover_methods, other_noise
+from diffaug_datasets.core.method_facts import FALLBACKS, fallback_text
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import draw_plan
 from diffaug_datasets.core.protocols import draw_subset, parse_protocol
@@ -28,8 +29,8 @@ from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.numerics.interpolation import angle, circle
 from diffaug_datasets.numerics.selection import largest_jump
 from diffaug_datasets.run.assembly import Assembled, ClassCount, verdicts
+from diffaug_datasets.run.batch import BatchJob, flaw
 from diffaug_datasets.run.execute import emptied
-from diffaug_datasets.run.generation import BatchJob, flaw
 from diffaug_datasets.sources.real import read_real
 
 # The rows of the table, in its order.
@@ -58,8 +59,8 @@ def on_circle(a: torch.Tensor, b: torch.Tensor, **config: Any) -> tuple[torch.Te
     ends = {f"{source}/{row.label}": end for source, end in zip(row.source_ids, (a, b), strict=True)}
     draw = diff_ii.Draw.model_validate_json(row.draw)
     noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(1))
-    point, measured = diff_ii._start(row, draw, noise, diff_ii.Config(**config), Latents(ends))  # type: ignore[arg-type]
-    return point, dict(measured)
+    start = diff_ii.start_of(row, draw, noise, diff_ii.Config(**config), Latents(ends))  # type: ignore[arg-type]
+    return start.latent, start.measured
 
 
 def latent(seed: int = 0) -> torch.Tensor:
@@ -134,28 +135,36 @@ def unequal_norms() -> str:
     return " ".join(sorted(key for key in measured if key.startswith("norm")))
 
 
+tries: list[int | None] = []
+
+
 class Spoilt:
-    """A method whose every image is not a number."""
+    """A method whose every image is not a number; it notes the seeds of `tries`."""
 
     NAME = "spoilt"
 
+    redraw = staticmethod(other_noise)
+
     @staticmethod
     def generate(rows: list[PlanRow], config: Any, ctx: Any) -> list[Generated]:
+        tries.extend(row.seed for row in rows)
         return [Generated(torch.full((4, 4, 3), torch.nan)) for _ in rows]
 
 
 def not_finite() -> str:
     row = plan_of("txt2img").rows[0]
-    tries: list[int | None] = []
+    tries.clear()
 
     class Context:
         batch_shape = 1
 
+        @staticmethod
+        def source(source_id: str) -> None:
+            """Every source can be read."""
+
     job = BatchJob(Spoilt, None, Context(), 0, 1, 3)  # type: ignore[arg-type]
-    again = [job._drawn(row, attempt) for attempt in (1, 2)]
-    tries += [row.seed, *(other.seed for other in again)]
+    made, failed = job.make((row,))
     assert len(set(tries)) == 3
-    made, failed = job.make([row])
     assert not made
     return f"{failed[0].reason}, {failed[0].attempts} attempts; {flaw(Generated(torch.ones(4, 4, 3)))}"
 
@@ -171,7 +180,7 @@ def target_without_images() -> str:
     ctx: Any = SimpleNamespace(backbone=backbone, noise=lambda _: noise, source=lambda _: Image.new("RGB", (8, 8)))
     alone = genie_ada.generate(ada, genie_ada.Config(), ctx)
     assert backbone.rows_evaluated == sum(genie_ada.evaluations(genie_ada.Config(), row) for row in ada) == 2 * 90
-    beside = genie_ada._chosen(ada[0], [alone[0]] * 5, [latent()] * 5, genie_ada.Config(), ctx)
+    beside = genie_ada.chosen(ada[0], [alone[0]] * 5, [latent()] * 5, genie_ada.Config(), ctx)
     assert beside == alone[0] and beside.measured == {"levels": (0.9,), "fallback": fallback}
     return fallback_text(fallback or "")
 
@@ -180,7 +189,7 @@ def source_equals_target() -> str:
     row = plan_of("genie_ada").rows[0]
     same = torch.ones(4) / 2
     known = {f"{row.source_ids[0]}/{row.source_labels[0]}": same, f"x/{row.label}": same}
-    index, measured = genie_ada._judge(row, [same] * 5, Latents(known))  # type: ignore[arg-type]
+    index, measured = genie_ada.judged(row, [same] * 5, Latents(known))  # type: ignore[arg-type]
     assert index == 4
     return fallback_text(str(measured["fallback"]))
 
@@ -281,9 +290,8 @@ CHECKS: dict[str, tuple[Callable[..., str], str]] = {
 
 
 def test_every_row_of_the_table_has_a_policy_and_a_check() -> None:
-    assert tuple(CASES) == IDS
     assert tuple(CHECKS) == IDS
-    assert all(text.strip() for text in (*CASES.values(), *FALLBACKS.values()))
+    assert all(text.strip() for text in FALLBACKS.values())
 
 
 @pytest.mark.parametrize("case", IDS)

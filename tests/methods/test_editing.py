@@ -1,7 +1,6 @@
 """What edits share: pictures that come back at their source's size, and the settings behind every config name."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,11 @@ import torch
 from PIL import Image
 
 from diffaug_datasets.core.method import Generated, discover_methods
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.methods._editing import Editing, restored
 from diffaug_datasets.planning.catalogue import config_name, config_recipe
-from diffaug_datasets.run.generation import WorkContext, to_uint8
+from diffaug_datasets.run.context import WorkContext, to_uint8
 from diffaug_datasets.sources.real import builder_facts, discover_builders
 
 ROW = PlanRow.model_construct(source_ids=("a",))
@@ -21,7 +21,7 @@ ROW = PlanRow.model_construct(source_ids=("a",))
 
 def context(width: int, height: int) -> Any:
     """A real context whose one source has this size."""
-    ctx = WorkContext(SimpleNamespace(), Path(), lambda _: b"")  # type: ignore[arg-type]
+    ctx = WorkContext(Recipe.model_validate({"builder": "toy", "method": "real_mix"}), Path(), lambda _: b"")
     ctx.__dict__["_decoded"] = lambda _: Image.new("RGB", (width, height))
     return ctx
 

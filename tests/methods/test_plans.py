@@ -11,7 +11,7 @@ import pytest
 
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError
 from diffaug_datasets.core.identity import RowKey, uint63
-from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method, redraw
+from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
@@ -298,7 +298,7 @@ def test_diff_ii_without_suffixes_says_what_to_do() -> None:
 
 def test_a_later_attempt_changes_seeds_and_the_turn_alone() -> None:
     row = plan_of("diff_ii").rows[0]
-    again = redraw(find_method("diff_ii"), row, RowKey(0, "diff_ii", row.label, row.k, 1), diff_ii.Config())
+    again = diff_ii.redraw(row, RowKey(0, "diff_ii", row.label, row.k, 1), diff_ii.Config())
     changed = {name for name in PlanRow.model_fields if getattr(row, name) != getattr(again, name)}
     assert changed == {"seed", "draw"}
 

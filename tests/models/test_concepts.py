@@ -14,27 +14,28 @@ import pytest
 import sd_tiny
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from held_out import held_out_loss
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.learning import ConceptConfig, TextualInversionConfig
+from diffaug_datasets.core.learning import ConceptConfig, OnStep, TextualInversionConfig
 from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.models.adapters import LoadedConcepts, load_concepts
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import (
     ConceptExample,
-    LoadedConcepts,
+    ConceptTraining,
     TrainedConcepts,
-    _collect,
-    _latents,
-    _trainable,
-    held_out_loss,
-    load_concepts,
+    collected,
+    encode_both_ways,
+    min_snr_weights,
     train_concepts,
+    trainable,
     unlearned_concepts,
 )
-from diffaug_datasets.models.training import ConceptTraining, Progress, StepDraw, StepDraws, min_snr_weights
+from diffaug_datasets.models.training import StepDraw, StepDraws
 from diffaug_datasets.numerics.sampling import ddim_sample
 from diffaug_datasets.numerics.schedule import ddim_timesteps
 
@@ -50,13 +51,13 @@ EXAMPLES = [ConceptExample(picture(i), (0, 3)[i % 2]) for i in range(5)]
 
 
 def train(
-    backbone: Backbone, workdir: Path, cfg: ConceptConfig = CFG, progress: Progress | None = None
+    backbone: Backbone, workdir: Path, cfg: ConceptConfig = CFG, progress: OnStep | None = None
 ) -> TrainedConcepts:
     return train_concepts(backbone, EXAMPLES, NAMES, cfg, workdir=workdir, metaclass="bird", progress=progress)
 
 
 def saved_bytes(learned: TrainedConcepts, folder: Path) -> dict[str, bytes]:
-    learned.save(folder)
+    learned.concepts.save(folder)
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
@@ -172,8 +173,8 @@ def test_starts(backbone: Backbone) -> None:
 
 def test_text_alone_can_be_learned(backbone: Backbone, tmp_path: Path) -> None:
     inverted = train(backbone, tmp_path, CFG.model_copy(update={"rank": 0, "steps": 2}))
-    assert list(inverted.files()) == ["learned_embeds.safetensors"]
-    inverted.save(tmp_path)
+    assert list(inverted.concepts.files()) == ["learned_embeds.safetensors"]
+    inverted.concepts.save(tmp_path)
     assert load_concepts(tmp_path).lora == {}
 
 
@@ -297,10 +298,12 @@ def test_other_settings_never_take_a_checkpoint_and_a_damaged_one_is_named(backb
 
 
 @pytest.mark.parametrize(("vectors", "n"), [(1, 3), (2, 25)])
-def test_files_give_plain_diffusers_the_same_latents(
+def test_files_give_plain_diffusers_the_sameencode_both_ways(
     backbone: Backbone, sd_folder: Path, tmp_path: Path, vectors: int, n: int
 ) -> None:
-    train(backbone, tmp_path / "work", CFG.model_copy(update={"tokens_per_class": vectors, "steps": 2})).save(tmp_path)
+    train(backbone, tmp_path / "work", CFG.model_copy(update={"tokens_per_class": vectors, "steps": 2})).concepts.save(
+        tmp_path
+    )
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     prompts = ["a photo of a <class_3> bird", "<class_0> bird on a photo"]
 
@@ -353,17 +356,17 @@ def test_the_loss_is_the_one_of_plain_diffusers(
     backbone: Backbone, sd_folder: Path, tmp_path: Path, fault: str
 ) -> None:
     """Textual inversion and unfused LoRA in the forward pass; with a fault planted the two differ."""
-    latents = _latents(backbone, EXAMPLES, "bilinear")
+    latents = encode_both_ways(backbone, EXAMPLES, "bilinear")
     labels = [example.class_id for example in EXAMPLES]
     start = unlearned_concepts(backbone, NAMES, CFG, metaclass="bird")
     generator = torch.Generator().manual_seed(3)
-    with _trainable(backbone, start, CFG) as (rows, lora):
+    with trainable(backbone, start, CFG) as (rows, lora):
         for parameter in (rows, *lora.values()):
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
         ids = {label: torch.stack([backbone.text.ids(CFG.prompt(label, "bird"))]) for label in NAMES}
         training = ConceptTraining(backbone, CFG, latents, labels, ids, rows, lora)
         draw = training.draws.step(4)
-        _collect(start, rows, lora).save(tmp_path)
+        collected(start, rows, lora).save(tmp_path)
         with torch.no_grad():
             training.latents = latents * (1.1 if fault == "scale" else 1.0)
             training.ids = training.ids[[1, 0, 3, 2, 4]] if fault == "token" else training.ids

@@ -54,8 +54,8 @@ def test_the_fit_has_the_same_bytes_with_and_without(
 ) -> None:
     plain = train(backbone, tmp_path / "plain", SHORT)
     assert not (tmp_path / "plain" / "previews").exists()
-    monkeypatch.setattr(concepts, "SHARE", 0)
-    monkeypatch.setattr(concepts, "STEPS", 2)
+    monkeypatch.setattr(concepts, "PREVIEW_SHARE", 0)
+    monkeypatch.setattr(concepts, "PREVIEW_STEPS", 2)
     state = torch.random.get_rng_state()
     seen = train(backbone, tmp_path / "seen", SHORT)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -75,8 +75,8 @@ def test_the_fit_has_the_same_bytes_with_and_without(
 def test_a_continued_training_draws_the_same_pictures(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(concepts, "SHARE", 0)
-    monkeypatch.setattr(concepts, "STEPS", 1)
+    monkeypatch.setattr(concepts, "PREVIEW_SHARE", 0)
+    monkeypatch.setattr(concepts, "PREVIEW_STEPS", 1)
 
     def stop(step: int, total: int, loss: float) -> None:
         if step == 6:

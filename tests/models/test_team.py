@@ -29,7 +29,7 @@ def learn(backbone: Backbone, folder: Path, team: Team = ALONE, die_at: int = 0)
             os.kill(os.getpid(), signal.SIGKILL)
 
     learned = train_concepts(backbone, EXAMPLES, NAMES, SHARED, workdir=folder, team=team, progress=progress)
-    learned.save(folder / f"learned-{team.rank}")
+    learned.concepts.save(folder / f"learned-{team.rank}")
     return list(learned.losses)
 
 

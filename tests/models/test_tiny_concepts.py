@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from held_out import held_out_loss
 from PIL import Image
 
 import diffaug_datasets
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.methods.diff_ii import Config
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, held_out_loss, train_concepts
+from diffaug_datasets.models.concepts import ConceptExample, train_concepts
 from diffaug_datasets.planning.catalogue import config_recipe
 
 FASHION = Path(diffaug_datasets.__file__).parent / "assets" / "tiny" / "fashion"

@@ -12,11 +12,10 @@ import pytest
 from command_line import Command
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.recipe import Recipe, check_steps
 from diffaug_datasets.numerics.timesteps import SchedulerSettings
 from diffaug_datasets.planning.prepare import prepare
-from diffaug_datasets.run.generation import check_steps, checked_loader, load_backbone
+from diffaug_datasets.run.context import WorkContext
 
 ASSETS = Path(str(files("diffaug_datasets"))) / "assets" / "tiny"
 
@@ -117,7 +116,7 @@ def test_a_schedule_counts_where_its_labels_differ(sampler: str, fits: bool) -> 
 def test_what_came_after_the_plan_is_asked_again_where_it_is_loaded(tmp_path: Path) -> None:
     """A model that was not on this machine when the plan was drawn."""
     folder = copied(tmp_path / "model", "pipeline", SCHEDULER, steps_offset=0)
-    asked = checked_loader(load_backbone, recipe("genie", folder, sampler="ddim"))
+    asked = WorkContext(recipe("genie", folder, sampler="ddim"), tmp_path, lambda _: b"")
     with pytest.raises(BackboneError, match="has a schedule of its own"):
-        asked(BackboneSpec(id=str(folder)), "cpu")
-    assert checked_loader(load_backbone, recipe("genie", folder))(BackboneSpec(id=str(folder)), "cpu").name
+        _ = asked.backbone
+    assert WorkContext(recipe("genie", folder), tmp_path, lambda _: b"").backbone.name

@@ -8,7 +8,7 @@ import json
 import pytest
 from command_line import Command
 
-from diffaug_datasets.core.method import discover_methods, unsure_keys
+from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.planning.catalogue import presets
 
 # Section 3.11: query and prompt, de-duplication, images a class [mem]. Section 3.12: ranges of alpha and lambda, w, the
@@ -52,7 +52,7 @@ PRESETS = {
 
 
 def test_defaults_that_are_not_from_the_publication() -> None:
-    assert {name: set(unsure_keys(m)) for name, m in discover_methods().items() if unsure_keys(m)} == DEFAULTS
+    assert {name: set(m.UNSURE) for name, m in discover_methods().items() if m.UNSURE} == DEFAULTS
 
 
 def test_presets_that_are_not_from_the_publication() -> None:

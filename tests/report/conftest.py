@@ -18,7 +18,7 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import FailedRow, PlanRow
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.run.assembly import assemble
-from diffaug_datasets.run.generation import Made
+from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.shards import encode_row, planned_columns, write_arrow
 from diffaug_datasets.run.store import Receipt, Run
 

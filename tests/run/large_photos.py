@@ -64,10 +64,10 @@ def main(folder: Path, method: str) -> dict[str, Any]:
     from diffaug_datasets.core import memory
     from diffaug_datasets.core import plan as planning
     from diffaug_datasets.planning import prepare
-    from diffaug_datasets.run import generation, shards
+    from diffaug_datasets.run import context, shards
 
     planning.SHARD_BYTES = 4 * BOUND
-    memory.WINDOW_BYTES = generation.SOURCE_BYTES = BOUND
+    memory.WINDOW_BYTES = context.SOURCE_BYTES = BOUND
     shards.BATCH_BYTES = BOUND // 2
     from small_runs import small_run
 

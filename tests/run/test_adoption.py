@@ -125,7 +125,7 @@ def test_concepts_of_another_size_are_learned_again(tmp_path: Path) -> None:
     assert ours.files != theirs.files and ours.evaluations == theirs.evaluations > 0
 
 
-def test_other_filters_make_no_image_again(tmp_path: Path) -> None:
+def test_other_filters_make_no_image_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are decided upon anew; nothing is generated, and the shards are the same files."""
     first = small_run(tmp_path / "first", "txt2img")
     execute(first, WorkerOptions(), workers=1)
@@ -137,8 +137,8 @@ def test_other_filters_make_no_image_again(tmp_path: Path) -> None:
     def never(spec: BackboneSpec, device: str) -> Any:
         raise AssertionError("a backbone was loaded")
 
-    options = WorkerOptions(fits_from=(first.folder,), loader=never)
-    done = execute(second, options, workers=1)
+    monkeypatch.setattr("diffaug_datasets.run.context.load_backbone", never)
+    done = execute(second, WorkerOptions(fits_from=(first.folder,)), workers=1)
     assert done is not None and done.plan_id == second.plan.id
     names = [shard.name for shard in second.plan.shards()]
     assert all(second.shard_path(n).read_bytes() == first.shard_path(n).read_bytes() for n in names)

@@ -23,7 +23,7 @@ from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.planning.price import LIBRARY_BYTES
 from diffaug_datasets.release.provenance import write_parquet
-from diffaug_datasets.run import generation, shards
+from diffaug_datasets.run import context, shards
 from diffaug_datasets.run import shards as features
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.shards import arrow_schema, read_stream, write_stream
@@ -163,8 +163,8 @@ def test_fits_hold_no_set_of_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path:
     usual, tight = (small_run(tmp_path / name, slug) for name in ("usual", "tight"))
     execute(usual, WorkerOptions(only_fits=True), workers=1)
     living = Living(encoding.decode_image)
-    monkeypatch.setattr(generation, "SOURCE_BYTES", 1)
-    monkeypatch.setattr(generation, "decode_image", living)
+    monkeypatch.setattr(context, "SOURCE_BYTES", 1)
+    monkeypatch.setattr(context, "decode_image", living)
     monkeypatch.setattr("diffaug_datasets.models.image_index.decode_image", living)
     execute(tight, WorkerOptions(only_fits=True), workers=1)
     assert len({unit.kind for unit in tight.plan.fits}) == kinds
@@ -182,6 +182,6 @@ def test_a_run_has_the_same_bits_with_a_small_cache(monkeypatch: pytest.MonkeyPa
     scored = {"scores": {"encoder": "tiny", "judge": "shots"}}
     usual, tight = (write_run(prepare(small_recipe("realmix", **scored)), tmp_path / name) for name in "ab")
     execute(usual, WorkerOptions(), workers=1)
-    monkeypatch.setattr(generation, "SOURCE_BYTES", 1)
+    monkeypatch.setattr(context, "SOURCE_BYTES", 1)
     execute(tight, WorkerOptions(), workers=1)
     assert digests(tight.folder) == digests(usual.folder)

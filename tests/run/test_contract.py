@@ -1,19 +1,23 @@
 """What every method must hold, found by discovery and never named here; a plug-in's tests are these same ones."""
 
+import inspect
 import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from PIL import Image
 from small_runs import digests, small_pool
 
 from diffaug_datasets.core.errors import PlanError
-from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
+from diffaug_datasets.core.method import Generated, PlanSpec, discover_methods, find_method
 from diffaug_datasets.core.plan import Plan, draw_plan
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
@@ -22,7 +26,8 @@ from diffaug_datasets.planning.catalogue import config_recipe, parse_config_name
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.planning.price import price
 from diffaug_datasets.run.assembly import Assembled, assemble
-from diffaug_datasets.run.generation import sources_in
+from diffaug_datasets.run.batch import BatchJob
+from diffaug_datasets.run.context import WorkContext, sources_in
 from diffaug_datasets.run.rebuild import Regenerator
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
@@ -79,8 +84,8 @@ def test_declared_facts_are_true(name: str) -> None:
     method, plan = find_method(name), plan_of(name)
     assert name == method.NAME and re.fullmatch(r"[a-z0-9]+", method.SLUG) and method.VERSION >= 1
     assert parse_config_name(f"fashion_5shot_{method.SLUG}") == ("fashion", "5shot", name)
-    assert (method.__doc__ or "").startswith(f"{method.TITLE}: ")
-    assert re.search(r"^1\. ", method.__doc__ or "", re.MULTILINE), "the page has no numbered steps"
+    assert method.page.startswith(f"{method.TITLE}: ")
+    assert re.search(r"^1\. ", method.page, re.MULTILINE), "the page has no numbered steps"
     assert re.match(r"(matches|differs|reconstruction)\b", method.PARITY)
     assert method.Config.model_config.get("extra") == "forbid"
     assert {len(row.source_ids) for row in plan.rows} == {method.N_SOURCES}
@@ -114,7 +119,7 @@ def assert_row_is_true(name: str, row: PlanRow) -> None:
     assert sum(row.soft_label.weight) == pytest.approx(1) and min(row.soft_label.weight) > 0
     assert method.LABEL_RULE != "source" or sources == label
     assert row.start_step is None or 0 <= row.start_step <= (row.num_inference_steps or 0)
-    start = getattr(method, "START", "")
+    start = method.START
     assert start != "noise" or not row.start_step
     whose = {"the class": sources == label, "another class": sources.isdisjoint(label), "any class": bool(sources)}
     assert not start.startswith("noised image of ") or whose[start.partition(" of ")[2]]
@@ -145,8 +150,8 @@ def test_the_plan_depends_neither_on_row_order_nor_on_batches(name: str, monkeyp
     rows = [row.model_dump(exclude=free) for row in plan.rows]
     assert [row.model_dump(exclude=free) for row in plan_of(name, batch_size=3).rows] == rows
     method = find_method(name)
-    drawn: Callable[..., Any] = method.plan
-    monkeypatch.setattr(method, "plan", lambda *given: reversed(list(drawn(*given))))
+    backwards = replace(method, plan=lambda *given: reversed(list(method.plan(*given))))
+    monkeypatch.setattr("diffaug_datasets.core.recipe.find_method", lambda _: backwards)
     assert plan_of(name).id == plan.id
 
 
@@ -165,7 +170,7 @@ def test_nothing_is_fitted_that_no_row_rests_on(name: str) -> None:
         assert needed == set(units)
         pairs = [pair for row in plan.rows for pair in zip(row.source_ids, row.source_labels, strict=True)]
         used = {f"{source}/{label}" for source, label in pairs}
-        alone = [unit.content["images"] for unit in plan.fits if unit.kind in getattr(method, "FITS_BY_IMAGE", ())]
+        alone = [unit.content["images"] for unit in plan.fits if unit.kind in method.FITS_BY_IMAGE]
         assert {image for images in alone for image in images} <= used
 
 
@@ -266,7 +271,7 @@ def test_rows_regenerate_and_cost_what_is_declared(name: str, runs: Runs) -> Non
     worker, config = Worker(run), run.recipe.method_config
     planned_row = run.plan.rows[0]
     calls = worker._ctx.backbone.rows_evaluated
-    made, failed = type(worker._job)(run.recipe.module, config, worker._ctx, 0, 1, 1).make([planned_row])
+    made, failed = BatchJob(run.recipe.module, config, worker._ctx, 0, 1, 1).make([planned_row])
     assert len(made) == 1 and not failed
     assert worker._ctx.backbone.rows_evaluated - calls == run.recipe.module.evaluations(config, planned_row)
 
@@ -283,6 +288,21 @@ def test_what_is_computed_was_priced(name: str, runs: Runs) -> None:
     assert asked == quote.evaluations - quote.idle
 
 
+def test_a_batch_calls_its_method_itself() -> None:
+    """Between the worker and the method stands one frame."""
+    seen: list[str] = []
+
+    def generate(rows: Sequence[PlanRow], cfg: Any, ctx: Any) -> list[Generated]:
+        seen.extend(frame.function for frame in inspect.stack()[:3])
+        return [Generated(torch.rand(4, 4, 3)) for _ in rows]
+
+    row, ctx = plan_of("txt2img").rows[0], SimpleNamespace(batch_shape=1)
+    method = replace(find_method("txt2img"), generate=generate)
+    made, _ = BatchJob(method, method.Config(), cast(WorkContext, ctx), 0, 1, 1).make((row,))
+    assert len(made) == 1
+    assert seen == ["generate", "make", "test_a_batch_calls_its_method_itself"]
+
+
 def test_no_two_methods_share_a_name_or_a_slug() -> None:
-    methods: Mapping[str, Any] = discover_methods()
+    methods = discover_methods()
     assert len({method.SLUG for method in methods.values()}) == len(methods)

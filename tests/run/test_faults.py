@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,9 @@ from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.report.run_view import RunView
+from diffaug_datasets.run import context
+from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.execute import execute, over_budget
-from diffaug_datasets.run.generation import load_backbone
 from diffaug_datasets.run.progress import Progress, status
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
@@ -59,12 +61,30 @@ class Misbehaving:
         return torch.randn(self.inner.latent_shape, generator=torch.Generator().manual_seed(seed))
 
 
+Load = Callable[[BackboneSpec, str], Any]
+load_backbone: Load = context.load_backbone
+
+
+@contextmanager
+def loading(load: Load) -> Iterator[None]:
+    """Workers of this process load this instead of the recipe's backbone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "load_backbone", load)
+        yield
+
+
 def load_misbehaving(spec: BackboneSpec, device: str, **faults: Any) -> Any:
     return Misbehaving(load_backbone(spec, device), **faults)
 
 
-def misbehaving(**faults: Any) -> Callable[[BackboneSpec, str], Any]:
+def misbehaving(**faults: Any) -> Load:
     return partial(load_misbehaving, **faults)
+
+
+def executed(run: Run, load: Load, **options: Any) -> Assembled | None:
+    """The run made by one worker on such a backbone."""
+    with loading(load):
+        return execute(run, WorkerOptions(**options), workers=1)
 
 
 def seeds_of(run: Run, row: PlanRow, attempts: Sequence[int]) -> list[int]:
@@ -83,7 +103,7 @@ def test_a_bad_image_is_tried_again_with_another_seed(tmp_path: Path, value: flo
     run = small_run(tmp_path / "run", "txt2img")
     unlucky, hopeless = run.plan.rows[4], run.plan.rows[9]
     spoil = dict.fromkeys(seeds_of(run, unlucky, [0]) + seeds_of(run, hopeless, [0, 1, 2]), value)
-    assembled = execute(run, WorkerOptions(loader=misbehaving(spoil=spoil)), workers=1)
+    assembled = executed(run, misbehaving(spoil=spoil))
     assert assembled is not None
     rows = rows_of(run)
     assert rows[unlucky.row_id]["attempt"] == 1
@@ -99,7 +119,7 @@ def test_neighbours_of_a_bad_image_keep_their_bits(tmp_path: Path) -> None:
     clean, faulty = small_run(tmp_path / "a", "txt2img"), small_run(tmp_path / "b", "txt2img")
     spoil = dict.fromkeys(seeds_of(clean, clean.plan.rows[4], [0, 1, 2]), float("nan"))
     execute(clean, WorkerOptions(), workers=1)
-    execute(faulty, WorkerOptions(loader=misbehaving(spoil=spoil)), workers=1)
+    executed(faulty, misbehaving(spoil=spoil))
     expected, got = rows_of(clean), rows_of(faulty)
     del expected[clean.plan.rows[4].row_id]
     assert got == expected
@@ -107,16 +127,16 @@ def test_neighbours_of_a_bad_image_keep_their_bits(tmp_path: Path) -> None:
 
 def test_out_of_memory_runs_padded_halves(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", "txt2img", batch_size=4)
-    execute(run, WorkerOptions(loader=misbehaving(most_rows=2)), workers=1)
+    executed(run, misbehaving(most_rows=2))
     assert {row["batch_shape"] for row in rows_of(run).values()} == {2}
     again = small_run(tmp_path / "again", "txt2img", batch_size=4)
-    execute(again, WorkerOptions(loader=misbehaving(most_rows=2)), workers=1)
+    executed(again, misbehaving(most_rows=2))
     assert digests(run.folder) == digests(again.folder)
 
 
 def test_no_memory_at_all_fails_the_rows_and_says_so(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", "txt2img")
-    assembled = execute(run, WorkerOptions(loader=misbehaving(most_rows=0)), workers=1)
+    assembled = executed(run, misbehaving(most_rows=0))
     assert assembled is not None
     assert {f.reason for f in assembled.failed} == {"out of memory at batch shape 1"}
     assert len(assembled.failed) == 20
@@ -125,7 +145,6 @@ def test_no_memory_at_all_fails_the_rows_and_says_so(tmp_path: Path) -> None:
 def test_an_undecodable_source_fails_its_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffaug_datasets.core import images
     from diffaug_datasets.core.errors import SourceError
-    from diffaug_datasets.run import generation
 
     run = small_run(tmp_path / "run", "img2img", failure_budget=1.0)
     victim = run.plan.rows[0].source_ids[0]
@@ -135,7 +154,7 @@ def test_an_undecodable_source_fails_its_rows_alone(tmp_path: Path, monkeypatch:
             raise SourceError("image: not a readable image")
         return images.decode_image(data, name)
 
-    monkeypatch.setattr(generation, "decode_image", decode)
+    monkeypatch.setattr(context, "decode_image", decode)
     assembled = execute(run, WorkerOptions(), workers=1)
     assert assembled is not None
     users = {row.row_id for row in run.plan.rows if victim in row.source_ids}

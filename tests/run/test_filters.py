@@ -13,7 +13,7 @@ from small_runs import small_run
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.recipe import Filter, Recipe, Scores
 from diffaug_datasets.run.assembly import decide, scored, verdicts
-from diffaug_datasets.run.generation import Made
+from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.shards import encode_row
 from diffaug_datasets.run.worker import Worker

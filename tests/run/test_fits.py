@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 from small_runs import METHODS, small_run
 
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.catalogue import merged
+from diffaug_datasets.run.context import WorkContext
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.generation import WorkContext
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
@@ -57,10 +57,11 @@ def test_a_fit_that_holds_nonsense_is_one_sentence(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "receipt.json").touch()
     save_file({"an image": torch.zeros(1)}, folder / "latents.safetensors")
-    ctx = WorkContext(BackboneSpec(id="tiny"), tmp_path, lambda _: b"")
+    recipe = Recipe.from_dict({"builder": "toy", "method": "img2img"})
+    ctx = WorkContext(recipe, tmp_path, lambda _: b"")
     assert ctx.fit("latents")["an image"].shape == (1,)
     with pytest.raises(RunError, match="fit latents holds no tensor 'another'; delete"):
         ctx.fit("latents")["another"]
     (folder / "latents.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(RunError, match="fit latents is damaged"):
-        WorkContext(BackboneSpec(id="tiny"), tmp_path, lambda _: b"").fit("latents")
+        WorkContext(recipe, tmp_path, lambda _: b"").fit("latents")

@@ -1,5 +1,6 @@
-"""A method of somebody else's, built as a wheel, installed into a folder and found through its entry point."""
+"""A method and a builder of somebody else's: the examples of `plugin`, built as a wheel and found by entry points."""
 
+import json
 import os
 import re
 import sys
@@ -9,7 +10,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from command_line import Answer, Command
+from PIL import Image
 
+from diffaug_datasets import plugin
 from diffaug_datasets.core import method as core_method
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.methods import genie
@@ -26,65 +29,14 @@ version = "1.0"
 [project.entry-points."diffaug_datasets.methods"]
 mirrored = "diffaug_mirrored"
 
+[project.entry-points."diffaug_datasets.builders"]
+pins = "diffaug_pins"
+
 [tool.setuptools]
-py-modules = ["diffaug_mirrored"]
+py-modules = ["diffaug_mirrored", "diffaug_pins"]
 """
 
-METHOD = '''"""Mirrored: a real image of the class, mirrored, under a little latent noise.
-
-1. a real image of the class                  `plan`, role `source`
-2. its mirror image, encoded, plus noise      `generate`
-"""
-
-from pydantic import BaseModel, ConfigDict
-
-from diffaug_datasets.core.method import Generated, new_row
-from diffaug_datasets.core.identity import RowKey
-
-NAME, SLUG, VERSION, TITLE, PAPER = "mirrored", "mirrored", 1, "Mirrored", "0000.00000"
-PARITY = "matches nothing published"
-N_SOURCES, LABEL_RULE, NEEDS = 1, "source", frozenset()
-
-
-class Config(BaseModel):
-    """How much noise."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    noise: float = 0.1
-
-
-class Draw(BaseModel):
-    """Only the source and the noise are drawn."""
-
-
-def plan(cfg, table, spec):
-    for label, images in table.by_class().items():
-        for k in range(spec.count(len(images)) if images else 0):
-            key = RowKey(spec.seed, NAME, label, k)
-            source = key.choice("source", images)
-            yield new_row(VERSION, key, spec, source_ids=(source.id,), source_labels=(SOURCE_LABEL,))
-
-
-def fits(cfg, table, spec, rows):
-    return ()
-
-
-def fit(unit, cfg, ctx):
-    raise LookupError(unit.name)
-
-
-def evaluations(cfg, row):
-    return COST
-
-
-def generate(rows, cfg, ctx):
-    import torch
-
-    pixels = [ctx.backbone.preprocess(ctx.source(row.source_ids[0]), "bilinear").flip(-1) for row in rows]
-    latents = ctx.backbone.encode(torch.stack(pixels)) + cfg.noise * ctx.noise(rows)
-    return [Generated(image.permute(1, 2, 0)) for image in ctx.backbone.decode_float(latents)]
-'''
+[METHOD, BUILDER] = re.findall(r"^```python\n(.*?)^```", plugin.__doc__ or "", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -95,8 +47,10 @@ def install(tmp_path: Path, shell: Command):
         project, site = tmp_path / "project", tmp_path / "site"
         project.mkdir()
         (project / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
-        source = METHOD.replace("SOURCE_LABEL", source_label).replace("COST", str(cost))
+        source = METHOD.replace("source_labels=(label,)", f"source_labels=({source_label},)")
+        source = source.replace("return 0", f"return {cost}")
         (project / "diffaug_mirrored.py").write_text(source, encoding="utf-8")
+        (project / "diffaug_pins.py").write_text(BUILDER, encoding="utf-8")
         build = "from setuptools.build_meta import build_wheel; build_wheel('.')"
         assert shell(sys.executable, "-c", build, cwd=project).code == 0
         [wheel] = project.glob("*.whl")
@@ -141,15 +95,32 @@ def test_a_plugged_in_method_that_says_what_is_not_so_is_caught(
     assert all(f"::{test}[mirrored]" in said.out for test in tests)
 
 
+def test_a_plugged_in_builder_reads_a_folder(install, shell: Command, tmp_path: Path) -> None:
+    site, photos = install(), tmp_path / "pins" / "photos"
+    photos.mkdir(parents=True)
+    (tmp_path / "pins" / "pins.txt").write_text("p1 map_pin\np2 push_pin\n", encoding="utf-8")
+    for place, name in enumerate(("p1", "p2")):
+        Image.new("RGB", (8, 8), (place, 0, 0)).save(photos / f"{name}.png")
+    changes = ("--source", tmp_path / "pins", "--set", "per_class=1", "--dry-run", "--json")
+    said = shell(sys.executable, "-m", "diffaug_datasets", "plan", "pins_full_mirrored", *changes, PYTHONPATH=str(site))
+    assert said.code == 0 and json.loads(said.out)["images_a_class"] == {"map_pin": 1, "push_pin": 1}, said
+
+
+Plug = Callable[..., ModuleType]
+
+
 @pytest.fixture
-def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], ModuleType]]:
-    """`plug_in(module, name, slug)`: an entry point more, for a module that only says who it is."""
+def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
+    """`plug_in(module, NAME="x")`: an entry point more, for the example with other facts; None takes one away."""
     points: list[SimpleNamespace] = []
     monkeypatch.setattr(core_method, "entry_points", lambda group: points)
 
-    def plugged(module: str, name: str, slug: str) -> ModuleType:
+    def plugged(module: str, **facts: object) -> ModuleType:
         made = ModuleType(module)
-        made.NAME, made.SLUG = name, slug
+        exec(METHOD, made.__dict__)
+        made.__dict__.update(facts)
+        for name in [name for name, value in facts.items() if value is None]:
+            delattr(made, name)
         points.append(SimpleNamespace(load=lambda: made))
         return made
 
@@ -158,30 +129,63 @@ def plug_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str
     core_method.discover_methods.cache_clear()
 
 
-def test_a_plug_in_stands_beside_the_shipped_methods(plug_in) -> None:
+def test_a_plug_in_stands_beside_the_shipped_methods(plug_in: Plug) -> None:
     shipped = {path.stem for path in Path(genie.__file__).parent.glob("*.py")}
-    made = plug_in("theirs", "mirrored", "mirrored")
+    made = plug_in("theirs")
     methods = core_method.discover_methods()
-    assert methods["mirrored"] is made
-    assert methods["genie"] is genie and methods.keys() - {"mirrored"} < shipped
+    assert (methods["mirrored"].module, methods["mirrored"].generate) == ("theirs", made.generate)
+    assert methods["genie"].module == genie.__name__ and methods.keys() - {"mirrored"} < shipped
+    assert methods["mirrored"].page.startswith("Mirrored: a real image of the class, mirrored")
 
 
 @pytest.mark.parametrize(
     ("name", "slug", "fact"), [("genie", "mirrored", "NAME 'genie'"), ("mirrored", "genie", "SLUG 'genie'")]
 )
-def test_a_plug_in_never_replaces_a_shipped_method(plug_in, diffaug: Command, name: str, slug: str, fact: str) -> None:
-    plug_in("theirs", name, slug)
+def test_a_plug_in_never_replaces_a_shipped_method(
+    plug_in: Plug, diffaug: Command, name: str, slug: str, fact: str
+) -> None:
+    plug_in("theirs", NAME=name, SLUG=slug)
     said = f"methods {genie.__name__} and theirs have the same {fact}; rename or uninstall one."
     assert diffaug("methods").sentence == said
     with pytest.raises(RecipeError, match=re.escape(said)):
         core_method.find_method("img2img")
 
 
-def test_a_plug_in_never_replaces_another(plug_in) -> None:
-    plug_in("one", "mirrored", "mirrored")
-    plug_in("two", "mirrored", "turned")
+def test_a_plug_in_never_replaces_another(plug_in: Plug) -> None:
+    plug_in("one")
+    plug_in("two", SLUG="turned")
     with pytest.raises(RecipeError, match="methods one and two have the same NAME 'mirrored'; rename or uninstall one"):
         core_method.discover_methods()
+
+
+FAULTS: list[tuple[dict[str, object], str]] = [
+    ({"PARITY": None}, "declares no PARITY."),
+    ({"generate": None}, "declares no generate."),
+    ({"NEED": frozenset()}, "NEED is no fact of a method; a constant of its own begins with an underscore."),
+    ({"N_SOURCES": "1"}, "N_SOURCES: got '1', input should be a valid integer."),
+    ({"LABEL_RULE": "both"}, "LABEL_RULE: got 'both', input should be 'source', 'target' or 'mixed'."),
+    ({"NEEDS": frozenset({"luck"})}, "NEEDS: got 'luck', input should be "),
+    ({"PARITY": "close"}, "PARITY: got 'close', string should match pattern "),
+    ({"Config": dict}, "Config: got <class 'dict'>, input should be a subclass of MethodConfig."),
+    ({"plan": lambda cfg, table: ()}, "plan must take 3 arguments."),
+    ({"fit": lambda unit, cfg, ctx: None}, "fits and fit go together; declare both or neither."),
+]
+
+
+@pytest.mark.parametrize(("facts", "said"), FAULTS)
+def test_what_a_module_declares_is_checked_where_it_is_found(
+    plug_in: Plug, facts: dict[str, object], said: str
+) -> None:
+    plug_in("theirs", **facts)
+    with pytest.raises(RecipeError) as refusal:
+        core_method.discover_methods()
+    assert str(refusal.value).startswith(f"method theirs: {said}")
+
+
+def test_plugin_offers_what_it_lists_without_torch(shell: Command) -> None:
+    assert set(plugin.__all__) == {name for name in vars(plugin) if not name.startswith("_")}
+    code = "import sys, diffaug_datasets.plugin; print('torch' in sys.modules)"
+    assert shell(sys.executable, "-c", code).out.strip() == "False"
 
 
 def test_without_the_folder_it_is_not_there(shell: Command) -> None:

@@ -17,7 +17,7 @@ from small_runs import CONCEPTS, METHODS, small_run
 import diffaug_datasets
 from diffaug_datasets.core.method import Generated, discover_methods
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.run.generation import to_uint8
+from diffaug_datasets.run.context import to_uint8
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 

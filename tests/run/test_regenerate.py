@@ -9,8 +9,8 @@ import pytest
 from small_runs import METHODS, small_run
 
 from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.run.context import sources_in
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.generation import sources_in
 from diffaug_datasets.run.rebuild import Regenerator
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.worker import WorkerOptions

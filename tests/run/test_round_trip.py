@@ -15,7 +15,7 @@ from PIL import Image
 from small_runs import small_pool
 
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.method import PlanSpec, discover_methods, find_method
+from diffaug_datasets.core.method import Generated, PlanSpec, discover_methods, find_method
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import Plan, draw_plan
 from diffaug_datasets.core.recipe import Recipe
@@ -26,11 +26,11 @@ from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.planning.catalogue import config_recipe, presets
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.provenance import STATUS, provenance_features, write_parquet
-from diffaug_datasets.run.generation import load_backbone, sources_in
+from diffaug_datasets.run.context import load_backbone, sources_in
 from diffaug_datasets.run.rebuild import Regenerator, row_of
 from diffaug_datasets.run.shards import arrow_schema, planned_columns, read_stream, write_stream
 from diffaug_datasets.run.store import Run
-from diffaug_datasets.run.worker import Worker, WorkerOptions
+from diffaug_datasets.run.worker import Worker
 
 NAMES = ("bird", "fish", "frog")
 SOURCES = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(3) for j in range(2))
@@ -118,7 +118,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
 
     def edit(ctx: Any, rows: Any, conditions: Any, cfg: Any, noised_at: Any, start: Any) -> list[Any]:
         seen.extend(zip(noised_at, start, conditions.scale, strict=True))
-        return []
+        return [Generated(torch.zeros(1, 1, 3))] * len(noised_at)
 
     monkeypatch.setattr(denoising, "edit", edit)
     yield seen
@@ -185,13 +185,16 @@ def families(name: str, photos: Path) -> list[Recipe]:
 
 
 @pytest.mark.parametrize("name", sorted(discover_methods()))
-def test_a_row_of_every_preset_family_is_made_again_to_the_bit(name: str, photos: Path, tmp_path: Path) -> None:
-    load = {"loader": lambda _, device: loaded(device)}
+def test_a_row_of_every_preset_family_is_made_again_to_the_bit(
+    name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("cpu")
+    monkeypatch.setattr("diffaug_datasets.run.context.load_backbone", lambda _, __: model)
     for number, recipe in enumerate(families(name, photos)):
         run = write_run(prepare(recipe), tmp_path / str(number))
-        Worker(run, WorkerOptions(**load)).work()
+        Worker(run).work()
         tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards()]
-        rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables), **load)
+        rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables))
         [shard] = run.plan.shards()
         row = read_stream(str(run.shard_path(shard.name))).drop_columns(["image"]).to_pylist()[0]
         assert rebuild(row).equal, recipe.config

@@ -10,7 +10,7 @@ from small_runs import small_run
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.recipe import SHOTS, Scores
-from diffaug_datasets.run.generation import Made
+from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.scores import Scorer
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker

@@ -15,7 +15,7 @@ import torch
 from command_line import Command
 from PIL import Image
 from small_runs import small_run
-from test_faults import load_misbehaving, misbehaving, rows_of, seeds_of
+from test_faults import executed, load_backbone, load_misbehaving, loading, misbehaving, rows_of, seeds_of
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import pixel_sha256
@@ -24,8 +24,8 @@ from diffaug_datasets.core.plan import without_images
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.fingerprint import backbone_fingerprint
 from diffaug_datasets.run.assembly import finished
+from diffaug_datasets.run.context import sources_in
 from diffaug_datasets.run.execute import execute
-from diffaug_datasets.run.generation import load_backbone, sources_in
 from diffaug_datasets.run.rebuild import MOST_LEVELS, MOST_MEAN, Closeness, Rebuilt, Regenerator, closeness
 from diffaug_datasets.run.shards import read_stream, write_arrow
 from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack
@@ -60,9 +60,12 @@ def load_kernels(spec: BackboneSpec, device: str, spoil: dict[int, float] | None
 NEIGHBOURS = {"place": 1e-2, "beside": 1e-1}
 
 
-def regenerator(run: Run, loader: Callable[[BackboneSpec, str], Any] = load_backbone) -> Regenerator:
+def regenerator(run: Run, load: Callable[[BackboneSpec, str], Any] = load_backbone) -> Regenerator:
     tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards()]
-    return Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables), loader=loader)
+    regenerate = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables))
+    with loading(load):
+        _ = regenerate._ctx.backbone  # loaded at its first use, which is this
+    return regenerate
 
 
 def columns(row: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def test_a_row_is_made_again_as_it_was_where_place_and_neighbours_matter(tmp_pat
     run = small_run(tmp_path / "run", "txt2img", batch_size=5, failure_budget=1.0)
     unlucky, hopeless = run.plan.rows[3], run.plan.rows[9]
     spoil = dict.fromkeys(seeds_of(run, unlucky, [0]) + seeds_of(run, hopeless, [0, 1, 2]), float("nan"))
-    execute(run, WorkerOptions(loader=partial(load_kernels, spoil=spoil, **NEIGHBOURS)), workers=1)
+    executed(run, partial(load_kernels, spoil=spoil, **NEIGHBOURS))
     rows, again = rows_of(run), regenerator(run, partial(load_kernels, **NEIGHBOURS))
     assert rows[unlucky.row_id]["attempt"] == 1 and len(rows) == 19
     assert all(again(columns(row)).equal for row in rows.values())
@@ -107,8 +110,8 @@ def test_who_fails_beside_a_row_changes_none_of_its_columns(tmp_path: Path) -> N
     clean, faulty = small_run(tmp_path / "a", "txt2img"), small_run(tmp_path / "b", "txt2img")
     spoil = dict.fromkeys(seeds_of(clean, clean.plan.rows[4], [0, 1, 2]), float("nan"))
     spoil |= dict.fromkeys(seeds_of(clean, clean.plan.rows[7], [0]), float("nan"))
-    execute(clean, WorkerOptions(loader=partial(load_kernels, **NEIGHBOURS)), workers=1)
-    execute(faulty, WorkerOptions(loader=partial(load_kernels, spoil=spoil, **NEIGHBOURS)), workers=1)
+    executed(clean, partial(load_kernels, **NEIGHBOURS))
+    executed(faulty, partial(load_kernels, spoil=spoil, **NEIGHBOURS))
     expected, got = rows_of(clean), rows_of(faulty)
     for row in (clean.plan.rows[4], clean.plan.rows[7]):
         del expected[row.row_id]
@@ -118,7 +121,7 @@ def test_who_fails_beside_a_row_changes_none_of_its_columns(tmp_path: Path) -> N
 
 def test_halves_of_odd_batches_keep_every_row_and_are_made_again(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", "txt2img", batch_size=5)
-    execute(run, WorkerOptions(loader=misbehaving(most_rows=3)), workers=1)
+    executed(run, misbehaving(most_rows=3))
     rows = rows_of(run)
     assert len(rows) == 20 and {row["batch_shape"] for row in rows.values()} == {3}
     again = regenerator(run)
@@ -176,9 +179,10 @@ def test_the_fingerprint_is_of_the_shape_that_memory_holds(tmp_path: Path) -> No
     backbone = Backbone.load(run.recipe.backbone)
     assert backbone_fingerprint(backbone, 3) == backbone_fingerprint(backbone, 3) != backbone_fingerprint(backbone, 5)
     for rows, shape in ((3, 3), (5, 5)):
-        worker = Worker(run, WorkerOptions(loader=misbehaving(most_rows=rows)))
-        assert worker._ctx.numerics("numerics", 5) == backbone_fingerprint(backbone, shape)
-    assert Worker(run, WorkerOptions(loader=misbehaving(most_rows=0)))._ctx.numerics("numerics", 5) == "out of memory"
+        with loading(misbehaving(most_rows=rows)):
+            assert Worker(run)._ctx.numerics("numerics", 5) == backbone_fingerprint(backbone, shape)
+    with loading(misbehaving(most_rows=0)):
+        assert Worker(run)._ctx.numerics("numerics", 5) == "out of memory"
 
 
 def compared(run: Run, regenerate: Regenerator, change: int = 0, **stack: str) -> Closeness:

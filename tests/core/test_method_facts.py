@@ -1,15 +1,15 @@
 """The cost of a method in words, also of one that cannot be planned from invented images."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from diffaug_datasets.core.method import cost, family, find_method
+from diffaug_datasets.core.method import MethodConfig, find_method
+from diffaug_datasets.core.method_facts import cost, method_facts
 
 
-class Demanding(BaseModel):
+class Demanding(MethodConfig):
     """A key without a default."""
 
     folder: str
@@ -25,5 +25,4 @@ def test_cost_is_that_of_the_specification(name: str, expected: str) -> None:
 
 @pytest.mark.parametrize("change", [{"Config": Demanding}, {"plan": lambda *_: iter(())}])
 def test_a_method_that_cannot_be_planned_here_still_has_a_page(change: dict[str, Any]) -> None:
-    method: Any = SimpleNamespace(**{**vars(find_method("txt2img")), **change})
-    assert family(method).cost == "as `diffaug plan` says"
+    assert method_facts(replace(find_method("txt2img"), **change)).cost == "as `diffaug plan` says"
