@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest import mock
+from unittest.mock import patch
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -56,10 +56,13 @@ class Calls:
             self.made.append((module, tuple(tuple(a.shape) for a in (*args, text) if a is not None)))
 
 
+load = Backbone.load
+
+
 @cache
 def backbone(spec: BackboneSpec, device: str) -> Backbone:
-    """One pipeline for all runs of the process, as one worker has one."""
-    return Backbone.load(spec, device)
+    """One pipeline for all runs of the process, as one worker has one; stands in for `Backbone.load`."""
+    return load(spec, device)
 
 
 def plan_runs(folder: Path, per_class: int) -> list[Run]:
@@ -80,9 +83,9 @@ def plan_runs(folder: Path, per_class: int) -> list[Run]:
 def learn(run: Run) -> None:
     """Make what is learned and nothing else."""
     worker = Worker(run)
-    for kind, units in run.units():
-        if kind in LEARNED:
-            worker._stage(units)
+    for unit in run.plan.fits:
+        if unit.kind in LEARNED and not worker.is_intact(unit.name):
+            worker.make(unit)
 
 
 def engine_seconds(runs: Sequence[Run], calls: Calls) -> dict[str, float]:
@@ -156,8 +159,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loop-images", type=int, default=30)
     given = parser.parse_args()
-    shared = mock.patch("diffaug_datasets.run.context.load_backbone", backbone)
-    with tempfile.TemporaryDirectory() as folder, shared:
+    with tempfile.TemporaryDirectory() as folder, patch.object(Backbone, "load", backbone):
         runs = plan_runs(Path(folder), given.per_class)
         model, calls = backbone(runs[0].recipe.backbone, "cpu"), Calls()
         for module in (model.unet, model._vae.encoder, model._vae.decoder):

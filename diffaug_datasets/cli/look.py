@@ -278,11 +278,10 @@ def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_jso
     from diffaug_datasets.run.context import sources_in
     from diffaug_datasets.run.execute import resolve_device
     from diffaug_datasets.run.rebuild import Regenerator, closeness
-    from diffaug_datasets.run.shards import read_stream
 
     run = Run.open(folder)
     columns, image, stack = finished_row(run, prefix)
-    tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards() if s.name.startswith("real")]
+    tables = [run.table(shard) for shard in run.plan.real_shards() if shard.kind == "real"]
     fits, device = run.folder / "fits", resolve_device(device)
     regenerate = Regenerator(run.recipe, run.plan, fits, sources_in(tables), device=device)
     made = regenerate(columns)
@@ -299,7 +298,6 @@ def finished_row(run: Run, prefix: str) -> tuple[dict[str, object], bytes, dict[
         RunError: no row or several begin so, it is a real one, it failed, or it is not made yet.
     """
     from diffaug_datasets.report.run_view import find_row
-    from diffaug_datasets.run.shards import read_stream
 
     row_id = find_row(run, prefix).row_id
     shard = next((shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows)), None)
@@ -310,7 +308,7 @@ def finished_row(run: Run, prefix: str) -> tuple[dict[str, object], bytes, dict[
         raise RunError(f"row {row_id}: not made yet; `diffaug generate {run.folder}` makes it.")
     if failed := next((row for row in receipt.failed if row.row_id == row_id), None):
         raise RunError(f"row {row_id}: has no image; it failed after {failed.attempts} attempts ({failed.reason}).")
-    table = read_stream(str(run.shard_path(shard.name)))
+    table = run.table(shard)
     columns = table.slice(table.column("row_id").to_pylist().index(row_id), 1).to_pylist()[0]
     return columns, bytes(columns.pop("image")["bytes"]), receipt.stack
 

@@ -2,22 +2,20 @@
 
 Its id is a digest of canonical JSON lines, header first, then the rows in row order, so it is the same on any machine.
 The dataset's revision is written down but does not count: the same images from elsewhere are the same plan.
-Shards and batches are functions of the plan alone: they never depend on how many workers run. Shards have a number of
-rows; where their images would pass `SHARD_BYTES`, the header states how many rows each has instead.
-
-Taking real images out of a plan that is drawn: their rows go, every other row stays what it is and where it is.
+Shards and batches are functions of the plan alone: they never depend on how many workers run, nor on real images that
+are taken out later: their rows go, and every other row stays what it is and where it is.
 """
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, chain, islice
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.identity import RowKey, canonical
@@ -29,18 +27,22 @@ from diffaug_datasets.core.rows import PlanRow, SoftLabel, Split
 from diffaug_datasets.core.sources import Source, SourceTable
 
 PLAN_SCHEMA = 1
-MOST_ROWS = 10_000_000  # ImageNet times 5 is 6.4 million; a plan is held in memory, at about 3 kB a row
+MOST_ROWS = 10_000_000  # ImageNet times 5 is 6.4 million; a plan is held in memory, at about 3 kB per row
 REAL_SHARD_ROWS = 1000
 SHARD_BYTES = 500_000_000  # of images, encoded: what `datasets` makes a shard by itself
 ASSUMED_SIDE = 512  # of a backbone that states no size
 RESTORED = 3  # lossless bytes of a picture at its source's size, by the bytes of that source
+TOO_MANY = "a plan is held in memory, at about 3 kB an image; lower per_class or per_image."
+
+ShardKind = Literal["real", "test", "synthetic"]
 
 
 class PlanHeader(BaseModel):
     """What the rows rest on.
 
-    `sizes`: rows per shard by its stem, where shards were cut by bytes or rows were taken out of a plan that was made.
-    `gaps`: the places in a synthetic shard's order of work that are empty since rows were taken out, by its name.
+    `sizes`: rows per shard by kind of shard, where shards were cut by bytes (`SHARD_BYTES`) or rows were taken out of a
+    plan that was made; shards of other kinds have a fixed number of rows. `gaps`: the places in a synthetic shard's
+    order of work that are empty since rows were taken out, by its name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,14 +59,8 @@ class PlanHeader(BaseModel):
     source_revision: str
     backbone: str
     warnings: tuple[str, ...] = ()
-    sizes: dict[str, tuple[NonNegativeInt, ...]] | None = None
-    gaps: dict[str, tuple[NonNegativeInt, ...]] | None = None
-
-    @model_serializer(mode="wrap")
-    def _as_drawn(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A plan whose shards all have their number of rows does not speak of it."""
-        content: dict[str, Any] = serialise(self)
-        return {key: value for key, value in content.items() if value or key not in ("sizes", "gaps")}
+    sizes: dict[ShardKind, tuple[NonNegativeInt, ...]] = {}
+    gaps: dict[str, tuple[NonNegativeInt, ...]] = {}
 
 
 Batch = tuple[PlanRow | None, ...]
@@ -73,11 +69,25 @@ Batch = tuple[PlanRow | None, ...]
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive rows of a plan that become one file; `name` is its stem. `gaps`: see `PlanHeader`."""
+    """Consecutive rows of a plan that become one file; `gaps`: see `PlanHeader`.
 
-    name: str
+    `real` and `test` shards hold the real images of the training and the test split.
+    """
+
+    kind: ShardKind
+    number: int
     rows: tuple[PlanRow, ...]
     gaps: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Stem of its file, such as `synthetic-00000`."""
+        return f"{self.kind}-{self.number:05d}"
+
+    @property
+    def split(self) -> Split:
+        """The split that its rows belong to."""
+        return "test" if self.kind == "test" else "train"
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Rows grouped by the work they need, so that few batches mix start steps; the last may be short.
@@ -119,74 +129,64 @@ class Plan:
             yield canonical(row.model_dump(mode="json", by_alias=True))
 
     def shards(self) -> tuple[Shard, ...]:
-        """The synthetic shards, in order."""
-        return self._cut(self.rows, "synthetic", int(self.header.recipe["shard_rows"]))
+        """The synthetic shards, in order.
+
+        Raises:
+            PlanError: the header states sizes or gaps that are not those of the rows.
+        """
+        return self._cut("synthetic", self.rows, int(self.header.recipe["shard_rows"]))
 
     def real_shards(self) -> tuple[Shard, ...]:
-        """The shards of real rows: `real-...` for training, `test-...` for the test split."""
-        train = tuple(r for r in self.real if r.split == "train")
-        test = tuple(r for r in self.real if r.split == "test")
-        return self._cut(train, "real", REAL_SHARD_ROWS) + self._cut(test, "test", REAL_SHARD_ROWS)
+        """The shards of real rows: those for training, then those of the test split. Raises PlanError as `shards`."""
+        train = tuple(row for row in self.real if row.split == "train")
+        test = tuple(row for row in self.real if row.split == "test")
+        return self._cut("real", train, REAL_SHARD_ROWS) + self._cut("test", test, REAL_SHARD_ROWS)
 
-    def _cut(self, rows: Sequence[PlanRow], stem: str, size: int) -> tuple[Shard, ...]:
-        sizes = (self.header.sizes or {}).get(stem)
-        return cut(rows, stem, size) if sizes is None else cut_unevenly(rows, stem, sizes, self.header.gaps or {})
+    def _cut(self, kind: ShardKind, rows: Sequence[PlanRow], size: int) -> tuple[Shard, ...]:
+        """Shards of `size` rows, the last of which may be short; where the header states sizes, of so many rows each,
+        and a shard that lost all its rows is left out.
+        """
+        sizes = self.header.sizes.get(kind)
+        if sizes is None:
+            count = math.ceil(len(rows) / size)
+            return tuple(Shard(kind, i, tuple(rows[i * size : (i + 1) * size])) for i in range(count))
+        if sum(sizes) != len(rows):
+            raise PlanError(f"the plan has {len(rows)} {kind} rows, its shards {sum(sizes)}; plan again.")
+        ends = enumerate(zip(sizes, accumulate(sizes), strict=True))
+        shards = tuple(Shard(kind, i, tuple(rows[end - size : end])) for i, (size, end) in ends if size)
+        shards = tuple(replace(shard, gaps=self.header.gaps.get(shard.name, ())) for shard in shards)
+        if lost := [s.name for s in shards if any(gap >= len(s.rows) + len(set(s.gaps)) for gap in s.gaps)]:
+            raise PlanError(f"the plan has gaps behind the end of {lost[0]}; plan again.")
+        return shards
 
-    def images_a_class(self) -> Counter[str]:
+    def images_per_class(self) -> Counter[str]:
         """Class name -> planned synthetic images."""
         names = self.header.class_names
         return Counter(dict.fromkeys(names, 0)) + Counter(names[row.label] for row in self.rows)
 
 
-def cut(rows: Sequence[PlanRow], stem: str, size: int) -> tuple[Shard, ...]:
-    """Shards of `size` rows named `<stem>-00000`, ...; the last may be short."""
-    count = math.ceil(len(rows) / size)
-    return tuple(Shard(f"{stem}-{i:05d}", tuple(rows[i * size : (i + 1) * size])) for i in range(count))
-
-
-def cut_unevenly(
-    rows: Sequence[PlanRow], stem: str, sizes: Sequence[int], gaps: Mapping[str, tuple[int, ...]]
-) -> tuple[Shard, ...]:
-    """Shards of so many rows each, under the names that they had; one that lost all its rows is left out.
-
-    Raises:
-        PlanError: the sizes or gaps are not those of the rows.
-    """
-    if sum(sizes) != len(rows):
-        raise PlanError(f"the plan has {len(rows)} {stem} rows, its shards {sum(sizes)}; plan again.")
-    ends = list(accumulate(sizes))
-    cuts = [(f"{stem}-{i:05d}", size, end) for i, (size, end) in enumerate(zip(sizes, ends, strict=True)) if size]
-    shards = tuple(Shard(name, tuple(rows[end - size : end]), gaps.get(name, ())) for name, size, end in cuts)
-    if lost := [s.name for s in shards if any(gap >= len(s.rows) + len(set(s.gaps)) for gap in s.gaps)]:
-        raise PlanError(f"the plan has gaps behind the end of {lost[0]}; plan again.")
-    return shards
-
-
 def real_rows(table: SourceTable, seed: int, split: Split) -> tuple[PlanRow, ...]:
-    """One row a real image, in the table's order. Test rows hash another method name, so no id clashes."""
+    """One row per real image, in the table's order. Test rows hash another method name, so no id clashes."""
     counts: Counter[int] = Counter()
     rows = []
     for source in table.sources:
         key = RowKey(seed, "real" if split == "train" else "real_test", source.label, counts[source.label])
         counts[source.label] += 1
-        rows.append(_real_row(key, source.id, split))
+        row = PlanRow(
+            label=key.class_id,
+            soft_label=SoftLabel.hard(key.class_id),
+            row_id=key.row_id,
+            origin="real",
+            is_synthetic=False,
+            method="real",
+            method_version=0,
+            source_ids=(source.id,),
+            source_labels=(key.class_id,),
+            k=key.k,
+            split=split,
+        )
+        rows.append(row)
     return tuple(rows)
-
-
-def _real_row(key: RowKey, source_id: str, split: Split) -> PlanRow:
-    return PlanRow(
-        label=key.class_id,
-        soft_label=SoftLabel.hard(key.class_id),
-        row_id=key.row_id,
-        origin="real",
-        is_synthetic=False,
-        method="real",
-        method_version=0,
-        source_ids=(source_id,),
-        source_labels=(key.class_id,),
-        k=key.k,
-        split=split,
-    )
 
 
 def draw_plan(
@@ -207,38 +207,48 @@ def draw_plan(
     check_size(recipe, table, spec)
     rows = tuple(sorted(islice(method.plan(config, table, spec), MOST_ROWS + 1), key=lambda row: row.row_id))
     if len(rows) > MOST_ROWS:
-        raise PlanError(f"{name}: {method.NAME} plans more than {MOST_ROWS:,} images; {_TOO_MANY}")
+        raise PlanError(f"{name}: {method.NAME} plans more than {MOST_ROWS:,} images; {TOO_MANY}")
     if not rows:
         raise PlanError(f"{name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
     _check_empty_classes(method, table, spec, {row.label for row in rows})
-    warnings = (*warnings, *_without_rows(table, spec, {row.label for row in rows}))
+    warned = (*warnings, *_without_rows(table, spec, {row.label for row in rows}))
     repeated = [row for row, count in Counter(r.row_id for r in rows).items() if count > 1]
     if repeated:
         raise PlanError(f"{method.NAME} drew row {repeated[0]} twice; a row is (method, class, k).")
     real = real_rows(table, recipe.seed, "train") + (real_rows(test, recipe.seed, "test") if test else ())
-    header = _header(name, recipe, table, test, spec, warnings)
-    sources = (*table.sources, *(test.sources if test else ()))
-    header = header.model_copy(update={"sizes": _sizes_by_bytes(recipe, rows, real, sources) or None})
+    header = PlanHeader(
+        name=name,
+        recipe=recipe.identity(),
+        method_version=method.VERSION,
+        class_names=table.class_names,
+        prompt_names=table.prompt_names,
+        metaclass=table.metaclass,
+        sources=table.digest,
+        test_sources=test.digest if test else None,
+        source_revision=table.revision,
+        backbone=spec.backbone,
+        warnings=warned,
+        sizes=_sizes_by_bytes(recipe, rows, real, (*table.sources, *(test.sources if test else ()))),
+    )
     return Plan(header, rows, real, method.fits(config, table, spec, rows))
 
 
 def _sizes_by_bytes(
     recipe: Recipe, rows: Sequence[PlanRow], real: Sequence[PlanRow], sources: Iterable[Source]
-) -> dict[str, tuple[int, ...]]:
-    """Rows a shard, by stem, where a shard of the usual number of rows would hold more than `SHARD_BYTES`."""
+) -> dict[ShardKind, tuple[int, ...]]:
+    """Rows per shard, by kind, where a shard of the usual number of rows would hold more than `SHARD_BYTES`."""
     size = {source.id: source.size for source in sources}
     height, width = (side or ASSUMED_SIDE for side in (recipe.backbone.height, recipe.backbone.width))
     own = int(height * width * PIXEL_BYTES[recipe.image_format])
     restored = recipe.method_config.requirements.at_source_size
     made = [RESTORED * size[row.source_ids[0]] if restored and row.source_ids else own for row in rows]
-    cuts = {"synthetic": shard_sizes(made, recipe.shard_rows, SHARD_BYTES, recipe.batch_size)}
-    for stem, split in (("real", "train"), ("test", "test")):
-        weights = [size[row.source_ids[0]] for row in real if row.split == split]
-        cuts[stem] = shard_sizes(weights, REAL_SHARD_ROWS, SHARD_BYTES)
-    return {stem: sizes for stem, sizes in cuts.items() if sizes is not None}
-
-
-_TOO_MANY = "a plan is held in memory, at about 3 kB an image; lower per_class or per_image."
+    train, test = ([size[row.source_ids[0]] for row in real if row.split == split] for split in ("train", "test"))
+    cuts: dict[ShardKind, tuple[int, ...] | None] = {
+        "synthetic": shard_sizes(made, recipe.shard_rows, SHARD_BYTES, recipe.batch_size),
+        "real": shard_sizes(train, REAL_SHARD_ROWS, SHARD_BYTES),
+        "test": shard_sizes(test, REAL_SHARD_ROWS, SHARD_BYTES),
+    }
+    return {kind: sizes for kind, sizes in cuts.items() if sizes is not None}
 
 
 def check_size(recipe: Recipe, table: SourceTable, spec: PlanSpec) -> None:
@@ -253,7 +263,7 @@ def check_size(recipe: Recipe, table: SourceTable, spec: PlanSpec) -> None:
         key = "per_image" if recipe.per_class is None else "per_class"
         raise PlanError(
             f"{key}: got {getattr(recipe, key):,.9g}, which makes {planned:,} images of {len(wanted):,} classes, "
-            f"expected {MOST_ROWS:,} at most; {_TOO_MANY}"
+            f"expected {MOST_ROWS:,} at most; {TOO_MANY}"
         )
 
 
@@ -272,29 +282,6 @@ def _without_rows(table: SourceTable, spec: PlanSpec, planned: Set[int]) -> Iter
     bare = [label for label, images in table.by_class().items() if images and label in wanted and label not in planned]
     if bare:
         yield f"no image is planned for {len(bare)} of {len(wanted)} classes, such as {table.class_names[bare[0]]!r}."
-
-
-def _header(
-    name: str,
-    recipe: Recipe,
-    table: SourceTable,
-    test: SourceTable | None,
-    spec: PlanSpec,
-    warnings: Sequence[str],
-) -> PlanHeader:
-    return PlanHeader(
-        name=name,
-        recipe=recipe.identity(),
-        method_version=recipe.module.VERSION,
-        class_names=table.class_names,
-        prompt_names=table.prompt_names,
-        metaclass=table.metaclass,
-        sources=table.digest,
-        test_sources=test.digest if test else None,
-        source_revision=table.revision,
-        backbone=spec.backbone,
-        warnings=tuple(warnings),
-    )
 
 
 def without_images(plan: Plan, images: Collection[str]) -> Plan:
@@ -330,10 +317,16 @@ def _left(rows: Sequence[PlanRow], gone: Set[str]) -> tuple[PlanRow, ...]:
 
 def _header_without(plan: Plan, gone: Set[str], real: Sequence[PlanRow]) -> PlanHeader:
     old = plan.header
-    withdrawn = sorted({*gone, *old.recipe.get("withdrawn", ())})
-    sizes = {**(old.sizes or {}), **{stem: _sizes(plan, stem, gone) for stem in ("real", "synthetic")}}
-    changes = {"recipe": {**old.recipe, "withdrawn": withdrawn}, "sources": _digest(old, real), "sizes": sizes}
-    return old.model_copy(update={**changes, "gaps": _gaps(plan, gone)})
+    left = tuple(Source(row.source_ids[0], row.label, "") for row in real if row.split == "train")
+    names = (old.class_names, old.prompt_names, old.metaclass)
+    sizes: dict[ShardKind, tuple[int, ...]] = {kind: _sizes(plan, kind, gone) for kind in ("real", "synthetic")}
+    changes = {
+        "recipe": {**old.recipe, "withdrawn": sorted({*gone, *old.recipe.get("withdrawn", ())})},
+        "sources": SourceTable(str(old.recipe["builder"]), "train", *names, left).digest,
+        "sizes": {**old.sizes, **sizes},
+        "gaps": _gaps(plan, gone),
+    }
+    return old.model_copy(update=changes)
 
 
 def _gaps(plan: Plan, gone: Set[str]) -> dict[str, tuple[int, ...]]:
@@ -343,19 +336,8 @@ def _gaps(plan: Plan, gone: Set[str]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(places) for name, places in gaps.items() if places}
 
 
-def _sizes(plan: Plan, stem: str, gone: Set[str]) -> tuple[int, ...]:
+def _sizes(plan: Plan, kind: ShardKind, gone: Set[str]) -> tuple[int, ...]:
     """Rows that each shard keeps, also those that lost all of them, by number."""
-    shards = {_number(s): s for s in (*plan.real_shards(), *plan.shards()) if s.name.startswith(f"{stem}-")}
-    count = len((plan.header.sizes or {}).get(stem) or shards)
+    shards = {shard.number: shard for shard in (*plan.real_shards(), *plan.shards()) if shard.kind == kind}
+    count = len(plan.header.sizes.get(kind) or shards)
     return tuple(len(_left(shards[i].rows, gone)) if i in shards else 0 for i in range(count))
-
-
-def _number(shard: Shard) -> int:
-    return int(shard.name.rpartition("-")[2])
-
-
-def _digest(header: PlanHeader, real: Sequence[PlanRow]) -> str:
-    """The digest of the real images that are left, as `SourceTable` has it."""
-    left = tuple(Source(row.source_ids[0], row.label, "") for row in real if row.split == "train")
-    builder, names = str(header.recipe["builder"]), (header.class_names, header.prompt_names)
-    return SourceTable(builder, "train", *names, header.metaclass, left).digest

@@ -1,11 +1,15 @@
-"""The row: what was planned, what came of it. One model gives the record, the Arrow schema and the published columns.
+"""The row: what was planned, what came of it and its picture, in one typed form from the plan to the Arrow file.
 
-A field's `Column` says how it is stored; its description is the text of the card's column table.
+Each field states its `Column`, and its description is the text of the card's column table. From these fields and the
+table `KINDS` follow the record, the plan file, the Arrow schema, the `datasets` features, the card and Croissant.
 """
 
 import struct
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -23,12 +27,57 @@ COLUMNS = (
 )
 
 
-class Column:
-    """How a field is stored: an Arrow type name, `image` or `label`; published or plan only."""
+@dataclass(frozen=True)
+class Kind:
+    """How the values of a column are stored.
 
-    def __init__(self, dtype: str, published: bool = True) -> None:
-        self.dtype = dtype
-        self.published = published
+    `item`: Arrow's name for the type of a value, or of each entry of a list. A struct has none, but `parts`: names of
+    kinds by field. `croissant`: Croissant's name for the type; None where it has none. `words`: what a card calls it,
+    where that is not Arrow's name.
+    """
+
+    item: str | None
+    croissant: str | None
+    is_list: bool = False
+    parts: Mapping[str, str] = field(default_factory=dict)
+    words: str = ""
+
+    @property
+    def text(self) -> str:
+        """What a card calls the type, such as `list of string`."""
+        return self.words or f"{'list of ' if self.is_list else ''}{self.item}"
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "string": Kind("string", "sc:Text"),
+        "strings": Kind("string", "sc:Text", is_list=True),
+        "bool": Kind("bool", "sc:Boolean"),
+        "int32": Kind("int32", "sc:Integer"),
+        "int32s": Kind("int32", "sc:Integer", is_list=True),
+        "int64": Kind("int64", "sc:Integer"),
+        "float32": Kind("float32", "sc:Float"),
+        "float32s": Kind("float32", "sc:Float", is_list=True),
+        "binary": Kind("binary", None),
+        # a class id, with the names of the classes where a format has a place for them
+        "label": Kind("int32", "sc:Integer", words="class label"),
+        "soft_label": Kind(
+            item=None,
+            croissant=None,
+            parts={"class": "int32s", "weight": "float32s"},
+            words="lists class (int32) and weight (float32)",
+        ),
+        "image": Kind(None, "sc:ImageObject", parts={"bytes": "binary", "path": "string"}, words="image"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a field is stored: the name of its kind in `KINDS`; published, or part of the plan file alone."""
+
+    kind: str
+    published: bool = True
 
 
 def float32(value: float) -> float:
@@ -112,24 +161,115 @@ class PlanRow(BaseModel):
     k: Annotated[int, Column("int32", published=False)] = Field(description="number of the row inside its class")
     split: Annotated[Split, Column("string", published=False)] = Field(default="train", description="train or test")
 
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> Self:
+        """The planned part of a published row; its number and split, which are not published, are 0 and `train`.
 
-class Outcome(BaseModel):
-    """What came of a planned row: known only once its image exists."""
+        A column that a set of another version lacks has its default.
 
-    model_config = ConfigDict(extra="forbid")
+        Raises:
+            ValueError: a column has another type, or is missing and has no default.
+        """
+        return cls(**{name: columns[name] for name in _published(cls) & columns.keys()}, k=0)
 
-    measured: Text = Field(default="{}", description="what generation measured, canonical JSON")
+    def columns(self) -> dict[str, object]:
+        """The published columns that the plan decides, as JSON values."""
+        return self.model_dump(mode="json", by_alias=True, include=_published(PlanRow))
+
+
+class RowScores(BaseModel):
+    """What an encoder and a judge make of a finished image; None is what nobody measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     clip_score: OptionalFloat = Field(default=None, description="cosine of image and prompt of its class")
     clip_margin: OptionalFloat = Field(default=None, description="that cosine minus the best other class's")
     judge_confidence: OptionalFloat = Field(default=None, description="the judge's probability of `judge_label`")
     judge_label: OptionalInt = Field(default=None, description="the class a judge classifier sees")
     source_similarity: OptionalFloat = Field(default=None, description="largest cosine to a source image")
+
+
+class Outcome(RowScores):
+    """What came of a planned row: known only once its image exists."""
+
+    measured: Text = Field(default="{}", description="what generation measured, canonical JSON")
     attempt: Int = Field(default=0, description="0 = first try; seeds of later tries differ")
     batch_shape: Int = Field(default=0, description="rows in the batch that the network saw; 0 for real rows")
     width: Int = Field(description="pixels")
     height: Int = Field(description="pixels")
     image_format: Text = Field(description="png, webp, jpeg, ... as stored")
     pixel_sha256: Text = Field(description="sha256 over width, height and the decoded RGB bytes")
+
+
+class Row(BaseModel):
+    """A finished row: its encoded image, the plan that it was made under, what was planned and what came of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: Annotated[bytes, Column("image")] = Field(description="the encoded image")
+    plan_id: Text = Field(description="sha256 of the plan that the row was made under")
+    plan: PlanRow
+    outcome: Outcome
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any], image: bytes) -> Self:
+        """A row from its published columns, and its encoded image (empty where it is not there).
+
+        Raises:
+            LookupError: there is no `plan_id`.
+            ValueError: as `PlanRow.of`.
+        """
+        outcome = Outcome(**{name: columns[name] for name in Outcome.model_fields.keys() & columns.keys()})
+        return cls(image=image, plan_id=columns["plan_id"], plan=PlanRow.of(columns), outcome=outcome)
+
+    @property
+    def id(self) -> str:
+        """The row id."""
+        return self.plan.row_id
+
+    def columns(self) -> dict[str, object]:
+        """The published columns, as an Arrow writer takes them."""
+        image = {"bytes": self.image, "path": None}
+        return {"image": image, "plan_id": self.plan_id, **self.plan.columns(), **self.outcome.model_dump()}
+
+
+class SourceFacts(BaseModel):
+    """What is known of the images in `source_ids`; columns of a provenance where a source states one of them."""
+
+    source_urls: Annotated[tuple[str | None, ...], Column("strings")] = Field(
+        description="where each image of `source_ids` comes from, as its dataset states"
+    )
+    source_authors: Annotated[tuple[str | None, ...], Column("strings")] = Field(
+        description="who made each image of `source_ids`, as its dataset states"
+    )
+    source_licenses: Annotated[tuple[str | None, ...], Column("strings")] = Field(
+        description="the terms of each image of `source_ids`, as its dataset states"
+    )
+
+
+class SetScores(BaseModel):
+    """What is measured of a row once the whole set is made; columns of a provenance where it was."""
+
+    model_config = ConfigDict(frozen=True)
+
+    test_similarity: OptionalFloat = Field(default=None, description="largest cosine to an image of the test split")
+    nearest_test: OptionalText = Field(default=None, description="sha256 of that test image")
+    inversion_psnr: OptionalFloat = Field(
+        default=None, description="of a real image: dB against what its inversion gives when denoised again"
+    )
+
+
+class Ending(BaseModel):
+    """How a planned row ended; columns of every provenance."""
+
+    status: Text = Field(
+        description="kept: published; filtered: dropped by the selection; failed: has no image; withheld: a real image "
+        "that may not be redistributed, or pixels left out of a recipe-only release"
+    )
+    reason: OptionalText = Field(
+        description="why a row was dropped or failed; of a kept row, the filter whose min_keep saved it"
+    )
+    split: Annotated[Split, Column("string")] = Field(description="train or test")
 
 
 class FailedRow(BaseModel):
@@ -151,17 +291,35 @@ def row_urn(plan_id: str, row_id: str) -> str:
     return f"urn:diffaug:{plan_id[:16]}:{row_id}"
 
 
-def column(model: type[BaseModel], field: str) -> Column:
-    """The `Column` of a field of `PlanRow` or `Outcome`."""
-    return next(item for item in model.model_fields[field].metadata if isinstance(item, Column))
+def rows_beginning(ids: Iterable[str], prefix: str) -> list[str]:
+    """The row ids that begin so, in their order; the one alone that is equal, if there is one."""
+    wanted = prefix.strip().lower()
+    found = [row_id for row_id in ids if row_id.startswith(wanted)]
+    return [wanted] if wanted in found else found
 
 
 def column_types(model: type[BaseModel]) -> dict[str, str]:
-    """Name -> Arrow type name of every field of `PlanRow` or `Outcome`."""
-    return {name: column(model, name).dtype for name in model.model_fields}
+    """Name -> kind of every column that a record declares."""
+    return {name: column.kind for name, column in _columns(model).items()}
 
 
 def published_columns() -> dict[str, str]:
-    """Name -> Arrow type name of every published column, in the order of `COLUMNS`."""
-    types = {"image": "image", "plan_id": "string"} | column_types(PlanRow) | column_types(Outcome)
+    """Name -> kind of every published column, in the order of `COLUMNS`."""
+    types = column_types(Row) | column_types(PlanRow) | column_types(Outcome)
     return {name: types[name] for name in COLUMNS}
+
+
+def column_meanings() -> dict[str, str]:
+    """Name -> meaning of every column of a published set and its provenance."""
+    records = (PlanRow, Outcome, Row, Ending, SourceFacts, SetScores)
+    return {name: str(model.model_fields[name].description) for model in records for name in _columns(model)}
+
+
+def _columns(model: type[BaseModel]) -> dict[str, Column]:
+    fields = model.model_fields.items()
+    return {name: item for name, info in fields for item in info.metadata if isinstance(item, Column)}
+
+
+@cache
+def _published(model: type[BaseModel]) -> set[str]:
+    return {name for name, column in _columns(model).items() if column.published}

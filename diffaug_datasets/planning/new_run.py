@@ -94,7 +94,7 @@ def price_plan(recipe: Recipe, folder: str | os.PathLike[str] | None = None, par
     """
     given = None if folder is None else on_this_machine(os.fspath(folder))
     prepared = prepare(recipe)
-    place = given or default_folder(prepared.plan.header.name, prepared.plan.id, parent)
+    place = given or default_folder(prepared.plan, parent)
     return PricedPlan(prepared, place, price(prepared, place))
 
 

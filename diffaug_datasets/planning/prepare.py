@@ -14,20 +14,20 @@ from pathlib import Path
 from diffaug_datasets.core import memory
 from diffaug_datasets.core.errors import PlanError, RecipeError
 from diffaug_datasets.core.files import write_text
-from diffaug_datasets.core.identity import canonical, differences
-from diffaug_datasets.core.images import decode_image, format_of, pixel_sha256, pixels_of, reading_bytes
+from diffaug_datasets.core.identity import differences
+from diffaug_datasets.core.images import pixels_of, reading_bytes
 from diffaug_datasets.core.method import PlanSpec
 from diffaug_datasets.core.models import find_backbone, local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan, without_images
 from diffaug_datasets.core.prompts import read_suffixes, suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_groups, parse_protocol, places_by_label
 from diffaug_datasets.core.recipe import Recipe, check_steps
-from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.rows import PlanRow, Row
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.models.model_folder import check_backbone, check_model
 from diffaug_datasets.planning.catalogue import config_name
 from diffaug_datasets.planning.confusion import compute_confusion, most_confused, read_confusion
-from diffaug_datasets.run.shards import planned_columns, write_arrow
+from diffaug_datasets.run.shards import real_row
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.pools import DatasetPool, write_pool_list
 from diffaug_datasets.sources.real import RealSet, builder_facts, by_reason, discover_builders, here, read_recipe_images
@@ -246,22 +246,17 @@ def write_real_shards(run: Run, prepared: Prepared) -> None:
             split, index = places[planned.row_id]
             yield planned, real.read(split, index), real.table(split).sources[index]
 
-    def columns(item: tuple[PlanRow, bytes, Source]) -> dict[str, object]:
+    def row(item: tuple[PlanRow, bytes, Source]) -> Row:
         planned, data, source = item
-        picture = decode_image(data, source.key)
-        image = {"image": {"bytes": data, "path": None}, "image_format": format_of(data)}
-        size = {"width": picture.width, "height": picture.height, "pixel_sha256": pixel_sha256(picture)}
-        told = {"plan_id": plan.id, "measured": canonical(dict(source.attribution)), "attempt": 0, "batch_shape": 0}
-        return {**planned_columns(planned), **told, **image, **size}
+        return real_row(planned, data, plan.id, source)
 
     def cost(item: tuple[PlanRow, bytes, Source]) -> int:
         return reading_bytes(len(item[1]), pixels_of(item[1]))
 
     for shard in plan.real_shards():
         if not run.intact(shard.name):
-            rows = memory.in_order(columns, read(shard), cost, memory.WINDOW_BYTES)
-            written = write_arrow(run, run.shard_path(shard.name), rows)
-            run.write_receipt(written.receipt(plan.id, shard.name))
+            rows = memory.in_order(row, read(shard), cost, memory.WINDOW_BYTES)
+            run.write_receipt(run.write_shard(shard, rows))
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def price(prepared: Prepared, folder: Path) -> Price:
     return Price(
         name=plan.header.name,
         plan_id=plan.id,
-        images_a_class={name: plan.images_a_class()[name] for name in plan.header.class_names},
+        images_a_class={name: plan.images_per_class()[name] for name in plan.header.class_names},
         real=sum(row.split == "train" for row in plan.real),
         test=sum(row.split == "test" for row in plan.real),
         rows=len(plan.rows),

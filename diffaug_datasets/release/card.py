@@ -24,18 +24,16 @@ from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.models import PACKAGED, TINY
 from diffaug_datasets.core.plan import PlanHeader, learned_with
 from diffaug_datasets.core.recipe import SHOTS
-from diffaug_datasets.core.rows import published_columns
+from diffaug_datasets.core.rows import KINDS, column_meanings, published_columns
 from diffaug_datasets.release.card_metadata import bibtex, merged_head, papers_used
 from diffaug_datasets.release.contents import SHEET, Contents
 from diffaug_datasets.release.layout import Release
 from diffaug_datasets.release.provenance import (
-    EXTRA_MEANING,
     INVERTED,
     JUDGED,
     MODELS,
     STATUS,
     TITLES,
-    column_meanings,
     model_terms,
 )
 from diffaug_datasets.run.assembly import REAL_MODES
@@ -98,13 +96,6 @@ def _private(model: str) -> bool:
 
 TEMPLATE = "dataset.md.jinja"
 SHOTS_TEXT = "the mean features of each class's real images"
-TYPES = {
-    "label": "class label",
-    "soft_label": "lists class (int32) and weight (float32)",
-    "strings": "list of string",
-    "int32s": "list of int32",
-    "image": "image",
-}
 MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*!\\"} | {"\n": " ", "\r": " "})
 
 
@@ -127,9 +118,9 @@ def section(contents: Contents, target: str, tag: str | None) -> str:
             terms=model_terms(header.backbone),
             models=models(header, release.package),
             settings=settings(contents),
-            types=TYPES,
+            types={kind: stored.text for kind, stored in KINDS.items()},
             columns=column_texts(),
-            beside={**STATUS, **{name: EXTRA_MEANING[name] for name in release.extra}},
+            beside={name: column_meanings()[name] for name in (*STATUS, *release.extra)},
             quality=[(TITLES[n], value, measurer(n, header)) for n, value in release.quality.items() if n in TITLES],
             splits=splits(release),
             learned=_learned(contents.run),
@@ -202,7 +193,8 @@ def settings(contents: Contents) -> str:
 
 def column_texts() -> dict[str, tuple[str, str]]:
     """Column -> type and meaning."""
-    return {name: (kind, column_meanings()[name]) for name, kind in published_columns().items()}
+    meanings = column_meanings()
+    return {name: (kind, meanings[name]) for name, kind in published_columns().items()}
 
 
 def markdown(text: object) -> str:

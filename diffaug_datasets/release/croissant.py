@@ -11,11 +11,11 @@ from typing import Any
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.core.rows import published_columns
+from diffaug_datasets.core.rows import KINDS, column_meanings, published_columns
 from diffaug_datasets.release.card_metadata import bibtex
 from diffaug_datasets.release.contents import RUN_JSON, Contents
 from diffaug_datasets.release.layout import Release
-from diffaug_datasets.release.provenance import STATUS, column_meanings
+from diffaug_datasets.release.provenance import STATUS
 
 CONTEXT: Mapping[str, Any] = {
     "@language": "en",
@@ -59,8 +59,6 @@ CONTEXT: Mapping[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-TYPES = {"int32": "sc:Integer", "int64": "sc:Integer", "label": "sc:Integer", "int32s": "sc:Integer"}
-TYPES |= {"float32": "sc:Float", "bool": "sc:Boolean", "image": "sc:ImageObject"}
 FORMATS = {"arrow": "application/vnd.apache.arrow.stream", "parquet": "application/x-parquet"}
 PROVENANCE_FILE = "provenance.parquet"
 DAY = re.compile(r"\d{4}\.\d{1,2}\.\d{1,2}", re.ASCII)
@@ -206,23 +204,23 @@ def _provenance(release: Release) -> list[dict[str, Any]]:
         return []
     columns = {name: kind for name, kind in published_columns().items() if kind != "image"}
     source = {"fileObject": {"@id": f"{release.name}/{PROVENANCE_FILE}"}}
-    return [_records(f"{release.name}/provenance", source, {**columns, **dict.fromkeys(STATUS, "string")})]
+    return [_records(f"{release.name}/provenance", source, {**columns, **STATUS})]
 
 
 def _records(place: str, source: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    fields = [_field(place, source, name, kind) for name, kind in columns.items() if kind != "soft_label"]
+    fields = [_field(place, source, name, kind) for name, kind in columns.items() if KINDS[kind].croissant]
     return {"@type": "cr:RecordSet", "@id": place, "name": place.replace("/", "_"), "field": fields}
 
 
 def _field(place: str, source: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
     pixels = {"transform": {"jsonPath": "bytes"}} if kind == "image" else {}
-    many = {"repeated": True} if kind in ("strings", "int32s") else {}
+    many = {"repeated": True} if KINDS[kind].is_list else {}
     return {
         "@type": "cr:Field",
         "@id": f"{place}/{name}",
         "name": name,
         "description": column_meanings()[name],
-        "dataType": TYPES.get(kind, "sc:Text"),
+        "dataType": KINDS[kind].croissant,
         "source": {**source, "extract": {"column": name}, **pixels},
         **many,
     }

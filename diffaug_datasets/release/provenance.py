@@ -19,17 +19,23 @@ from typing import Any, overload
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Features, List, Value
+from datasets import Features
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Shard
-from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow
+from diffaug_datasets.core.rows import (
+    Ending,
+    FailedRow,
+    SetScores,
+    SourceFacts,
+    column_types,
+    published_columns,
+)
 from diffaug_datasets.core.sources import ATTRIBUTION
 from diffaug_datasets.release.layout import LicenceCount, Release
 from diffaug_datasets.release.read import PART_ROWS
-from diffaug_datasets.run.scores import COLUMNS as MEASURED
 from diffaug_datasets.run.scores import measured_rows
-from diffaug_datasets.run.shards import BATCH_ROWS, features, planned_columns, read_stream
+from diffaug_datasets.run.shards import BATCH_ROWS, features_of
 from diffaug_datasets.run.store import Run
 
 RAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
@@ -66,13 +72,6 @@ def model_terms(backbone: str) -> Terms:
 
 
 ORIGIN_COLUMNS: Mapping[str, str] = MappingProxyType({f"source_{fact}s": fact for fact in ATTRIBUTION})
-MEANING: Mapping[str, str] = MappingProxyType(
-    {
-        "source_urls": "where each image of `source_ids` comes from, as its dataset states",
-        "source_authors": "who made each image of `source_ids`, as its dataset states",
-        "source_licenses": "the terms of each image of `source_ids`, as its dataset states",
-    }
-)
 
 
 def origin_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -123,47 +122,23 @@ def licence_counts(rows: Iterable[Mapping[str, Any]], ended: Sequence[str]) -> t
 
 KEPT, FILTERED, FAILED, WITHHELD = "kept", "filtered", "failed", "withheld"
 SHOWN = (KEPT, WITHHELD)  # what a card counts and measures
-STATUS = {
-    "status": f"{KEPT}: published; {FILTERED}: dropped by the selection; {FAILED}: has no image; "
-    f"{WITHHELD}: a real image that may not be redistributed, or pixels left out of a recipe-only release",
-    "reason": "why a row was dropped or failed; of a kept row, the filter whose min_keep saved it",
-    "split": "train or test",
-}
-
-
-CODE = {"image": "the encoded image", "plan_id": "sha256 of the plan that the row was made under"}
-EXTRA: Mapping[str, Any] = {
-    **{name: List(Value("string")) for name in MEANING},
-    "test_similarity": Value("float32"),
-    "nearest_test": Value("string"),
-    "inversion_psnr": Value("float32"),
-}
-EXTRA_MEANING: Mapping[str, str] = {
-    **MEANING,
-    "test_similarity": "largest cosine to an image of the test split",
-    "nearest_test": "sha256 of that test image",
-    "inversion_psnr": "of a real image: dB against what its inversion gives when denoised again",
-}
-
-
-def column_meanings() -> dict[str, str]:
-    """Column of a published set -> what it means."""
-    stated = {name: field.description or "" for m in (PlanRow, Outcome) for name, field in m.model_fields.items()}
-    return {**stated, **CODE, **STATUS, **EXTRA_MEANING}
+STATUS = column_types(Ending)
+EXTRA = column_types(SourceFacts) | column_types(SetScores)
 
 
 def provenance_features(class_names: Sequence[str], extra: Sequence[str] = ()) -> Features:
     """The published columns but the image, how each row ended, and those of `EXTRA` that were stated or measured."""
-    columns = {name: kind for name, kind in features(class_names).items() if name != "image"}
-    return Features({**columns, **{name: Value("string") for name in STATUS}, **{name: EXTRA[name] for name in extra}})
+    columns = {name: kind for name, kind in published_columns().items() if name != "image"}
+    return features_of({**columns, **STATUS, **{name: EXTRA[name] for name in extra}}, class_names)
 
 
 def provenance_table(run: Run, release: Release) -> pa.Table:
     """One row a planned row, real ones first, in row order."""
     rows = [*_real(run, release), *_made(run, release, selected_rows(run))]
-    origins, known = origin_columns(rows), measured_rows(run)
-    measured = [name for name in MEASURED if any(row[name] is not None for row in known.values())]
-    told = [{**row, **known.get(row["row_id"], {})} for row in with_origins(rows, origins)]
+    origins = origin_columns(rows)
+    scores = {row_id: score.model_dump() for row_id, score in measured_rows(run).items()}
+    measured = [name for name in column_types(SetScores) if any(row[name] is not None for row in scores.values())]
+    told = [{**row, **scores.get(row["row_id"], {})} for row in with_origins(rows, origins)]
     schema = provenance_features(release.class_names, [*origins, *measured]).arrow_schema
     return pa.Table.from_pylist(told, schema)
 
@@ -206,7 +181,7 @@ def _made(run: Run, release: Release, selected: Mapping[str, tuple[bool, str | N
         written = {row["row_id"]: row for row in _columns(run, shard)}
         for row in shard.rows:
             if row.row_id in failed:
-                yield _failed({**planned_columns(row), "plan_id": release.plan_id}, failed[row.row_id])
+                yield _failed({**row.columns(), "plan_id": release.plan_id}, failed[row.row_id])
             else:
                 keep, reason = selected[row.row_id]
                 status = (WITHHELD if release.recipe_only else KEPT) if keep else FILTERED
@@ -218,8 +193,7 @@ def _failed(columns: dict[str, Any], row: FailedRow) -> dict[str, Any]:
 
 
 def _columns(run: Run, shard: Shard) -> list[dict[str, Any]]:
-    table = read_stream(str(run.shard_path(shard.name)))
-    rows: list[dict[str, Any]] = table.drop_columns(["image"]).to_pylist()
+    rows: list[dict[str, Any]] = run.table(shard).drop_columns(["image"]).to_pylist()
     return rows
 
 

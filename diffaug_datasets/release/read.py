@@ -32,7 +32,7 @@ from diffaug_datasets.core.errors import PublishError, RunError, SourceError
 from diffaug_datasets.core.files import FileDigest, load_yaml, read_text, sha256_file, write_atomically
 from diffaug_datasets.core.printable import LOCAL, printable, shown, without_secrets
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import ROW_SCHEMA, published_columns
+from diffaug_datasets.core.rows import ROW_SCHEMA, Ending, Row, column_types
 from diffaug_datasets.core.sources import check_key
 from diffaug_datasets.release.layout import (
     PROVENANCE,
@@ -44,7 +44,7 @@ from diffaug_datasets.release.layout import (
     read_release,
 )
 from diffaug_datasets.run.assembly import RunFile, finished
-from diffaug_datasets.run.shards import arrow_schema, read_stream, write_stream
+from diffaug_datasets.run.shards import arrow_schema, arrow_type, read_stream, write_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import RealSet, hub_choice, read_real
 
@@ -323,7 +323,6 @@ def ending(config: str | None, release: Release) -> str:
 
 
 PROVENANCE_FILE, PART_ROWS = "provenance.parquet", 10_000
-ENDING = ("status", "reason", "split")
 NEEDED = ("row_id", "origin", "label", "status", "split", "source_ids")  # by whoever reads, whatever the row schema
 
 
@@ -423,7 +422,7 @@ def check_columns(schema: pa.Schema, release: Release) -> None:
     Of sets with an older row schema, only the columns that every reader needs are looked at.
     """
     wanted = {field.name: field.type for field in arrow_schema(release.class_names) if field.name != "image"}
-    wanted |= dict.fromkeys(ENDING, pa.string())
+    wanted |= {name: arrow_type(kind) for name, kind in column_types(Ending).items()}
     if release.row_schema < ROW_SCHEMA:
         wanted = {name: wanted[name] for name in NEEDED}
     found = {field.name: field.type for field in schema}
@@ -489,10 +488,9 @@ def located(real: RealSet, rows: list[dict[str, Any]], source: str) -> Mapping[s
     return places
 
 
-def _filled(rows: list[dict[str, Any]], real: RealSet, places: Mapping[str, Place]) -> Iterator[dict[str, Any]]:
+def _filled(rows: list[dict[str, Any]], real: RealSet, places: Mapping[str, Place]) -> Iterator[Row]:
     for row in rows:
-        columns = {key: row[key] for key in published_columns() if key in row}
-        yield {**columns, "image": {"bytes": real.read(*places[row["source_ids"][0]]), "path": None}}
+        yield Row.of(row, real.read(*places[row["source_ids"][0]]))
 
 
 def load(

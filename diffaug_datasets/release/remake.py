@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from diffaug_datasets.core.errors import BackboneError, PublishError, SourceError
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import rows_beginning
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.contents import public_recipe
 from diffaug_datasets.release.layout import Release
@@ -26,7 +27,6 @@ from diffaug_datasets.release.provenance import FAILED
 from diffaug_datasets.release.read import Place, Provenance, Repository, located, planned_real, shard_table
 from diffaug_datasets.run.context import ReadSource, sources_in
 from diffaug_datasets.run.rebuild import Closeness, Rebuilt, Regenerator, closeness
-from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack
 from diffaug_datasets.run.store import Receipt, Run, default_folder
 from diffaug_datasets.sources.real import RealSet, hub_choice, read_real
@@ -79,10 +79,10 @@ class Rebuilder:
             PublishError: none or several do, or it failed and has no image.
         """
         ids = self.made.column("row_id")
-        places = pc.indices_nonzero(pc.starts_with(ids, prefix)).to_pylist()
-        if len(places) != 1:
-            raise PublishError(f"row {prefix!r}: {len(places)} generated rows begin so; the first one is {ids[0]}.")
-        found = self.rows([str(ids[places[0]])])
+        named = rows_beginning(ids.to_pylist(), prefix)
+        if len(named) != 1:
+            raise PublishError(f"row {prefix!r}: {len(named)} generated rows begin so; the first one is {ids[0]}.")
+        found = self.rows(named)
         if found[0]["status"] == FAILED:
             raise PublishError(f"row {found[0]['row_id']}: has no image; it failed ({found[0]['reason']}).")
         return found[0]
@@ -251,7 +251,7 @@ def planned_again(repository: Repository, release: Release, source: str | None, 
             f"{repository.where}: these real images give plan {prepared.plan.id[:16]}, the release is "
             f"{release.plan_id[:16]}; give --source with the very images that it was made from."
         )
-    run = write_run(prepared, folder or default_folder(release.name, release.plan_id))
+    run = write_run(prepared, folder or default_folder(prepared.plan))
     if recipe.withdrawn:
         _take_fits(repository, release, run)
     return run
@@ -279,7 +279,7 @@ def match(repository: Repository, release: Release, run: Run) -> Match:
     """Compare the pixel digests of a finished run with those of the provenance."""
     has_image = (pc.field("origin") != "real") & (pc.field("status") != FAILED)
     stated = Provenance.of(repository, release).table([*PIXELS, "origin", "status"]).filter(has_image).select(PIXELS)
-    made = pa.concat_tables(read_stream(str(run.shard_path(s.name))).select(PIXELS) for s in run.plan.shards())
+    made = pa.concat_tables(run.table(shard).select(PIXELS) for shard in run.plan.shards())
     receipts = [run.receipt(shard.name) for shard in run.plan.shards()]
     ours = merged_stacks(receipt.stack for receipt in receipts if receipt)
     is_ours = all(same_stack(theirs, here) for theirs in release.stacks for here in ours)

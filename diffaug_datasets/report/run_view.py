@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +18,7 @@ from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import PlanHeader, Shard
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, row_urn
 from diffaug_datasets.run.assembly import Assembled, finished
-from diffaug_datasets.run.progress import read_event
+from diffaug_datasets.run.progress import Event, read_event
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Receipt, Run
 
@@ -179,8 +178,7 @@ class RunView:
 
     def losses(self, fit: str) -> list[LossPoint]:
         """The loss curve of a fit as the run's events tell it, steps that overflowed left out; empty without events."""
-        events = (event for event in self._events if event["unit"] == fit and event["loss"] is not None)
-        latest = {event["step"]: event["loss"] for event in events}
+        latest = {e.step: e.loss for e in self._events if e.unit == fit and e.loss is not None}
         return [LossPoint(step, latest[step]) for step in sorted(latest)]
 
     def previews(self, fit: str) -> list[FitPreview]:
@@ -194,11 +192,11 @@ class RunView:
         return [FitPreview(step, label, path.read_bytes()) for label, step, path in rows]
 
     @cached_property
-    def _events(self) -> list[dict[str, Any]]:
+    def _events(self) -> list[Event]:
         path = self.run.folder / "events.jsonl"
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         events = (read_event(line) for line in lines if b'"fit"' in line)
-        return [event for event in events if event and event["event"] == "fit"]
+        return [event for event in events if event and event.kind == "fit"]
 
     @cached_property
     def _real_by_label(self) -> Mapping[int, tuple[str, ...]]:

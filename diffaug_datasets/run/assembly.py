@@ -1,11 +1,11 @@
-"""Selection, once all shards are in, then `run.json`: the list of files that readers trust.
+"""Once all shards are in: which written rows stay, then `run.json`, the list of files that readers trust.
 
-Which written rows stay: filters drop rows, and `min_keep` saves some of them. Pure functions of the scores.
+Filters drop rows, and `min_keep` saves some of them; both are pure functions of the scores.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,25 @@ from diffaug_datasets.core.files import sha256_file, write_atomically, write_tex
 from diffaug_datasets.core.identity import canonical, digest
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, Filter
-from diffaug_datasets.core.rows import FailedRow, Split
-from diffaug_datasets.run.shards import read_stream, schema_digest, stored_rows, write_arrow
+from diffaug_datasets.core.rows import FailedRow, RowScores, Split
+from diffaug_datasets.run.shards import schema_digest, stored_rows, write_arrow
 from diffaug_datasets.run.stacks import merged_stacks
 from diffaug_datasets.run.store import Receipt, Run
 
-DECIDING = ("row_id", "label", "clip_score", "clip_margin", "judge_confidence", "source_similarity", "judge_label")
+SELECTION_COLUMNS = ("row_id", "label", *(name for name in RowScores.model_fields))
+PROBABILITIES = (CLASS_PROBABILITY, CAPTION_PROBABILITY)  # which filters read out of `measured`
+RUN_SCHEMA = 1
+REAL_MODES = (
+    "Made images are RGB. Real ones keep the bytes that they came with, so a grey, CMYK or transparent one decodes to "
+    'its own colour mode; `image.convert("RGB")` gives one for all.'
+)
+
+ScoredRow = Mapping[str, Any]
+"""What filters look at: `SELECTION_COLUMNS` of a written row by name, and the probabilities that some filter names."""
 
 
 @dataclass(frozen=True)
-class Decision:
+class Selection:
     """Row id -> reason: of the rows that go, and of those that stay although a filter speaks against them."""
 
     dropped: Mapping[str, str]
@@ -36,96 +45,6 @@ class Decision:
     def reason(self, row_id: str) -> str | None:
         """What speaks against a row; None where nothing does."""
         return self.dropped.get(row_id) or self.spared.get(row_id)
-
-
-def columns_for(filters: Sequence[Filter]) -> tuple[str, ...]:
-    """The columns that filters look at."""
-    return (*DECIDING, "measured") if _probabilities(filters) else DECIDING
-
-
-def scored(row: Mapping[str, Any], filters: Sequence[Filter]) -> Mapping[str, Any]:
-    """A row with what filters read out of its measurements."""
-    asked = _probabilities(filters)
-    if not asked:
-        return row
-    measured = json.loads(row["measured"])
-    return {**row, **{name: measured.get(name) for name in asked}}
-
-
-def _probabilities(filters: Sequence[Filter]) -> list[str]:
-    asked = {rule.column for rule in filters}
-    return [name for name in (CLASS_PROBABILITY, CAPTION_PROBABILITY) if name in asked]
-
-
-def verdicts(rows: Sequence[Mapping[str, Any]], filters: Sequence[Filter]) -> Decision:
-    """What the filters make of the rows; each class keeps a filter's `min_keep` best."""
-    dropped: dict[str, str] = {}
-    spared: dict[str, str] = {}
-    for rule in filters:
-        left = [row for row in rows if row["row_id"] not in dropped]
-        worst = _lowest(left, rule)
-        losers = [row for row in left if row["row_id"] in worst or _breaks(row, rule)]
-        saved = _saved(rows, losers, dropped, rule)
-        dropped |= {row["row_id"]: _reason(rule) for row in losers if row["row_id"] not in saved}
-        spared |= dict.fromkeys(saved, _reason(rule))
-    return Decision(dropped, {row_id: reason for row_id, reason in spared.items() if row_id not in dropped})
-
-
-def decide(rows: Sequence[Mapping[str, Any]], filters: Sequence[Filter]) -> Mapping[str, str]:
-    """row id -> reason of every row that a filter drops."""
-    return verdicts(rows, filters).dropped
-
-
-def _breaks(row: Mapping[str, Any], rule: Filter) -> bool:
-    value = row[rule.column]
-    if value is None:
-        return False
-    low = rule.minimum is not None and value < rule.minimum
-    high = rule.maximum is not None and value > rule.maximum
-    return low or high or (rule.equals_label and value != row["label"])
-
-
-def _lowest(rows: Sequence[Mapping[str, Any]], rule: Filter) -> set[str]:
-    """Ids of the share of rows with the lowest values, rounded down; rows without a value are not counted."""
-    known = sorted((row[rule.column], row["row_id"]) for row in rows if row[rule.column] is not None)
-    return {row_id for _, row_id in known[: int(rule.lowest * len(known))]}
-
-
-def _reason(rule: Filter) -> str:
-    return canonical(rule.model_dump(exclude_defaults=True))
-
-
-def _saved(
-    rows: Sequence[Mapping[str, Any]], losers: Sequence[Mapping[str, Any]], dropped: Mapping[str, str], rule: Filter
-) -> set[str]:
-    left = Counter(row["label"] for row in rows if row["row_id"] not in dropped)
-    left.subtract(Counter(row["label"] for row in losers))
-    saved: set[str] = set()
-    for row in sorted(losers, key=lambda r: (_distance(r, rule), r["row_id"])):
-        if left[row["label"]] < rule.min_keep:
-            left[row["label"]] += 1
-            saved.add(row["row_id"])
-    return saved
-
-
-def _distance(row: Mapping[str, Any], rule: Filter) -> float:
-    """How far a row that the rule speaks against is from passing; the least is the best.
-
-    Of rows with another class than their label, the one that the judge is least sure of is the best.
-    """
-    if rule.equals_label and row[rule.column] != row["label"]:
-        return float(row["judge_confidence"])
-    value = float(row[rule.column])
-    if rule.maximum is not None and value > rule.maximum:
-        return value - rule.maximum
-    return (rule.minimum or 0.0) - value
-
-
-RUN_SCHEMA = 1
-REAL_MODES = (
-    "Made images are RGB. Real ones keep the bytes that they came with, so a grey, CMYK or transparent one decodes to "
-    'its own colour mode; `image.convert("RGB")` gives one for all.'
-)
 
 
 class RunFile(BaseModel):
@@ -181,15 +100,34 @@ class Assembled(BaseModel):
 
 
 def assemble(run: Run) -> Assembled:
-    """Decide what stays, list the files, write `run.json` last. Does nothing where that is done already.
+    """Decide what stays, list the files, write `run.json` last.
 
     Raises:
         RunError: shards are missing.
     """
-    receipts = _receipts(run)
-    selection = _select(run, receipts)
-    files = _real_files(run) + _kept_files(run, receipts, selection)
-    assembled = _describe(run, receipts, selection, files)
+    plan, shards = run.plan, run.plan.shards()
+    receipts = [receipt for shard in shards if (receipt := run.receipt(shard.name))]
+    if missing := len(shards) - len(receipts):
+        raise RunError(f"{run.folder}: {missing} of {len(shards)} shards are missing; `diffaug generate` makes them.")
+    dropped = _selection(run).dropped.keys()
+    fits = [receipt for unit in plan.fits if (receipt := run.receipt(unit.name))]
+    stacks = merged_stacks(receipt.stack for receipt in [*receipts, *fits])
+    failed = tuple(row for receipt in receipts for row in receipt.failed)
+    assembled = Assembled(
+        name=plan.header.name,
+        plan_id=plan.id,
+        method=str(plan.header.recipe["method"]),
+        class_names=plan.header.class_names,
+        schema_digest=schema_digest(plan.header.class_names),
+        files=tuple(_files(run, dropped)),
+        counts=_counts(plan, {row.row_id for row in failed}, dropped),
+        failed=failed,
+        stacks=stacks,
+        tier="T0" if len(stacks) == 1 else "T2",
+        seconds=round(sum(receipt.seconds for receipt in [*receipts, *fits]), 3),
+        evaluations=sum(receipt.evaluations for receipt in [*receipts, *fits]),
+        finished=max((receipt.finished for receipt in receipts), default=""),
+    )
     write_text(run.folder / "README.md", _card(assembled))
     write_text(run.folder / "run.json", assembled.model_dump_json(indent=1, by_alias=True))
     return assembled
@@ -219,110 +157,125 @@ def current(run: Run) -> Assembled | None:
         return None
     shards = [run.receipt(shard.name) for shard in (*run.plan.real_shards(), *run.plan.shards())]
     receipts = {f"shards/{r.unit}.arrow": r.files[0].sha256 for r in shards if r is not None}
-    return done if all(_is_current(run, file, receipts.get(file.path)) for file in done.files) else None
+    for file in done.files:
+        path, stated = run.folder / file.path, receipts.get(file.path)
+        if stated is None:  # kept rows, whose files have no receipt
+            stated = sha256_file(path) if path.is_file() else ""
+        if stated != file.sha256 or not path.exists():
+            return None
+    return done
 
 
-def _is_current(run: Run, file: RunFile, of_receipt: str | None) -> bool:
-    """Shards are looked at with their receipts; the files of kept rows have none."""
-    path = run.folder / file.path
-    if of_receipt is not None:
-        return of_receipt == file.sha256 and path.exists()
-    return path.is_file() and sha256_file(path) == file.sha256
+def scored_rows(tables: Iterable[pa.Table], filters: Sequence[Filter]) -> list[ScoredRow]:
+    """What filters look at of the rows of shards, in order."""
+    asked = [name for name in PROBABILITIES if any(rule.column == name for rule in filters)]
+    columns = [*SELECTION_COLUMNS, "measured"] if asked else SELECTION_COLUMNS
+    rows: list[dict[str, Any]] = pa.concat_tables(table.select(columns) for table in tables).to_pylist()
+    for row in rows if asked else ():
+        measured = json.loads(row.pop("measured"))
+        row.update({name: measured.get(name) for name in asked})
+    return list(rows)
 
 
-def _receipts(run: Run) -> list[Receipt]:
-    shards = run.plan.shards()
-    receipts = [run.receipt(shard.name) for shard in shards]
-    missing = [s.name for s, r in zip(shards, receipts, strict=True) if r is None]
-    if missing:
-        raise RunError(
-            f"{run.folder}: {len(missing)} of {len(shards)} shards are missing; `diffaug generate` makes them."
-        )
-    return [receipt for receipt in receipts if receipt is not None]
+def select_rows(rows: Sequence[ScoredRow], filters: Sequence[Filter]) -> Selection:
+    """What the filters make of the rows; each class keeps a filter's `min_keep` best."""
+    dropped: dict[str, str] = {}
+    spared: dict[str, str] = {}
+    for rule in filters:
+        reason = canonical(rule.model_dump(exclude_defaults=True))
+        left = [row for row in rows if row["row_id"] not in dropped]
+        known = sorted((row[rule.column], row["row_id"]) for row in left if row[rule.column] is not None)
+        lowest = {row_id for _, row_id in known[: int(rule.lowest * len(known))]}  # ties go by row id
+        losers = [row for row in left if row["row_id"] in lowest or _breaks(row, rule)]
+        saved = _saved(left, losers, rule)
+        dropped |= {row["row_id"]: reason for row in losers if row["row_id"] not in saved}
+        spared |= dict.fromkeys(saved, reason)
+    return Selection(dropped, {row_id: reason for row_id, reason in spared.items() if row_id not in dropped})
 
 
-def _select(run: Run, receipts: Sequence[Receipt]) -> Mapping[str, str]:
-    """row id -> reason for every written row that does not stay; stored as selection.parquet and its receipt.
+def _breaks(row: ScoredRow, rule: Filter) -> bool:
+    value = row[rule.column]
+    if value is None:
+        return False
+    low = rule.minimum is not None and value < rule.minimum
+    high = rule.maximum is not None and value > rule.maximum
+    return low or high or (rule.equals_label and value != row["label"])
+
+
+def _saved(left: Sequence[ScoredRow], losers: Sequence[ScoredRow], rule: Filter) -> set[str]:
+    """Ids of the losers that stay, so that each class keeps `min_keep` of the rows that are left."""
+    kept = Counter(row["label"] for row in left)
+    kept.subtract(Counter(row["label"] for row in losers))
+    saved: set[str] = set()
+    for row in sorted(losers, key=lambda r: (_distance(r, rule), r["row_id"])):
+        if kept[row["label"]] < rule.min_keep:
+            kept[row["label"]] += 1
+            saved.add(row["row_id"])
+    return saved
+
+
+def _distance(row: ScoredRow, rule: Filter) -> float:
+    """How far a row that the rule speaks against is from passing; the least is the best.
+
+    Of rows with another class than their label, the one that the judge is least sure of is the best.
+    """
+    if rule.equals_label and row[rule.column] != row["label"]:
+        return float(row["judge_confidence"])
+    value = float(row[rule.column])
+    if rule.maximum is not None and value > rule.maximum:
+        return value - rule.maximum
+    return (rule.minimum or 0.0) - value
+
+
+def _selection(run: Run) -> Selection:
+    """Which written rows stay; stored as selection.parquet and its receipt.
 
     A row that stays and has a reason is one that a filter's `min_keep` saved.
     """
     filters = run.recipe.filters
-    tables = [read_stream(str(run.shard_path(r.unit))).select(columns_for(filters)) for r in receipts]
-    rows = [scored(row, filters) for row in pa.concat_tables(tables).to_pylist()]
-    decision = verdicts(rows, filters)
+    rows = scored_rows([run.table(shard) for shard in run.plan.shards()], filters)
+    selection = select_rows(rows, filters)
     content = {
         "row_id": [row["row_id"] for row in rows],
-        "keep": [row["row_id"] not in decision.dropped for row in rows],
-        "reason": [decision.reason(row["row_id"]) for row in rows],
+        "keep": [row["row_id"] not in selection.dropped for row in rows],
+        "reason": [selection.reason(row["row_id"]) for row in rows],
     }
     schema = pa.schema([("row_id", pa.string()), ("keep", pa.bool_()), ("reason", pa.string())])
     done = write_atomically(
         run.folder / "selection.parquet", lambda path: pq.write_table(pa.table(content, schema=schema), path)
     )
     run.write_receipt(Receipt(plan_id=run.plan.id, unit="selection", files=(done,), rows=len(rows)))
-    return decision.dropped
+    return selection
 
 
-def _real_files(run: Run) -> list[RunFile]:
-    receipts = [(shard, run.receipt(shard.name)) for shard in run.plan.real_shards()]
-    split: dict[str, Split] = {"real": "train", "test": "test"}
-    return [_file(r, f"shards/{s.name}.arrow", split[s.name[:4]], "real") for s, r in receipts if r is not None]
+def _files(run: Run, dropped: Set[str]) -> Iterator[RunFile]:
+    """Whole shards; but where some row is dropped, the kept rows of every synthetic one, written once into `kept/`."""
+    for shard in (*run.plan.real_shards(), *run.plan.shards()):
+        receipt = run.receipt(shard.name)
+        if receipt is None:
+            continue
+        path, file = f"shards/{shard.name}.arrow", receipt.files[0]
+        rows, num_bytes = receipt.rows, receipt.num_bytes
+        if shard.kind == "synthetic" and dropped:
+            table = run.table(shard)
+            kept = [row_id for row_id in table["row_id"].to_pylist() if row_id not in dropped]
+            if not kept:
+                continue
+            path = f"kept/{shard.name}-{digest(sorted(dropped))[:8]}.arrow"
+            written = write_arrow(run.folder / path, stored_rows(table, kept), run.plan.header.class_names)
+            file, rows, num_bytes = written.done, written.rows, written.num_bytes
+        yield RunFile(
+            path=path,
+            split=shard.split,
+            origin=shard.rows[0].origin,
+            sha256=file.sha256,
+            size=file.size,
+            rows=rows,
+            num_bytes=num_bytes,
+        )
 
 
-def _file(receipt: Receipt, path: str, split: Split, origin: str) -> RunFile:
-    done = receipt.files[0]
-    return RunFile(
-        path=path,
-        split=split,
-        origin=origin,
-        sha256=done.sha256,
-        size=done.size,
-        rows=receipt.rows,
-        num_bytes=receipt.num_bytes,
-    )
-
-
-def _kept_files(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str]) -> list[RunFile]:
-    """Whole shards where nothing is dropped; else the kept rows, written once into `kept/`."""
-    origin = run.plan.rows[0].origin
-    if not dropped:
-        return [_file(r, f"shards/{r.unit}.arrow", "train", origin) for r in receipts]
-    return [file for r in receipts if (file := _rewritten(run, r, dropped)) is not None]
-
-
-def _rewritten(run: Run, receipt: Receipt, dropped: Mapping[str, str]) -> RunFile | None:
-    table = read_stream(str(run.shard_path(receipt.unit)))
-    kept = [row_id for row_id in table["row_id"].to_pylist() if row_id not in dropped]
-    if not kept:
-        return None
-    path = f"kept/{receipt.unit}-{digest(sorted(dropped))[:8]}.arrow"
-    written = write_arrow(run, run.folder / path, stored_rows(table, kept))
-    return _file(written.receipt(run.plan.id, receipt.unit), path, "train", run.plan.rows[0].origin)
-
-
-def _describe(run: Run, receipts: Sequence[Receipt], dropped: Mapping[str, str], files: Sequence[RunFile]) -> Assembled:
-    plan = run.plan
-    fits = [r for unit in plan.fits if (r := run.receipt(unit.name))]
-    stacks = merged_stacks(r.stack for r in [*receipts, *fits])
-    failed = tuple(row for receipt in receipts for row in receipt.failed)
-    return Assembled(
-        name=plan.header.name,
-        plan_id=plan.id,
-        method=str(plan.header.recipe["method"]),
-        class_names=plan.header.class_names,
-        schema_digest=schema_digest(plan.header.class_names),
-        files=tuple(files),
-        counts=_counts(plan, {f.row_id for f in failed}, set(dropped)),
-        failed=failed,
-        stacks=stacks,
-        tier="T0" if len(stacks) == 1 else "T2",
-        seconds=round(sum(r.seconds for r in [*receipts, *fits]), 3),
-        evaluations=sum(r.evaluations for r in [*receipts, *fits]),
-        finished=max((r.finished for r in receipts), default=""),
-    )
-
-
-def _counts(plan: Plan, failed: set[str], dropped: set[str]) -> tuple[ClassCount, ...]:
+def _counts(plan: Plan, failed: Set[str], dropped: Set[str]) -> tuple[ClassCount, ...]:
     def count(keep: Callable[[str], bool]) -> Counter[int]:
         return Counter(row.label for row in plan.rows if keep(row.row_id))
 
@@ -353,7 +306,7 @@ def _card(assembled: Assembled) -> str:
     return f"---\n{head}---\n\n{title}{modes}"
 
 
-def _config(assembled: Assembled, name: str, *, default: bool) -> dict[str, Any]:
+def _config(assembled: Assembled, name: str, *, default: bool) -> dict[str, object]:
     """All files, or, for a config that is not the default, those beside the real images: made or retrieved."""
     splits = []
     for split in ("train", "test"):

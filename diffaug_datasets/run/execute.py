@@ -14,7 +14,7 @@ from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.run.assembly import Assembled, assemble, current
 from diffaug_datasets.run.engines import accelerate, local
-from diffaug_datasets.run.engines.local import Tick
+from diffaug_datasets.run.engines.local import OnProgress
 from diffaug_datasets.run.progress import following
 from diffaug_datasets.run.store import Run, check_locks
 from diffaug_datasets.run.worker import Worker, WorkerOptions
@@ -58,20 +58,20 @@ def generate(
     """
     options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(map(Path, fits_from)))
     run = run if isinstance(run, Run) else Run.open(Path(run))
-    with shown_on(progress, run) as tick:
-        done = execute(run, options, workers, tick)
+    with shown_on(progress, run) as on_progress:
+        done = execute(run, options, workers, on_progress)
     assert done is not None  # only those who ask for fits alone get nothing
     return done
 
 
 @contextmanager
-def shown_on(stream: TextIO | None, run: Run) -> Iterator[Tick]:
+def shown_on(stream: TextIO | None, run: Run) -> Iterator[OnProgress]:
     """A function to call meanwhile, which shows on a stream how far a run is; only of the process that leads."""
     if stream is None or not leads():
         yield lambda: None
         return
-    with following(run, stream) as tick:
-        yield tick
+    with following(run, stream) as on_progress:
+        yield on_progress
 
 
 def leads() -> bool:
@@ -79,11 +79,13 @@ def leads() -> bool:
     return not accelerate.launched() or accelerate.rank() == 0
 
 
-def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lambda: None) -> Assembled | None:
+def execute(
+    run: Run, options: WorkerOptions, workers: int = 0, on_progress: OnProgress = lambda: None
+) -> Assembled | None:
     """Run workers until nothing is missing, then assemble; None if only fits were asked for.
 
     `workers` 0 means one per GPU, or one per CPU core that the planned threads leave room for, never more than units.
-    A run that lacks nothing is answered at once, from its files alone.
+    `on_progress` is called a few times a second. A run that lacks nothing is answered at once, from its files alone.
     Under `accelerate launch` this process is one worker and the first to hold the lease assembles.
 
     Raises:
@@ -96,7 +98,8 @@ def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lam
         done = _made_before(run)
         if done or (options.only_fits and _are_intact(run, run.plan.fits)):
             return None if options.only_fits else done
-    _check_writable(run)
+    if not os.access(run.folder, os.W_OK):
+        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
     check_locks(run.folder)
     options = replace(options, device=resolve_device(options.device))
     if options.split_batches and not accelerate.launched():
@@ -105,10 +108,20 @@ def execute(run: Run, options: WorkerOptions, workers: int = 0, tick: Tick = lam
             "GPUs: `accelerate launch --multi_gpu --num_processes 2 -m diffaug_datasets fit ... --device cpu`)."
         )
     if accelerate.launched():
-        worker: Worker | None = accelerate.execute(run, options, tick)
+        worker = accelerate.worker_of(run, options)
+        worker.work()
     else:
-        worker = local.execute(run, options, min(workers or default_workers(run, options), _most_at_once(run)), tick)
-    return None if options.only_fits else _assemble_once(run, worker or Worker(run, options))
+        run.sweep()
+        worker = Worker(run, options)
+        most_at_once = max(1, *(len(units) for _, units in run.units()))  # a worker more would only look on
+        count = min(workers or default_workers(run, options), most_at_once)
+        if count == 1:
+            with local.watched(on_progress):
+                worker.work()
+        else:
+            local.work_in_processes(run, options, count, on_progress)
+    on_progress()
+    return None if options.only_fits else _assemble_once(run, worker)
 
 
 def _made_before(run: Run) -> Assembled | None:
@@ -130,7 +143,7 @@ def _assemble_once(run: Run, worker: Worker) -> Assembled:
             if done := current(run):
                 return done
             if mine:
-                worker.appraise()
+                worker.measure_quality()
                 return assemble(run)
         time.sleep(0.1)
 
@@ -171,16 +184,6 @@ def default_workers(run: Run, options: WorkerOptions) -> int:
         served = cores // run.recipe.threads
     units = run.plan.fits if options.only_fits else run.plan.shards()
     return max(1, min(served, len(units)))
-
-
-def _most_at_once(run: Run) -> int:
-    """Units of the largest stage: a worker more would only look on."""
-    return max(1, *(len(units) for _, units in run.units()))
-
-
-def _check_writable(run: Run) -> None:
-    if not os.access(run.folder, os.W_OK):
-        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
 
 
 def emptied(assembled: Assembled) -> str:

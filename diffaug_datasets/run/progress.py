@@ -1,7 +1,7 @@
 """How far a run is: read from receipts and events, by any process, and shown while it goes on.
 
 A bar on a terminal and in a notebook, plain lines elsewhere. Events are written by several processes and machines, any
-of which may die at it, so a line that is no event counts for nothing.
+of which may die while it writes, so a line that is no event counts for nothing.
 """
 
 import json
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.printable import printable
@@ -84,18 +84,33 @@ def _is_finished(run: Run) -> bool:
         return False
 
 
-def read_event(line: bytes) -> dict[str, Any] | None:
-    """An event of `EVENTS` with its keys, a fit's `loss` a float or None; None for any other line, torn or foreign."""
+@dataclass(frozen=True)
+class Event:
+    """A line of events.jsonl: a unit is begun or done, a batch of it is made, or a fit has taken a step.
+
+    `rows`, `failed`: images of the batch or of the whole unit. `loss` is None where the step overflowed.
+    """
+
+    kind: str
+    unit: str
+    rows: int = 0
+    failed: int = 0
+    step: int = 0
+    total: int = 0
+    loss: float | None = None
+
+
+def read_event(line: bytes) -> Event | None:
+    """The event of a line; None for any other line, torn or foreign."""
     try:
-        event = json.loads(line)
-        keys = EVENTS[event["event"]]
-        if not all(isinstance(event[key], kind) for key, kind in keys.items()):
+        told = json.loads(line)
+        keys = EVENTS[told["event"]]
+        if not all(isinstance(told[key], kind) for key, kind in keys.items()):
             return None
-        if event["event"] == "fit":
-            event["loss"] = None if event["loss"] is None else float(event["loss"])
+        loss = float(told["loss"]) if told["event"] == "fit" and told["loss"] is not None else None
+        return Event(told["event"], loss=loss, **{key: told[key] for key in keys})
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
-    return dict(event)
 
 
 @dataclass
@@ -114,7 +129,7 @@ class Progress:
         path = run.folder / "events.jsonl"
         return cls(path, path.stat().st_size if path.exists() else 0)
 
-    def poll(self) -> list[dict[str, Any]]:
+    def poll(self) -> list[Event]:
         """Events since the last call; a line that is still being written waits for the next."""
         if not self.path.exists():
             return []
@@ -132,17 +147,16 @@ class Progress:
             self._count(event)
         return events
 
-    def _count(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "batch":
-            self.shards[event["unit"]] = self.shards.get(event["unit"], 0) + event["rows"] + event["failed"]
-        elif kind == "done" and event["unit"] in self.shards:  # batches may have gone lost in torn lines
-            self.shards[event["unit"]] = event["rows"] + event["failed"]
-        elif kind == "start":
-            self.shards.pop(event["unit"], None)
-        elif kind == "fit":
-            loss = "overflowed, step left out" if event["loss"] is None else f"loss {event['loss']:.4f}"
-            self.fit = f"{event['unit']} {event['step']}/{event['total']} {loss}"
+    def _count(self, event: Event) -> None:
+        if event.kind == "batch":
+            self.shards[event.unit] = self.shards.get(event.unit, 0) + event.rows + event.failed
+        elif event.kind == "done" and event.unit in self.shards:  # batches may have gone lost in torn lines
+            self.shards[event.unit] = event.rows + event.failed
+        elif event.kind == "start":
+            self.shards.pop(event.unit, None)
+        elif event.kind == "fit":
+            loss = "overflowed, step left out" if event.loss is None else f"loss {event.loss:.4f}"
+            self.fit = f"{event.unit} {event.step}/{event.total} {loss}"
         self.rows = sum(self.shards.values())
 
 
@@ -155,7 +169,7 @@ def clock(seconds: float) -> str:
 
 @dataclass
 class Pace:
-    """Counts what a run's events tell: images done, failed, a second; finished fits; the last training step."""
+    """Counts what a run's events tell: images done, failed and per second; finished fits; the last training step."""
 
     progress: Progress
     total: int
@@ -187,10 +201,10 @@ class Pace:
         events = self.progress.poll()
         self.changed = bool(events)
         for event in events:
-            kind, is_fit = event["event"], event["unit"] in self.fit_names
-            self.fits_done += kind == "done" and is_fit
-            self.failed += event["failed"] if kind == "batch" else 0
-            if kind == "start" and not is_fit and not self.first_image:
+            is_fit = event.unit in self.fit_names
+            self.fits_done += event.kind == "done" and is_fit
+            self.failed += event.failed if event.kind == "batch" else 0
+            if event.kind == "start" and not is_fit and not self.first_image:
                 self.first_image = time.monotonic()
 
     @property
@@ -200,7 +214,7 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Images a second since the first one was begun here."""
+        """Images per second since the first one was begun here."""
         return self.progress.rows / max(time.monotonic() - self.first_image, 1e-6) if self.first_image else 0.0
 
     def text(self) -> str:
@@ -261,8 +275,8 @@ def following(run: Run, out: TextIO | None = None) -> Iterator[Callable[[], None
     with Bars(*columns, console=console) as bars:
         task = bars.add_task("starting", total=pace.total, completed=pace.done)
 
-        def tick() -> None:
+        def on_progress() -> None:
             pace.poll()
             bars.update(task, completed=pace.done, description=printable(pace.text()))
 
-        yield tick
+        yield on_progress

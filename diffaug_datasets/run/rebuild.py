@@ -1,27 +1,32 @@
-"""How close an image that was made again came to the stored one, and whether that is as it should be.
+"""A finished row made again from its own columns, at its place of the planned batch, and compared with the stored one.
 
 On the stack that made it an image must come out bit for bit. Another stack rounds elsewhere, so there the distance is
 measured and must stay below a tolerance.
-
-Rebuild one finished row from its own columns, at its place of the planned batch: the arbiter.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Batch, Plan
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.rows import Row
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import ReadSource, WorkContext, set_determinism, stack
-from diffaug_datasets.run.shards import ImageFormat, encode_row
+from diffaug_datasets.run.scores import ImageScores
+from diffaug_datasets.run.shards import made_row
 from diffaug_datasets.run.stacks import Stack, difference, same_stack
 from diffaug_datasets.sources.pools import recipe_pool
+
+# Seen between MKL's, ATen's and oneDNN's paths on one CPU (the packaged model in float32, 10 and 25 steps, 40 rows of
+# each of four methods): at most 1 level, on up to 7 of 40 rows, 0.0007 on average. A larger model, more pixels and
+# another device spread that further. The mean must stay narrow: a source noised to a label that is one off gives 0.04
+# and at most 1 level; another seed, prompt, source or fit gives tens of levels.
+MOST_LEVELS = 4
+MOST_MEAN = 0.02
 
 
 @dataclass(frozen=True)
@@ -55,22 +60,29 @@ class Regenerator:
         shape = recipe.batch_size
         self._job = BatchJob(recipe.module, recipe.method_config, self._ctx, recipe.seed, shape, recipe.attempts)
 
-    def __call__(self, columns: Mapping[str, Any]) -> Rebuilt:
+    def __call__(self, columns: Mapping[str, object]) -> Rebuilt:
         """The row of these columns, made again.
 
         Raises:
+            ValueError: a column is missing or has another type.
             RunError: the row is real, of another version of the method or another plan, or memory does not suffice.
         """
-        _check(self.recipe, columns)
-        batch, place = self._place(str(columns["row_id"]))
-        shape, attempt = int(columns["batch_shape"]), int(columns["attempt"])
-        made = self._job.rebuild(row_of(columns), batch, place, attempt, shape)
+        row = Row.of(columns, b"")
+        stated, ours = (row.plan.method, row.plan.method_version), (self.recipe.method, self.recipe.module.VERSION)
+        if row.plan.origin == "real":
+            raise RunError(f"row {row.id} is a real image; only generated rows can be rebuilt.")
+        if stated != ours:
+            raise RunError(f"row {row.id} was made by {stated[0]} version {stated[1]}, this is {ours[0]} {ours[1]}.")
+        if row.id not in self._places:
+            plan = self.plan.id[:16]
+            raise RunError(f"row {row.id}: is none of plan {plan}; give the plan that it was made under.")
+        (batch, place), shape = self._places[row.id], row.outcome.batch_shape
+        made = self._job.rebuild(row.plan, batch, place, row.outcome.attempt, shape)
         if made is None:
-            raise RunError(f"row {columns['row_id']}: memory does not suffice for batch shape {shape}.")
-        image_format: ImageFormat = columns["image_format"]
-        row = encode_row(made, {}, str(columns["plan_id"]), image_format)
-        digest = row["pixel_sha256"]
-        return Rebuilt(row["image"]["bytes"], digest, digest == columns["pixel_sha256"])
+            raise RunError(f"row {row.id}: memory does not suffice for batch shape {shape}.")
+        again = made_row(made, ImageScores(), row.plan_id, self.recipe.image_format)
+        digest = again.outcome.pixel_sha256
+        return Rebuilt(again.image, digest, digest == row.outcome.pixel_sha256)
 
     @cached_property
     def stack(self) -> dict[str, str]:
@@ -79,39 +91,10 @@ class Regenerator:
         probes = ["numerics"] * is_drawn + ["numerics_encoder"] * (is_drawn and "encoder" in self.recipe.module.NEEDS)
         return stack(self._device) | {key: self._ctx.numerics(key, self.recipe.batch_size) for key in probes}
 
-    def _place(self, row_id: str) -> tuple[Batch, int]:
-        if row_id not in self._places:
-            raise RunError(f"row {row_id}: is none of plan {self.plan.id[:16]}; give the plan that it was made under.")
-        return self._places[row_id]
-
     @cached_property
     def _places(self) -> dict[str, tuple[Batch, int]]:
         batches = [batch for shard in self.plan.shards() for batch in shard.batches(self.recipe.batch_size)]
         return {row.row_id: (batch, place) for batch in batches for place, row in enumerate(batch) if row is not None}
-
-
-def _check(recipe: Recipe, columns: Mapping[str, Any]) -> None:
-    if columns["origin"] == "real":
-        raise RunError(f"row {columns['row_id']} is a real image; only generated rows can be rebuilt.")
-    stated, ours = (columns["method"], columns["method_version"]), (recipe.method, recipe.module.VERSION)
-    if stated != ours:
-        raise RunError(
-            f"row {columns['row_id']} was made by {stated[0]} version {stated[1]}, this is {ours[0]} {ours[1]}."
-        )
-
-
-def row_of(columns: Mapping[str, Any]) -> PlanRow:
-    """The planned part of a published row; columns that an older set lacks have their defaults."""
-    names = (PlanRow.model_fields.keys() - {"k", "split"}) & columns.keys()
-    return PlanRow(**{name: columns[name] for name in names}, k=0)
-
-
-# Seen between MKL's, ATen's and oneDNN's paths on one CPU (the packaged model in float32, 10 and 25 steps, 40 rows of
-# each of four methods): at most 1 level, on up to 7 of 40 rows, 0.0007 on average. A larger model, more pixels and
-# another device spread that further. The mean must stay narrow: a source noised to a label that is one off gives 0.04
-# and at most 1 level; another seed, prompt, source or fit gives tens of levels.
-MOST_LEVELS = 4
-MOST_MEAN = 0.02
 
 
 @dataclass(frozen=True)

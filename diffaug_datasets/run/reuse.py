@@ -1,12 +1,10 @@
-"""A finished run without some of its real images: a run folder of its own, where all other rows are the same bytes.
-
-So their images go on naming the plan that made them (`row_urn`, column `plan_id`), not the new one.
-
-What other run folders hold already: which fits and which images may be taken over instead of made again.
+"""What a run takes over from another run folder instead of making it: fits, images, or all that a withdrawal leaves.
 
 A fit's name is a digest of its settings and images. It leaves out the size and dtype of the network, which therefore
 are compared here: what was learned or inverted at another resolution is another thing under the same name. Two plans
-that differ in their filters alone make the same images: filters mark rows, once all shards are in.
+that differ in their filters alone make the same images: filters mark rows, once all shards are in. A finished run
+without some of its real images is a run folder of its own, where all other rows are the same bytes; their images go on
+naming the plan that made them (`row_urn`, column `plan_id`), not the new one.
 """
 
 import os
@@ -15,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import FileDigest, write_atomically
@@ -23,7 +20,7 @@ from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import Plan, Shard, learned_with, without_images
 from diffaug_datasets.run.assembly import Assembled, assemble, finished
-from diffaug_datasets.run.shards import read_stream, stored_rows, write_arrow
+from diffaug_datasets.run.shards import stored_rows
 from diffaug_datasets.run.stacks import Stack
 from diffaug_datasets.run.store import Receipt, Run, default_folder
 
@@ -33,7 +30,7 @@ NETWORK = ("variant", "dtype")
 Size = tuple[int, int]
 
 
-def same_network(ours: BackboneSpec, theirs: Mapping[str, Any], native: Callable[[], Size]) -> bool:
+def same_network(ours: BackboneSpec, theirs: Mapping[str, object], native: Callable[[], Size]) -> bool:
     """Whether two recipes drive one backbone alike; `native` is asked for (height, width) where one leaves it open."""
     if any(getattr(ours, key) != theirs.get(key) for key in NETWORK):
         return False
@@ -66,7 +63,7 @@ def same_images(plan: Plan, other: Plan) -> bool:
     return _without_filters(plan) == _without_filters(other) and plan.rows == other.rows
 
 
-def _without_filters(plan: Plan) -> dict[str, Any]:
+def _without_filters(plan: Plan) -> dict[str, object]:
     header = plan.header.model_dump(mode="json")
     return {**header, "recipe": {**header["recipe"], "filters": None}}
 
@@ -91,21 +88,18 @@ def refusals(run: Run, others: Sequence[Path]) -> Iterator[str]:
     for other in map(Run.open, others):
         theirs = other.plan.header.recipe["backbone"]
         shared = names & {unit.name for unit in other.plan.fits}
-        if shared and not same_network(ours, theirs, lambda: (0, 0)) and not _leaves_open(ours, theirs):
+        sizes = (ours.height, ours.width, theirs.get("height"), theirs.get("width"))
+        may_be_same = None in sizes and all(getattr(ours, key) == theirs.get(key) for key in NETWORK)
+        if shared and not may_be_same and not same_network(ours, theirs, lambda: (0, 0)):
             made, wanted = _text(theirs), _text(ours.model_dump())
             yield f"{other.folder}: its fits were made at {made}, this run is {wanted}; they are made here instead."
 
 
-def _leaves_open(ours: BackboneSpec, theirs: Mapping[str, Any]) -> bool:
-    """Whether the sizes might be the same although one is not stated."""
-    stated = (ours.height, ours.width, theirs.get("height"), theirs.get("width"))
-    return None in stated and all(getattr(ours, key) == theirs.get(key) for key in NETWORK)
-
-
-def _text(backbone: Mapping[str, Any]) -> str:
+def _text(backbone: Mapping[str, object]) -> str:
     height, width = backbone.get("height"), backbone.get("width")
     size = f"{height} x {width} pixels" if height and width else "its own size"
-    return " ".join(filter(None, (f"{size} in", backbone["dtype"], backbone.get("variant"))))
+    variant = f" {backbone['variant']}" if backbone.get("variant") else ""
+    return f"{size} in {backbone['dtype']}{variant}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,9 @@ def withdraw(run: Run, images: Collection[str], folder: Path | None = None) -> W
     if finished(run) is None:
         raise RunError(f"{run.folder}: not finished; `diffaug generate {run.folder}` continues it.")
     plan = without_images(run.plan, images)
-    new = _opened(folder or default_folder(plan.header.name, plan.id, run.folder.parent), plan)
+    new = Run(folder or default_folder(plan, run.folder.parent), plan)  # whose plan is written last
+    if (new.folder / "plan.json").exists() and Run.open(new.folder).plan.id != plan.id:
+        raise RunError(f"{new.folder}: holds another plan; give another folder with --run.")
     rewritten = [_shard(run, new, shard) for shard in (*plan.real_shards(), *plan.shards())]
     for unit in plan.fits:
         if not new.intact(unit.name):
@@ -156,19 +152,10 @@ def fits_by_image(run: Run) -> Collection[str]:
     return run.recipe.module.FITS_BY_IMAGE
 
 
-def _opened(folder: Path, plan: Plan) -> Run:
-    """The folder as a run of this plan, which need not be written yet."""
-    if (folder / "plan.json").exists() and Run.open(folder).plan.id != plan.id:
-        raise RunError(f"{folder}: holds another plan; give another folder with --run.")
-    new = Run(folder)
-    new.__dict__["plan"] = plan
-    return new
-
-
 def _shard(run: Run, new: Run, shard: Shard) -> bool:
     """Take the shard over whole, or write what is left of it; whether it was written."""
     receipt = _receipt(run, shard.name)
-    table = read_stream(str(run.shard_path(shard.name)))
+    table = run.table(shard)
     wanted = {row.row_id for row in shard.rows}
     failed = tuple(row for row in receipt.failed if row.row_id in wanted)
     whole = wanted.issuperset(table["row_id"].to_pylist())
@@ -178,8 +165,8 @@ def _shard(run: Run, new: Run, shard: Shard) -> bool:
         take_over(run.shard_path(shard.name), new.shard_path(shard.name))
         changes: dict[str, object] = {"plan_id": new.plan.id, "failed": failed}
     else:
-        written = write_arrow(new, new.shard_path(shard.name), stored_rows(table, wanted))
-        sizes = {"files": (written.done,), "rows": written.rows, "num_bytes": written.num_bytes}
+        written = new.write_shard(shard, stored_rows(table, wanted))
+        sizes = {"files": written.files, "rows": written.rows, "num_bytes": written.num_bytes}
         changes = {"plan_id": new.plan.id, "failed": failed, **sizes}
     new.write_receipt(receipt.model_copy(update=changes))
     return not whole
@@ -198,12 +185,11 @@ def _fit(run: Run, new: Run, unit: FitUnit, gone: Set[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     holds = unit.kind in fits_by_image(run) and any(image in unit.payload for image in gone)
     origins = [run.fit_folder(unit.name) / file.file for file in receipt.files]
-    files = [_left(path, folder, gone) if holds else _copied(path, folder) for path in origins]
+    files = [
+        _left(path, folder, gone) if holds else write_atomically(folder / path.name, partial(shutil.copyfile, path))
+        for path in origins
+    ]
     new.write_receipt(receipt.model_copy(update={"plan_id": new.plan.id, "files": tuple(files)}))
-
-
-def _copied(path: Path, folder: Path) -> FileDigest:
-    return write_atomically(folder / path.name, partial(shutil.copyfile, path))
 
 
 def _left(path: Path, folder: Path, gone: Set[str]) -> FileDigest:

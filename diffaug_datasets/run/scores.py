@@ -1,19 +1,17 @@
-"""Numbers that a person filters by: what an encoder and a judge make of a finished image. Never used to delete one.
+"""What an encoder and a judge make of finished images, for a person to filter by; no image is changed for it.
 
-A row's numbers depend on the row, the plan and the stack alone: the networks see every image at its place of the
-planned batch, whoever failed beside it, and what is computed from its features is computed for it alone.
+A row's scores depend on the row, the plan and the stack alone: the networks see every image at its place of the planned
+batch, whoever failed beside it, and what is computed from its features is computed for it alone.
 
-What is measured of a set as a whole once its shards are done: the nearest test images, and how well inversion went.
-
-Needs models, so the process that assembles measures it, once, before `run.json`. What cannot be measured is absent:
-likeness to test images where the recipe names no encoder or the run carries no test split, PSNR where nothing is
-inverted. Nothing here changes an image or a row.
+Of the set as a whole, once its shards are done, the process that assembles it measures the nearest test images and how
+well inversion went. What cannot be measured is absent: likeness to test images where the recipe names no encoder or the
+run carries no test split, PSNR where nothing is inverted.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,10 +22,10 @@ from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Plan, Shard
 from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, SHOTS, Scores
-from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.rows import PlanRow, RowScores, SetScores, column_types
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
-from diffaug_datasets.run.shards import read_stream
+from diffaug_datasets.run.shards import arrow_type
 from diffaug_datasets.run.store import Receipt, Run
 
 if TYPE_CHECKING:
@@ -36,44 +34,57 @@ if TYPE_CHECKING:
     from diffaug_datasets.models.encoders import Encoder, Judge
 
 LOGIT_SCALE = 100.0
+UNIT, FILE = "quality", "quality.parquet"
+SAMPLE = 32  # real images whose inversion is undone
+
+
+class ImageScores(RowScores):
+    """The scores of one image; `probabilities`, by the names that filters know them by, go into its `measured`."""
+
+    probabilities: Mapping[str, float] = {}
 
 
 class Scorer:
-    """Scores batches with the models a recipe names; columns of models it does not name stay null."""
+    """Scores batches with the models a recipe names; scores by models that it does not name stay None."""
 
     def __init__(self, scores: Scores, plan: Plan, ctx: WorkContext, shape: int) -> None:
         self.names, self.plan, self.ctx, self.shape = scores, plan, ctx, shape
         self.header = plan.header
         self._sources: dict[str, Tensor] = {}
 
-    def score(self, made: Sequence[Made]) -> list[dict[str, Any]]:
-        """The score columns of images of one planned batch, in order; under `measured`, what goes into that column."""
+    def score(self, made: Sequence[Made]) -> list[ImageScores]:
+        """The scores of images of one planned batch, in order."""
         if not made:
             return []
         images = [Image.fromarray(made[0].pixels)] * self.shape
         for one in made:
             images[one.place] = Image.fromarray(one.pixels)
         places = [one.place for one in made]
-        features = self._encoder.image_features(images, batch_shape=self.shape)[places] if self.names.encoder else None
-        encoded = self._encoded(made, features) if features is not None else [{}] * len(made)
-        by_shots = features if self.names.judge == SHOTS else None
-        judged = self._judged(images, places, by_shots) if self.names.judge else [{}] * len(made)
-        return [{**a, **b} for a, b in zip(encoded, judged, strict=True)]
+        scores = [ImageScores()] * len(made)
+        features = None
+        if self.names.encoder:
+            features = self.encoder.image_features(images, batch_shape=self.shape)[places]
+            scores = self._encoded([one.row for one in made], features)
+        if self.names.judge:
+            by_shots = features if self.names.judge == SHOTS else None
+            best = (self._by_judge(images)[places] if by_shots is None else self._by_shots(by_shots)).max(1)
+            judged = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            told = [{"judge_confidence": p, "judge_label": i} for p, i in judged]
+            scores = [one.model_copy(update=update) for one, update in zip(scores, told, strict=True)]
+        return scores
 
     @cached_property
     def numerics(self) -> str:
         """The fingerprint of the encoder and the judge here; see `run.stacks`."""
         from diffaug_datasets.models.fingerprint import features_fingerprint
 
-        named = [self._encoder] if self.names.encoder else []
-        return features_fingerprint([*named, *self._judges], self.shape)
-
-    @property
-    def _judges(self) -> "list[Judge]":
-        return [self._judge] if self.names.judge not in (None, SHOTS) else []
+        encoders = [self.encoder] if self.names.encoder else []
+        judges = [self._judge] if self.names.judge not in (None, SHOTS) else []
+        return features_fingerprint([*encoders, *judges], self.shape)
 
     @cached_property
-    def _encoder(self) -> "Encoder":
+    def encoder(self) -> "Encoder":
+        """The encoder that the recipe names."""
         from diffaug_datasets.models.encoders import Encoder
 
         return Encoder.load(str(self.names.encoder), self.ctx.device)
@@ -88,19 +99,26 @@ class Scorer:
     def _prompts(self) -> list[str]:
         return [f"a photo of a {name}" for name in self.header.prompt_names]
 
-    def _encoded(self, made: Sequence[Made], features: "Tensor") -> list[dict[str, Any]]:
-        likeness = self._cosines(features, self._prompts) if self._encoder.has_text else None
-        probabilities = self._probabilities(features, [one.row.label for one in made])
-        scored: list[dict[str, Any]] = []
-        for i, one in enumerate(made):
-            margins = self._margin(likeness[i], one.row.label) if likeness is not None else {}
-            similarity = {"source_similarity": self._nearest(features[i], one.row.source_ids)}
-            measured = {"measured": {name: values[i] for name, values in probabilities.items()}}
-            scored.append({**margins, **similarity, **(measured if probabilities else {})})
-        return scored
+    def _encoded(self, rows: Sequence[PlanRow], features: "Tensor") -> list[ImageScores]:
+        """What features [n d] of images tell: likeness to the class prompts and to the sources, and probabilities."""
+        labels = [row.label for row in rows]
+        scores = []
+        for feature, row in zip(features, rows, strict=True):
+            nearness = [_rowwise(feature[None], self.source_features(source)[None]) for source in row.source_ids]
+            scores.append(ImageScores(source_similarity=max(map(float, nearness), default=None)))
+        if self.encoder.has_text:
+            cosines = self._cosines(features, self._prompts)
+            told = [_margin(row.tolist(), label) for row, label in zip(cosines, labels, strict=True)]
+            scores = [one.model_copy(update=update) for one, update in zip(scores, told, strict=True)]
+        for name, values in self._probabilities(features, labels).items():
+            scores = [
+                one.model_copy(update={"probabilities": {**one.probabilities, name: value}})
+                for one, value in zip(scores, values, strict=True)
+            ]
+        return scores
 
     def _cosines(self, features: "Tensor", texts: Sequence[str]) -> "Tensor":
-        return _rowwise(features, self._encoder.text_features(texts))
+        return _rowwise(features, self.encoder.text_features(texts))
 
     def _probabilities(self, features: "Tensor", labels: Sequence[int]) -> dict[str, list[float]]:
         """CLIP's zero-shot probability of each row's class, which He et al. keep above 1/C (arXiv 2210.07574), and that
@@ -115,19 +133,11 @@ class Scorer:
         return found
 
     def _shares(self, features: "Tensor", texts: Sequence[str], key: str) -> "Tensor":
-        if not self._encoder.has_text:
+        if not self.encoder.has_text:
             raise RecipeError(f"scores.{key}: encoder {self.names.encoder} reads no text; name a CLIP model.")
         return (LOGIT_SCALE * self._cosines(features, texts)).softmax(dim=1)
 
-    def _margin(self, cosines: "Tensor", label: int) -> dict[str, float]:
-        own = float(cosines[label])
-        others = [float(c) for i, c in enumerate(cosines) if i != label]
-        return {"clip_score": own, "clip_margin": own - max(others, default=own)}
-
-    def _nearest(self, feature: "Tensor", sources: Sequence[str]) -> float | None:
-        return max((float(_rowwise(feature[None], self._source(s)[None])) for s in sources), default=None)
-
-    def _source(self, source_id: str) -> "Tensor":
+    def source_features(self, source_id: str) -> "Tensor":
         """Features [d] of a real image, encoded once, together with its group.
 
         Raises:
@@ -138,7 +148,7 @@ class Scorer:
             group = self._groups[source_id]
             images = [self._readable(one) for one in group]
             empty = Image.new("RGB", (8, 8))
-            features = self._encoder.image_features([image or empty for image in images], batch_shape=self.shape)
+            features = self.encoder.image_features([image or empty for image in images], batch_shape=self.shape)
             self._sources |= {one: f for one, image, f in zip(group, images, features, strict=True) if image}
         return self._sources[source_id]
 
@@ -162,12 +172,6 @@ class Scorer:
     def _training(self) -> list[PlanRow]:
         return [row for row in self.plan.real if row.split == "train"]
 
-    def _judged(self, images: list[Image.Image], places: list[int], features: "Tensor | None") -> list[dict[str, Any]]:
-        probabilities = self._by_judge(images)[places] if features is None else self._by_shots(features)
-        best = probabilities.max(1)
-        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [{"judge_confidence": p, "judge_label": i} for p, i in pairs]
-
     def _by_judge(self, images: list[Image.Image]) -> "Tensor":
         columns = self._judge.columns(self.header.class_names, "scores.judge")
         return self._judge.probabilities(images, batch_shape=self.shape)[:, columns].cpu()
@@ -176,20 +180,27 @@ class Scorer:
         """Real-Filter's class rule (He et al., arXiv 2210.07574; no code was released): a class's score is the mean
         cosine to its real training images. Probabilities are a softmax at CLIP's largest logit scale.
         """
-        return (LOGIT_SCALE * _rowwise(features, self._shots)).nan_to_num(-math.inf).softmax(dim=1)
+        return (LOGIT_SCALE * _rowwise(features, self.class_means)).nan_to_num(-math.inf).softmax(dim=1)
 
     @cached_property
-    def _shots(self) -> "Tensor":
+    def class_means(self) -> "Tensor":
         """Mean features [C d] of every class's real training images; not a number for a class that has none."""
         import torch
 
-        size = self._encoder.image_features([Image.new("RGB", (8, 8))], batch_shape=self.shape).shape[1]
+        size = self.encoder.image_features([Image.new("RGB", (8, 8))], batch_shape=self.shape).shape[1]
         means = torch.full((len(self.header.class_names), size), math.nan)
         for label in range(len(means)):
             known = [row.source_ids[0] for row in self._training if row.label == label]
             if known:
-                means[label] = torch.stack([self._source(source) for source in known]).mean(0)
+                means[label] = torch.stack([self.source_features(source) for source in known]).mean(0)
         return means
+
+
+def _margin(cosines: Sequence[float], label: int) -> dict[str, float]:
+    """Scores of an image from its cosines to the prompts of all classes."""
+    own = cosines[label]
+    others = [cosine for i, cosine in enumerate(cosines) if i != label]
+    return {"clip_score": own, "clip_margin": own - max(others, default=own)}
 
 
 def _rowwise(features: "Tensor", others: "Tensor") -> "Tensor":
@@ -202,63 +213,59 @@ def _rowwise(features: "Tensor", others: "Tensor") -> "Tensor":
     return torch.stack([(others * feature).sum(1) for feature in features])
 
 
-UNIT, FILE = "quality", "quality.parquet"
-SAMPLE = 32  # real images whose inversion is undone
-COLUMNS = {"test_similarity": pa.float32(), "nearest_test": pa.string(), "inversion_psnr": pa.float32()}
-SCHEMA = pa.schema([("row_id", pa.string()), *COLUMNS.items()])
-Row = dict[str, Any]
-
-
-def appraise(run: Run, ctx: WorkContext) -> None:
-    """Measure what can be measured and write it with its receipt; does nothing where that is done."""
+def measure_quality(run: Run, ctx: WorkContext) -> None:
+    """Measure what can be measured of a set and write it with its receipt; does nothing where that is done."""
     if run.intact(UNIT):
         return
-    rows = [*_nearest_tests(run, ctx), *_inversions(run, ctx)]
-    if rows:
-        table = pa.Table.from_pylist(rows, SCHEMA)
+    tests, inversions = _nearest_tests(run, ctx), _inversions(run, ctx)
+    scores = [*tests.items(), *inversions.items()]
+    if scores:
+        schema = {"row_id": "string", **column_types(SetScores)}
+        rows = [{"row_id": row_id, **score.model_dump()} for row_id, score in scores]
+        table = pa.Table.from_pylist(rows, pa.schema([(name, arrow_type(kind)) for name, kind in schema.items()]))
         done = write_atomically(run.folder / FILE, lambda path: pq.write_table(table, path))
         run.write_receipt(Receipt(plan_id=run.plan.id, unit=UNIT, files=(done,), rows=len(rows)))
 
 
-def measured_rows(run: Run) -> Mapping[str, Row]:
-    """Row id -> `COLUMNS` of every row of which something was measured; empty where nothing was."""
+def measured_rows(run: Run) -> Mapping[str, SetScores]:
+    """Row id -> scores of every row of which something was measured; empty where nothing was."""
     if not run.intact(UNIT):
         return {}
-    return {row.pop("row_id"): row for row in pq.read_table(run.folder / FILE).to_pylist()}
+    return {row.pop("row_id"): SetScores(**row) for row in pq.read_table(run.folder / FILE).to_pylist()}
 
 
-def _nearest_tests(run: Run, ctx: WorkContext) -> Iterator[Row]:
+def _nearest_tests(run: Run, ctx: WorkContext) -> dict[str, SetScores]:
     """For each written row the largest cosine to a test image, under the recipe's encoder, and which image that is."""
-    tests = [shard for shard in run.plan.real_shards() if shard.name.startswith("test")]
+    tests = [shard for shard in run.plan.real_shards() if shard.kind == "test"]
     if not tests or run.recipe.scores.encoder is None:
-        return
+        return {}
     from diffaug_datasets.models.encoders import Encoder
     from diffaug_datasets.numerics.nearest import exact_neighbours
 
     encoder, shape = Encoder.load(run.recipe.scores.encoder, ctx.device), run.recipe.batch_size
     pool = _features(run, encoder, tests, shape)
     ids = [row.source_ids[0] for shard in tests for row in shard.rows]
+    scores: dict[str, SetScores] = {}
     for shard in run.plan.shards():
-        written = set(read_stream(str(run.shard_path(shard.name))).column("row_id").to_pylist())
+        written = set(run.table(shard).column("row_id").to_pylist())
         if not written:
             continue
         found = exact_neighbours(_features(run, encoder, [shard], shape), pool, 1)
         for row, cosine, place in zip(shard.rows, found.cosine[:, 0].tolist(), found.place[:, 0].tolist(), strict=True):
             if row.row_id in written:
-                yield {"row_id": row.row_id, "test_similarity": cosine, "nearest_test": ids[place]}
+                scores[row.row_id] = SetScores(test_similarity=cosine, nearest_test=ids[place])
+    return scores
 
 
-def _features(run: Run, encoder: Any, shards: Sequence[Shard], shape: int) -> Any:
+def _features(run: Run, encoder: "Encoder", shards: Sequence[Shard], shape: int) -> "Tensor":
     """Unit-norm features [n d] of the image of every planned row of some shards, in order; of a row without one they
     mean nothing, but hold its place, so that no other row's bits depend on who failed.
     """
-    from PIL import Image
-
     nothing = Image.new("RGB", (8, 8))
 
     def pictures() -> Iterator[Image.Image]:
         for shard in shards:
-            table = read_stream(str(run.shard_path(shard.name)))
+            table = run.table(shard)
             column, names = table.column("image"), table.column("row_id").to_pylist()
             places = {name: i for i, name in enumerate(names)}
             for row in shard.rows:
@@ -268,18 +275,20 @@ def _features(run: Run, encoder: Any, shards: Sequence[Shard], shape: int) -> An
     return encoder.image_features(pictures(), batch_shape=shape)
 
 
-def _inversions(run: Run, ctx: WorkContext) -> Iterator[Row]:
+def _inversions(run: Run, ctx: WorkContext) -> dict[str, SetScores]:
     """PSNR of a few real images, spread evenly, that the method inverted and now denoises again."""
     module, config = run.recipe.module, run.recipe.method_config
     measure = module.inversion_psnr
     units = [unit for unit in run.plan.fits if unit.kind == "inversions"]
     if measure is None or not units:
-        return
+        return {}
     rows = {f"{row.source_ids[0]}/{row.label}": row.row_id for row in run.plan.real if row.split == "train"}
     images = [(unit, image) for unit in units for image in unit.content["images"] if image in rows]
     chosen = images[:: max(1, len(images) // SAMPLE)][:SAMPLE]
+    scores: dict[str, SetScores] = {}
     for unit in units:
         names = [image for home, image in chosen if home is unit]
         for name, value in zip(names, measure(unit, names, config, ctx) if names else (), strict=True):
             if math.isfinite(value):
-                yield {"row_id": rows[name], "inversion_psnr": value}
+                scores[rows[name]] = SetScores(inversion_psnr=value)
+    return scores

@@ -1,6 +1,6 @@
-"""Rows as they are stored, and the file that holds a shard's. Needs no torch.
+"""Rows as a file holds them: made images become `Row`s here, and an Arrow writer turns those into columns.
 
-The row as `datasets` features and as an Arrow schema: both follow from `core.rows`.
+Needs no torch. Arrow schema and `datasets` features follow from the table of kinds in `core.rows`.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -9,38 +9,68 @@ from dataclasses import dataclass
 from io import SEEK_END
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Features, Image, List, Value
+from PIL import Image
 
 from diffaug_datasets.core.errors import RunError, SourceError
 from diffaug_datasets.core.files import FileDigest, write_atomically
 from diffaug_datasets.core.identity import canonical, digest
-from diffaug_datasets.core.images import MAX_BYTES, DigitalSourceType, encode_image, format_of, pixel_sha256, xmp_packet
-from diffaug_datasets.core.rows import PlanRow, published_columns, row_urn
-from diffaug_datasets.run.store import Receipt, Run
+from diffaug_datasets.core.images import (
+    MAX_BYTES,
+    DigitalSourceType,
+    decode_image,
+    encode_image,
+    format_of,
+    pixel_sha256,
+    xmp_packet,
+)
+from diffaug_datasets.core.rows import KINDS, Outcome, PlanRow, Row, RowScores, published_columns, row_urn
+from diffaug_datasets.core.sources import Source
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from datasets import Features
 
     from diffaug_datasets.run.batch import Made
+    from diffaug_datasets.run.scores import ImageScores
 
 BATCH_ROWS = 100
 BATCH_BYTES = 64 << 20  # of encoded images; the offsets of a batch end at 2 GiB, and readers hold a batch at once
 
+ImageFormat = Literal["png", "webp"]
 
-def features(class_names: Sequence[str]) -> Features:
+
+def arrow_type(kind: str) -> pa.DataType:
+    """The Arrow type of a kind of column, see `core.rows.KINDS`."""
+    stored = KINDS[kind]
+    if stored.item is None:
+        return pa.struct([(name, arrow_type(part)) for name, part in stored.parts.items()])
+    item = pa.type_for_alias(stored.item)
+    return pa.list_(item) if stored.is_list else item
+
+
+def features_of(columns: Mapping[str, str], class_names: Sequence[str] = ()) -> "Features":
+    """`datasets` features of columns (name -> kind): images are decoded, labels have the names of these classes."""
+    from datasets import ClassLabel, Features, Image, List, Value
+
+    def feature(kind: str) -> Any:
+        if kind == "image":
+            return Image()
+        if kind == "label":
+            return ClassLabel(names=list(class_names))
+        stored = KINDS[kind]
+        if stored.item is None:
+            return {name: feature(part) for name, part in stored.parts.items()}
+        return List(Value(stored.item)) if stored.is_list else Value(stored.item)
+
+    return Features({name: feature(kind) for name, kind in columns.items()})
+
+
+def features(class_names: Sequence[str]) -> "Features":
     """The published columns, in order, for these labels."""
-    special = {
-        "image": Image(),
-        "label": ClassLabel(names=list(class_names)),
-        "soft_label": {"class": List(Value("int32")), "weight": List(Value("float32"))},
-        "strings": List(Value("string")),
-        "int32s": List(Value("int32")),
-    }
-    return Features({name: special.get(dtype) or Value(dtype) for name, dtype in published_columns().items()})
+    return features_of(published_columns(), class_names)
 
 
 def arrow_schema(class_names: Sequence[str]) -> pa.Schema:
@@ -53,22 +83,18 @@ def schema_digest(class_names: Sequence[str]) -> str:
     return digest(features(class_names).to_dict())
 
 
-def write_stream(sink: Any, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> tuple[int, int]:
+def write_stream(sink: IO[bytes], rows: Iterable[Row], schema: pa.Schema) -> tuple[int, int]:
     """Write rows as an Arrow IPC stream, batch by batch; returns how many they were and their bytes in memory.
 
     A record batch has 100 rows, or fewer where their images weigh more than `BATCH_BYTES`; no more than one is held.
 
     Raises:
-        KeyError: a row has a key that is no column (it would be dropped silently).
         SourceError: an image is larger than an Arrow file can hold.
     """
     count = size = 0
     with pa.ipc.new_stream(sink, schema) as writer:
         for part in _batches(rows):
-            unknown = {key for row in part for key in row} - set(schema.names)
-            if unknown:
-                raise KeyError(f"rows have keys that are no columns: {sorted(unknown)}")
-            batch = pa.RecordBatch.from_pylist(part, schema=schema)
+            batch = pa.RecordBatch.from_pylist([row.columns() for row in part], schema=schema)
             count, size = count + len(part), size + batch.nbytes
             writer.write_batch(batch)
             part.clear()
@@ -76,20 +102,19 @@ def write_stream(sink: Any, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
     return count, size
 
 
-def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    part: list[dict[str, Any]] = []
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    part: list[Row] = []
     weight = 0
     for row in rows:
-        needed = len((row.get("image") or {}).get("bytes") or b"")
+        needed = len(row.image)
         if needed > MAX_BYTES:
-            name = row.get("row_id")
             raise SourceError(
-                f"row {name}: got an image of {needed:,} bytes, expected less than 2 GiB; make it smaller."
+                f"row {row.id}: got an image of {needed:,} bytes, expected less than 2 GiB; make it smaller."
             )
         if len(part) == BATCH_ROWS or (part and weight + needed > BATCH_BYTES):
             yield part
             part, weight = [], 0
-        part.append(dict(row))
+        part.append(row)
         weight += needed
         del row
     if part:
@@ -102,14 +127,12 @@ def read_stream(path: str) -> pa.Table:
         return pa.ipc.open_stream(source).read_all()
 
 
-def stored_rows(table: pa.Table, kept: Collection[str]) -> Iterator[dict[str, Any]]:
+def stored_rows(table: pa.Table, kept: Collection[str]) -> Iterator[Row]:
     """The rows of these ids as they stand in a shard, read batch by batch."""
     wanted = pa.array(list(kept), pa.string())
     for batch in table.to_batches():
-        yield from batch.filter(pc.is_in(batch.column("row_id"), wanted)).to_pylist()
-
-
-ImageFormat = Literal["png", "webp"]
+        for columns in batch.filter(pc.is_in(batch.column("row_id"), wanted)).to_pylist():
+            yield Row.of(columns, columns["image"]["bytes"])
 
 
 @dataclass(frozen=True)
@@ -121,20 +144,14 @@ class ArrowFile:
     num_bytes: int
     schema_digest: str
 
-    def receipt(self, plan_id: str, unit: str, **content: Any) -> Receipt:
-        """The receipt of the unit that this file is, not yet written."""
-        sizes = {"rows": self.rows, "num_bytes": self.num_bytes, "schema_digest": self.schema_digest}
-        return Receipt.model_validate({"plan_id": plan_id, "unit": unit, "files": (self.done,), **sizes, **content})
 
-
-def write_arrow(run: Run, path: Path, rows: Iterable[Mapping[str, Any]]) -> ArrowFile:
-    """Write rows of a run, taken one by one, as one Arrow stream, atomically.
+def write_arrow(path: Path, rows: Iterable[Row], class_names: Sequence[str]) -> ArrowFile:
+    """Write rows, taken one by one, as one Arrow stream, atomically.
 
     Raises:
         RunError: the disk is full or the folder is read-only.
     """
-    names = run.plan.header.class_names
-    schema: pa.Schema = arrow_schema(names)
+    schema: pa.Schema = arrow_schema(class_names)
     sizes: list[tuple[int, int]] = []
 
     def write(temporary: Path) -> None:
@@ -142,7 +159,7 @@ def write_arrow(run: Run, path: Path, rows: Iterable[Mapping[str, Any]]) -> Arro
             sizes.append(write_stream(sink, rows, schema))
 
     done = write_atomically(path, write)
-    return ArrowFile(done, *sizes[0], schema_digest(names))
+    return ArrowFile(done, *sizes[0], schema_digest(class_names))
 
 
 class Spool:
@@ -153,7 +170,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, Row] = {}  # without their images
         self._places: dict[str, tuple[int, int]] = {}
 
     def __enter__(self) -> Self:
@@ -166,26 +183,25 @@ class Spool:
         with suppress(OSError):  # what a full disk left to write
             self._file.close()
 
-    def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Put encoded rows away.
+    def add(self, rows: Iterable[Row]) -> None:
+        """Put rows away.
 
         Raises:
             RunError: the disk is full.
         """
         with self._writable():
             for row in rows:
-                data = row["image"]["bytes"]
-                self._places[row["row_id"]] = self._file.seek(0, SEEK_END), len(data)
-                self._rows[row["row_id"]] = {**row, "image": None}
-                self._file.write(data)
+                self._places[row.id] = self._file.seek(0, SEEK_END), len(row.image)
+                self._rows[row.id] = row.model_copy(update={"image": b""})
+                self._file.write(row.image)
 
-    def rows(self, order: Iterable[str]) -> Iterator[dict[str, Any]]:
+    def rows(self, order: Iterable[str]) -> Iterator[Row]:
         """The rows of these ids, in this order; ids of which no row came are passed over."""
         for row_id in order:
             if row_id in self._rows:
                 begin, size = self._places[row_id]
                 self._file.seek(begin)
-                yield {**self._rows[row_id], "image": {"bytes": self._file.read(size), "path": None}}
+                yield self._rows[row_id].model_copy(update={"image": self._file.read(size)})
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
@@ -197,38 +213,41 @@ class Spool:
             ) from None
 
 
-def planned_columns(row: PlanRow) -> dict[str, Any]:
-    """The published columns that the plan decides."""
-    return row.model_dump(mode="json", by_alias=True, exclude={"k", "split"})
+def real_row(planned: PlanRow, data: bytes, plan_id: str, source: Source) -> Row:
+    """A real image's row: the bytes as they came, what decoding them shows, what the source says of their origin."""
+    picture = decode_image(data, source.key)
+    outcome = Outcome(
+        measured=canonical(dict(source.attribution)),
+        width=picture.width,
+        height=picture.height,
+        image_format=format_of(data),
+        pixel_sha256=pixel_sha256(picture),
+    )
+    return Row(image=data, plan_id=plan_id, plan=planned, outcome=outcome)
 
 
-def encode_rows(
-    made: Sequence["Made"], scores: Sequence[dict[str, Any]], plan_id: str, image_format: ImageFormat
-) -> list[dict[str, Any]]:
-    """The published columns of finished images; runs beside the generation loop."""
-    return [encode_row(one, score, plan_id, image_format) for one, score in zip(made, scores, strict=True)]
+def made_rows(
+    made: Sequence["Made"], scores: Sequence["ImageScores"], plan_id: str, image_format: ImageFormat
+) -> list[Row]:
+    """The rows of finished images; runs beside the generation loop."""
+    return [made_row(one, score, plan_id, image_format) for one, score in zip(made, scores, strict=True)]
 
 
-def encode_row(made: "Made", scores: dict[str, Any], plan_id: str, image_format: ImageFormat) -> dict[str, Any]:
-    """One row: planned columns, measurements, and the image with its XMP packet; a found image stays as it is."""
-    from PIL import Image
-
-    picture = Image.fromarray(made.pixels)
-    data = made.encoded if made.encoded is not None else _stamped(made, picture, plan_id, image_format)
-    measured = {**made.measured, **scores.get("measured", {})}
-    outcome = {"measured": canonical(measured), "attempt": made.attempt, "batch_shape": made.batch_shape}
-    image = {
-        "image": {"bytes": data, "path": None},
-        "image_format": image_format if made.encoded is None else format_of(data),
-        "pixel_sha256": pixel_sha256(picture),
-        "width": picture.width,
-        "height": picture.height,
-    }
-    return {**planned_columns(made.row), "plan_id": plan_id, **scores, **outcome, **image}
-
-
-def _stamped(made: "Made", picture: "Image", plan_id: str, image_format: ImageFormat) -> bytes:
-    """The picture, encoded, with a packet that says who it is, and that it was made and from what."""
-    edited = bool(made.row.source_ids)
-    kind: DigitalSourceType = "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
-    return encode_image(picture, image_format, xmp_packet(row_urn(plan_id, made.row.row_id), kind))
+def made_row(made: "Made", scores: "ImageScores", plan_id: str, image_format: ImageFormat) -> Row:
+    """The row of a finished image, encoded with its XMP packet; an image that was found stays as it is."""
+    picture, data = Image.fromarray(made.pixels), made.encoded
+    if data is None:  # the packet says who the picture is, and that it was made and from what
+        edited = bool(made.row.source_ids)
+        kind: DigitalSourceType = "compositeWithTrainedAlgorithmicMedia" if edited else "trainedAlgorithmicMedia"
+        data = encode_image(picture, image_format, xmp_packet(row_urn(plan_id, made.row.row_id), kind))
+    outcome = Outcome(
+        **scores.model_dump(include=set(RowScores.model_fields)),
+        measured=canonical({**made.measured, **scores.probabilities}),
+        attempt=made.attempt,
+        batch_shape=made.batch_shape,
+        width=picture.width,
+        height=picture.height,
+        image_format=image_format if made.encoded is None else format_of(data),
+        pixel_sha256=pixel_sha256(picture),
+    )
+    return Row(image=data, plan_id=plan_id, plan=made.row, outcome=outcome)

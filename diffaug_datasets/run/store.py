@@ -1,16 +1,15 @@
 """The run folder: plan, fits, shards, receipts. What is written last marks it as done, and carries its digest.
 
-Who works on a unit: a lock on a small file, which the kernel frees when its process dies.
-
-Locks are asked for only where something is made. Planning, loading, checking and publishing need none, so they work on
-systems and file systems that have none, and looking at a run there only leaves open who works on it.
+Who works on a unit is known by a lock on a small file, which the kernel frees when its process dies. Locks are asked
+for only where something is made. Planning, loading, checking and publishing need none, so they work on systems and file
+systems that have none, and looking at a run there only leaves open who works on it.
 """
 
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -37,10 +36,13 @@ from diffaug_datasets.core.method import FitUnit, discover_methods
 from diffaug_datasets.core.models import HUB_ID, MODELS, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import FailedRow, PlanRow
+from diffaug_datasets.core.rows import FailedRow, PlanRow, Row, column_types, rows_beginning
+from diffaug_datasets.run.shards import arrow_type, read_stream, write_arrow
 
 AT_WORK = "at-work"
 RUNS = Path("runs")
+RECEIPT_SCHEMA = 1
+LISTED = 5  # row ids that a message names
 
 
 @contextmanager
@@ -106,9 +108,6 @@ def _locked(handle: int, folder: Path) -> bool:
     return True
 
 
-RECEIPT_SCHEMA = 1
-
-
 class Receipt(BaseModel):
     """Says that a unit is done: written last, names its files with their digests.
 
@@ -131,7 +130,7 @@ class Receipt(BaseModel):
     worker: str = ""
     stack: dict[str, str] = {}
     finished: str = ""
-    measured: dict[str, Any] = {}
+    measured: Mapping[str, object] = {}
 
 
 def on_this_machine(place: Path | str, what: str = "run folder") -> Path:
@@ -148,9 +147,9 @@ def on_this_machine(place: Path | str, what: str = "run folder") -> Path:
     return Path(place)
 
 
-def default_folder(name: str, plan_id: str, parent: Path = RUNS) -> Path:
-    """`runs/NAME-PLANID`: another plan gets another folder."""
-    return parent / f"{name}-{plan_id[:8]}"
+def default_folder(plan: Plan, parent: Path = RUNS) -> Path:
+    """Where a run of a plan goes if nobody says: `runs/NAME-PLANID`."""
+    return parent / f"{plan.header.name}-{plan.id[:8]}"
 
 
 class Run:
@@ -165,8 +164,11 @@ class Run:
     ('txt2img', 20, ['synthetic-00000'])
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, plan: Plan | None = None) -> None:
+        """`plan`: what the folder is to hold, where it is not written yet; default: it is read when it is asked for."""
         self.folder = on_this_machine(folder)
+        if plan is not None:
+            self.plan = plan
 
     @classmethod
     def open(cls, folder: Path | str) -> "Run":
@@ -178,7 +180,7 @@ class Run:
         run = cls(folder)
         if not (run.folder / "plan.json").exists():
             raise RunError(f"{folder}: no plan.json here; `diffaug plan RECIPE --run {folder}` makes a run folder.")
-        if run.plan.id != run._stated_plan_id:
+        if run.plan.id != str(run._plan_json.get("plan_id")):
             raise RunError(f"{folder}: plan.parquet does not belong to plan.json; plan again into another folder.")
         run._check_recipe()
         return run
@@ -206,10 +208,6 @@ class Run:
                 f"{self.folder}: recipe.yaml is not what the plan was drawn from; what differs: "
                 f"{'; '.join(changes[:5])}. Put it back, or plan it into another folder."
             )
-
-    @property
-    def _stated_plan_id(self) -> str:
-        return str(self._plan_json.get("plan_id"))
 
     @cached_property
     def _plan_json(self) -> dict[str, Any]:
@@ -245,16 +243,53 @@ class Run:
         """Write recipe, plan.parquet, then plan.json: the folder is a run from then on."""
         write_text(self.folder / "recipe.yaml", recipe.to_yaml())
         rows = [row.model_dump(mode="json", by_alias=True) for row in (*plan.real, *plan.rows)]
-        write_atomically(
-            self.folder / "plan.parquet", lambda p: pq.write_table(pa.Table.from_pylist(rows, _plan_schema()), p)
-        )
+        schema = pa.schema([(name, arrow_type(kind)) for name, kind in column_types(PlanRow).items()])
+        write_atomically(self.folder / "plan.parquet", lambda p: pq.write_table(pa.Table.from_pylist(rows, schema), p))
         fits = [{"kind": u.kind, "payload": u.payload, "after": list(u.after), "name": u.name} for u in plan.fits]
         content = {"schema": 1, "plan_id": plan.id, "header": plan.header.model_dump(mode="json"), "fits": fits}
         write_text(self.folder / "plan.json", json.dumps(content, indent=1, ensure_ascii=False))
 
+    def row(self, prefix: str) -> PlanRow:
+        """The planned row, made or real, that a row id or the beginning of one names.
+
+        Raises:
+            RunError: none, or several; names some of them.
+        """
+        rows = {row.row_id: row for row in (*self.plan.rows, *self.plan.real)}
+        found = rows_beginning(rows, prefix) if prefix.strip() else []
+        if len(found) == 1:
+            return rows[found[0]]
+        if not found:
+            raise RunError(
+                f"{self.folder}: no row id begins with {prefix!r}; ids are 24 hex digits, such as "
+                f"{self.plan.rows[0].row_id}."
+            )
+        listed = ", ".join(found[:LISTED])
+        raise RunError(f"{self.folder}: {len(found)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
+
     def shard_path(self, name: str) -> Path:
         """File of a shard."""
         return self.folder / "shards" / f"{name}.arrow"
+
+    def table(self, shard: Shard) -> pa.Table:
+        """The rows of a finished shard, memory-mapped."""
+        return read_stream(str(self.shard_path(shard.name)))
+
+    def write_shard(self, shard: Shard, rows: Iterable[Row]) -> Receipt:
+        """Write the file of a shard; gives its receipt, not yet written.
+
+        Raises:
+            RunError: the disk is full or the folder is read-only.
+        """
+        written = write_arrow(self.shard_path(shard.name), rows, self.plan.header.class_names)
+        return Receipt(
+            plan_id=self.plan.id,
+            unit=shard.name,
+            files=(written.done,),
+            rows=written.rows,
+            num_bytes=written.num_bytes,
+            schema_digest=written.schema_digest,
+        )
 
     @property
     def pool_path(self) -> Path:
@@ -300,7 +335,7 @@ class Run:
         """Whether some process works on the unit now; None where that cannot be known."""
         return held(self.folder, unit)
 
-    def event(self, **content: Any) -> None:
+    def event(self, **content: object) -> None:
         """Append one line to events.jsonl; nothing but progress displays reads it."""
         line = canonical({"time": round(time.time(), 3), "pid": os.getpid(), **content}) + "\n"
         with (self.folder / "events.jsonl").open("ab", buffering=0) as file:
@@ -342,7 +377,7 @@ def _unit(told: dict[str, Any]) -> FitUnit:
     return FitUnit(kind, payload, after)
 
 
-def _same_place(key: str, planned: Any, found: Any) -> bool:
+def _same_place(key: str, planned: object, found: object) -> bool:
     """Whether a model's place may hold what the plan knows as `name@digest`: what is not there cannot be looked at."""
     if key.rpartition(".")[2] not in MODELS or not (isinstance(planned, str) and isinstance(found, str)):
         return False
@@ -361,16 +396,3 @@ def _may_be(spec: BackboneSpec, planned: str) -> bool:
     model = find_backbone(spec)
     is_pinned_so = re.fullmatch(r"[0-9a-f]{40}", model.wanted or "") is None or str(model.wanted).startswith(revision)
     return model.id == name and is_pinned_so
-
-
-def _plan_schema() -> pa.Schema:
-    from diffaug_datasets.core.rows import column_types
-
-    special = {
-        "label": pa.int32(),
-        "strings": pa.list_(pa.string()),
-        "int32s": pa.list_(pa.int32()),
-        "soft_label": pa.struct({"class": pa.list_(pa.int32()), "weight": pa.list_(pa.float32())}),
-    }
-    fields: Mapping[str, str] = column_types(PlanRow)
-    return pa.schema([(name, special.get(dtype) or pa.type_for_alias(dtype)) for name, dtype in fields.items()])

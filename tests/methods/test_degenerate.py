@@ -28,7 +28,7 @@ from diffaug_datasets.methods import diff_ii, genie, genie_ada
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.numerics.interpolation import angle, circle
 from diffaug_datasets.numerics.selection import largest_jump
-from diffaug_datasets.run.assembly import Assembled, ClassCount, verdicts
+from diffaug_datasets.run.assembly import Assembled, ClassCount, select_rows
 from diffaug_datasets.run.batch import BatchJob, flaw
 from diffaug_datasets.run.execute import emptied
 from diffaug_datasets.sources.real import read_real
@@ -256,8 +256,8 @@ def dotted_stems(folder: Path) -> str:
 
 def emptied_class() -> str:
     rows = [{"row_id": str(i), "label": i // 3, "clip_margin": -1.0 + i / 10} for i in range(6)]
-    drop = verdicts(rows, [Filter(column="clip_margin", minimum=0.0)]).dropped
-    keep = verdicts(rows, [Filter(column="clip_margin", minimum=0.0, min_keep=1)])
+    drop = select_rows(rows, [Filter(column="clip_margin", minimum=0.0)]).dropped
+    keep = select_rows(rows, [Filter(column="clip_margin", minimum=0.0, min_keep=1)])
     assert len(drop) == 6
     assert set(drop) - set(keep.dropped) == set(keep.spared) == {"2", "5"}  # the best of each class, flagged
     kept = {"name": "bag", "real": 1, "planned": 3, "failed": 0}

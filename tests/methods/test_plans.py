@@ -91,7 +91,7 @@ def test_shards_and_batches_follow_from_the_plan() -> None:
 def test_rows_of_one_start_step_are_batched_together() -> None:
     rows = plan_of("img2img").rows[:6]
     mixed = [row.model_copy(update={"start_step": i % 2}) for i, row in enumerate(rows)]
-    assert [{r.start_step for r in b if r} for b in Shard("s", tuple(mixed)).batches(3)] == [{0}, {1}]
+    assert [{r.start_step for r in b if r} for b in Shard("synthetic", 0, tuple(mixed)).batches(3)] == [{0}, {1}]
 
 
 def test_txt2img_needs_no_image_of_a_class() -> None:

@@ -15,11 +15,12 @@ from PIL import Image
 from diffaug_datasets.core.method import PlanSpec
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import FailedRow, PlanRow
+from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, Row
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.run.assembly import assemble
 from diffaug_datasets.run.batch import Made
-from diffaug_datasets.run.shards import encode_row, planned_columns, write_arrow
+from diffaug_datasets.run.scores import ImageScores
+from diffaug_datasets.run.shards import made_row
 from diffaug_datasets.run.store import Receipt, Run
 
 STACK = {"device": "AVX2", "torch": "2.6.0"}
@@ -102,22 +103,20 @@ def write_run(folder: Path, wanted: Wanted) -> Run:
     return Run.open(folder)
 
 
-def _write_unit(run: Run, shard: Shard, rows: list[dict[str, Any]], **told: Any) -> None:
-    written = write_arrow(run, run.shard_path(shard.name), rows)
-    run.write_receipt(written.receipt(run.plan.id, shard.name, stack=STACK, **told))
+def _write_unit(run: Run, shard: Shard, rows: list[Row], **told: Any) -> None:
+    run.write_receipt(run.write_shard(shard, rows).model_copy(update={"stack": STACK, **told}))
 
 
 def _write_real(run: Run, data: dict[str, bytes]) -> None:
     for shard in run.plan.real_shards():
-        rows = [_real_columns(run.plan, row, data[row.source_ids[0]]) for row in shard.rows]
+        rows = [_real_row(run.plan, row, data[row.source_ids[0]]) for row in shard.rows]
         _write_unit(run, shard, rows)
 
 
-def _real_columns(plan: Plan, row: PlanRow, data: bytes) -> dict[str, Any]:
+def _real_row(plan: Plan, row: PlanRow, data: bytes) -> Row:
     with Image.open(BytesIO(data)) as image:
-        size = {"width": image.width, "height": image.height}
-    told = {"plan_id": plan.id, "measured": "{}", "attempt": 0, "batch_shape": 0, "image_format": "png"}
-    return {**planned_columns(row), **told, **size, "image": {"bytes": data, "path": None}, "pixel_sha256": "0" * 64}
+        outcome = Outcome(width=image.width, height=image.height, image_format="png", pixel_sha256="0" * 64)
+    return Row(image=data, plan_id=plan.id, plan=row, outcome=outcome)
 
 
 def _write_fits(run: Run) -> None:
@@ -138,14 +137,14 @@ def _write_shard(run: Run, shard: Shard, wanted: Wanted) -> None:
     _write_unit(run, shard, rows, failed=failed, seconds=4.2, evaluations=900)
 
 
-def _generated(run: Run, row: PlanRow, wanted: Wanted) -> dict[str, Any]:
+def _generated(run: Run, row: PlanRow, wanted: Wanted) -> Row:
     generator = random.Random(row.row_id)
     with Image.open(BytesIO(png(wanted.side, row.row_id))) as image:
         pixels = np.array(image)
     measured, chosen = _measured(row.method, generator)
     made = Made(row.model_copy(update=chosen), pixels, measured, 0, 8, 0)
-    scores = _scores(row, generator, len(run.plan.header.class_names)) if wanted.scored else {}
-    return encode_row(made, scores, run.plan.id, "png")
+    scores = _scores(row, generator, len(run.plan.header.class_names)) if wanted.scored else ImageScores()
+    return made_row(made, scores, run.plan.id, "png")
 
 
 def _measured(method: str, generator: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -159,10 +158,16 @@ def _measured(method: str, generator: random.Random) -> tuple[dict[str, Any], di
     return {}, {}
 
 
-def _scores(row: PlanRow, generator: random.Random, classes: int) -> dict[str, Any]:
+def _scores(row: PlanRow, generator: random.Random, classes: int) -> ImageScores:
     right = generator.random() < 0.8
     seen = row.label if right else generator.randrange(classes)
     margin = generator.uniform(-0.05, 0.2)
-    judged = {"judge_label": seen, "judge_confidence": generator.uniform(0.4, 1)}
+    confidence = generator.uniform(0.4, 1)
     similarity = generator.random() if row.source_ids else None
-    return {**judged, "clip_score": 0.3, "clip_margin": margin, "source_similarity": similarity}
+    return ImageScores(
+        judge_label=seen,
+        judge_confidence=confidence,
+        clip_score=0.3,
+        clip_margin=margin,
+        source_similarity=similarity,
+    )

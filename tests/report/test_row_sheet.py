@@ -8,7 +8,6 @@ from PIL import Image
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.report.row_sheet import show
-from diffaug_datasets.report.run_view import find_row
 
 
 def test_text_tells_prompts_draws_measurements_scores_and_sources(make_run) -> None:
@@ -29,7 +28,7 @@ def test_unknown_and_ambiguous_rows_are_one_sentence(make_run) -> None:
     digits = [row.row_id[0] for row in (*run.plan.rows, *run.plan.real)]
     repeated = next(digit for digit in digits if digits.count(digit) > 1)
     with pytest.raises(RunError, match=rf"row ids begin with '{repeated}' \(.*give more digits"):
-        find_row(run, repeated)
+        run.row(repeated)
 
 
 def test_real_failed_and_missing_rows(make_run) -> None:

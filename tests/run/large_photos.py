@@ -79,6 +79,7 @@ def main(folder: Path, method: str) -> dict[str, Any]:
     backbone = {"id": "tiny", "height": 32, "width": 32, "dtype": "float32"}
     small = {"per_class": 9, "batch_size": 2, "include_test": False, "config": {"num_inference_steps": 2}}
     recipe = config_recipe(f"imagefolder_full_{method}", source=str(photos(folder)), backbone=backbone, **small)
+    shards.features(())  # loads `datasets`, which whoever writes a shard holds
     before = anonymous()
     with Peak() as to_plan:
         prepared = prepare.prepare(recipe)

@@ -3,15 +3,20 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 import diffaug_datasets
+from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.numerics.timesteps import img2img_start
 from diffaug_datasets.planning.catalogue import config_recipe, merged
 from diffaug_datasets.planning.prepare import Prepared, prepare, write_run
@@ -38,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "embeddings": {"vectors": 3, "steps": 4, "batch": 4, "group": 12, "checkpoint_every": 2},
     },
 }
+load_backbone = Backbone.load  # whatever a test puts in its place
 IMAGE_ALONE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 
 
@@ -82,3 +88,11 @@ def digests(folder: Path) -> dict[str, str]:
     promised = [p for p in kept if "checkpoint" not in str(p)]
     found = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in promised}
     return found | {"files": str(json.loads((folder / "run.json").read_text())["files"])}
+
+
+@contextmanager
+def loading(load: Callable[[BackboneSpec, str], Any]) -> Iterator[None]:
+    """Whoever asks for a backbone meanwhile gets it from here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backbone, "load", staticmethod(load))
+        yield

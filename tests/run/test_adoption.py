@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from command_line import Command
-from small_runs import small_run
+from small_runs import loading, small_run
 
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.files import FileDigest
@@ -137,8 +137,8 @@ def test_other_filters_make_no_image_again(tmp_path: Path, monkeypatch: pytest.M
     def never(spec: BackboneSpec, device: str) -> Any:
         raise AssertionError("a backbone was loaded")
 
-    monkeypatch.setattr("diffaug_datasets.run.context.load_backbone", never)
-    done = execute(second, WorkerOptions(fits_from=(first.folder,)), workers=1)
+    with loading(never):
+        done = execute(second, WorkerOptions(fits_from=(first.folder,)), workers=1)
     assert done is not None and done.plan_id == second.plan.id
     names = [shard.name for shard in second.plan.shards()]
     assert all(second.shard_path(n).read_bytes() == first.shard_path(n).read_bytes() for n in names)

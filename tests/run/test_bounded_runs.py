@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -19,12 +18,13 @@ from small_runs import digests, mixed_start_run, small_recipe, small_run
 
 from diffaug_datasets.core import images as encoding
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.plan import Plan, real_rows
+from diffaug_datasets.core.rows import Outcome, Row
+from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.planning.price import LIBRARY_BYTES
 from diffaug_datasets.release.provenance import write_parquet
 from diffaug_datasets.run import context, shards
-from diffaug_datasets.run import shards as features
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.shards import arrow_schema, read_stream, write_stream
 from diffaug_datasets.run.store import Run
@@ -51,12 +51,12 @@ def test_large_photographs_need_the_memory_that_the_plan_says(shell: Command, tm
 
 def test_a_shard_is_cut_where_its_images_are_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = prepare(small_recipe("img2img", include_test=True)).plan
-    assert whole.header.sizes is None and "sizes" not in whole.header.model_dump()
+    assert whole.header.sizes == {}
     monkeypatch.setattr("diffaug_datasets.core.plan.SHARD_BYTES", 4_000)
     run = small_run(tmp_path / "run", "img2img", include_test=True)
     assert run.plan.id != whole.id
-    for stem in ("real", "test"):
-        cut = [shard for shard in run.plan.real_shards() if shard.name.startswith(stem)]
+    for kind in ("real", "test"):
+        cut = [shard for shard in run.plan.real_shards() if shard.kind == kind]
         assert len(cut) > 1
         for shard in cut:
             images = read_stream(str(run.shard_path(shard.name)))["image"].to_pylist()
@@ -72,9 +72,14 @@ def _order(plan: Plan) -> list[str]:
     return [row.row_id for shard in (*plan.real_shards(), *plan.shards()) for row in shard.rows]
 
 
-def rows(count: int, size: int) -> Iterator[dict[str, Any]]:
-    for i in range(count):
-        yield {"row_id": f"{i:04}", "image": {"bytes": bytes([i % 256]) * size, "path": None}}
+def rows(count: int, size: int) -> Iterator[Row]:
+    table = SourceTable(
+        "toy", "train", ("a",), ("a",), "letter", tuple(Source(f"{i:064}", 0, "") for i in range(count))
+    )
+    outcome = Outcome(width=1, height=1, image_format="png", pixel_sha256="")
+    for i, planned in enumerate(real_rows(table, 0, "train")):
+        named = planned.model_copy(update={"row_id": f"{i:04}"})
+        yield Row(image=bytes([i % 256]) * size, plan_id="", plan=named, outcome=outcome)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,7 @@ def rows(count: int, size: int) -> Iterator[dict[str, Any]]:
 def test_record_batches_and_row_groups_are_cut_by_bytes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int, size: int, batches: list[int]
 ) -> None:
-    monkeypatch.setattr(features, "BATCH_BYTES", 1_000 if size > 10 else 64_000)
+    monkeypatch.setattr(shards, "BATCH_BYTES", 1_000 if size > 10 else 64_000)
     sink = BytesIO()
     assert write_stream(sink, rows(count, size), arrow_schema(("a",)))[0] == count
     with pa.ipc.open_stream(sink.getvalue()) as reader:
@@ -96,7 +101,7 @@ def test_record_batches_and_row_groups_are_cut_by_bytes(
 
 
 def test_an_image_that_no_arrow_file_holds_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "MAX_BYTES", 999)
+    monkeypatch.setattr(shards, "MAX_BYTES", 999)
     with pytest.raises(SourceError, match=r"row 0000: got an image of 1,000 bytes, expected less than 2 GiB"):
         write_stream(BytesIO(), rows(1, 1_000), arrow_schema(("a",)))
     monkeypatch.setattr(encoding, "MAX_BYTES", 999)
@@ -105,7 +110,7 @@ def test_an_image_that_no_arrow_file_holds_is_one_sentence(monkeypatch: pytest.M
 
 
 def test_rows_are_written_one_batch_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr(shards, "BATCH_BYTES", 1 << 20)
     tracemalloc.start()
     try:
         with Path("/dev/null").open("wb") as sink:
@@ -119,7 +124,7 @@ def test_encoded_rows_do_not_wait_for_the_end_of_the_shard(monkeypatch: pytest.M
     """20 images of 2 MB in one shard, in batches of 3."""
     small = encoding.encode_image
     monkeypatch.setattr(shards, "encode_image", lambda *words: small(*words) + bytes(2 << 20))
-    monkeypatch.setattr(features, "BATCH_BYTES", 4 << 20)
+    monkeypatch.setattr(shards, "BATCH_BYTES", 4 << 20)
     run = small_run(tmp_path / "run", "img2img", shard_rows=100)
     other = small_run(tmp_path / "other", "img2img", shard_rows=8)
     execute(other, WorkerOptions(), workers=1)  # loads what is loaded once

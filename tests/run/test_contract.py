@@ -31,7 +31,7 @@ from diffaug_datasets.run.context import WorkContext, sources_in
 from diffaug_datasets.run.rebuild import Regenerator
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
-from diffaug_datasets.run.worker import Worker
+from diffaug_datasets.run.worker import Worker, WorkerOptions
 from diffaug_datasets.sources.real import read_real
 
 # Tests of one method run in one process, where its finished run is made once.
@@ -243,13 +243,12 @@ def test_counts_add_up(name: str, runs: Runs) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_workers_make_the_same_bytes(name: str, runs: Runs, tmp_path: Path) -> None:
-    """At once, each with its own models, taking units from either end."""
+    """At once, each with its own models, one of them from the middle on."""
     run = planned(tmp_path / "run", name)
-    workers = [Worker(Run.open(run.folder)) for _ in range(2)]
-    workers[1]._stage = lambda units, stage=workers[1]._stage: stage(units[::-1])  # type: ignore[method-assign, misc]
+    workers = [Worker(Run.open(run.folder), WorkerOptions(number=number)) for number in (0, 4)]
     for worker in workers:  # libraries load models one at a time
-        _ = worker._ctx.backbone
-        _ = worker._ctx.encoder if "encoder" in small_config(name) else None
+        _ = worker.context.backbone
+        _ = worker.context.encoder if "encoder" in small_config(name) else None
     threads = [threading.Thread(target=worker.work) for worker in workers]
     for thread in threads:
         thread.start()
@@ -270,10 +269,10 @@ def test_rows_regenerate_and_cost_what_is_declared(name: str, runs: Runs) -> Non
         assert rebuilt.equal and rebuilt.data == row["image"]["bytes"]
     worker, config = Worker(run), run.recipe.method_config
     planned_row = run.plan.rows[0]
-    calls = worker._ctx.backbone.rows_evaluated
-    made, failed = BatchJob(run.recipe.module, config, worker._ctx, 0, 1, 1).make([planned_row])
+    calls = worker.context.backbone.rows_evaluated
+    made, failed = type(worker.job)(run.recipe.module, config, worker.context, 0, 1, 1).make([planned_row])
     assert len(made) == 1 and not failed
-    assert worker._ctx.backbone.rows_evaluated - calls == run.recipe.module.evaluations(config, planned_row)
+    assert worker.context.backbone.rows_evaluated - calls == run.recipe.module.evaluations(config, planned_row)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,8 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import digests, small_run
+from small_runs import digests, load_backbone, loading, small_run
 
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.models import BackboneSpec
@@ -62,15 +61,6 @@ class Misbehaving:
 
 
 Load = Callable[[BackboneSpec, str], Any]
-load_backbone: Load = context.load_backbone
-
-
-@contextmanager
-def loading(load: Load) -> Iterator[None]:
-    """Workers of this process load this instead of the recipe's backbone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "load_backbone", load)
-        yield
 
 
 def load_misbehaving(spec: BackboneSpec, device: str, **faults: Any) -> Any:
@@ -188,11 +178,11 @@ def test_an_inversion_that_overflowed_fails_its_rows_alone(tmp_path: Path) -> No
 def test_a_step_that_overflowed_is_told_and_ends_nothing(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", "diffgen")
     worker, progress = Worker(run), Progress.from_now(run)
-    worker._ctx.folder = run.fit_folder(run.plan.fits[0].name)
-    worker._report_fit(1, 2, math.nan)
+    worker.context.folder = run.fit_folder(run.plan.fits[0].name)
+    worker.context.report(1, 2, math.nan)
     progress.poll()
     assert progress.fit.endswith("1/2 overflowed, step left out")
-    worker._report_fit(2, 2, 0.25)
+    worker.context.report(2, 2, 0.25)
     progress.poll()
     assert progress.fit.endswith("2/2 loss 0.2500")
     assert [point.step for point in RunView(run).losses(run.plan.fits[0].name)] == [2]

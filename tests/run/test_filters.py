@@ -2,20 +2,21 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 from small_runs import small_run
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.recipe import Filter, Recipe, Scores
-from diffaug_datasets.run.assembly import decide, scored, verdicts
+from diffaug_datasets.run.assembly import ScoredRow, scored_rows, select_rows
 from diffaug_datasets.run.batch import Made
-from diffaug_datasets.run.scores import Scorer
-from diffaug_datasets.run.shards import encode_row
+from diffaug_datasets.run.scores import ImageScores, Scorer
+from diffaug_datasets.run.shards import arrow_schema, made_row
 from diffaug_datasets.run.worker import Worker
 
 CLASS_RULE = (Scores(encoder="tiny", judge="shots"), Filter(column="judge_label", equals_label=True))
@@ -36,12 +37,24 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
 @pytest.fixture(scope="module")
 def made(worker: Worker) -> list[Made]:
     """Forty images, four a class, in eight steps."""
-    return [one for i in range(0, 40, 10) for one in worker._job.make(worker.plan.rows[i : i + 10])[0]]
+    return [one for i in range(0, 40, 10) for one in worker.job.make(worker.plan.rows[i : i + 10])[0]]
 
 
-def batchwise(scorer: Scorer, made: list[Made]) -> list[dict[str, Any]]:
+def batchwise(scorer: Scorer, made: list[Made]) -> list[ImageScores]:
     """The scores of forty images, batch by batch."""
-    return [columns for i in range(0, len(made), 10) for columns in scorer.score(made[i : i + 10])]
+    return [scores for i in range(0, len(made), 10) for scores in scorer.score(made[i : i + 10])]
+
+
+def stored(worker: Worker, made: list[Made], scores: list[ImageScores], rule: Filter) -> list[ScoredRow]:
+    """What a filter sees of these images once they lie in a shard."""
+    rows = [made_row(one, score, "x", "png").columns() for one, score in zip(made, scores, strict=True)]
+    table = pa.Table.from_pylist(rows, arrow_schema(worker.plan.header.class_names))
+    return scored_rows([table], [rule])
+
+
+def dropped(rows: Sequence[ScoredRow], filters: Sequence[Filter]) -> Mapping[str, str]:
+    """Row id -> reason of every row that a filter drops."""
+    return select_rows(rows, filters).dropped
 
 
 def kept(worker: Worker, made: list[Made], kind: str, labels: list[int]) -> float:
@@ -51,11 +64,9 @@ def kept(worker: Worker, made: list[Made], kind: str, labels: list[int]) -> floa
         replace(one, row=one.row.model_copy(update={"label": label}), measured={})
         for one, label in zip(made, labels, strict=True)
     ]
-    found = batchwise(Scorer(scores, worker.plan, worker._ctx, 10), relabelled)
-    empty: dict[str, Any] = dict.fromkeys(("clip_score", "clip_margin", "judge_confidence", "judge_label"))
-    encoded = [encode_row(one, columns, "x", "png") for one, columns in zip(relabelled, found, strict=True)]
-    rows = [scored({**empty, **row}, [rule]) for row in encoded]
-    return 1 - len(decide(rows, [rule])) / len(rows)
+    found = batchwise(Scorer(scores, worker.plan, worker.context, 10), relabelled)
+    rows = stored(worker, relabelled, found, rule)
+    return 1 - len(dropped(rows, [rule])) / len(rows)
 
 
 @pytest.mark.parametrize("kind", FILTERS)
@@ -79,10 +90,10 @@ def test_the_zero_shot_probability_is_a_softmax_over_the_class_prompts(worker: W
     cosines = encoder.image_features(pictures, batch_shape=10) @ texts.T
     weights = torch.exp(100 * (cosines - cosines.amax(1, keepdim=True)))
     expected = [float(row[one.row.label] / row.sum()) for row, one in zip(weights, made, strict=False)]
-    found = Scorer(ZERO_SHOT[0], worker.plan, worker._ctx, 10).score(made[:10])
-    assert [columns["measured"]["class_probability"] for columns in found] == pytest.approx(expected, abs=1e-5)
+    found = Scorer(ZERO_SHOT[0], worker.plan, worker.context, 10).score(made[:10])
+    assert [scores.probabilities["class_probability"] for scores in found] == pytest.approx(expected, abs=1e-5)
     assert min(expected) < 0.5 < max(expected)
-    assert all("measured" not in columns for columns in Scorer(CLIP[0], worker.plan, worker._ctx, 10).score(made[:2]))
+    assert not any(one.probabilities for one in Scorer(CLIP[0], worker.plan, worker.context, 10).score(made[:2]))
 
 
 def test_the_caption_probability_is_a_softmax_over_two_texts(worker: Worker, made: list[Made]) -> None:
@@ -96,16 +107,16 @@ def test_the_caption_probability_is_a_softmax_over_two_texts(worker: Worker, mad
     features = encoder.image_features([Image.fromarray(one.pixels) for one in made[:10]], batch_shape=10)
     yes, no = (features @ encoder.text_features(captions).T).T
     expected = (1 / (1 + torch.exp(100 * (no - yes)))).tolist()
-    scorer = Scorer(Scores(encoder="tiny", probability=True, captions=captions), worker.plan, worker._ctx, 10)
-    measured = [columns["measured"] for columns in scorer.score(made[:10])]
-    assert [one["caption_probability"] for one in measured] == pytest.approx(expected, abs=1e-5)
-    assert all({"class_probability", "caption_probability"} == set(one) for one in measured)
+    scorer = Scorer(Scores(encoder="tiny", probability=True, captions=captions), worker.plan, worker.context, 10)
+    scores = scorer.score(made[:10])
+    assert [one.probabilities["caption_probability"] for one in scores] == pytest.approx(expected, abs=1e-5)
+    assert all({"class_probability", "caption_probability"} == set(one.probabilities) for one in scores)
     by_label = {one.row.label: p for one, p in zip(made, expected, strict=False)}
     assert by_label[1] > 0.9  # trousers
-    rows = [{**encode_row(one, {"measured": m}, "x", "png")} for one, m in zip(made, measured, strict=False)]
     rule = Filter(column="caption_probability", lowest=0.1)
+    rows = stored(worker, made[:10], scores, rule)
     worst = rows[min(range(10), key=expected.__getitem__)]["row_id"]
-    assert set(decide([scored(row, [rule]) for row in rows], [rule])) == {worst}
+    assert set(dropped(rows, [rule])) == {worst}
 
 
 def test_scores_without_probabilities_are_written_as_before() -> None:
@@ -141,12 +152,12 @@ def test_a_filter_on_what_nobody_measures_is_refused(column: str, key: str) -> N
 def test_a_row_that_min_keep_alone_keeps_is_flagged() -> None:
     rows = [{"row_id": f"{i}", "label": i // 3, "clip_margin": i / 10 - 0.35} for i in range(6)]
     rule = Filter(column="clip_margin", minimum=0.0, min_keep=2)
-    decision = verdicts(rows, [rule])
-    assert set(decision.dropped) == {"0", "3"}
-    assert set(decision.spared) == {"1", "2"}
-    assert decision.reason("1") == decision.reason("0") == '{"column":"clip_margin","min_keep":2,"minimum":0.0}'
-    assert decision.reason("5") is None
-    again = verdicts(rows, [rule, Filter(column="clip_margin", minimum=-0.2)])
+    selection = select_rows(rows, [rule])
+    assert set(selection.dropped) == {"0", "3"}
+    assert set(selection.spared) == {"1", "2"}
+    assert selection.reason("1") == selection.reason("0") == '{"column":"clip_margin","min_keep":2,"minimum":0.0}'
+    assert selection.reason("5") is None
+    again = select_rows(rows, [rule, Filter(column="clip_margin", minimum=-0.2)])
     assert "1" in again.dropped and set(again.spared) == {"2"}  # a later rule may still drop it
 
 
@@ -169,15 +180,15 @@ def test_min_keep_saves_the_row_that_came_nearest_to_passing(case: str) -> None:
     ]
     if case == "lowest":
         rows.append({**rows[0], "row_id": "3", "label": 1, "clip_score": 1.0})
-    assert "1" not in decide(rows, [rule]) and {"0", "2"} <= decide(rows, [rule]).keys()
+    assert "1" not in dropped(rows, [rule]) and {"0", "2"} <= dropped(rows, [rule]).keys()
 
 
 def test_a_class_without_real_images_is_never_the_nearest(worker: Worker, made: list[Made]) -> None:
-    scorer = Scorer(CLASS_RULE[0], worker.plan, worker._ctx, 10)
-    scorer._shots[3] = float("nan")
-    scored = batchwise(scorer, made)
-    assert 3 not in {columns["judge_label"] for columns in scored}
-    assert all(0 < columns["judge_confidence"] <= 1 for columns in scored)
+    scorer = Scorer(CLASS_RULE[0], worker.plan, worker.context, 10)
+    scorer.class_means[3] = float("nan")
+    scores = batchwise(scorer, made)
+    assert 3 not in {one.judge_label for one in scores}
+    assert all(one.judge_confidence and 0 < one.judge_confidence <= 1 for one in scores)
 
 
 def test_a_share_of_the_lowest_is_dropped() -> None:
@@ -185,12 +196,12 @@ def test_a_share_of_the_lowest_is_dropped() -> None:
     scores = [0.3, 0.1, None, 0.2, 0.1, 0.5, 0.4, 0.9, 0.8, 0.7, 0.6]
     rows = [{"row_id": f"{i:02d}", "label": i % 2, "clip_score": score} for i, score in enumerate(scores)]
     for share, lost in ((0.1, {"01"}), (0.29, {"01", "04"}), (0.3, {"01", "04", "03"})):
-        assert decide(rows, [Filter(column="clip_score", lowest=share)]).keys() == lost
-    spared = decide(rows, [Filter(column="clip_score", lowest=0.5, min_keep=4)])
+        assert dropped(rows, [Filter(column="clip_score", lowest=share)]).keys() == lost
+    spared = dropped(rows, [Filter(column="clip_score", lowest=0.5, min_keep=4)])
     assert spared.keys() == {"00", "01", "04"}
     after = [Filter(column="clip_score", minimum=0.15), Filter(column="clip_score", lowest=0.25)]
-    assert decide(rows, after).keys() == {"01", "04", "03", "00"}
-    assert '"lowest":0.25' in decide(rows, after)["03"]
+    assert dropped(rows, after).keys() == {"01", "04", "03", "00"}
+    assert '"lowest":0.25' in dropped(rows, after)["03"]
 
 
 def test_a_filter_without_a_share_is_written_as_before() -> None:

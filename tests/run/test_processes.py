@@ -80,14 +80,14 @@ def test_why_workers_failed_is_said_once(
 ) -> None:
     stand_in(script)
     with pytest.raises(RunError, match=said):
-        local.execute(run, WorkerOptions(), 2, lambda: None)
+        local.work_in_processes(run, WorkerOptions(), 2, lambda: None)
     printed = capsys.readouterr().err
     assert printed.count("noise") == 2 * ("noise" in script) and "diffaug:" not in printed
 
 
 def test_a_worker_that_dies_stops_no_other(run: Run, stand_in: Stand, caplog: pytest.LogCaptureFixture) -> None:
     stand_in("[ $number = 1 ] && kill -9 $$; exit 0")
-    assert local.execute(run, WorkerOptions(), 2, lambda: None) is None
+    assert local.work_in_processes(run, WorkerOptions(), 2, lambda: None) is None
     assert "probably because memory ran out" in caplog.text and "The other workers made what it left." in caplog.text
 
 
@@ -96,7 +96,7 @@ def test_a_worker_imports_from_where_its_parent_does(
 ) -> None:
     monkeypatch.setattr(sys, "path", ["", str(tmp_path / "methods"), *sys.path])
     stand_in('echo "path $PYTHONPATH"')
-    local.execute(run, WorkerOptions(), 2, lambda: None)
+    local.work_in_processes(run, WorkerOptions(), 2, lambda: None)
     assert f"path {Path.cwd()}:{tmp_path / 'methods'}:" in capsys.readouterr().err
 
 
@@ -114,7 +114,7 @@ def test_out_of_memory_is_a_sentence(
 PARENT = """
 import os, subprocess, sys, time
 pipe = os.pipe()
-child = "import sys; from diffaug_datasets.run.engines import local; local._die_with_parent(int(sys.argv[1]))"
+child = "import sys; from diffaug_datasets.run.engines import local; local.die_with_parent(int(sys.argv[1]))"
 print(subprocess.Popen([sys.executable, "-c", child, str(pipe[0])], pass_fds=pipe[:1]).pid, flush=True)
 time.sleep(60)
 """
@@ -152,7 +152,7 @@ def test_a_frozen_program_takes_one_worker(run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert default_workers(run, WorkerOptions()) == 1
     with pytest.raises(RunError, match="this program has no Python interpreter to start them"):
-        local.execute(run, WorkerOptions(), 2, lambda: None)
+        local.work_in_processes(run, WorkerOptions(), 2, lambda: None)
 
 
 @pytest.fixture

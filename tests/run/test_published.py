@@ -62,8 +62,8 @@ class Ours:
         with torch.enable_grad():
             self.worker.work()
         self.decoded: list[torch.Tensor] = []
-        self.decode = self.worker._ctx.backbone.decode_float
-        self.worker._ctx.backbone.decode_float = self._listen  # type: ignore[method-assign]
+        self.decode = self.worker.context.backbone.decode_float
+        self.worker.context.backbone.decode_float = self._listen  # type: ignore[method-assign]
 
     def _listen(self, z: torch.Tensor) -> torch.Tensor:
         self.decoded.append(z.clone())
@@ -73,7 +73,7 @@ class Ours:
         recipe = self.run.recipe
         self.decoded.clear()
         with torch.inference_mode():
-            return recipe.module.generate(rows, recipe.method_config, self.worker._ctx)
+            return recipe.module.generate(rows, recipe.method_config, self.worker.context)
 
     @property
     def concepts(self) -> Path | None:
@@ -199,7 +199,7 @@ def test_img2img_at_every_strength(sampler: str, ours: Callable[[str], Ours]) ->
     ]
     assert [row.start_step for row in rows] == [9, 7, 5, 3, 1, 0]
     ours("realguidance").decoded.clear()
-    run.recipe.module.generate(rows, config, ours("realguidance").worker._ctx)
+    run.recipe.module.generate(rows, config, ours("realguidance").worker.context)
     for row, latent in zip(rows, ours("realguidance").decoded[0], strict=True):
         wanted = reference.img2img(row.model_dump(), row.prompt or "", n, "bilinear", sampler)
         assert float((latent - wanted[0]).abs().max()) < TOLERANCE
@@ -209,7 +209,7 @@ def test_img2img_at_every_strength(sampler: str, ours: Callable[[str], Ours]) ->
 @pytest.mark.parametrize("slug", SLUGS)
 def test_declared_cost_is_counted(slug: str, guidance: float, ours: Callable[[str], Ours]) -> None:
     """U-Net rows of one image alone in its batch; guidance 1 needs one prediction a step instead of two."""
-    recipe, backbone = ours(slug).run.recipe, ours(slug).worker._ctx.backbone
+    recipe, backbone = ours(slug).run.recipe, ours(slug).worker.context.backbone
     for row in four(ours(slug).run.plan.rows)[:2]:
         scaled = row.model_copy(update={"guidance_scale": guidance})
         before = backbone.rows_evaluated

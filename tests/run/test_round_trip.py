@@ -12,23 +12,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from small_runs import small_pool
+from small_runs import load_backbone, loading, small_pool
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.method import Generated, PlanSpec, discover_methods, find_method
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import Plan, draw_plan
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import PlanRow, float32
+from diffaug_datasets.core.rows import Outcome, PlanRow, Row, float32
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.models import denoising
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.planning.catalogue import config_recipe, presets
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.provenance import STATUS, provenance_features, write_parquet
-from diffaug_datasets.run.context import load_backbone, sources_in
-from diffaug_datasets.run.rebuild import Regenerator, row_of
-from diffaug_datasets.run.shards import arrow_schema, planned_columns, read_stream, write_stream
+from diffaug_datasets.run.context import sources_in
+from diffaug_datasets.run.rebuild import Regenerator
+from diffaug_datasets.run.shards import arrow_schema, write_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker
 
@@ -61,12 +61,14 @@ def planned(recipe: Recipe) -> Plan:
 
 def in_a_shard(rows: Sequence[PlanRow]) -> list[dict[str, Any]]:
     sink = BytesIO()
-    write_stream(sink, [planned_columns(row) for row in rows], arrow_schema(NAMES))
+    nothing = Outcome(width=1, height=1, image_format="png", pixel_sha256="")
+    made = [Row(image=b"", plan_id="", plan=row, outcome=nothing) for row in rows]
+    write_stream(sink, made, arrow_schema(NAMES))
     return list(pa.ipc.open_stream(sink.getvalue()).read_all().to_pylist())
 
 
 def in_a_provenance(rows: Sequence[PlanRow]) -> list[dict[str, Any]]:
-    told = [{**planned_columns(row), **dict.fromkeys(STATUS, "kept")} for row in rows]
+    told = [{**row.columns(), **dict.fromkeys(STATUS, "kept")} for row in rows]
     table = pa.Table.from_pylist(told, provenance_features(NAMES).arrow_schema)
     return list(pq.read_table(BytesIO(write_parquet(table))).to_pylist())
 
@@ -74,8 +76,8 @@ def in_a_provenance(rows: Sequence[PlanRow]) -> list[dict[str, Any]]:
 def assert_read_back(rows: Sequence[PlanRow], folder: Path) -> None:
     """Shard, provenance and plan hold the rows: equal in every column, so that any decision is equal too."""
     without_place = [row.model_copy(update={"k": 0, "split": "train"}) for row in rows]
-    assert [row_of(columns) for columns in in_a_shard(rows)] == without_place
-    assert [row_of(columns) for columns in in_a_provenance(rows)] == without_place
+    assert [PlanRow.of(columns) for columns in in_a_shard(rows)] == without_place
+    assert [PlanRow.of(columns) for columns in in_a_provenance(rows)] == without_place
     recipe = Recipe.from_dict({"builder": "toy", "method": "txt2img"})
     plan = draw_plan("toy_full", recipe, TABLE, None, PlanSpec(seed=0, per_class=1, **ANY_SPEC))
     run = Run(folder)
@@ -136,7 +138,7 @@ def test_generation_decides_from_a_read_back_row_as_from_the_recipe(name: str, d
     ]
     rows = [row for cfg in configs for row in method.plan(cfg, TABLE, spec)]
     method.generate(rows, configs[0], ctx)
-    method.generate([row_of(columns) for columns in in_a_shard(rows)], configs[0], ctx)
+    method.generate([PlanRow.of(columns) for columns in in_a_shard(rows)], configs[0], ctx)
     of_the_plan, read_back = decided[: len(ratios)], decided[len(ratios) :]
     assert read_back == of_the_plan
     if name == "genie":
@@ -185,16 +187,13 @@ def families(name: str, photos: Path) -> list[Recipe]:
 
 
 @pytest.mark.parametrize("name", sorted(discover_methods()))
-def test_a_row_of_every_preset_family_is_made_again_to_the_bit(
-    name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = loaded("cpu")
-    monkeypatch.setattr("diffaug_datasets.run.context.load_backbone", lambda _, __: model)
+def test_a_row_of_every_preset_family_is_made_again_to_the_bit(name: str, photos: Path, tmp_path: Path) -> None:
     for number, recipe in enumerate(families(name, photos)):
         run = write_run(prepare(recipe), tmp_path / str(number))
-        Worker(run).work()
-        tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards()]
-        rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables))
-        [shard] = run.plan.shards()
-        row = read_stream(str(run.shard_path(shard.name))).drop_columns(["image"]).to_pylist()[0]
-        assert rebuild(row).equal, recipe.config
+        with loading(lambda _, device: loaded(device)):
+            Worker(run).work()
+            sources = sources_in([run.table(shard) for shard in run.plan.real_shards()])
+            rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources)
+            [shard] = run.plan.shards()
+            row = run.table(shard).drop_columns(["image"]).to_pylist()[0]
+            assert rebuild(row).equal, recipe.config

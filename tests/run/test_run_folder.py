@@ -255,7 +255,7 @@ def test_an_event_lost_in_a_torn_line_is_made_good(tmp_path: Path) -> None:
 def test_only_dead_or_old_temporary_files_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path)
     (tmp_path / "shards").mkdir()
-    ours, dead = (files.beside(tmp_path / "shards" / f"synthetic-0000{i}.arrow") for i in range(2))
+    ours, dead = (files.temporary_path(tmp_path / "shards" / f"synthetic-0000{i}.arrow") for i in range(2))
     dead = dead.with_name(dead.name.replace(f".{os.getpid()}.", ".4194304.", 1))
     foreign = dead.with_name(dead.name.replace("00001", "00002").replace(files.machine(), "elsewhere-01234567"))
     old, kept = (foreign.with_name(foreign.name.replace("00002", f"0000{i}")) for i in (3, 4))
@@ -286,7 +286,7 @@ def test_a_machine_is_known_by_name_boot_and_pid_namespace(monkeypatch: pytest.M
 def test_a_long_name_has_a_temporary_file_too(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 250 + ".json")
     write_text(path, "{}")
-    assert path.read_text() == "{}" and files.beside(path) != files.beside(path)
+    assert path.read_text() == "{}" and files.temporary_path(path) != files.temporary_path(path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
@@ -341,7 +341,7 @@ def test_without_fcntl_all_but_generating_works(shell: Command, made: Run, tmp_p
     """As on Windows."""
     code = (
         "import sys; sys.modules['fcntl'] = None\n"
-        "from diffaug_datasets import load, Run, MixedDataset\nfrom diffaug_datasets.publish import push, verify\n"
+        "from diffaug_datasets import load, Run, MixedDataset\nfrom diffaug_datasets.release import targets, verify\n"
         "from diffaug_datasets.cli import main\n"
         "def call(*words):\n"
         "    try: main(words)\n"

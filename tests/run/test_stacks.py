@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 import torch
 from command_line import Command
 from PIL import Image
-from small_runs import small_run
-from test_faults import executed, load_backbone, load_misbehaving, loading, misbehaving, rows_of, seeds_of
+from small_runs import loading, small_run
+from test_faults import executed, load_misbehaving, misbehaving, rows_of, seeds_of
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import pixel_sha256
@@ -27,7 +26,7 @@ from diffaug_datasets.run.assembly import finished
 from diffaug_datasets.run.context import sources_in
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.rebuild import MOST_LEVELS, MOST_MEAN, Closeness, Rebuilt, Regenerator, closeness
-from diffaug_datasets.run.shards import read_stream, write_arrow
+from diffaug_datasets.run.shards import stored_rows
 from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
@@ -60,12 +59,9 @@ def load_kernels(spec: BackboneSpec, device: str, spoil: dict[int, float] | None
 NEIGHBOURS = {"place": 1e-2, "beside": 1e-1}
 
 
-def regenerator(run: Run, load: Callable[[BackboneSpec, str], Any] = load_backbone) -> Regenerator:
-    tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards()]
-    regenerate = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables))
-    with loading(load):
-        _ = regenerate._ctx.backbone  # loaded at its first use, which is this
-    return regenerate
+def regenerator(run: Run) -> Regenerator:
+    tables = [run.table(shard) for shard in run.plan.real_shards()]
+    return Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables))
 
 
 def columns(row: dict[str, Any]) -> dict[str, Any]:
@@ -99,9 +95,10 @@ def test_a_row_is_made_again_as_it_was_where_place_and_neighbours_matter(tmp_pat
     unlucky, hopeless = run.plan.rows[3], run.plan.rows[9]
     spoil = dict.fromkeys(seeds_of(run, unlucky, [0]) + seeds_of(run, hopeless, [0, 1, 2]), float("nan"))
     executed(run, partial(load_kernels, spoil=spoil, **NEIGHBOURS))
-    rows, again = rows_of(run), regenerator(run, partial(load_kernels, **NEIGHBOURS))
+    rows, again = rows_of(run), regenerator(run)
     assert rows[unlucky.row_id]["attempt"] == 1 and len(rows) == 19
-    assert all(again(columns(row)).equal for row in rows.values())
+    with loading(partial(load_kernels, **NEIGHBOURS)):
+        assert all(again(columns(row)).equal for row in rows.values())
     alone = regenerator(run)
     assert not any(alone(columns(row)).equal for row in list(rows.values())[:5])  # else it would prove nothing
 
@@ -167,8 +164,8 @@ def test_a_finished_run_states_what_its_networks_compute(whole: Run) -> None:
     assert len(stack["numerics"]) == len(stack["numerics_scores"]) == 16
     regenerate = regenerator(whole)
     assert same_stack(stack, regenerate.stack) and regenerate.stack["numerics"] == stack["numerics"]
-    shaken = regenerator(whole, partial(load_kernels, other=1e-7))
-    assert not same_stack(stack, shaken.stack)
+    with loading(partial(load_kernels, other=1e-7)):
+        assert not same_stack(stack, regenerator(whole).stack)
     evaluations = sum(whole.recipe.module.evaluations(whole.recipe.method_config, row) for row in whole.plan.rows)
     padded = 3 * sum(len(list(shard.batches(3))) for shard in whole.plan.shards())
     assert done.evaluations == evaluations // len(whole.plan.rows) * padded  # the probe is not counted
@@ -180,9 +177,9 @@ def test_the_fingerprint_is_of_the_shape_that_memory_holds(tmp_path: Path) -> No
     assert backbone_fingerprint(backbone, 3) == backbone_fingerprint(backbone, 3) != backbone_fingerprint(backbone, 5)
     for rows, shape in ((3, 3), (5, 5)):
         with loading(misbehaving(most_rows=rows)):
-            assert Worker(run)._ctx.numerics("numerics", 5) == backbone_fingerprint(backbone, shape)
+            assert Worker(run).context.numerics("numerics", 5) == backbone_fingerprint(backbone, shape)
     with loading(misbehaving(most_rows=0)):
-        assert Worker(run)._ctx.numerics("numerics", 5) == "out of memory"
+        assert Worker(run).context.numerics("numerics", 5) == "out of memory"
 
 
 def compared(run: Run, regenerate: Regenerator, change: int = 0, **stack: str) -> Closeness:
@@ -235,11 +232,10 @@ def test_regen_of_a_run_folder_measures_where_another_stack_made_it(
     equal = diffaug("regen", run.folder, row, "--device", "cpu")
     assert (equal.code, "bit-equal to the stored image" in equal.out) == (0, True)
     shard = next(shard for shard in run.plan.shards() if row in {one.row_id for one in shard.rows})
-    changed = [
-        {**one, "seed": one["seed"] ^ 1} if one["row_id"] == row else one
-        for one in read_stream(str(run.shard_path(shard.name))).to_pylist()
-    ]
-    write_arrow(run, run.shard_path(shard.name), changed)
+    stored = stored_rows(run.table(shard), [one.row_id for one in shard.rows])
+    seeds = {one.row_id: (one.seed or 0) ^ (one.row_id == row) for one in shard.rows}
+    changed = [one.model_copy(update={"plan": one.plan.model_copy(update={"seed": seeds[one.id]})}) for one in stored]
+    run.write_shard(shard, changed)
     wrong = diffaug("regen", run.folder, row, "--device", "cpu", "--json")
     told = json.loads(wrong.out)
     assert (wrong.code, told["outcome"], told["equal"]) == (1, "WRONG", False)

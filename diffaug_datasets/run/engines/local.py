@@ -18,51 +18,68 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.spawn import get_executable
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
-Tick = Callable[[], None]
+OnProgress = Callable[[], None]
 WATCH_SECONDS = 0.2
 SENTENCE = "diffaug: "
-TOLD = ("device", "number", "only_fits", "allow_mixed_stack", "fits_from")
 log = logging.getLogger("diffaug_datasets")
 
 
-def execute(run: Run, options: WorkerOptions, workers: int, tick: Tick) -> Worker | None:
-    """Run workers until nothing is missing; `tick` is called a few times a second to show progress.
-
-    Gives the worker of this process, which has its models loaded; None where the work was done in others.
-
-    Raises:
-        RunError: all workers failed, or no process can be started for them.
-    """
-    run.sweep()
-    worker = Worker(run, options) if workers == 1 else None
-    if worker:
-        _in_this_process(worker, tick)
-    else:
-        _in_processes(run, options, workers, tick)
-    tick()
-    return worker
-
-
-def _in_this_process(worker: Worker, tick: Tick) -> None:
+@contextmanager
+def watched(on_progress: OnProgress) -> Iterator[None]:
+    """Call a function a few times a second, from a thread, while this process works."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(WATCH_SECONDS):
-            tick()
+            on_progress()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        worker.work()
+        yield
     finally:
         over.set()
         watcher.join()
+
+
+def work_in_processes(run: Run, options: WorkerOptions, workers: int, on_progress: OnProgress) -> None:
+    """Run workers, each a process of its own, until nothing is missing; `on_progress` is called a few times a second.
+
+    Raises:
+        RunError: all workers failed, or no process can be started for them.
+    """
+    python = interpreter()
+    if python is None:
+        raise RunError(
+            f"{workers} workers are processes of their own, and this program has no Python interpreter to start them "
+            "with; take one worker, name an interpreter with multiprocessing.set_executable, or run "
+            f"`diffaug generate {run.folder}`."
+        )
+    theirs, ours = _pipe()
+    children: list[_Child] = []
+    try:
+        with _deaf_to_ctrl_c():
+            for number in range(workers):
+                children.append(_started(python, run.folder, device_of(options, number), theirs))
+        while any(child.process.poll() is None for child in children):
+            on_progress()
+            for child in children:
+                child.listen()
+            time.sleep(WATCH_SECONDS)
+    finally:
+        for child in children:
+            child.process.kill()
+            child.process.wait()
+        os.close(ours)
+        os.close(theirs)
+    _judge(children)
 
 
 def interpreter() -> str | None:
@@ -118,34 +135,6 @@ class _Child:
         return f"a worker ended with exit code {code} ({self.last or 'it said nothing'})."
 
 
-def _in_processes(run: Run, options: WorkerOptions, workers: int, tick: Tick) -> None:
-    python = interpreter()
-    if python is None:
-        raise RunError(
-            f"{workers} workers are processes of their own, and this program has no Python interpreter to start them "
-            "with; take one worker, name an interpreter with multiprocessing.set_executable, or run "
-            f"`diffaug generate {run.folder}`."
-        )
-    theirs, ours = _pipe()
-    children: list[_Child] = []
-    try:
-        with _deaf_to_ctrl_c():
-            for number in range(workers):
-                children.append(_started(python, run.folder, device_of(options, number), theirs))
-        while any(child.process.poll() is None for child in children):
-            tick()
-            for child in children:
-                child.listen()
-            time.sleep(WATCH_SECONDS)
-    finally:
-        for child in children:
-            child.process.kill()
-            child.process.wait()
-        os.close(ours)
-        os.close(theirs)
-    _judge(children)
-
-
 def _pipe() -> tuple[int, int]:
     """An end to read from and one to write to, neither of them a number of standard input or output."""
     ends = os.pipe()
@@ -153,8 +142,8 @@ def _pipe() -> tuple[int, int]:
 
 
 def _started(python: str, folder: Path, options: WorkerOptions, pipe: int) -> _Child:
-    told = {key: value for key, value in asdict(options).items() if key in TOLD}
-    line = [python, "-P", "-m", "diffaug_datasets", "worker", str(folder), str(pipe), json.dumps(told, default=str)]
+    told = json.dumps(asdict(options), default=str)
+    line = [python, "-P", "-m", "diffaug_datasets", "worker", str(folder), str(pipe), told]
     try:
         process = subprocess.Popen(
             line,
@@ -223,13 +212,11 @@ def work_for_parent(folder: Path, pipe: int, told: str) -> None:
         RunError: as `Worker.work`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
-    content: dict[str, Any] = json.loads(told)
-    options = WorkerOptions(**{**content, "fits_from": tuple(map(Path, content["fits_from"]))})
-    Worker(Run.open(folder), options).work()
+    threading.Thread(target=die_with_parent, args=(pipe,), daemon=True).start()
+    Worker(Run.open(folder), TypeAdapter(WorkerOptions).validate_json(told)).work()
 
 
-def _die_with_parent(pipe: int) -> None:
+def die_with_parent(pipe: int) -> None:
     """A worker whose parent was killed stops too; its unit becomes free.
 
     The pipe closes with the parent, unless some other child of it holds the other end; then the parent's id changes.
