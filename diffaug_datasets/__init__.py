@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from diffaug_datasets.core.recipe import Recipe
     from diffaug_datasets.planning.new_run import plan
     from diffaug_datasets.release.contents import PublishOptions
+    from diffaug_datasets.release.publishing import publish
     from diffaug_datasets.release.read import load
-    from diffaug_datasets.release.targets import publish
     from diffaug_datasets.release.verify import verify
     from diffaug_datasets.run.execute import generate
     from diffaug_datasets.run.store import Run
@@ -68,7 +68,7 @@ _HOMES = {
     "load": "release.read",
     "load_builder": "train.builder",
     "plan": "planning.new_run",
-    "publish": "release.targets",
+    "publish": "release.publishing",
     "verify": "release.verify",
 }
 

@@ -72,7 +72,7 @@ def main() -> int:
     from small_release import made
 
     from diffaug_datasets.release.contents import PublishOptions
-    from diffaug_datasets.release.targets import publish
+    from diffaug_datasets.release.publishing import publish
 
     wrong = 0
     with tempfile.TemporaryDirectory() as place:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mutate_parity import ENVIRONMENT, Fault, copy_package, plant
 
-RUN, PUSH = "tests/run/test_run_folder.py", "tests/release/test_push.py"
+RUN, PUSH = "tests/run/test_run_folder.py", "tests/release/test_targets.py"
 VERIFY, STACKS, PRICE = "tests/release/test_verify.py", "tests/run/test_stacks.py", "tests/planning/test_price.py"
 
 PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
@@ -25,22 +25,24 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
     ),
     "verify compares recipe.yaml with the plan": (
         Fault("release/verify.py", "in planned if stated.get(key) != planned[key]]", "in planned if key is None]"),
-        (VERIFY, "tests/release/test_statements.py"),
+        (VERIFY, "tests/release/test_verify_statements.py"),
     ),
     "a file of other bytes is pushed again": (
         Fault(
             "release/targets.py",
-            "state.files.get(i.path) not in (i.sha256, self._blob_ids.get(i.path))",
-            "i.path not in state.files",
+            "there.get(item.path) not in self._digests[item.path]",
+            "item.path not in there",
         ),
-        (PUSH, "tests/release/test_push_faults.py"),
+        (PUSH, "tests/release/test_retry.py"),
     ),
     "a closed pull request is not used again": (
-        Fault("release/targets.py", 'found.status in ("open", "draft")', 'found.status in ("open", "draft", "closed")'),
-        (PUSH, "tests/release/test_push_faults.py"),
+        Fault(
+            "release/targets.py", 'request.status in ("open", "draft")', 'request.status in ("open", "draft", "closed")'
+        ),
+        (PUSH, "tests/release/test_retry.py"),
     ),
     "a sample is spread over the plan": (
-        Fault("release/remake.py", "ids[place * len(ids) // count]", "ids[0 * place]"),
+        Fault("release/rebuild.py", "ids[place * len(ids) // count]", "ids[0 * place]"),
         (VERIFY,),
     ),
     "a set without a kept row does not go out": (
@@ -53,7 +55,7 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
     ),
     "a run of two stacks says so": (
         Fault("run/assembly.py", 'tier="T0" if len(stacks) == 1 else "T2"', 'tier="T0"'),
-        (STACKS, "tests/run/test_faults.py", "tests/release/test_statements.py"),
+        (STACKS, "tests/run/test_faults.py", "tests/release/test_verify_statements.py"),
     ),
     "run.json of another plan is none": (
         Fault("run/assembly.py", "return assembled if assembled.plan_id == run.plan.id else None", "return assembled"),

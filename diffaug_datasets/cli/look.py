@@ -25,7 +25,7 @@ from diffaug_datasets.core.method_facts import method_facts
 from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.planning.catalogue import presets
 from diffaug_datasets.planning.price import cores, memory_free
-from diffaug_datasets.release.card_metadata import bibtex
+from diffaug_datasets.release.attribution import bibtex
 from diffaug_datasets.run.progress import status
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import builder_facts, discover_builders

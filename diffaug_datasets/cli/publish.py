@@ -1,8 +1,6 @@
-"""The verb that turns released embeddings into safetensors.
+"""The verbs of published sets: publish a run, check a set, make one of its rows or all of its images again.
 
-The verb that publishes, and what it prints.
-
-Verbs that look at published sets: check one, make one of its rows again.
+And the one that turns embeddings which others released into safetensors.
 """
 
 import shlex
@@ -10,19 +8,23 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.filesize import decimal
+
+from diffaug_datasets.cli.look import say_closeness
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.release.attribution import model_terms
 from diffaug_datasets.release.card import quoted
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.layout import other_form
-from diffaug_datasets.release.provenance import model_terms
-from diffaug_datasets.release.read import Repository
-from diffaug_datasets.release.remake import Rebuilder
-from diffaug_datasets.release.targets import Preview, Published, preview, publish
+from diffaug_datasets.release.gates import GATES
+from diffaug_datasets.release.layout import difference_of_form
+from diffaug_datasets.release.publishing import UploadPreview, preview, publish
+from diffaug_datasets.release.rebuild import Rebuilder, pixel_match, plan_again
+from diffaug_datasets.release.repository import Repository
+from diffaug_datasets.release.targets import Published
 from diffaug_datasets.release.verify import SAMPLE, UNKNOWN, Verification, verify
+from diffaug_datasets.run.execute import generate
 from diffaug_datasets.run.store import Run
-
-GATES = ("licence", "model-licence", "local-model", "failed-rows", "rows", "test-leak")
 
 
 def options_of(
@@ -35,13 +37,13 @@ def options_of(
         raise PublishError(f"--allow: got {unknown!r}, expected one of {', '.join(GATES)}.")
     private, create_pr, revision = where
     return PublishOptions(
-        "parquet" if file_format == "parquet" else "arrow",
-        private,
-        create_pr,
-        revision,
-        rights,
-        recipe_only,
-        tuple(allow),
+        file_format="parquet" if file_format == "parquet" else "arrow",
+        private=private,
+        create_pr=create_pr,
+        revision=revision,
+        with_rights=rights,
+        recipe_only=recipe_only,
+        allow=tuple(allow),
     )
 
 
@@ -54,16 +56,16 @@ def run_publish(folder: Path, target: str, options: PublishOptions, as_json: boo
         disable_progress_bars()
     done = publish(run, target, options)
     if as_json:
-        say_json(done.__dict__)
+        say_json(asdict(done))
         return
     say(f"published: {done.target}, {done.folder}")
     say(f"  {done.sent} files are new there" if done.sent else "  everything was there already, nothing was sent")
     if done.commit:
         say(f"  on {done.revision}, commit {done.commit[:12]}" + (f", tag {done.tag}" if done.tag else ""))
-    say(f"  {_next(done, options)}")
+    say(f"  {_next_step(done, options)}")
 
 
-def _next(done: Published, options: PublishOptions) -> str:
+def _next_step(done: Published, options: PublishOptions) -> str:
     """What comes after it: a merge, a build, or loading."""
     if options.create_pr:
         return f"open pull request {done.revision.rpartition('/')[2]} of {done.target}: merge it on the Hub"
@@ -77,45 +79,34 @@ def _next(done: Published, options: PublishOptions) -> str:
 
 
 def print_preview(folder: Path, target: str, options: PublishOptions, as_json: bool) -> int:
-    """Files, sizes, card and verdicts; 1 where a gate says no."""
-    found = preview(Run.open(folder), target, options)
+    """Files, sizes, card and what the gates say; 1 where one says no."""
+    upload = preview(Run.open(folder), target, options)
     if as_json:
-        say_json(_told(found))
+        files = [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in upload.contents.items]
+        gates = [{"gate": r.gate, "passed": r.passed, "reason": r.reason} for r in upload.gates]
+        facts = {"target": upload.target, "files": files, "size": upload.contents.size}
+        say_json({**facts, "gates": gates, "card": upload.card})
     else:
-        _say_preview(found)
-    return 0 if all(verdict.passed for verdict in found.verdicts) else 1
+        _say_preview(upload)
+    return 0 if all(result.passed for result in upload.gates) else 1
 
 
-def _told(found: Preview) -> dict[str, object]:
-    files = [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in found.contents.items]
-    gates = [{"gate": v.gate, "passed": v.passed, "reason": v.reason} for v in found.verdicts]
-    return {"target": found.target, "files": files, "size": found.contents.size, "gates": gates, "card": found.card}
-
-
-def _say_preview(found: Preview) -> None:
-    contents, header = found.contents, found.contents.run.plan.header
-    say(found.card.rstrip())
+def _say_preview(upload: UploadPreview) -> None:
+    contents, header = upload.contents, upload.contents.run.plan.header
+    say(upload.card.rstrip())
     say()
     for item in contents.items:
-        say(f"{_size(item.size):>10}  {item.path}")
+        say(f"{decimal(item.size):>10}  {item.path}")
     facts = {
-        "files": f"{len(contents.items)} and README.md, croissant.json; {_size(contents.size)}",
+        "files": f"{len(contents.items)} and README.md, croissant.json; {decimal(contents.size)}",
         "images": f"{contents.facts.title}, {contents.facts.licence}",
         "model": f"{header.backbone}, {model_terms(header.backbone).licence}",
     }
     say_facts({f"  {name}": text for name, text in facts.items()})
-    for verdict in found.verdicts:
-        word = "ok" if not verdict.reason else "allowed" if verdict.allowed else "REFUSED"
-        say(f"  gate {verdict.gate}: {word}{f', {verdict.reason}' if verdict.reason else ''}")
-    note(f"nothing was sent to {found.target} (--dry-run)")
-
-
-def _size(size: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000  # type: ignore[assignment]
-    return f"{size:.1f} GB"
+    for result in upload.gates:
+        word = "ok" if not result.reason else "allowed" if result.allowed else "REFUSED"
+        say(f"  gate {result.gate}: {word}{f', {result.reason}' if result.reason else ''}")
+    note(f"nothing was sent to {upload.target} (--dry-run)")
 
 
 @dataclass(frozen=True)
@@ -150,32 +141,29 @@ def _say_check(so_far: Verification) -> None:
 
 def rebuild_published(where: Where, prefix: str, out: Path | None, as_json: bool) -> int:
     """Make one row again; the exit codes are those of `say_closeness`."""
-    from diffaug_datasets.cli.look import say_closeness, write_image
+    from diffaug_datasets.cli.look import write_image
 
-    told = asdict(where)
-    with Rebuilder.open(told.pop("place"), **told) as rebuilder:
-        made, found = rebuilder.rebuild(rebuilder.row(prefix))
-        if said := other_form(rebuilder.release):
-            note(f"{rebuilder.repository.where}: {said}")
+    asked = asdict(where)
+    with Rebuilder.open(asked.pop("place"), **asked) as rebuilder:
+        made, measured = rebuilder.rebuild(rebuilder.row(prefix))
+        if difference := difference_of_form(rebuilder.release):
+            note(f"{rebuilder.repository.where}: {difference}")
     if out is not None:
         write_image(out, made.data)
-    return say_closeness(found, as_json)
+    return say_closeness(measured, as_json)
 
 
 def build_published(place: str, source: str | None, folder: Path | None, workers: int, device: str) -> int:
     """Make a published plan's images here and say how many are equal; 1 where some are not on the very same stack."""
-    from diffaug_datasets.release.remake import match, planned_again
-    from diffaug_datasets.run.execute import generate
-
     repository = Repository.open(place)
     release = repository.release(None)
-    run = planned_again(repository, release, source, folder)
+    run = plan_again(repository, release, source, folder)
     say(f"{release.name}: {len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
     generate(run, workers=workers, device=device, progress=sys.stdout)
-    found = match(repository, release, run)
-    say(f"{release.name}: {found}")
+    match = pixel_match(repository, release, run)
+    say(f"{release.name}: {match}")
     say(f"run folder: {run.folder}")
-    return int(not found.is_good)
+    return int(not match.is_good)
 
 
 def convert_embeddings(file: Path, folder: Path, token: str | None = None) -> None:
@@ -184,13 +172,13 @@ def convert_embeddings(file: Path, folder: Path, token: str | None = None) -> No
 
     released = read_released(file, token)
     written = released.write(folder)
-    found = released.tokens or released.images
-    vectors, width = next(iter(found.values())).shape
+    embeddings = released.tokens or released.images
+    vectors, width = next(iter(embeddings.values())).shape
     kind = "token" if released.tokens else "image"
-    count = f"{len(found)} {kind}{'' if len(found) == 1 else 's'}"
+    count = f"{len(embeddings)} {kind}{'' if len(embeddings) == 1 else 's'}"
     say(f"{written[0]}: {count}, {vectors} vector{'' if vectors == 1 else 's'} of {width} numbers each")
     if released.tokens:
-        if len(found) == 1:
-            say(f"its token is {next(iter(found))}")
-        single = written[0] if len(found) == 1 else written[1]
+        if len(embeddings) == 1:
+            say(f"its token is {next(iter(embeddings))}")
+        single = written[0] if len(embeddings) == 1 else written[1]
         say(f"in diffusers: pipe.load_textual_inversion({str(single)!r})")

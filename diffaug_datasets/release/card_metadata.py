@@ -1,226 +1,128 @@
-"""The YAML head of a card: what the Hub and `load_dataset` read. Our configs are replaced, everything else is kept.
+"""The metadata of a card (its YAML head): what the Hub and `load_dataset` read.
 
-What to cite: the papers of the methods, by arXiv id; facts only, as the papers' own pages state them.
+Entries of our configs are replaced; everything else that people wrote there stays, but for keys without a value.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NotRequired, TypedDict
 
 from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 from diffaug_datasets.core.errors import PublishError
-from diffaug_datasets.core.method import Method, discover_methods
-from diffaug_datasets.core.recipe import SHOTS
+from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.release.contents import Contents
-from diffaug_datasets.release.layout import PROVENANCE, SYNTHETIC, Release
+from diffaug_datasets.release.layout import PROVENANCE, SYNTHETIC, Release, split_card
 from diffaug_datasets.release.provenance import provenance_features
 from diffaug_datasets.run.shards import features
 
-
-@dataclass(frozen=True)
-class Paper:
-    """A paper of a method."""
-
-    key: str
-    title: str
-    authors: str
-    year: int
-
-
-PAPERS: Mapping[str, Paper] = MappingProxyType(
-    {
-        "2408.16266": Paper(
-            "wang2024diffii",
-            "Inversion Circle Interpolation: Diffusion-based Image Augmentation for Data-scarce Classification",
-            "Wang, Yanghao and Chen, Long",
-            2024,
-        ),
-        "2312.02548": Paper(
-            "koohpayegani2023genie",
-            "GeNIe: Generative Hard Negative Images Through Diffusion",
-            "Koohpayegani, Soroush Abbasi and others",
-            2023,
-        ),
-        "2403.19600": Paper(
-            "wang2024diffmix",
-            "Enhance Image Classification via Inter-Class Image Mixup with Diffusion Model",
-            "Wang, Zhicai and others",
-            2024,
-        ),
-        "2302.07944": Paper(
-            "trabucco2023dafusion",
-            "Effective Data Augmentation With Diffusion Models",
-            "Trabucco, Brandon and others",
-            2023,
-        ),
-        "2305.15316": Paper(
-            "zhou2023diffusioninversion",
-            "Training on Thin Air: Improve Image Classification with Generated Data",
-            "Zhou, Yongchao and others",
-            2023,
-        ),
-        "2304.10253": Paper(
-            "burg2023retrieval",
-            "Image retrieval outperforms diffusion models on data augmentation",
-            "Burg, Max F. and others",
-            2023,
-        ),
-        "2112.10752": Paper(
-            "rombach2021latent",
-            "High-Resolution Image Synthesis with Latent Diffusion Models",
-            "Rombach, Robin and Blattmann, Andreas and Lorenz, Dominik and Esser, Patrick and Ommer, Björn",
-            2021,
-        ),
-        "2307.01952": Paper(
-            "podell2023sdxl",
-            "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis",
-            "Podell, Dustin and others",
-            2023,
-        ),
-        "2207.12598": Paper(
-            "ho2022guidance", "Classifier-Free Diffusion Guidance", "Ho, Jonathan and Salimans, Tim", 2022
-        ),
-        "2010.02502": Paper(
-            "song2020ddim",
-            "Denoising Diffusion Implicit Models",
-            "Song, Jiaming and Meng, Chenlin and Ermon, Stefano",
-            2020,
-        ),
-        "2211.01095": Paper(
-            "lu2022dpmpp",
-            "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
-            "Lu, Cheng and others",
-            2022,
-        ),
-        "2202.09778": Paper(
-            "liu2022pndm",
-            "Pseudo Numerical Methods for Diffusion Models on Manifolds",
-            "Liu, Luping and Ren, Yi and Lin, Zhijie and Zhao, Zhou",
-            2022,
-        ),
-        "2208.01618": Paper(
-            "gal2022textual",
-            "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion",
-            "Gal, Rinon and others",
-            2022,
-        ),
-        "2106.09685": Paper(
-            "hu2021lora", "LoRA: Low-Rank Adaptation of Large Language Models", "Hu, Edward J. and others", 2021
-        ),
-        "2103.00020": Paper(
-            "radford2021clip",
-            "Learning Transferable Visual Models From Natural Language Supervision",
-            "Radford, Alec and others",
-            2021,
-        ),
-        "2210.07574": Paper(
-            "he2022synthetic",
-            "Is synthetic data from generative models ready for image recognition?",
-            "He, Ruifei and others",
-            2022,
-        ),
-    }
-)
-
-
-SAMPLERS = {"ddim": "2010.02502", "dpm": "2211.01095", "plms": "2202.09778"}
-REAL_FILTER = "2210.07574"
-
-
-def papers_used(method: Method | None, recipe: Mapping[str, Any], backbone: str) -> list[str]:
-    """arXiv ids of everything that made or judged a set's images: the method first, then what it is built from."""
-    config, scores = recipe.get("config") or {}, recipe.get("scores") or {}
-    needs = method.NEEDS if method else frozenset[str]()
-    sampler = "ddim" if "inversions" in needs else str(config.get("sampler"))
-    encoders = f"{config.get('encoder')} {scores.get('encoder')}".lower()
-    used = {
-        method.PAPER if method else "": True,
-        "2208.01618": "concepts" in needs,
-        "2106.09685": "concepts" in needs and bool((config.get("concepts") or {}).get("rank")),
-        SAMPLERS.get(sampler, ""): True,
-        "2207.12598": config.get("guidance_scale") not in (None, 1, 1.0),
-        "2112.10752": "stable-diffusion" in backbone and "-xl-" not in backbone,
-        "2307.01952": "stable-diffusion-xl" in backbone,
-        "2103.00020": "clip" in encoders,
-        REAL_FILTER: scores.get("judge") == SHOTS,
-    }
-    return [paper for paper, is_used in used.items() if paper and is_used]
-
-
-def bibtex(arxiv_id: str, title: str) -> str:
-    """The entry of a paper; `title` is the method's, for a paper that is not in the table."""
-    paper = PAPERS.get(arxiv_id) or Paper(f"arxiv{arxiv_id.replace('.', '_')}", title, "", 2000 + int(arxiv_id[:2]))
-    author = f"  author = {{{paper.authors}}},\n" if paper.authors else ""
-    return (
-        f"@article{{{paper.key},\n  title = {{{paper.title}}},\n{author}"
-        f"  journal = {{arXiv:{arxiv_id}}},\n  year = {{{paper.year}}}\n}}"
-    )
-
-
 SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
+NO_KEYS = ("self", "ignore_metadata_errors")  # parameters of the class that writes metadata
 TAGS = ("synthetic", "data-augmentation", "diffusion", "diffaug-datasets")
-SETTLED = ("annotations_creators", "task_categories", "source_datasets", "tags")
+
+Metadata = Mapping[str, object]
+"""The metadata of a card: what YAML knows (texts, numbers, lists, mappings), by key."""
 
 
-def merged_head(old: Mapping[str, Any], contents: Contents, ours: Mapping[str, str]) -> dict[str, Any]:
-    """The head with this release in it. `ours`: config -> licence of the sections that we wrote before.
+class SplitFiles(TypedDict):
+    """The files of one split of a config, by path in the repository."""
+
+    split: str
+    path: list[str]
+
+
+class ConfigEntry(TypedDict):
+    """A config of ours as `load_dataset` reads it; it names files, never a pattern."""
+
+    config_name: str
+    data_files: list[SplitFiles]
+    default: NotRequired[bool]
+
+
+def parse_card(text: str) -> tuple[Metadata, str]:
+    """The metadata and the body of a card that people may have written.
+
+    Raises:
+        PublishError: its head cannot be read, is no mapping, or has a key that no metadata can have.
+    """
+    try:
+        metadata, body = split_card(text)
+        if wrong := [key for key in metadata if hasattr(DatasetCardData, key) or key in NO_KEYS]:
+            raise ValueError(f"{wrong[0]!r} is no key of a card's metadata")
+    except TypeError:
+        raise PublishError("README.md: its YAML head is no mapping; put it right and publish again.") from None
+    except ValueError as error:
+        raise PublishError(f"README.md: its YAML head cannot be read ({error}).") from None
+    return metadata, body
+
+
+def card_text(metadata: Metadata, body: str) -> str:
+    """The card; keys that were there before keep their order."""
+    head = DatasetCardData(**metadata).to_yaml(original_order=list(metadata))  # type: ignore[arg-type]
+    return f"---\n{head}\n---\n{body}"
+
+
+def merged_metadata(old: Metadata, contents: Contents, licences: Mapping[str, str]) -> Metadata:
+    """The metadata with this release in it. `licences`: by config, of the sections that we wrote before.
 
     A licence that a person changed stays; lists are joined; exactly one config is the default.
+
+    Raises:
+        PublishError: `configs` or `dataset_info` is no list of mappings, or a config holds files of another format.
     """
-    head = dict(old)
-    _check_entries(head)
-    configs = _joined_entries(head.get("configs"), _configs(contents.release))
-    _check_formats(configs, contents.release)
-    infos = _joined_entries(head.get("dataset_info"), _infos(contents))
-    licence = _licence(head, contents, ours)
-    lists = {key: _union(head.get(key), value) for key, value in _lists(contents).items()}
-    return {**head, **licence, **lists, "size_categories": [_size(infos)], "configs": configs, "dataset_info": infos}
-
-
-def _check_entries(head: Mapping[str, Any]) -> None:
-    """Raises PublishError where a person left lists that are no lists of mappings."""
     for key in ("configs", "dataset_info"):
-        found = head.get(key) or []
-        if not all(isinstance(entry, dict) for entry in (found if isinstance(found, list) else [found])):
+        if not all(isinstance(entry, dict) for entry in _as_list(old.get(key))):
             raise PublishError(f"README.md: {key} of its head is no list of mappings; put it right and publish again.")
-
-
-def _licence(head: Mapping[str, Any], contents: Contents, ours: Mapping[str, str]) -> dict[str, Any]:
-    before, after = _words(ours), _words({**ours, contents.release.name: contents.facts.licence_id})
-    if head.get("license") not in (None, before):
-        return {}
-    link = {"license_name": contents.facts.name, "license_link": contents.facts.licence_url}
-    return {"license": after, **(link if after == "other" and contents.facts.licence_url else {})}
-
-
-def _words(licences: Mapping[str, str]) -> str | list[str] | None:
-    found = sorted(set(licences.values()))
-    return found[0] if len(found) == 1 else found or None
-
-
-def _lists(contents: Contents) -> dict[str, list[str]]:
-    facts, method = contents.facts, discover_methods().get(contents.release.method)
+    release, facts = contents.release, contents.facts
+    configs = _joined_entries(old.get("configs"), config_entries(release))
+    _check_formats(configs, release)
+    infos = _joined_entries(old.get("dataset_info"), info_entries(contents))
+    method = discover_methods().get(release.method)
     named = [method.SLUG, *([f"arxiv:{method.PAPER}"] if method.PAPER else [])] if method else []
-    return {
+    lists = {
         "annotations_creators": ["machine-generated"],
         "task_categories": ["image-classification"],
         "source_datasets": [facts.hub_id or facts.name],
         "tags": [*TAGS, *named],
     }
+    joined = {
+        key: [*(kept := _as_list(old.get(key))), *(word for word in words if word not in kept)]
+        for key, words in lists.items()
+    }
+    return {
+        **old,
+        **_licence(old.get("license"), contents, licences),
+        **joined,
+        "size_categories": [_size_category(infos)],
+        "configs": configs,
+        "dataset_info": infos,
+    }
 
 
-def _union(old: Any, new: list[str]) -> list[Any]:
-    found = old if isinstance(old, list) else [old] if old else []
-    return [*found, *(item for item in new if item not in found)]
+def _as_list(value: object) -> list[object]:
+    """A list as it is, nothing as none, any other value as the only one."""
+    return list(value) if isinstance(value, list) else [value] if value else []
 
 
-def _joined_entries(old: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _licence(old: object, contents: Contents, licences: Mapping[str, str]) -> Metadata:
+    """The licence of all configs; nothing where a person gave it another one."""
+
+    def one_or_more(of_configs: Mapping[str, str]) -> str | list[str] | None:
+        names = sorted(set(of_configs.values()))
+        return names[0] if len(names) == 1 else names or None
+
+    facts = contents.facts
+    if old not in (None, one_or_more(licences)):
+        return {}
+    licence = one_or_more({**licences, contents.release.name: facts.licence_id})
+    link = {"license_name": facts.name, "license_link": facts.licence_url}
+    return {"license": licence, **(link if licence == "other" and facts.licence_url else {})}
+
+
+def _joined_entries(old: object, new: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Entries by config name: ours replace their namesakes in place, new ones follow; one default at most."""
-    entries = [dict(entry) for entry in (old if isinstance(old, list) else [old] if old else [])]
+    entries = [dict(entry) for entry in _as_list(old) if isinstance(entry, dict)]
     names = [entry.get("config_name") for entry in entries]
     has_default = any(entry.get("default") for entry in entries)
     for entry in new:
@@ -234,23 +136,7 @@ def _joined_entries(old: Any, new: list[dict[str, Any]]) -> list[dict[str, Any]]
     return entries
 
 
-def _configs(release: Release) -> list[dict[str, Any]]:
-    """The entries that `load_dataset` goes by; they name files, never a pattern."""
-    configs = []
-    for name, origins in ((release.name, None), (release.name + SYNTHETIC, ("generated", "retrieved"))):
-        splits = []
-        for split in ("train", "test"):
-            paths = [
-                f"{release.folder}/{f.path}" for f in release.split_files(split) if not origins or f.origin in origins
-            ]
-            splits += [{"split": split, "path": paths}] if paths else []
-        configs += [{"config_name": name, "data_files": splits}] if splits else []
-    rows = [{"split": "train", "path": [f"{release.folder}/provenance.{release.file_format}"]}]
-    configs.append({"config_name": release.name + PROVENANCE, "data_files": rows})
-    return [{**configs[0], "default": True}, *configs[1:]]
-
-
-def _check_formats(configs: list[dict[str, Any]], release: Release) -> None:
+def _check_formats(configs: Sequence[Mapping[str, object]], release: Release) -> None:
     """`load_dataset` reads all configs of a repository with the reader that suits the first one's files."""
     for config in configs:
         files = config.get("data_files")
@@ -265,32 +151,52 @@ def _check_formats(configs: list[dict[str, Any]], release: Release) -> None:
                     )
 
 
-def _infos(contents: Contents) -> list[dict[str, Any]]:
-    release = contents.release
-    plain, rows = features(release.class_names), provenance_features(release.class_names, release.extra)
+def _size_category(infos: Sequence[Mapping[str, object]]) -> str:
+    """The Hub's word for the number of rows of all configs that stand for themselves."""
+    whole = [info for info in infos if not str(info.get("config_name", "")).endswith((SYNTHETIC, PROVENANCE))]
+    splits = [split for info in whole for split in _as_list(info.get("splits")) if isinstance(split, dict)]
+    rows = sum(count for split in splits if isinstance(count := split.get("num_examples"), int))
+    return next((word for word, limit in SIZES if rows < limit), "1M<n<10M")
+
+
+def config_entries(release: Release) -> list[ConfigEntry]:
+    """The configs of a release: all rows, the synthetic ones, and the provenance; the first one is the default."""
+    entries: list[ConfigEntry] = []
+    for name, with_real in ((release.name, True), (release.name + SYNTHETIC, False)):
+        splits: list[SplitFiles] = []
+        for split in ("train", "test"):
+            files = [file for file in release.split_files(split) if with_real or file.origin != "real"]
+            if paths := [f"{release.folder}/{file.path}" for file in files]:
+                splits.append({"split": split, "path": paths})
+        if splits:
+            entries.append({"config_name": name, "data_files": splits})
+    provenance = f"{release.folder}/provenance.{release.file_format}"
+    rows: SplitFiles = {"split": "train", "path": [provenance]}
+    entries.append({"config_name": release.name + PROVENANCE, "data_files": [rows]})
+    return [{**entries[0], "default": True}, *entries[1:]]
+
+
+def info_entries(contents: Contents) -> list[Metadata]:
+    """Columns, rows and sizes in bytes of each config, as `datasets` writes them into a card."""
+    release, plan = contents.release, contents.run.plan
+    files = {f"{release.folder}/{file.path}": file for file in release.files}
+    sizes_there = {item.path: item.size for item in contents.items}
+    columns, all_columns = features(release.class_names), provenance_features(release.class_names, release.extra)
     entries = []
-    for config in _configs(release):
-        name = config["config_name"]
-        if name.endswith(PROVENANCE):
-            [item] = [i for i in contents.items if i.path == config["data_files"][0]["path"][0]]
-            count = len(contents.run.plan.rows) + len(contents.run.plan.real)
-            entries.append(_info(name, rows, {"train": (count, item.size)}, item.size))
+    for config in config_entries(release):
+        splits, is_provenance = config["data_files"], config["config_name"].endswith(PROVENANCE)
+        download = sum(sizes_there[path] for split in splits for path in split["path"])
+        if is_provenance:
+            sizes = {"train": (len(plan.rows) + len(plan.real), download)}
         else:
-            entries.append(_config_info(release, config, plain))
+            of_split = {split["split"]: [files[path] for path in split["path"]] for split in splits}
+            sizes = {name: (sum(f.rows for f in fs), sum(f.num_bytes for f in fs)) for name, fs in of_split.items()}
+        entries.append(_info(config["config_name"], all_columns if is_provenance else columns, sizes, download))
     return entries
 
 
-def _config_info(release: Release, config: dict[str, Any], columns: Features) -> dict[str, Any]:
-    files = {f"{release.folder}/{file.path}": file for file in release.files}
-    sizes, download = {}, 0
-    for entry in config["data_files"]:
-        found = [files[path] for path in entry["path"]]
-        sizes[entry["split"]] = (sum(f.rows for f in found), sum(f.num_bytes for f in found))
-        download += sum(f.size for f in found)
-    return _info(config["config_name"], columns, sizes, download)
-
-
-def _info(name: str, columns: Features, sizes: Mapping[str, tuple[int, int]], download: int) -> dict[str, Any]:
+def _info(name: str, columns: Features, sizes: Mapping[str, tuple[int, int]], download: int) -> Metadata:
+    """The entry of one config. `sizes`: rows and bytes in memory by split; `download`: bytes of its files."""
     splits = SplitDict()
     for split, (rows, size) in sizes.items():
         splits.add(SplitInfo(split, num_bytes=size, num_examples=rows))
@@ -298,13 +204,5 @@ def _info(name: str, columns: Features, sizes: Mapping[str, tuple[int, int]], do
     info = DatasetInfo(features=columns, splits=splits, download_size=download, dataset_size=total, config_name=name)
     data = DatasetCardData()
     DatasetInfosDict({name: info}).to_dataset_card_data(data)
-    found: Any = data.get("dataset_info")
-    return {"config_name": name, **(found[0] if isinstance(found, list) else found)}
-
-
-def _size(infos: list[dict[str, Any]]) -> str:
-    ours = [info for info in infos if not str(info.get("config_name", "")).endswith((SYNTHETIC, PROVENANCE))]
-    splits = [split for info in ours if isinstance(found := info.get("splits"), list) for split in found]
-    counts = [split.get("num_examples") for split in splits if isinstance(split, dict)]
-    rows = sum(count for count in counts if isinstance(count, int))
-    return next((word for word, limit in SIZES if rows < limit), "1M<n<10M")
+    [entry] = _as_list(data.get("dataset_info"))
+    return {"config_name": name, **entry} if isinstance(entry, dict) else {"config_name": name}

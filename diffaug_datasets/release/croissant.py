@@ -6,18 +6,20 @@ Follows the Croissant format (docs.mlcommons.org/croissant) and its RAI vocabula
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.rows import KINDS, column_meanings, published_columns
-from diffaug_datasets.release.card_metadata import bibtex
-from diffaug_datasets.release.contents import RUN_JSON, Contents
-from diffaug_datasets.release.layout import Release
+from diffaug_datasets.release.attribution import bibtex
+from diffaug_datasets.release.contents import Contents
+from diffaug_datasets.release.layout import PROVENANCE_FILE, RUN_JSON, Release
 from diffaug_datasets.release.provenance import STATUS
 
-CONTEXT: Mapping[str, Any] = {
+Node = Mapping[str, object]
+"""A node of JSON-LD, as it is written."""
+
+CONTEXT: Mapping[str, object] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
     "arrayShape": "cr:arrayShape",
@@ -60,8 +62,7 @@ CONTEXT: Mapping[str, Any] = {
     "transform": "cr:transform",
 }
 FORMATS = {"arrow": "application/vnd.apache.arrow.stream", "parquet": "application/x-parquet"}
-PROVENANCE_FILE = "provenance.parquet"
-DAY = re.compile(r"\d{4}\.\d{1,2}\.\d{1,2}", re.ASCII)
+DAY = re.compile(r"\d{4}\.\d{1,2}\.\d{1,2}", re.ASCII)  # the day of the newest run, as a version: 2026.11.21
 RAI = {
     "rai:hasSyntheticData": True,
     "rai:dataCollection": "Real images of a public dataset, and images made from them by a diffusion model.",
@@ -74,100 +75,81 @@ RAI = {
 
 
 def croissant(old: str | None, contents: Contents, target: str) -> str:
-    """The metadata with this release in it.
+    """The metadata with this release in it. `old`: the file that is there; `target`: where the repository is.
 
     Raises:
         PublishError: the old file is no JSON object.
     """
-    found = _parsed(old)
+    known = _parsed(old)
     release, facts = contents.release, contents.facts
+    method = discover_methods().get(release.method)
     url = target if "://" in target else f"https://huggingface.co/datasets/{target}"
     fixed = {"@context": dict(CONTEXT), "@type": "sc:Dataset", "conformsTo": "http://mlcommons.org/croissant/1.1"}
-    name = target.rstrip("/").split("/")[-1]
+    paper = bibtex(method.PAPER, method.TITLE) if method and method.PAPER else ""
     stated = {
-        "name": name,
-        "description": _description(contents),
+        "name": target.rstrip("/").split("/")[-1],
+        "description": f"{facts.title}, augmented with diffusion models: real images and reproducible synthetic ones "
+        "for training.",
         "url": url,
         "license": facts.licence_url or facts.licence,
-        "citeAs": citation(contents),
+        "citeAs": "\n\n".join(filter(None, (paper, facts.citation))),
         "datePublished": release.finished,
     }
-    latest = max(release.finished, str(found.get("dateModified") or ""))
-    dated = {"dateModified": latest, "version": _version(found.get("version"), latest)}
-    entries = {
-        "distribution": [_repository(url), *_files(release, url)],
-        "recordSet": [*_record_sets(release), *_provenance(release), _labels(release)],
-        "prov:wasDerivedFrom": [_source(contents)],
-        "prov:wasGeneratedBy": [_activity(contents)],
-    }
-    joined = {key: _by_id(found.get(key), new, release.name) for key, new in entries.items()}
-    text = json.dumps({**fixed, **stated, **RAI, **found, **fixed, **dated, **joined}, indent=1, ensure_ascii=False)
-    return text + "\n"
-
-
-def _version(old: Any, finished: str) -> str:
-    """The day of the newest run as a version, `2026.11.21`, unless a person chose another one."""
-    if old is not None and not DAY.fullmatch(str(old)):
-        return str(old)
-    return ".".join(str(int(part)) for part in finished[:10].split("-"))
-
-
-def citation(contents: Contents) -> str:
-    """BibTeX of the method's paper and of the real dataset."""
-    method = discover_methods().get(contents.release.method)
-    papers = [bibtex(method.PAPER, method.TITLE)] if method and method.PAPER else []
-    return "\n\n".join([*papers, *([contents.facts.citation] if contents.facts.citation else [])])
-
-
-def _parsed(old: str | None) -> dict[str, Any]:
-    try:
-        found = json.loads(old) if old is not None else {}
-    except (ValueError, RecursionError) as error:
-        raise PublishError(f"croissant.json: cannot be read ({error}); put it right or remove it.") from None
-    if not isinstance(found, dict):
-        raise PublishError("croissant.json: holds no JSON object; put it right or remove it.")
-    return found
-
-
-def _by_id(old: Any, new: list[dict[str, Any]], name: str) -> list[Any]:
-    """Old entries but those of this config (`<name>` or `<name>/...`), then the new ones."""
-    ids = {entry["@id"] for entry in new}
-    entries = old if isinstance(old, list) else [old] if old else []
-    kept = [entry for entry in entries if not _is_ours(entry, name, ids)]
-    return [*kept, *new]
-
-
-def _is_ours(entry: Any, name: str, ids: set[str]) -> bool:
-    found = str(entry.get("@id", "")) if isinstance(entry, dict) else ""
-    return found in ids or found == name or found.startswith(f"{name}/")
-
-
-def _description(contents: Contents) -> str:
-    title = contents.facts.title
-    return f"{title}, augmented with diffusion models: real images and reproducible synthetic ones for training."
-
-
-def _repository(url: str) -> dict[str, Any]:
-    """The place of all files; Croissant wants a digest, and a repository that moves has none."""
-    return {
+    latest = max(release.finished, str(known.get("dateModified") or ""))
+    version = known.get("version")
+    if version is None or DAY.fullmatch(str(version)):  # unless a person chose another one
+        version = ".".join(str(int(part)) for part in latest[:10].split("-"))
+    dated = {"dateModified": latest, "version": str(version)}
+    repository = {
         "@type": "cr:FileObject",
         "@id": "repo",
         "name": "repo",
         "contentUrl": url,
         "encodingFormat": "git+https",
-        "sha256": "https://github.com/mlcommons/croissant/issues/80",
+        "sha256": "https://github.com/mlcommons/croissant/issues/80",  # a digest is wanted, and what moves has none
     }
+    entries: Mapping[str, Sequence[Node]] = {
+        "distribution": [repository, *_files(release, url)],
+        "recordSet": [*_record_sets(release), _labels(release)],
+        "prov:wasDerivedFrom": [_source(contents)],
+        "prov:wasGeneratedBy": [_activity(contents)],
+    }
+    joined = {key: _joined_by_id(known.get(key), new, release.name) for key, new in entries.items()}
+    content = {**fixed, **stated, **RAI, **known, **fixed, **dated, **joined}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _files(release: Release, url: str) -> list[dict[str, Any]]:
-    """The provenance, which any reader can fetch and check, and one file set of shards a split."""
-    place = f"{url}/resolve/main" if url.startswith("https://") else url
-    listed: list[dict[str, Any]] = [
+def _parsed(old: str | None) -> Node:
+    try:
+        known = json.loads(old) if old is not None else {}
+    except (ValueError, RecursionError) as error:
+        raise PublishError(f"croissant.json: cannot be read ({error}); put it right or remove it.") from None
+    if not isinstance(known, dict):
+        raise PublishError("croissant.json: holds no JSON object; put it right or remove it.")
+    return known
+
+
+def _joined_by_id(old: object, new: Sequence[Node], name: str) -> list[object]:
+    """Old entries but those of this config (`<name>` or `<name>/...`), then the new ones."""
+    ids = {entry["@id"] for entry in new}
+
+    def is_ours(entry: object) -> bool:
+        place = str(entry.get("@id", "")) if isinstance(entry, dict) else ""
+        return place in ids or place == name or place.startswith(f"{name}/")
+
+    entries = old if isinstance(old, list) else [old] if old else []
+    return [*(entry for entry in entries if not is_ours(entry)), *new]
+
+
+def _files(release: Release, url: str) -> list[Node]:
+    """The provenance, which any reader can fetch and check, and one file set of shards per split."""
+    root = f"{url}/resolve/main" if url.startswith("https://") else url
+    nodes: list[Node] = [
         {
             "@type": "cr:FileObject",
             "@id": f"{release.name}/{file.file}",
             "name": file.file,
-            "contentUrl": f"{place}/{release.folder}/{file.file}",
+            "contentUrl": f"{root}/{release.folder}/{file.file}",
             "contentSize": f"{file.size} B",
             "encodingFormat": FORMATS["parquet"],
             "sha256": file.sha256,
@@ -176,7 +158,7 @@ def _files(release: Release, url: str) -> list[dict[str, Any]]:
         if file.file == PROVENANCE_FILE
     ]
     for split in dict.fromkeys(file.split for file in release.files):
-        listed.append(
+        nodes.append(
             {
                 "@type": "cr:FileSet",
                 "@id": f"{release.name}/{split}-files",
@@ -186,85 +168,87 @@ def _files(release: Release, url: str) -> list[dict[str, Any]]:
                 "includes": [f"{release.folder}/{file.path}" for file in release.split_files(split)],
             }
         )
-    return listed
+    return nodes
 
 
-def _record_sets(release: Release) -> list[dict[str, Any]]:
-    """One a split, over its shards."""
-    found = []
+def _record_sets(release: Release) -> list[Node]:
+    """One per split, over its shards; and every planned row without pixels, over a Parquet file whatever the shards."""
+    sets = []
     for split in dict.fromkeys(file.split for file in release.files):
         place = f"{release.name}/{split}"
-        found.append(_records(place, {"fileSet": {"@id": f"{place}-files"}}, published_columns()))
-    return found
+        sets.append(_record_set(place, {"fileSet": {"@id": f"{place}-files"}}, published_columns()))
+    if any(file.file == PROVENANCE_FILE for file in release.beside):
+        columns = {name: kind for name, kind in published_columns().items() if kind != "image"}
+        source = {"fileObject": {"@id": f"{release.name}/{PROVENANCE_FILE}"}}
+        sets.append(_record_set(f"{release.name}/provenance", source, {**columns, **STATUS}))
+    return sets
 
 
-def _provenance(release: Release) -> list[dict[str, Any]]:
-    """Every planned row without pixels, over a Parquet file whatever the shards' format."""
-    if not any(file.file == PROVENANCE_FILE for file in release.beside):
-        return []
-    columns = {name: kind for name, kind in published_columns().items() if kind != "image"}
-    source = {"fileObject": {"@id": f"{release.name}/{PROVENANCE_FILE}"}}
-    return [_records(f"{release.name}/provenance", source, {**columns, **STATUS})]
-
-
-def _records(place: str, source: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    fields = [_field(place, source, name, kind) for name, kind in columns.items() if KINDS[kind].croissant]
+def _record_set(place: str, source: Node, columns: Mapping[str, str]) -> Node:
+    """`columns`: type name by column, as `published_columns` gives them; soft labels have no type in Croissant."""
+    meanings = column_meanings()
+    fields = [
+        {
+            "@type": "cr:Field",
+            "@id": f"{place}/{name}",
+            "name": name,
+            "description": meanings[name],
+            "dataType": KINDS[kind].croissant,
+            "source": {
+                **source,
+                "extract": {"column": name},
+                **({"transform": {"jsonPath": "bytes"}} if kind == "image" else {}),
+            },
+            **({"repeated": True} if KINDS[kind].is_list else {}),
+        }
+        for name, kind in columns.items()
+        if KINDS[kind].croissant
+    ]
     return {"@type": "cr:RecordSet", "@id": place, "name": place.replace("/", "_"), "field": fields}
 
 
-def _field(place: str, source: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
-    pixels = {"transform": {"jsonPath": "bytes"}} if kind == "image" else {}
-    many = {"repeated": True} if KINDS[kind].is_list else {}
-    return {
-        "@type": "cr:Field",
-        "@id": f"{place}/{name}",
-        "name": name,
-        "description": column_meanings()[name],
-        "dataType": KINDS[kind].croissant,
-        "source": {**source, "extract": {"column": name}, **pixels},
-        **many,
-    }
-
-
-def _labels(release: Release) -> dict[str, Any]:
+def _labels(release: Release) -> Node:
     """What class each number of `label` is."""
     place = f"{release.name}/labels"
     kinds = {"id": "sc:Integer", "name": "sc:Text"}
     fields = [{"@type": "cr:Field", "@id": f"{place}/{n}", "name": n, "dataType": kind} for n, kind in kinds.items()]
-    rows = [{f"{place}/id": i, f"{place}/name": name} for i, name in enumerate(release.class_names)]
-    name, key = place.replace("/", "_"), {"@id": f"{place}/id"}
     return {
         "@type": "cr:RecordSet",
         "@id": place,
-        "name": name,
+        "name": place.replace("/", "_"),
         "dataType": "sc:Enumeration",
-        "key": key,
+        "key": {"@id": f"{place}/id"},
         "field": fields,
-        "data": rows,
+        "data": [{f"{place}/id": i, f"{place}/name": name} for i, name in enumerate(release.class_names)],
     }
 
 
-def _source(contents: Contents) -> dict[str, Any]:
+def _source(contents: Contents) -> Node:
+    """The real dataset."""
     facts = contents.facts
-    place = facts.homepage or (f"https://huggingface.co/datasets/{facts.hub_id}" if facts.hub_id else "")
-    told = {"name": facts.title, "license": facts.licence, "citeAs": facts.citation}
+    url = facts.homepage or (f"https://huggingface.co/datasets/{facts.hub_id}" if facts.hub_id else "")
     return {
         "@type": "prov:Entity",  # a second sc:Dataset in the file is taken for the first one
         "@id": f"{contents.release.name}/source",
-        **told,
-        **({"url": place} if place else {}),
+        "name": facts.title,
+        "license": facts.licence,
+        "citeAs": facts.citation,
+        **({"url": url} if url else {}),
     }
 
 
-def _activity(contents: Contents) -> dict[str, Any]:
+def _activity(contents: Contents) -> Node:
+    """The generation: method, model and plan, and the version of this package."""
     release, method = contents.release, discover_methods().get(contents.release.method)
     title = method.TITLE if method else release.method
     used = f"{title} version {release.method_version} with {contents.run.plan.header.backbone}, plan {release.plan_id}"
-    agent = {"@type": "prov:SoftwareAgent", "prov:label": f"diffaug-datasets {release.package}"}
     return {
         "@type": "prov:Activity",
         "@id": f"{release.name}/generation",
         "prov:label": used,
         "prov:endedAtTime": release.finished,
-        "prov:wasAssociatedWith": agent,
+        "prov:wasAssociatedWith": {
+            "@type": "prov:SoftwareAgent",
+            "prov:label": f"diffaug-datasets {release.package}",
+        },
     }

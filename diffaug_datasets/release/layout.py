@@ -1,7 +1,6 @@
-"""What must hold of the rows of a shard, before it goes out and after it came in.
+"""The form of a published config: where its files lie, what `run.json` says of them, what a shard must hold.
 
-A published config: where its files lie in a repository, and what its `run.json` says of them.
-
+README.md  croissant.json
 data/<config>/<plan id>/{train,test}-00000-of-00005.arrow  provenance.parquet  recipe.yaml  plan.*  fits/  run.json
 """
 
@@ -14,22 +13,23 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Features
 from pydantic import BaseModel, ConfigDict, Field
 
 from diffaug_datasets.core.errors import PublishError
-from diffaug_datasets.core.files import FileDigest
-from diffaug_datasets.core.identity import canonical, digest
+from diffaug_datasets.core.files import FileDigest, load_yaml
+from diffaug_datasets.core.identity import canonical
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.rows import ROW_SCHEMA
 from diffaug_datasets.run.assembly import RUN_SCHEMA, Assembled, RunFile
 from diffaug_datasets.run.shards import arrow_schema, read_stream, schema_digest
 
 RELEASE_SCHEMA = 1
+README, CROISSANT, RUN_JSON = "README.md", "croissant.json", "run.json"
+PROVENANCE_FILE, PART_ROWS = "provenance.parquet", 10_000  # rows of a part: a row group that is written, a batch read
+SYNTHETIC, PROVENANCE = "_synthetic", "_provenance"  # endings of the configs that a card lists beside the whole one
 FileFormat = Literal["arrow", "parquet"]
-SYNTHETIC, PROVENANCE = "_synthetic", "_provenance"
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-PLAIN = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+){0,2}", re.ASCII)
+CONFIG_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+PLAIN_NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+){0,2}", re.ASCII)
 RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?|.*\.", re.ASCII | re.IGNORECASE)  # of Windows
 
 
@@ -69,12 +69,12 @@ class Release(Assembled):
     """
 
     release_schema: int = RELEASE_SCHEMA
-    row_schema: int = 1
+    row_schema: int
     package: str
     method_version: int
     file_format: FileFormat
     real: bool
-    recipe_only: bool = False
+    recipe_only: bool
     beside: tuple[BesideFile, ...] = ()
     overrides: tuple[str, ...] = ()
     leak_check: LeakCheck | None = None
@@ -103,7 +103,7 @@ def release_folder(name: str, plan_id: str) -> str:
     Raises:
         PublishError: the name or the id could lead elsewhere.
     """
-    if not NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{16,64}", plan_id):
+    if not CONFIG_NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{16,64}", plan_id):
         raise PublishError(f"got the config {name!r} of plan {plan_id!r}, expected a plain name and hex digits.")
     return f"data/{name}/{plan_id[:16]}"
 
@@ -115,44 +115,59 @@ def read_release(text: str | bytes, where: str) -> Release:
         PublishError: no such file of ours, a newer schema, or a file name that leads out of its folder.
     """
     try:
-        found = Release.model_validate_json(text)
+        release = Release.model_validate_json(text)
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise PublishError(f"{where}: is no run.json of a published config ({reason}); publish it again.") from None
-    if found.schema_version > RUN_SCHEMA:
-        raise PublishError(
-            f"{where}: has run schema {found.schema_version}, this version reads up to {RUN_SCHEMA}; update "
-            "diffaug-datasets."
-        )
-    if found.release_schema > RELEASE_SCHEMA:
-        raise PublishError(
-            f"{where}: has release schema {found.release_schema}, this version reads up to {RELEASE_SCHEMA}; "
-            "update diffaug-datasets."
-        )
-    names = [*(file.path for file in found.files), *(file.file for file in found.beside)]
-    for name in names:
-        if not PLAIN.fullmatch(name) or any(RESERVED.fullmatch(part) for part in name.split("/")):
+    for kind, schema, newest in (
+        ("run", release.schema_version, RUN_SCHEMA),
+        ("release", release.release_schema, RELEASE_SCHEMA),
+    ):
+        if schema > newest:
+            raise PublishError(
+                f"{where}: has {kind} schema {schema}, this version reads up to {newest}; update diffaug-datasets."
+            )
+    for name in [*(file.path for file in release.files), *(file.file for file in release.beside)]:
+        if not PLAIN_NAME.fullmatch(name) or any(RESERVED.fullmatch(part) for part in name.split("/")):
             raise PublishError(
                 f"{where}: names the file {name!r}, expected plain names inside its folder; do not use it."
             )
-    release_folder(found.name, found.plan_id)
-    return found
+    release_folder(release.name, release.plan_id)
+    return release
 
 
-def other_form(release: Release) -> str:
-    """What to say of a set that another version made or wrote; '' where it is of this one's form."""
+def split_card(text: str) -> tuple[dict[str, object], str]:
+    """The metadata of a card (its YAML head) and its body; metadata is empty where there is none.
+
+    The head is found by the expression of `huggingface_hub`, which is the Hub's own, and parsed by the strict reader
+    alone: aliases, tags, keys that come twice and deep nesting never reach a library.
+
+    Raises:
+        ValueError: the head is no YAML, or has what the strict reader refuses; one line.
+        TypeError: it is no mapping of texts.
+    """
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    head = REGEX_YAML_BLOCK.search(text)
+    if head is None:
+        return {}, text
+    metadata = load_yaml(head[2])
+    if metadata is None:
+        return {}, text[head.end() :]
+    if not isinstance(metadata, dict) or not all(isinstance(key, str) for key in metadata):
+        raise TypeError("is no mapping of texts")
+    return metadata, text[head.end() :]
+
+
+def difference_of_form(release: Release) -> str:
+    """What to say of a set that another version of its method made, or that has newer columns; '' of any other."""
     method, told = discover_methods().get(release.method), []
     if method is None or release.method_version != method.VERSION:
         here = f"version {method.VERSION}" if method else "no such method"
         told.append(f"its images were made by {release.method} version {release.method_version}, here is {here}")
-    if release.release_schema < RELEASE_SCHEMA:
-        told.append(f"it has release schema {release.release_schema}, today's is {RELEASE_SCHEMA}")
     if release.row_schema != ROW_SCHEMA:
         told.append(f"its columns are those of row schema {release.row_schema}, today's is {ROW_SCHEMA}")
     return "; ".join(told)
-
-
-OLDEST = {"image", "label", "row_id", "plan_id", "origin", "pixel_sha256"}  # what no row schema goes without
 
 
 def open_table(content: Path | bytes, file_format: FileFormat) -> pa.Table:
@@ -162,9 +177,14 @@ def open_table(content: Path | bytes, file_format: FileFormat) -> pa.Table:
     return pa.ipc.open_stream(content).read_all() if isinstance(content, bytes) else read_stream(str(content))
 
 
-def faults(table: pa.Table, file: RunFile, class_names: Sequence[str], schema: str) -> Iterator[str]:
-    """Sentences on schema (`schema`: the digest of its features), labels, images, count; none where all is well."""
-    if not _has(table.schema, class_names, schema):
+def shard_faults(table: pa.Table, file: RunFile, class_names: Sequence[str], schema: str) -> Iterator[str]:
+    """A sentence for whatever is wrong with schema, number of rows, labels or images; none where all is well.
+
+    `schema`: the digest of the features that `run.json` states; features for `datasets`, label order included, count.
+    """
+    expected, key = arrow_schema(class_names), b"huggingface"
+    has_features = (table.schema.metadata or {}).get(key) == expected.metadata[key]
+    if schema != schema_digest(class_names) or not table.schema.equals(expected) or not has_features:
         yield f"{file.path} has another schema than run.json"
         return
     if table.num_rows != file.rows:
@@ -174,19 +194,3 @@ def faults(table: pa.Table, file: RunFile, class_names: Sequence[str], schema: s
         yield f"{file.path} has a label that no class has"
     if pc.struct_field(table.column("image"), "bytes").null_count:
         yield f"{file.path} has rows without image bytes"
-
-
-def _has(found: pa.Schema, class_names: Sequence[str], schema: str) -> bool:
-    """Whether columns and features for `datasets`, label order included, are those of the digest: ours or older."""
-    if schema == schema_digest(class_names):
-        return _same(found, arrow_schema(class_names))
-    try:
-        stated = Features.from_arrow_schema(found)
-        return digest(stated.to_dict()) == schema and _same(found, stated.arrow_schema) and set(stated) >= OLDEST
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
-def _same(found: pa.Schema, expected: pa.Schema) -> bool:
-    key = b"huggingface"
-    return bool(found.equals(expected) and (found.metadata or {}).get(key) == expected.metadata[key])

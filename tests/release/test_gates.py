@@ -14,7 +14,7 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.sources import BuilderFacts
 from diffaug_datasets.release import contents as contents_module
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.targets import preview, publish
+from diffaug_datasets.release.publishing import preview, publish
 from diffaug_datasets.run.assembly import assemble
 from diffaug_datasets.run.store import Run
 
@@ -120,7 +120,7 @@ def test_all_gates_that_object_are_named_at_once(
     """With the way past each; one by one they are overruled, and the last one still stands."""
     run = emptied(copied())
     monkeypatch.setattr("diffaug_datasets.release.gates.local_models", lambda recipe: ["backbone.id"])
-    monkeypatch.setattr("diffaug_datasets.release.provenance.MODELS", {})
+    monkeypatch.setattr("diffaug_datasets.release.attribution.MODELS", {})
     ways = {
         "licence: ": "--i-have-rights",
         "model-licence: ": "--allow model-licence",

@@ -20,7 +20,7 @@ from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.models.encoders import Encoder
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.leakage import Features, Leak, find_leaks
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import RealSet, read_real
 
@@ -174,7 +174,7 @@ def test_publishing_needs_no_torch_and_says_that_no_embeddings_were_compared(
     code = """
 import sys, hiding
 hiding.hide(*hiding.GENERATING)
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.run.store import Run
 publish(Run.open(sys.argv[1]), sys.argv[2])
 assert "torch" not in sys.modules

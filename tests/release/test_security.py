@@ -16,8 +16,9 @@ from small_release import Waits
 from diffaug_datasets import load
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.read import Repository
-from diffaug_datasets.release.targets import Patience, publish
+from diffaug_datasets.release.publishing import publish
+from diffaug_datasets.release.repository import Repository
+from diffaug_datasets.release.retry import Retry
 from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"
@@ -35,7 +36,7 @@ def test_the_token_appears_nowhere(
     assert "refused with 403" in said[-1].sentence
     for kind in ("commit", "tag"):
         hub.breaks(kind, 500)
-    publish(finished, NAME, patience=waits.patience)
+    publish(finished, NAME, retry=waits.retry)
     said.append(diffaug("verify", NAME, "--json"))
     assert said[-1].code == 0, said[-1]
     assert len(load(NAME)) == 20
@@ -53,8 +54,8 @@ def raised(hub: LoopbackHub, run: Run, way: Way, waits: Waits) -> str:
     told = []
     fault = hub.breaks(".*", way, times=1000)
     for work in (
-        lambda: publish(run, NAME, patience=Patience(tries=2, sleep=waits)),
-        lambda: publish(run, NAME, PublishOptions(create_pr=True), Patience(tries=2, sleep=waits)),
+        lambda: publish(run, NAME, retry=Retry(tries=2, sleep=waits)),
+        lambda: publish(run, NAME, PublishOptions(create_pr=True), Retry(tries=2, sleep=waits)),
         lambda: load(NAME, revision="elsewhere"),
     ):
         with pytest.raises(PublishError) as broken:

@@ -20,7 +20,7 @@ from diffaug_datasets.core.images import decode_image, encode_image, pixel_sha25
 from diffaug_datasets.methods import genie
 from diffaug_datasets.release import contents, verify
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.run.rebuild import MOST_LEVELS
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run

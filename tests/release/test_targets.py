@@ -12,16 +12,15 @@ import yaml
 from hub.clients import loopback_hub
 from hub.server import LoopbackHub
 from hub.store import Entry, git_sha1
-from huggingface_hub import HfApi
+from huggingface_hub import DatasetCard, HfApi
 from small_release import Waits
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.files import sha256_file
 from diffaug_datasets.release import targets
-from diffaug_datasets.release.card import Card
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.layout import read_release
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import preview, publish
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 
@@ -45,7 +44,7 @@ def edit(old: str, new: str) -> str:
 
 def head_of(hub: LoopbackHub, revision: str = "main") -> dict[str, object]:
     """The YAML head of the card."""
-    return Card.parse(hub.files(NAME, revision)["README.md"].decode()).head
+    return DatasetCard(hub.files(NAME, revision)["README.md"].decode()).data.to_dict()
 
 
 def test_the_layout(hub: LoopbackHub, finished: Run) -> None:
@@ -125,13 +124,13 @@ def test_what_people_write_stays(hub: LoopbackHub, finished: Run, other_plan: Ru
     edit("<!-- diffaug: end fashion_1shot_genie -->", "<!-- diffaug: end fashion_1shot_genie -->\n\nAnd this last.")
     publish(other_plan, NAME)
     publish(other_config, NAME)
-    card = Card.parse(hub.files(NAME)["README.md"].decode())
-    assert card.body.startswith("\n# Our fashion\n\nRead this first.\n")
-    assert "\nAnd this last.\n" in card.body
-    assert (card.head["license"], card.head["language"]) == ("apache-2.0", "en")
-    assert card.head["tags"].count("ours") == card.head["tags"].count("synthetic") == 1
-    assert other_plan.plan.id[:16] in card.body
-    assert finished.plan.id[:16] not in card.body
+    card = DatasetCard(hub.files(NAME)["README.md"].decode())
+    assert card.text.startswith("\n# Our fashion\n\nRead this first.\n")
+    assert "\nAnd this last.\n" in card.text
+    assert (card.data["license"], card.data["language"]) == ("apache-2.0", "en")
+    assert card.data["tags"].count("ours") == card.data["tags"].count("synthetic") == 1
+    assert other_plan.plan.id[:16] in card.text
+    assert finished.plan.id[:16] not in card.text
 
 
 def test_an_edit_between_reading_and_committing_is_merged(
@@ -149,7 +148,7 @@ def test_an_edit_between_reading_and_committing_is_merged(
         return merged
 
     monkeypatch.setattr(targets, "dataset_card", slowly)
-    publish(other_plan, NAME, patience=Waits().patience)
+    publish(other_plan, NAME, retry=Waits().retry)
     assert [call.status for call in hub.calls("commit")[-2:]] == [412, 200]
     body = hub.files(NAME)["README.md"].decode()
     assert "# Edited meanwhile\n" in body
@@ -193,11 +192,12 @@ def test_a_pull_request_is_opened_once(hub: LoopbackHub, finished: Run, waits: W
     hub.breaks("open_request", "late")
     hub.breaks("commit", 403)
     with pytest.raises(PublishError, match="refused with 403"):
-        publish(finished, NAME, PublishOptions(create_pr=True), waits.patience)
-    done = publish(finished, NAME, PublishOptions(create_pr=True), waits.patience)
+        publish(finished, NAME, PublishOptions(create_pr=True), waits.retry)
+    done = publish(finished, NAME, PublishOptions(create_pr=True), waits.retry)
     assert (done.revision, done.tag) == ("refs/pr/1", "")
     assert list(hub.repo(NAME).requests) == [1]
-    assert "README.md" in hub.files(NAME, "refs/pr/1")
+    card = hub.files(NAME, "refs/pr/1")["README.md"].decode()
+    assert preview(finished, NAME, PublishOptions(create_pr=True)).card == card
     assert set(hub.files(NAME)) == {".gitattributes"}
     assert not hub.repo(NAME).tags
 
@@ -269,7 +269,7 @@ def test_a_wrong_token_is_one_sentence(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong_but_still_secret")
     with pytest.raises(PublishError, match=r"refused with 401 .*; log in with `hf auth login`") as refused:
-        publish(finished, NAME, patience=waits.patience)
+        publish(finished, NAME, retry=waits.retry)
     assert "hf_wrong" not in str(refused.value)
     assert not waits.seconds
     assert not hub.repos

@@ -1,6 +1,8 @@
-"""All images of a published plan made again from one's own copy of the real data, and how many came out equal.
+"""Rows of a published set made again from the repository, and the real source where it may not lie there.
 
-Making one published image again from the repository alone, plus the real source where it may not lie there.
+The same idea as `run.rebuild`, one level up: that one makes a row of a run again from its columns, this one gathers
+from a release what it needs for that (recipe, plan, fits, sources, model). One row can be made again, a sample, or the
+whole plan on one's own copy of the real data; and it is said how many images came out equal.
 """
 
 import shutil
@@ -10,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,16 +24,25 @@ from diffaug_datasets.core.rows import rows_beginning
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.contents import public_recipe
 from diffaug_datasets.release.layout import Release
-from diffaug_datasets.release.provenance import FAILED
-from diffaug_datasets.release.read import Place, Provenance, Repository, located, planned_real, shard_table
+from diffaug_datasets.release.provenance import FAILED, ProvenanceRow
+from diffaug_datasets.release.read import (
+    ImagePlace,
+    Provenance,
+    located,
+    planned_real,
+    read_own_images,
+    shard_table,
+)
+from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.run.context import ReadSource, sources_in
 from diffaug_datasets.run.rebuild import Closeness, Rebuilt, Regenerator, closeness
 from diffaug_datasets.run.stacks import difference, merged_stacks, same_stack
-from diffaug_datasets.run.store import Receipt, Run, default_folder
-from diffaug_datasets.sources.real import RealSet, hub_choice, read_real
+from diffaug_datasets.run.store import Receipt, Run
+from diffaug_datasets.sources.real import RealSet
 
 FITS = "fits/"
 PLAN_FILES = ("plan.json", "plan.parquet", "recipe.yaml")
+PIXELS = ("row_id", "pixel_sha256")
 
 
 @dataclass
@@ -72,7 +82,7 @@ class Rebuilder:
         with tempfile.TemporaryDirectory(prefix="diffaug-") as folder:
             yield cls(repository, release, Path(folder), source, device, backbone)
 
-    def row(self, prefix: str) -> Mapping[str, Any]:
+    def row(self, prefix: str) -> ProvenanceRow:
         """The provenance of the one generated row that begins so.
 
         Raises:
@@ -82,10 +92,10 @@ class Rebuilder:
         named = rows_beginning(ids.to_pylist(), prefix)
         if len(named) != 1:
             raise PublishError(f"row {prefix!r}: {len(named)} generated rows begin so; the first one is {ids[0]}.")
-        found = self.rows(named)
-        if found[0]["status"] == FAILED:
-            raise PublishError(f"row {found[0]['row_id']}: has no image; it failed ({found[0]['reason']}).")
-        return found[0]
+        [row] = self.rows(named)
+        if row["status"] == FAILED:
+            raise PublishError(f"row {row['row_id']}: has no image; it failed ({row['reason']}).")
+        return row
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -98,17 +108,17 @@ class Rebuilder:
         columns = ("row_id", "origin", "status", "backbone")
         return self.provenance.table(columns).filter(pc.field("origin") != "real")
 
-    def rows(self, wanted: Sequence[str]) -> list[dict[str, Any]]:
+    def rows(self, wanted: Sequence[str]) -> list[ProvenanceRow]:
         """Provenance of the rows of these ids, in the provenance's order."""
         return list(self.provenance.rows(pc.field("row_id").isin(list(wanted))))
 
-    def sample(self, count: int) -> list[dict[str, Any]]:
+    def sample(self, count: int) -> list[ProvenanceRow]:
         """Provenance of so many rows that have an image, spread evenly over the plan."""
         ids = self.made.filter(pc.field("status") != FAILED).column("row_id")
         count = min(count, len(ids))
         return self.rows([str(ids[place * len(ids) // count]) for place in range(count)])
 
-    def rebuild(self, row: Mapping[str, Any]) -> tuple[Rebuilt, Closeness]:
+    def rebuild(self, row: ProvenanceRow) -> tuple[Rebuilt, Closeness]:
         """The image, and how close it came to the published one.
 
         Raises:
@@ -176,24 +186,20 @@ class Rebuilder:
 
     def _sources(self, recipe: Recipe) -> ReadSource:
         """Real images by id: from a person's own copy if given, else from the release."""
-        if self.source is not None or not self.release.real:
-            return self._own(recipe)
-        files = [f for f in self.release.split_files("train") if f.origin == "real"]
-        return sources_in([shard_table(self.repository, self.release, f.path) for f in files])
-
-    def _own(self, recipe: Recipe) -> ReadSource:
-        """Read when a row first asks: one that starts from no image needs none."""
+        if self.source is None and self.release.real:
+            files = [file for file in self.release.split_files("train") if file.origin == "real"]
+            return sources_in([shard_table(self.repository, self.release, file.path) for file in files])
 
         @cache
-        def found() -> tuple[RealSet, Mapping[str, Place]]:
+        def own_images() -> tuple[RealSet, Mapping[str, ImagePlace]]:
+            """Read when a row first asks: one that starts from no image needs none."""
             rows = planned_real(self.repository, self.release, "train")
-            choice, partial = hub_choice(recipe, self.source), self.source is not None
-            real = read_real(recipe.builder, self.source, partial=partial, choice=choice, on_bad_image="skip")
+            real = read_own_images(recipe, self.source)
             return real, located(real, rows, self.source or recipe.builder)
 
-        def read(wanted: str) -> bytes:
-            real, places = found()
-            return real.read(*places[wanted])
+        def read(source_id: str) -> bytes:
+            real, places = own_images()
+            return real.read(*places[source_id])
 
         return read
 
@@ -210,11 +216,8 @@ class Rebuilder:
         return None
 
 
-PIXELS = ("row_id", "pixel_sha256")
-
-
 @dataclass(frozen=True)
-class Match:
+class PixelMatch:
     """Of the published images, how many have the same pixels here. `elsewhere`: how this stack differs from theirs."""
 
     equal: int
@@ -235,7 +238,7 @@ class Match:
         )
 
 
-def planned_again(repository: Repository, release: Release, source: str | None, folder: Path | None) -> Run:
+def plan_again(repository: Repository, release: Release, source: str | None, folder: Path | None) -> Run:
     """The published plan as a run folder, on the reader's own real images; nothing is generated yet.
 
     Raises:
@@ -251,7 +254,7 @@ def planned_again(repository: Repository, release: Release, source: str | None, 
             f"{repository.where}: these real images give plan {prepared.plan.id[:16]}, the release is "
             f"{release.plan_id[:16]}; give --source with the very images that it was made from."
         )
-    run = write_run(prepared, folder or default_folder(prepared.plan))
+    run = write_run(prepared, folder or Path("runs") / f"{release.name}-{release.plan_id[:8]}")
     if recipe.withdrawn:
         _take_fits(repository, release, run)
     return run
@@ -275,7 +278,7 @@ def _take_fits(repository: Repository, release: Release, run: Run) -> None:
         run.write_receipt(receipt.model_copy(update=told_here))
 
 
-def match(repository: Repository, release: Release, run: Run) -> Match:
+def pixel_match(repository: Repository, release: Release, run: Run) -> PixelMatch:
     """Compare the pixel digests of a finished run with those of the provenance."""
     has_image = (pc.field("origin") != "real") & (pc.field("status") != FAILED)
     stated = Provenance.of(repository, release).table([*PIXELS, "origin", "status"]).filter(has_image).select(PIXELS)
@@ -284,4 +287,4 @@ def match(repository: Repository, release: Release, run: Run) -> Match:
     ours = merged_stacks(receipt.stack for receipt in receipts if receipt)
     is_ours = all(same_stack(theirs, here) for theirs in release.stacks for here in ours)
     elsewhere = "" if is_ours else difference(release.stacks, ours[0])
-    return Match(stated.join(made, list(PIXELS), join_type="inner").num_rows, stated.num_rows, elsewhere)
+    return PixelMatch(stated.join(made, list(PIXELS), join_type="inner").num_rows, stated.num_rows, elsewhere)

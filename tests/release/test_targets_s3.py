@@ -12,8 +12,8 @@ from object_store import BUCKET, ObjectStore, object_store
 from diffaug_datasets import load
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.layout import read_release
-from diffaug_datasets.release.read import AddressFiles
-from diffaug_datasets.release.targets import preview, publish
+from diffaug_datasets.release.publishing import preview, publish
+from diffaug_datasets.release.repository import AddressFiles
 from diffaug_datasets.run.store import Run
 
 CONFIG = "fashion_1shot_genie"

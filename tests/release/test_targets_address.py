@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.layout import read_release
-from diffaug_datasets.release.targets import preview, publish
+from diffaug_datasets.release.publishing import preview, publish
 from diffaug_datasets.run.store import Run
 
 

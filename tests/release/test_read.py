@@ -18,8 +18,8 @@ from diffaug_datasets.core.errors import PublishError, RunError, SourceError
 from diffaug_datasets.release import contents
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.layout import read_release
-from diffaug_datasets.release.read import Repository
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
+from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.run.store import Run
 
 NAME, CONFIG = "org/fashion", "fashion_1shot_genie"

@@ -10,8 +10,8 @@ from command_line import Command
 
 from diffaug_datasets import load
 from diffaug_datasets.core.errors import DiffAugError, PublishError, RunError
-from diffaug_datasets.release.read import Repository
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
+from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.run.store import Run
 
 NAMES = (

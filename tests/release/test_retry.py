@@ -12,7 +12,8 @@ from small_release import Waits
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.targets import Patience, publish, retry_after
+from diffaug_datasets.release.publishing import publish
+from diffaug_datasets.release.retry import Retry, retry_after
 from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"
@@ -52,9 +53,9 @@ def test_every_kind_of_request_breaks_in_every_way(
 ) -> None:
     """One after the other: the first request of the kind meets the first way, its repetition the next."""
     faults = [hub.breaks(kind, way) for way in WAYS]
-    patience = Patience(tries=len(WAYS) + 1, sleep=waits)
-    first = publish(finished, NAME, patience=patience)
-    second = publish(other_plan, NAME, patience=patience)
+    retry = Retry(tries=len(WAYS) + 1, sleep=waits)
+    first = publish(finished, NAME, retry=retry)
+    second = publish(other_plan, NAME, retry=retry)
     assert hub.files(NAME) == unbroken
     assert hub.repo(NAME).tags == {first.tag: first.commit, second.tag: second.commit}
     assert max(puts(hub).values()) == 1
@@ -75,8 +76,8 @@ def test_every_single_request_breaks(
     for number in range(requests):
         with loopback_hub(tmp_path / str(number), xet=mode == "xet") as hub:
             fault = hub.breaks(".*", way, skip=number)
-            publish(finished, NAME, patience=waits.patience)
-            publish(other_plan, NAME, patience=waits.patience)
+            publish(finished, NAME, retry=waits.retry)
+            publish(other_plan, NAME, retry=waits.retry)
             assert fault.struck == 1
             assert hub.files(NAME) == unbroken, f"request {number} of {requests}"
             assert len(hub.repo(NAME).tags) == 2
@@ -86,12 +87,12 @@ def test_every_single_request_breaks(
 def test_a_push_that_died_sends_only_what_is_left(hub: LoopbackHub, finished: Run, waits: Waits) -> None:
     hub.breaks("lfs_put", 403, skip=3, times=100)
     with pytest.raises(PublishError, match="refused with 403"):
-        publish(finished, NAME, patience=waits.patience)
+        publish(finished, NAME, retry=waits.retry)
     sent = puts(hub)
     assert 3 <= len(sent) < 7
     assert set(hub.files(NAME)) == {".gitattributes"}, "something half was visible"
     hub.faults.clear()
-    publish(finished, NAME, patience=waits.patience)
+    publish(finished, NAME, retry=waits.retry)
     assert set(puts(hub)) > set(sent)
     assert max(puts(hub).values()) == 1
 
@@ -101,7 +102,7 @@ def test_a_server_that_never_recovers_is_one_sentence(hub: LoopbackHub, finished
     with pytest.raises(
         PublishError, match=r"org/fashion: still failing after 8 tries \(last answer: 503\); run the same"
     ):
-        publish(finished, NAME, patience=waits.patience)
+        publish(finished, NAME, retry=waits.retry)
     assert len(waits.seconds) == 7
     assert set(hub.files(NAME)) == {".gitattributes"}
     hub.faults.clear()
@@ -113,7 +114,7 @@ def test_the_commit_waits_as_long_as_the_server_asks(hub: LoopbackHub, finished:
     hub.breaks("commit", 429, Retry_After="17")
     hub.breaks("commit", 503)
     hub.breaks("commit", 429, RateLimit='"api";r=0;t=33')
-    publish(finished, NAME, patience=waits.patience)
+    publish(finished, NAME, retry=waits.retry)
     assert waits.seconds == [17.0, 2.0, 33.0]
 
 
@@ -128,7 +129,7 @@ def test_a_real_wait(hub: LoopbackHub, finished: Run) -> None:
 def test_a_lost_answer_leaves_one_commit_and_one_tag(hub: LoopbackHub, finished: Run, waits: Waits) -> None:
     for kind in ("create", "commit", "tag"):
         hub.breaks(kind, "late")
-    publish(finished, NAME, patience=waits.patience)
+    publish(finished, NAME, retry=waits.retry)
     assert [len(hub.calls(kind)) for kind in ("create", "commit", "tag")] == [1, 1, 1]
     assert len(hub.repo(NAME).commits) == 2
 
@@ -143,7 +144,7 @@ def test_a_network_that_breaks_while_the_card_is_read_does_not_lose_it(
     text = hub.files(NAME)["README.md"] + b"\nBy hand.\n"
     HfApi().upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id=NAME, repo_type="dataset")
     hub.breaks("resolve", "drop", times=6)
-    publish(other_plan, NAME, patience=waits.patience)
+    publish(other_plan, NAME, retry=waits.retry)
     assert b"\nBy hand.\n" in hub.files(NAME)["README.md"]
 
 
@@ -166,9 +167,9 @@ def test_pull_requests_and_branches_break_too(hub: LoopbackHub, finished: Run, w
     for kind in ("discussions", "open_request", "branch"):
         for way in (*ANSWERS, "drop", "late"):
             hub.breaks(kind, way)
-    patience = Patience(tries=40, sleep=waits)
-    publish(finished, NAME, PublishOptions(create_pr=True), patience)
-    publish(finished, NAME, PublishOptions(revision="next"), patience)
+    retry = Retry(tries=40, sleep=waits)
+    publish(finished, NAME, PublishOptions(create_pr=True), retry)
+    publish(finished, NAME, PublishOptions(revision="next"), retry)
     assert list(hub.repo(NAME).requests) == [1]
     assert set(hub.repo(NAME).heads) == {"main", "next", "refs/pr/1"}
     request, branch = hub.files(NAME, "refs/pr/1"), hub.files(NAME, "next")
@@ -178,5 +179,5 @@ def test_pull_requests_and_branches_break_too(hub: LoopbackHub, finished: Run, w
 def test_offline_is_said_at_once(finished: Run, waits: Waits) -> None:
     """No Hub here: this process is told to stay off the network."""
     with pytest.raises(PublishError, match="org/fashion: HF_HUB_OFFLINE is set, so the Hub is out of reach; unset it"):
-        publish(finished, NAME, patience=waits.patience)
+        publish(finished, NAME, retry=waits.retry)
     assert not waits.seconds

@@ -14,7 +14,7 @@ from diffaug_datasets.core.models import is_local, model_name, placeless
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
 
 NAME = "org/fashion"
 TINY = Path(diffaug_datasets.__file__).parent / "assets" / "tiny"

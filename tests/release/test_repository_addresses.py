@@ -22,8 +22,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from diffaug_datasets import load
 from diffaug_datasets.core.errors import PublishError
-from diffaug_datasets.release.read import Repository
-from diffaug_datasets.release.targets import Place, preview, publish
+from diffaug_datasets.release.publishing import preview, publish
+from diffaug_datasets.release.repository import Repository
+from diffaug_datasets.release.targets import AddressTarget
 from diffaug_datasets.run.store import Run
 
 SECRETS = ("alice", "hunter2", "SIGNATURE")
@@ -103,7 +104,7 @@ def test_passwords_and_signatures_are_told_nobody(
         with pytest.raises(PublishError) as broken:
             work()
         told += "".join(traceback.format_exception(broken.value)) + repr(broken.value)
-    told += repr(Place(vault)) + repr(Repository.open(vault)) + repr(publish(finished, "memory://x"))
+    told += repr(AddressTarget(vault)) + repr(Repository.open(vault)) + repr(publish(finished, "memory://x"))
     monkeypatch.setattr(Vault, "refuses", False)
     told += repr(publish(finished, vault)) + preview(finished, vault).target + caplog.text
     assert telling(told) == [], [line for line in told.splitlines() if telling(line)]

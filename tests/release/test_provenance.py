@@ -15,7 +15,7 @@ from diffaug_datasets.release.card import markdown
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.layout import LicenceCount
 from diffaug_datasets.release.provenance import licence_counts
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.run.store import Run
 
 NAME = "org/toys"
@@ -74,14 +74,14 @@ def test_the_card_counts_rows_a_licence(hub: LoopbackHub, credited: Run) -> None
     assert {name: real for name, (real, _) in numbers.items()} == {HOSTILE: 1, "CC0": 2, "not stated": 1}
     assert sum(edited for _, edited in numbers.values()) == 8
     assert found == {markdown(name): counts for name, counts in numbers.items()}
-    info = next(i for i in repository.card.head["dataset_info"] if i["config_name"].endswith("_provenance"))
+    info = next(i for i in repository.card.data["dataset_info"] if i["config_name"].endswith("_provenance"))
     assert [feature["name"] for feature in info["features"]][-2:] == ["source_authors", "source_licenses"]
 
 
 def test_a_set_whose_sources_state_nothing_has_neither_columns_nor_table(hub: LoopbackHub, finished: Run) -> None:
     publish(finished, NAME)
     repository = Repository(hub.files(NAME), finished)
-    assert "Licences of the source images" not in repository.card.body
+    assert "Licences of the source images" not in repository.card.text
     assert not {name for name in repository.rows("_provenance")[0] if name.startswith("source_")} - {
         *("source_ids", "source_labels", "source_similarity")
     }

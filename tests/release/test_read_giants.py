@@ -11,8 +11,8 @@ from command_line import Command
 
 from diffaug_datasets.release.layout import read_release
 from diffaug_datasets.release.provenance import quality
+from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.release.read import Provenance
-from diffaug_datasets.release.targets import publish
 from diffaug_datasets.run.store import Run
 
 GIANT = 1 << 40

@@ -8,7 +8,7 @@ from hub.server import LoopbackHub
 from small_release import made
 
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.run.reuse import withdraw
 from diffaug_datasets.run.store import Run
 

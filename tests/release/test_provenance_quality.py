@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from huggingface_hub import DatasetCard
 from PIL import Image
 from run.published import DDIM, Published
 from safetensors.torch import load_file
@@ -21,8 +22,7 @@ from small_release import made
 from transformers import AutoImageProcessor, AutoModel
 
 import diffaug_datasets
-from diffaug_datasets.release.card import Card
-from diffaug_datasets.release.targets import publish
+from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.scores import FILE, measured_rows
 from diffaug_datasets.run.store import Run
@@ -44,7 +44,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
 
 def cells(place: Path) -> dict[str, list[str]]:
     """The rows of the card's table of quality, by measure; what is `the same` has its number in its name."""
-    body = Card.parse((place.parents[2] / "README.md").read_text()).body
+    body = DatasetCard((place.parents[2] / "README.md").read_text()).text
     part = body.split("### Quality\n", 1)[1].split("\n### ", 1)[0]
     rows = [line.strip("|").split(" | ") for line in part.splitlines() if line.startswith("| ")][2:]
     return {f"{i} {row[0].strip()}": [cell.strip() for cell in row[1:]] for i, row in enumerate(rows)}

@@ -10,8 +10,8 @@ from command_line import Command
 from small_release import made
 from test_verify import Shelf, with_column
 
-from diffaug_datasets.release.read import Repository
-from diffaug_datasets.release.remake import Rebuilder
+from diffaug_datasets.release.rebuild import Rebuilder
+from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.release.verify import OK, WRONG, Check, run_checks
 from diffaug_datasets.run.store import Run
 
@@ -135,6 +135,11 @@ def test_what_this_set_lacks_is_compared_where_it_is(tmp_path: Path) -> None:
     assert "stacks: fits/" in wrong(shelf)
     path.write_text(json.dumps(good | {"leak_check": {"test_images": 7, "embeddings": True}}))
     assert "leak_check: run.json states 7, 1000 is so" in wrong(shelf)
+    path.write_text(json.dumps(good))
+    receipt = next(shelf.folder.glob("fits/*/receipt.json"))
+    receipt.write_text("[")
+    shelf.agree(str(receipt.relative_to(shelf.folder)))
+    assert "receipt.json is no receipt that can be read" in wrong(shelf)
 
 
 def test_another_recipe_or_row_is_found(finished: Run, tmp_path: Path, diffaug: Command) -> None:
@@ -150,6 +155,13 @@ def test_another_recipe_or_row_is_found(finished: Run, tmp_path: Path, diffaug: 
     shelf.agree("recipe.yaml")
     shelf.change("provenance.parquet", with_column("row_id", lambda old: ["0" * 24, *old[1:]]))
     assert "rows are not in both the plan and the provenance" in wrong(shelf)
+
+
+def test_what_is_no_json_object_states_nothing(finished: Run, tmp_path: Path) -> None:
+    """The column that names makers and licences, written by a stranger."""
+    shelf = Shelf(finished, tmp_path / "fashion")
+    shelf.change("provenance.parquet", with_column("measured", lambda old: ["[1]", "{", "3", *old[3:]]))
+    assert wrong(shelf) == ""
 
 
 @pytest.mark.parametrize("origin", ["retrieved", "real"])
