@@ -5,7 +5,6 @@ again, and what of it nobody else has.
 """
 
 import html
-import inspect
 import json
 import re
 import shlex
@@ -88,7 +87,7 @@ def card_section(contents: Contents, target: str, tag: str | None) -> str:
             needs=needs(contents),
             tag=tag,
             method=method,
-            steps=inspect.getdoc(method) or "",
+            steps=method.page if method else "",
             models=models(header, release.package),
             settings=settings(header),
             types={kind: stored.text for kind, stored in KINDS.items()},

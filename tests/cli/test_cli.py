@@ -193,11 +193,11 @@ def test_more_failures_than_the_budget_exit_with_1(
 ) -> None:
     import torch
 
-    from diffaug_datasets.core.method import Generated, find_method
+    from diffaug_datasets.core.method import Generated, discover_methods, find_method
 
     black = Generated(torch.zeros(32, 32, 3))
     dark = replace(find_method("txt2img"), generate=lambda rows, cfg, ctx: [black] * len(rows))
-    monkeypatch.setattr("diffaug_datasets.core.recipe.find_method", lambda _: dark)
+    monkeypatch.setitem(discover_methods(), "txt2img", dark)
     diffaug("plan", "fashion_2shot_txt2img", *SMALL, "--run", tmp_path / "run")
     said = diffaug("generate", tmp_path / "run", "--workers", 1)
     assert said.code == 1

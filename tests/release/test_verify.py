@@ -17,7 +17,7 @@ from PIL import Image
 
 from diffaug_datasets.core.files import sha256_file
 from diffaug_datasets.core.images import decode_image, encode_image, pixel_sha256
-from diffaug_datasets.methods import genie
+from diffaug_datasets.core.method import discover_methods, find_method
 from diffaug_datasets.release import contents, verify
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.publishing import publish
@@ -176,7 +176,7 @@ def test_a_flipped_bit_stops_everything(shelf: Shelf, diffaug: Command) -> None:
 def test_another_version_of_the_method_is_said(
     shelf: Shelf, finished: Run, diffaug: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(genie, "VERSION", 2)
+    monkeypatch.setitem(discover_methods(), "genie", replace(find_method("genie"), VERSION=2))
     told = json.loads(diffaug("verify", shelf.place, "--json").out)
     assert told["passed"]
     assert told["checks"][-1]["told"] == "genie version 1, here 2; release schema 1 of 1"
@@ -257,7 +257,7 @@ def test_what_is_not_here_is_neither_ok_nor_wrong(
     assert poor.code == 3, poor
     assert poor.out.count("  rebuild: could not check: ") == 2 and "WRONG" not in poor.out
     assert "  sample: could not check: none of 2 rows could be made again or compared" in poor.out
-    monkeypatch.setattr(genie, "VERSION", 2)
+    monkeypatch.setitem(discover_methods(), "genie", replace(find_method("genie"), VERSION=2))
     other = diffaug(*words, "--json")
     told = json.loads(other.out)
     assert (other.code, told["passed"]) == (3, True)

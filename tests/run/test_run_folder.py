@@ -20,7 +20,7 @@ from small_runs import digests, small_recipe, small_run
 from diffaug_datasets.core import files
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RunError
 from diffaug_datasets.core.files import write_text
-from diffaug_datasets.core.method import Generated, find_method
+from diffaug_datasets.core.method import Generated, discover_methods, find_method
 from diffaug_datasets.core.models import ModelRef
 from diffaug_datasets.planning import prepare as preparing
 from diffaug_datasets.planning.prepare import prepare, write_run
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     with pytest.MonkeyPatch.context() as patch:
         unlucky_method = replace(find_method("genie_ada"), generate=generate)
-        patch.setattr("diffaug_datasets.core.recipe.find_method", lambda _: unlucky_method)
+        patch.setitem(discover_methods(), "genie_ada", unlucky_method)
         execute(run, WorkerOptions(), workers=1)
     return run
 
