@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.errors import SourceError, few, shown_name
 from diffaug_datasets.core.images import formats
-from diffaug_datasets.core.printable import few, shown_name
 from diffaug_datasets.core.sources import Listed, Listing, Survey, check_folder_names
 from diffaug_datasets.sources.folders import METADATA_FILES
 
@@ -182,7 +181,7 @@ def _checked_classes(folder: Path, above: _Folder, classes: list[_Folder], passe
     """The class folders, sorted; refused where they are none, or one could take them for something else."""
     where = _at(folder / above.place)
     if not classes:
-        raise SourceError(f"{where}: found no class folder; expected one folder of images a class.")
+        raise SourceError(f"{where}: found no class folder; expected one folder of images per class.")
     for item in classes:
         if (shown := shown_name(item.place)) != item.place and any("\udc80" <= c <= "\udcff" for c in item.place):
             raise SourceError(

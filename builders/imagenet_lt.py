@@ -59,7 +59,7 @@ def _listed(folder: Path, names: tuple[str, ...], name: str, path: str, label: s
 
 
 def _sorted_place(folder: Path, path: str, wnid: str) -> str:
-    """Validation images lie in one folder or, as most copies have them, in one folder a class."""
+    """Validation images lie in one folder or, as most copies have them, in one folder per class."""
     flat = f"{path.split('/')[0]}/{path.rsplit('/', 1)[-1]}"
     deep = f"{path.split('/')[0]}/{wnid}/{path.rsplit('/', 1)[-1]}"
     return next((place for place in (path, deep, flat) if (folder / place).is_file()), path)

@@ -8,8 +8,8 @@
 
 A line is a baseline or a method (its name in config names): `real` = the real images alone, `duplicated` = half of
 every batch are copies of them, `classic` = mirrored and shifted by up to 4 of 32 pixels at random; a method has half
-of every batch from its 5 images a real one. The classifier (ResNet, 0.2 million weights) learns from scratch for 400
-iterations, from soft labels where a method gives such, nothing is tuned, and the last iteration is measured on the
+of every batch from its 5 images per real image. The classifier (ResNet, 0.2 million weights) learns from scratch for
+400 iterations, from soft labels where a method gives such, nothing is tuned, and the last iteration is measured on the
 packaged 1,000 test images. `label accuracy` is the share of synthetic images that the packaged judge (91.8 % on real
 images) gives their own label. After --minutes a command stops; the same command goes on.
 """
@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs") / "bench_methods", help="run folders and results")
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--trials", type=int, help="instead of 5 for 5-shot and 3 for the long tail")
-    parser.add_argument("--per-image", type=float, default=5.0, help="synthetic images a real one")
+    parser.add_argument("--per-image", type=float, default=5.0, help="synthetic images per real image")
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of every classifier")
     parser.add_argument("--confirmed", action="store_true", help="only images whose label the judge confirms")
     parser.add_argument("--without", nargs="+", default=[], metavar="WORD", help="only images without it in the prompt")

@@ -33,9 +33,9 @@ from diffaug_datasets.core.files import sha256_file
 from diffaug_datasets.core.method import Method, discover_methods
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
-from diffaug_datasets.run.context import stack
 from diffaug_datasets.run.engines.local import device_of
 from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.stacks import stack
 from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
@@ -274,7 +274,7 @@ def heading(size: Size, device: str) -> str:
 
 
 def checked(bench: Bench, methods: Sequence[str]) -> Iterator[bool]:
-    """Print a line a method as soon as it is known; whether it holds."""
+    """Print a line per method as soon as it is known; whether it holds."""
     begin = time.monotonic()
     bench.pair(methods)
     print(f"two processes made the runs of {len(methods)} methods in {time.monotonic() - begin:.0f} s", flush=True)

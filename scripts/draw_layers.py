@@ -2,7 +2,7 @@
 
     python scripts/draw_layers.py [--check]
 
-A box is a layer of the contract; packages of one layer, which do not import one another, share it. Each package stands
+A box is a layer of the contract; packages of one layer, share it. Each package stands
 with the first sentence of its docstring. Standard library only; the colours follow the reader's light or dark scheme.
 """
 
@@ -43,12 +43,17 @@ def layers() -> list[list[str]]:
         "contracts"
     ]
     [contract] = [contract for contract in contracts if contract["type"] == "layers"]
-    return [[name.strip().partition(".")[2] for name in layer.split("|")] for layer in contract["layers"]]
+    return [[name.strip().partition(".")[2] for name in re.split(r"[|:]", layer)] for layer in contract["layers"]]
+
+
+def _source(package: str) -> Path:
+    folder = ROOT / "diffaug_datasets" / package
+    return folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
 
 
 def first_sentence(package: str) -> str:
     """The first sentence of a package's docstring."""
-    text = (ROOT / "diffaug_datasets" / package / "__init__.py").read_text(encoding="utf-8")
+    text = _source(package).read_text(encoding="utf-8")
     line = " ".join((ast.get_docstring(ast.parse(text)) or "").split())
     return re.split(r"(?<=\.)\s", line, maxsplit=1)[0].replace("`", "")
 

@@ -1,8 +1,8 @@
 """Draw the pictures of the documents from finished runs.
 
 python scripts/draw_picture.py runs/fashion_* --out docs/fashion.png      a column a class, a line of real images and
-                                                                          one a run (the README's)
-python scripts/draw_picture.py RUN --judged --out doubted.png             a line a class: real images, then made ones,
+                                                                          one per run (the README's)
+python scripts/draw_picture.py RUN --judged --out doubted.png             a line per class: real images, then made ones,
                                                                           framed where the judge sees another class
 """
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from diffaug_datasets import Run, load
 
 TILE, GAP, LEFT, TOP = 64, 6, 92, 26
-REAL, MADE = 2, 10  # images a class of a judged run
+REAL, MADE = 2, 10  # images per class of a judged run
 PAPER, INK, SOFT, DOUBT = "#faf8f4", "#1f1d1a", "#69645b", "#d1242f"
 
 
@@ -29,7 +29,7 @@ def firsts(rows: Dataset, origin: str) -> dict[int, Image.Image]:
 
 
 def draw(folders: list[Path]) -> Image.Image:
-    """A column a class, a line a run; images are enlarged without smoothing."""
+    """A column a class, a line per run; images are enlarged without smoothing."""
     rows = [load(folder) for folder in folders]
     names = rows[0].features["label"].names
     lines = {"real": firsts(rows[0], "real")}
@@ -46,7 +46,7 @@ def draw(folders: list[Path]) -> Image.Image:
 
 
 def draw_judged(folder: Path) -> Image.Image:
-    """A line a class: two real images, a gap, and made ones from all over its rows."""
+    """A line per class: two real images, a gap, and made ones from all over its rows."""
     rows = load(folder)
     names = rows.features["label"].names
     labels, real = rows["label"], [origin == "real" for origin in rows["origin"]]

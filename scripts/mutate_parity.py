@@ -4,8 +4,8 @@
 
 Copies the package and its tests into a temporary folder, checks that a method's parity test passes there, then changes
 one place of the source after the other: a sign, a step offset, a scale, a label rule. A fault counts as caught where
-the test fails in a comparison; any other exception is shown by its name. Prints a line a method as it is done; the exit
-status is 1 where a fault is missed, or where its place is no longer in the source.
+the test fails in a comparison; any other exception is shown by its name. Prints a line per method as it is done; the
+exit status is 1 where a fault is missed, or where its place is no longer in the source.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Fault(NamedTuple):
     new: str
 
 
-GUIDANCE = Fault("numerics/guidance.py", "uncond + w * (cond - uncond)", "uncond - w * (cond - uncond)")
+GUIDANCE = Fault("numerics/schedule.py", "uncond + w * (cond - uncond)", "uncond - w * (cond - uncond)")
 BRANCHES = Fault("models/backbone.py", "torch.cat([uncond, cond])", "torch.cat([cond, uncond])")
 NOISE = Fault("numerics/schedule.py", "signal * clean + noise * widened(eps)", "signal * clean - noise * widened(eps)")
 LABELS = Fault("numerics/timesteps.py", "round(i * ((T - 1) / n))", "round(i * ((T - 9) / n))")
@@ -53,7 +53,7 @@ FIRST_STEP = Fault(
 SCALE = Fault("methods/_editing.py", "self.guidance_scale,", "self.guidance_scale * 1.01,")
 LATENT = Fault("models/backbone.py", "0.0)) * config.scaling_factor", "0.0)) * config.scaling_factor * 1.01")
 LORA = Fault("models/adapters.py", "weight.float().cpu() + change", "weight.float().cpu() + 2 * change")
-PIXELS = Fault("models/pixels.py", "(2 * levels - 1)", "(2 * levels - 0.98)")
+PIXELS = Fault("models/backbone.py", "(2 * levels - 1)", "(2 * levels - 0.98)")
 OTHER_TOKEN = "cfg.concepts.prompt(9 - label, table.metaclass)"
 
 
@@ -117,9 +117,9 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
         Fault("methods/genie.py", "s.label != target and", "s.label == target and"),
     ),
     "genieada": (
-        Fault("methods/genie_ada.py", "z_levels.double() - source", "z_levels.double() + source"),
-        Fault("methods/genie_ada.py", "abs(values[k] - values[k - 1]))", "abs(values[k] - values[k - 1])) - 1"),
-        Fault("methods/genie_ada.py", "@ line / length", "@ line / length**2"),
+        Fault("numerics/selection.py", "z_levels.double() - source", "z_levels.double() + source"),
+        Fault("numerics/selection.py", "abs(values[k] - values[k - 1]))", "abs(values[k] - values[k - 1])) - 1"),
+        Fault("numerics/selection.py", "@ line / length", "@ line / length**2"),
         Fault("methods/genie_ada.py", 'endswith(f"/{row.label}")', 'endswith(f"/{row.source_labels[0]}")'),
     ),
     "diffii": (
@@ -133,7 +133,7 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
         ),
     ),
     "diffinversion": (
-        Fault("models/image_embeddings.py", "alpha * partner + lam * noise", "alpha * partner - lam * noise"),
+        Fault("models/concepts.py", "alpha * partner + lam * noise", "alpha * partner - lam * noise"),
         Fault("methods/diffusion_inversion.py", "[0] * len(rows))", "[1] * len(rows))"),
         Fault("methods/diffusion_inversion.py", "in sorted(group)]).mean(0)", "in sorted(group)]).mean(0) * 1.5"),
         Fault("methods/diffusion_inversion.py", "if source is not own]", "if source is own]"),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mutate_parity import ENVIRONMENT, Fault, copy_package, plant
 
-RUN, PUSH = "tests/run/test_run_folder.py", "tests/release/test_targets.py"
+RUN, PUSH = "tests/run/test_store.py", "tests/release/test_targets.py"
 VERIFY, STACKS, PRICE = "tests/release/test_verify.py", "tests/run/test_stacks.py", "tests/planning/test_price.py"
 
 PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
@@ -33,21 +33,21 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
             "there.get(item.path) not in self._digests[item.path]",
             "item.path not in there",
         ),
-        (PUSH, "tests/release/test_retry.py"),
+        (PUSH, "tests/release/test_targets_retry.py"),
     ),
     "a closed pull request is not used again": (
         Fault(
             "release/targets.py", 'request.status in ("open", "draft")', 'request.status in ("open", "draft", "closed")'
         ),
-        (PUSH, "tests/release/test_retry.py"),
+        (PUSH, "tests/release/test_targets_retry.py"),
     ),
     "a sample is spread over the plan": (
         Fault("release/rebuild.py", "ids[place * len(ids) // count]", "ids[0 * place]"),
         (VERIFY,),
     ),
     "a set without a kept row does not go out": (
-        Fault("release/gates.py", "if not any(count.kept for", "if None in (count.kept for"),
-        ("tests/release/test_gates.py",),
+        Fault("release/publishing.py", "if not any(count.kept for", "if None in (count.kept for"),
+        ("tests/release/test_publishing.py",),
     ),
     "failed rows are not kept ones": (
         Fault("run/assembly.py", "kept=planned[i] - lost[i] - out[i]", "kept=planned[i] - out[i]"),
@@ -55,7 +55,7 @@ PROMISES: dict[str, tuple[Fault, tuple[str, ...]]] = {
     ),
     "a run of two stacks says so": (
         Fault("run/assembly.py", 'tier="T0" if len(stacks) == 1 else "T2"', 'tier="T0"'),
-        (STACKS, "tests/run/test_faults.py", "tests/release/test_verify_statements.py"),
+        (STACKS, "tests/run/test_batch_faults.py", "tests/release/test_verify_statements.py"),
     ),
     "run.json of another plan is none": (
         Fault("run/assembly.py", "return assembled if assembled.plan_id == run.plan.id else None", "return assembled"),

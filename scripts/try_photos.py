@@ -1,4 +1,4 @@
-"""5-shot runs on real photographs with a small pipeline of photographs; prints one line a dataset and method.
+"""5-shot runs on real photographs with a small pipeline of photographs; prints one line per dataset and method.
 
     python scripts/try_photos.py [--data DIR ...] [--model DIR] [--work DIR]
 
@@ -6,7 +6,7 @@
 - distance: mean over the images of 1 - cosine to the nearest real training image, in the last features of a small
   ResNet that learned the *whole* real training split (a measuring device: no run and no classifier below sees it).
 - accuracy on the real test split, last iteration, mean and standard deviation over seeds, of the same small ResNet
-  trained from scratch for the same iterations: on the 5 real images a class alone, and with every batch half real,
+  trained from scratch for the same iterations: on the 5 real images per class alone, and with every batch half real,
   half synthetic.
 
 GeNIe-Ada judges its levels with the classifier that it is meant to improve, the one trained on the 5-shot images alone.
@@ -30,8 +30,8 @@ from transformers import ResNetConfig
 from transformers import ResNetForImageClassification as Network
 
 from diffaug_datasets.core.identity import digest
+from diffaug_datasets.models.backbone import preprocess
 from diffaug_datasets.models.encoders import Encoder
-from diffaug_datasets.models.pixels import preprocess
 from diffaug_datasets.release.read import load
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.sources.real import read_real
@@ -74,7 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=SHARED / "models" / "photos64", help="in diffusers format")
     parser.add_argument("--work", type=Path, default=Path("runs") / "photos", help="run folders, sheets, results")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--per-image", type=float, default=2.0, help="synthetic images a real one")
+    parser.add_argument("--per-image", type=float, default=2.0, help="synthetic images per real image")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps")
     parser.add_argument("--concept-steps", type=int, default=400, help="Diff-II: optimiser steps")
     parser.add_argument("--iterations", type=int, default=400, help="of every classifier")
@@ -107,7 +107,7 @@ def config(method: str, noun: str, given: argparse.Namespace, encoder: Path) -> 
 
 
 def generate(method: str, source: Path, given: argparse.Namespace, encoder: Path) -> tuple[Path, Assembled]:
-    """The finished run of a method over 5 images a class, and what it consists of."""
+    """The finished run of a method over 5 images per class, and what it consists of."""
     noun = next((noun for stem, noun in NOUNS.items() if source.parent.name.startswith(stem)), "")
     settings = config(method, noun, given, encoder)
     name = f"{method}-{digest([settings, given.per_image, str(given.model)])[:8]}"
@@ -191,7 +191,7 @@ def distance(made: Any, real: Any, encoder: Path) -> float:
 
 
 def contact_sheet(rows: Any, names: Sequence[str], path: Path) -> None:
-    """A line a class: its real images, a gap, the synthetic ones, each over the head of its row id."""
+    """A line per class: its real images, a gap, the synthetic ones, each over the head of its row id."""
     counts, step = [0] * len(names), TILE + 26
     width = max(rows["label"].count(label) for label in range(len(names))) + 1
     sheet = Image.new("RGB", (width * TILE, len(names) * step), "white")

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import diffaug_datasets
-from diffaug_datasets.core.method import Method, discover_methods
-from diffaug_datasets.core.method_facts import MethodFacts, method_facts
+from diffaug_datasets.core.method import Method, MethodFacts, discover_methods, method_facts
 from diffaug_datasets.core.recipe import Filter, Recipe
 from diffaug_datasets.planning.catalogue import config_recipe, presets
 

@@ -1,4 +1,4 @@
-"""One thread a process, no network, and a line that says which tests were left out."""
+"""One thread per process, no network, and a line that says which tests were left out."""
 
 import os
 import signal

@@ -346,7 +346,7 @@ def test_more_images_than_a_plan_holds(diffaug: Command, tmp_path: Path) -> None
     begin = time.process_time()
     assert diffaug(*line, "--set", "per_image=10000").sentence == (
         "per_image: got 10,000, which makes 20,000,000 images of 10 classes, expected 10,000,000 at most; a plan is "
-        "held in memory, at about 3 kB an image; lower per_class or per_image."
+        "held in memory, at about 3 kB per image; lower per_class or per_image."
     )
     assert time.process_time() - begin < 60
     assert list(tmp_path.iterdir()) == []

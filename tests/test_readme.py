@@ -55,12 +55,11 @@ def plain(line: str) -> str:
 def test_every_command_prints_what_the_readme_says(tmp_path: Path) -> None:
     """In the order of the README, in one folder; then its Python, which finds the demo's run."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     found = ""
     for step in steps():
         command = SHORT.get(step.command, step.command)
-        done = subprocess.run(
-            ["bash", "-euc", command], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
-        )
+        done = subprocess.run(["bash", "-euc", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{step.command}: {done.stderr[-2000:]}"
         said = [plain(line) for line in done.stdout.splitlines()]
         for line in step.lines:

@@ -179,7 +179,7 @@ def test_a_fault_that_changes_nothing_is_missed_and_one_without_its_place_is_nam
     import mutate_parity
 
     harmless = mutate_parity.Fault(
-        "numerics/guidance.py", "uncond + w * (cond - uncond)", "w * (cond - uncond) + uncond"
+        "numerics/schedule.py", "uncond + w * (cond - uncond)", "w * (cond - uncond) + uncond"
     )
     faults = {"txt2img": [harmless, harmless._replace(old="no such text")]}
     monkeypatch.setattr(mutate_parity, "FAULTS", faults)

@@ -20,12 +20,11 @@ from rich.filesize import decimal
 from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
 from diffaug_datasets.core.errors import DiffAugError, RunError, install
 from diffaug_datasets.core.identity import __version__
-from diffaug_datasets.core.method import Method, discover_methods, find_method
-from diffaug_datasets.core.method_facts import method_facts
+from diffaug_datasets.core.method import Method, discover_methods, find_method, method_facts
 from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.planning.catalogue import presets
 from diffaug_datasets.planning.price import cores, memory_free
-from diffaug_datasets.release.attribution import bibtex
+from diffaug_datasets.release.card_metadata import bibtex
 from diffaug_datasets.run.progress import status
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import builder_facts, discover_builders
@@ -192,7 +191,7 @@ def _facts(method: Method) -> dict[str, object]:
         "label": made_of.label,
         "filter": made_of.filter,
         "needs": ", ".join(sorted(method.NEEDS)) or "nothing beside the backbone",
-        "cost": f"{made_of.cost} network rows an image at the default settings, two a step with guidance",
+        "cost": f"{made_of.cost} network rows per image at the default settings, two per step with guidance",
     }
 
 
@@ -240,7 +239,7 @@ def print_status(folder: Path, as_json: bool) -> None:
     phase = "finished" if state.finished else "running" if state.held else "not finished"
     say(f"{state.name}, plan {state.plan_id[:16]}: {phase}")
     held = "unknown, for locks cannot be read here" if state.held is None else ", ".join(state.held) or "nothing"
-    rate = f", {state.rows_per_second:.1f} a second and worker" if state.rows_per_second else ""
+    rate = f", {state.rows_per_second:.1f} per second and worker" if state.rows_per_second else ""
     say_facts(
         {
             "  fits": f"{state.fits_done} of {state.fits}",
@@ -257,7 +256,7 @@ def print_status(folder: Path, as_json: bool) -> None:
 
 def show_row(folder: Path, prefix: str, out: Path | None) -> None:
     """Everything about one row."""
-    from diffaug_datasets.report.row_sheet import show
+    from diffaug_datasets.report.row import show
 
     say(show(Run.open(folder), prefix, out))
 
@@ -297,9 +296,7 @@ def finished_row(run: Run, prefix: str) -> tuple[dict[str, object], bytes, dict[
     Raises:
         RunError: no row or several begin so, it is a real one, it failed, or it is not made yet.
     """
-    from diffaug_datasets.report.run_view import find_row
-
-    row_id = find_row(run, prefix).row_id
+    row_id = run.row(prefix).row_id
     shard = next((shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows)), None)
     if shard is None:
         raise RunError(f"row {row_id}: is a real image, which nothing made; name a generated row.")

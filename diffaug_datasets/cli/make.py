@@ -179,14 +179,14 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({})) 
     say_facts(
         {
             **source,
-            "  images": f"{price.rows:,}: {span} a class, {len(per_class):,} classes",
+            "  images": f"{price.rows:,}: {span} per class, {len(per_class):,} classes",
             "  beside": f"{price.real:,} real images for training, {price.test:,} for testing",
             "  shards": f"{price.shards:,}, in batches of {price.batch_size}",
             "  fits": ", ".join(f"{count} {kind}" for kind, count in price.fits.items()) or "none",
             "  work": _work(price),
             "  time": _time(price),
             "  disk": f"{decimal(price.bytes_needed)} needed, {decimal(price.bytes_free)} free",
-            "  memory": f"{decimal(price.memory_a_worker)} a worker, {decimal(price.memory_to_plan)} to plan, "
+            "  memory": f"{decimal(price.memory_a_worker)} per worker, {decimal(price.memory_to_plan)} to plan, "
             f"{memory_free}",
         }
     )
@@ -204,7 +204,7 @@ def _work(price: Price) -> str:
 
 
 def _time(price: Price) -> str:
-    rates = f"at {CPU_FLOPS / 1e9:.0f} GFLOP/s a thread or {GPU_FLOPS / 1e12:.0f} TFLOP/s a GPU"
+    rates = f"at {CPU_FLOPS / 1e9:.0f} GFLOP/s per thread or {GPU_FLOPS / 1e12:.0f} TFLOP/s per GPU"
     workers = f"{price.workers} CPU worker{'s' if price.workers > 1 else ''}"
     cpu, gpu = (clock(max(1.0, seconds)) for seconds in (price.seconds_cpu, price.seconds_gpu))
     return f"about {cpu} with {workers}, {gpu} on one GPU ({rates})"

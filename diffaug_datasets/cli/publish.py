@@ -13,12 +13,11 @@ from rich.filesize import decimal
 from diffaug_datasets.cli.look import say_closeness
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json
 from diffaug_datasets.core.errors import PublishError
-from diffaug_datasets.release.attribution import model_terms
 from diffaug_datasets.release.card import quoted
+from diffaug_datasets.release.card_metadata import model_terms
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.gates import GATES
 from diffaug_datasets.release.layout import difference_of_form
-from diffaug_datasets.release.publishing import UploadPreview, preview, publish
+from diffaug_datasets.release.publishing import GATES, UploadPreview, preview, publish
 from diffaug_datasets.release.rebuild import Rebuilder, pixel_match, plan_again
 from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.release.targets import Published
@@ -168,7 +167,7 @@ def build_published(place: str, source: str | None, folder: Path | None, workers
 
 def convert_embeddings(file: Path, folder: Path, token: str | None = None) -> None:
     """Convert one file and say what came of it."""
-    from diffaug_datasets.models.adapters import read_released
+    from diffaug_datasets.models.released import read_released
 
     released = read_released(file, token)
     written = released.write(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from diffaug_datasets.core.printable import printable, without_secrets
+from diffaug_datasets.core.errors import printable, without_secrets
 
 PATTERN_SIGNS = ("*", "?", "[", "::")  # that `load_dataset` takes for a pattern
 

@@ -1,9 +1,123 @@
-"""What a user can get wrong. `cli.py` turns these into one sentence and exit code 2; anything else is our fault.
+"""What a user can get wrong, as one sentence that anybody may see.
 
-What is installed only where it is needed, and the line that installs it from what exists: a clone of the project.
+The command line prints the sentence of a `DiffAugError` and leaves with code 2; any other exception is our fault. A
+sentence shows addresses without their secrets (`shown`), and characters that drive a terminal spelt out (`printable`).
+`install` names the extra that is missing and the line that brings it, from a clone of the project.
 """
 
-from diffaug_datasets.core.printable import printable, without_secrets
+import re
+import unicodedata
+from collections.abc import Sequence
+from urllib.parse import unquote, unquote_plus
+
+LOCAL = ("file://", "local://")  # what stands behind is a path and nothing else
+CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")  # `container@account`: who stands before @ is no user there
+PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/{1,2})(.*)", re.S)  # `Path` makes one slash of the two
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/\S+")
+CHAINED = re.compile(r"::(?=(?:[A-Za-z0-9+.-]+::)*[A-Za-z0-9+.-]+://)")  # fsspec's sign for one place inside another
+CLOSING = re.compile(r"[)\]}>,;:.!?'\"`]*\Z")
+BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+SPELT_OUT = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, separators of lines and paragraphs
+GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jaxtyping")
+EXTRAS = {
+    **dict.fromkeys(GENERATING, "generate"),
+    **dict.fromkeys(("scipy", "sklearn", "statsmodels"), "eval"),
+    "faiss": "retrieval",
+}
+
+
+def shown(address: str) -> str:
+    """An address as it may be printed and published: without user, password, query and any `key=value` after #.
+
+    A path, and an address of this machine (`file://`), is what it is.
+    """
+    if len(parts := CHAINED.split(address)) > 1:
+        return "::".join(map(shown, parts))
+    found = PROTOCOL.match(address)
+    if found is None or address.startswith(("file:", "local:")):
+        return address
+    protocol, rest = found.groups()
+    place = _without_user(protocol, rest).partition("?")[0]
+    path, _, fragment = place.partition("#")
+    return f"{protocol}{path if '=' in fragment else place}"
+
+
+def _without_user(protocol: str, rest: str) -> str:
+    """What follows `://` without `user:password@`; a password may hold a slash that nobody escaped."""
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, name = host.rpartition("@")
+    if at:
+        return rest[len(user) + 1 :] if ":" in user or protocol.rstrip(":/") not in CONTAINERS else rest
+    name, colon, port = host.rpartition(":")
+    if not colon or port.isdecimal() or not port or name.startswith("["):
+        return rest
+    before, at, after = rest.partition("?")[0].rpartition("@")
+    return after + rest[len(before) + 1 + len(after) :] if at else name + rest[len(host) :]
+
+
+def secrets(address: str) -> tuple[str, ...]:
+    """What `shown` leaves out of an address, whole and in parts, as written and unquoted; the longest first."""
+    if shown(address) == address:
+        return ()
+    found: set[str] = set()
+    for part in CHAINED.split(address):
+        rest, kept = (match[2] if (match := PROTOCOL.match(text)) else "" for text in (part, shown(part)))
+        place = rest.find(kept)
+        for gone in (rest[:place].rstrip("@"), rest[place + len(kept) :].lstrip("?#")):
+            values = [pair.partition("=")[2] for pair in re.split("[&;#]", gone)]
+            found |= {gone, *gone.split(":", 1), *values}
+    found |= {decode(text) for text in found for decode in (unquote, unquote_plus)}
+    return tuple(sorted(filter(None, found), key=lambda text: (-len(text), text)))
+
+
+def without_secrets(text: str, address: str = "") -> str:
+    """A text in which every address is as `shown` gives it, and no secret of `address` stands anywhere else."""
+    known = shown(address)
+    text = text.replace(address, known) if address else text
+    text = ADDRESS.sub(lambda found: _closed(found[0]), text)
+    words = [rf"(?<!\w){re.escape(word)}(?!\w)" if len(word) < 4 else re.escape(word) for word in secrets(address)]
+    if not words:
+        return text
+    return known.join(re.sub("|".join(words), "***", part) for part in text.split(known))
+
+
+def _closed(address: str) -> str:
+    """The address without secrets; a bracket or stop that the sentence put behind it stays."""
+    kept = shown(address)
+    if kept == address:
+        return address
+    tail = CLOSING.search(address)
+    return kept.removesuffix(tail[0]) + tail[0] if tail else kept
+
+
+def printable(text: object) -> str:
+    """A text whose characters cannot move a cursor, ring, recolour or reorder: they become `\\u001b`.
+
+    Line ends and tabs stay; what is spelt out in JSON text stays the same JSON.
+    """
+    found = str(text)
+    if found.isascii() and found.replace("\n", "").replace("\t", "").isprintable():
+        return found
+    return "".join(f"\\u{ord(char):04x}" if _drives(char) else char for char in found)
+
+
+def _drives(char: str) -> bool:
+    if char in "\n\t":
+        return False
+    return char in BIDIRECTIONAL or unicodedata.category(char) in SPELT_OUT
+
+
+def shown_name(name: str) -> str:
+    """A name as it can be shown and found: bytes that are no UTF-8 (`caf\\xe9`) and control characters are escaped."""
+    parts = (c if c.isprintable() else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
+             for c in name)  # fmt: skip
+    return "".join(parts)
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 class DiffAugError(Exception):
@@ -83,14 +197,6 @@ class PublishError(DiffAugError):
     Traceback (most recent call last):
     diffaug_datasets.core.errors.PublishError: runs/unfinished: not finished; ...
     """
-
-
-GENERATING = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jaxtyping")
-EXTRAS = {
-    **dict.fromkeys(GENERATING, "generate"),
-    **dict.fromkeys(("scipy", "sklearn", "statsmodels"), "eval"),
-    "faiss": "retrieval",
-}
 
 
 def install(extra: str) -> str:

@@ -1,6 +1,6 @@
-"""Every random choice is a digest of what it is for, so nothing depends on order, workers or resume points.
+"""Canonical JSON and its digests: the identity of everything, and the source of every random choice.
 
-Canonical JSON and digests: the same text for the same content on any machine; and what two contents differ in.
+A choice is a digest of what it is for, so nothing depends on order, workers or where a run was resumed.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 __version__ = "0.1.0"  # of this package: part of what a run and a release record
 
 Same = Callable[[str, Any, Any], bool]  # a key, an old and a new value: whether they count as equal
+T = TypeVar("T")
 
 
 def canonical(value: Any) -> str:
@@ -35,9 +36,6 @@ def differences(old: Any, new: Any, same: Same | None = None, where: str = "") -
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-T = TypeVar("T")
 
 
 def uint63(text: str) -> int:

@@ -1,6 +1,6 @@
-"""Encoded images: their identity, safe decoding, and encoding with a statement of where the pixels come from.
+"""Encoded images: who they are, safe decoding, encoding with a statement of origin, and likeness.
 
-What a picture looks like in a few bits: re-encoding, resizing and small changes of light leave most of them.
+A perceptual hash keeps most of its bits under re-encoding, resizing and small changes of light.
 """
 
 import hashlib
@@ -63,6 +63,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its remarks o
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
 
 DigitalSourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
+SIDE = 32
 
 
 class BadImage(SourceError):
@@ -347,9 +348,6 @@ def xmp_packet(identifier: str, digital_source_type: DigitalSourceType) -> str:
         f"<Iptc4xmpExt:DigitalSourceType>{escape(kind)}</Iptc4xmpExt:DigitalSourceType>"
         '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
-
-
-SIDE = 32
 
 
 def perceptual_hash(image: Image.Image, frequencies: int = 8) -> NDArray[np.bool_]:

@@ -32,7 +32,7 @@ REAL_SHARD_ROWS = 1000
 SHARD_BYTES = 500_000_000  # of images, encoded: what `datasets` makes a shard by itself
 ASSUMED_SIDE = 512  # of a backbone that states no size
 RESTORED = 3  # lossless bytes of a picture at its source's size, by the bytes of that source
-TOO_MANY = "a plan is held in memory, at about 3 kB an image; lower per_class or per_image."
+TOO_MANY = "a plan is held in memory, at about 3 kB per image; lower per_class or per_image."
 
 ShardKind = Literal["real", "test", "synthetic"]
 

@@ -16,10 +16,9 @@ from pathlib import PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Protocol
 
-from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.errors import SourceError, shown_name
 from diffaug_datasets.core.files import strange_character
 from diffaug_datasets.core.identity import digest
-from diffaug_datasets.core.printable import shown_name
 
 TABLE_SCHEMA = 1
 POOL_SCHEMA = 1

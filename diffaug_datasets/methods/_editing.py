@@ -164,7 +164,7 @@ def restored(image: Generated, row: PlanRow, cfg: FromSource, ctx: Context) -> G
     import torch
     from numpy import array
 
-    from diffaug_datasets.models.pixels import FILTERS
+    from diffaug_datasets.models.backbone import FILTERS
 
     if not cfg.requirements.at_source_size:
         return image

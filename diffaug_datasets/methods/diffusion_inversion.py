@@ -165,8 +165,8 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     """Images of a batch, each from its own condition, noise and group."""
     import torch
 
+    from diffaug_datasets.models.concepts import guided_by_mean
     from diffaug_datasets.models.denoising import pictures, sampled
-    from diffaug_datasets.models.image_embeddings import guided_by_mean
 
     pairs = [_condition(row, ctx) for row in rows]
     cond, mean = (torch.stack(part).to(ctx.backbone.device) for part in zip(*pairs, strict=True))
@@ -181,7 +181,7 @@ def _condition(row: PlanRow, ctx: Context) -> tuple["Tensor", "Tensor"]:
     """A row's condition [s d] and the mean embedding of its first source's group."""
     import torch
 
-    from diffaug_datasets.models.image_embeddings import perturbed
+    from diffaug_datasets.models.concepts import perturbed
 
     draw = Draw.model_validate_json(row.draw)
     group = ctx.fit(row.adapters[0])

@@ -1,4 +1,4 @@
-"""Captions of images, and what many captions have in common: the steps before suffixes, each done once a dataset."""
+"""Captions of images, and what many captions have in common: both made once per dataset, before planning."""
 
 import os
 from collections import Counter
@@ -22,10 +22,10 @@ from transformers import (
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.prompts import MOST, Summary, after_prefix
+from diffaug_datasets.models.backbone import checked_device
 from diffaug_datasets.models.encoders import PROBE, fetch_model, image_processor, read_model, tokenizer_of, tried
 from diffaug_datasets.models.loading import one_sentence, read_tokenizer
 from diffaug_datasets.models.model_files import brief
-from diffaug_datasets.models.pixels import checked_device
 
 MOST_TOKENS = 40
 MOST_REPLY_TOKENS = 512

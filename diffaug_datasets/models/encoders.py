@@ -17,10 +17,10 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.core.models import ModelKind, find_model
+from diffaug_datasets.models.backbone import MOST_PIXELS, checked_device
 from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
 from diffaug_datasets.models.model_files import Damage
 from diffaug_datasets.models.model_folder import unreadable
-from diffaug_datasets.models.pixels import MOST_PIXELS, checked_device
 
 PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 PROBE = Image.new("RGB", (40, 30), "orange")

@@ -1,6 +1,6 @@
-"""The retrieval index: what the pool looks like, and which of its images every query gets.
+"""The retrieval index: what the images of a pool look like, and which of them every query gets.
 
-Which pool images lie nearest: exactly, or through faiss where a pool is too large for that.
+The nearest are found exactly, or through faiss where a pool is too large for that.
 """
 
 import importlib
@@ -24,6 +24,7 @@ EXACT_UP_TO = 1_000_000
 PROBES = 64
 
 Search = Literal["auto", "exact", "faiss"]
+UNREADABLE = "unreadable"
 
 
 def searcher(queries: Float[Tensor, "q d"], pool: Float[Tensor, "n d"], how: Search) -> Callable[[int], Neighbours]:
@@ -60,9 +61,6 @@ def _inverted_lists(pool: Float[Tensor, "n d"]) -> Any:
     index.add(pool.numpy())
     index.nprobe = min(PROBES, lists)
     return index
-
-
-UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From a `BackboneSpec` to the pieces of a Stable Diffusion pipeline: safetensors only, no remote code, no guesses.
 
-Tokenizers that hold words: transformers reads a folder without a vocabulary as one to which all texts are alike.
+Tokenizers are read here for all models: transformers takes a folder without a vocabulary for one to which all texts are
+alike.
 """
 
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ class Pieces:
 
 
 def load_pieces(spec: BackboneSpec, device: torch.device) -> Pieces:
-    """The pieces of a spec. U-Net and VAE get the spec's dtype; the text encoder is float32, for it runs once a prompt.
+    """The pieces of a spec. U-Net and VAE get the spec's dtype; the text encoder, run once per prompt, is float32.
 
     Raises:
         BackboneError: the model cannot be reached, is of another family, or its files do not fit together.

@@ -16,6 +16,12 @@ BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, 
 BYTES |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 FLOATS = ("F64", "F32", "F16", "BF16")
 MOST_HEADER = 100_000_000  # the format's own limit
+MOST_JSON = 100_000_000
+MOST_REASON = 250
+NO_LIMIT = 1e20  # transformers writes a length above it where a tokenizer has none
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+# A table may be longer than its vocabulary (padded, or with rows for words of a fine-tune); half of it is none.
+LEAST_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,6 @@ def _entries(header: Mapping[str, _Described], size: int) -> dict[str, Entry]:
             f"holds {size:,} bytes of weights where its header says {ends[-1]:,}: it is cut short or grown"
         )
     return entries
-
-
-MOST_JSON = 100_000_000
-MOST_REASON = 250
-NO_LIMIT = 1e20  # transformers writes a length above it where a tokenizer has none
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-# A table may be longer than its vocabulary (padded, or with rows for words of a fine-tune); half of it is none.
-LEAST_SHARE = 0.9
 
 
 def brief(error: Exception) -> str:

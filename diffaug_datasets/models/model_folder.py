@@ -23,6 +23,23 @@ from diffaug_datasets.models.model_files import (
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_settings
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+SCHEDULER = "scheduler/scheduler_config.json"
+DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+CLASSES: dict[str, tuple[str, ...]] = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+}
+CLASSES |= {"tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
+UNUSED = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")  # the scheduler is read by its keys
+EXTRA_INPUTS: tuple[str, ...] = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
+EXTRA_INPUTS += ("encoder_hid_dim_type",)
+FEW_STEP = re.compile(r"(?:sd|sdxl|xl)[-_]?(?:turbo|lightning)|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
 
 
 def unreadable(name: str, error: Exception) -> BackboneError:
@@ -85,25 +102,6 @@ def _rows(weights: Mapping[str, Entry] | None) -> int | None:
     """Words of the embedding table, where the configuration leaves them to its class's default."""
     tables = [entry.shape[0] for key, entry in (weights or {}).items() if key.endswith("token_embedding.weight")]
     return tables[0] if tables else None
-
-
-SCHEDULER = "scheduler/scheduler_config.json"
-DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-CLASSES: dict[str, tuple[str, ...]] = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-}
-CLASSES |= {"tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
-UNUSED = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")  # the scheduler is read by its keys
-EXTRA_INPUTS: tuple[str, ...] = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
-EXTRA_INPUTS += ("encoder_hid_dim_type",)
-FEW_STEP = re.compile(r"(?:sd|sdxl|xl)[-_]?(?:turbo|lightning)|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
 
 
 def unfit(name: str, got: str, expected: str) -> BackboneError:

@@ -1,7 +1,4 @@
-"""Nearest neighbours by cosine: exact search over unit-norm features, and who gets which neighbour.
-
-Pictures that look alike, by perceptual hash and by embedding.
-"""
+"""Nearest neighbours by cosine over unit-norm features, who gets which of them, and which pictures are duplicates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

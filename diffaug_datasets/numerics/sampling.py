@@ -1,13 +1,7 @@
-"""Whole trajectories of a batch: DDIM sampling, DDIM inversion, DPM-Solver++(2M), each row from its own start step.
+"""Deterministic samplers over a batch whose rows may start at different steps: DDIM both ways, DPM-Solver++(2M), PLMS.
 
-The state is carried in float32 (float64 if the latents are) and handed to eps in the latents' dtype. Departs from
-diffusers there, which rounds a half-precision state after every step.
-
-DDIM with eta = 0: one deterministic step towards the data, and the same step towards the noise.
-
-DPM-Solver++(2M): the multistep solver in the predicted x0, one step at a time.
-
-PLMS, the linear multistep sampler that Stable Diffusion 1.x ships as its default (diffusers' `PNDMScheduler`).
+The state is carried in float32 (float64 if the latents are) and handed to the network in the latents' dtype. Departs
+from diffusers there, which rounds a half-precision state after every step.
 """
 
 import math
@@ -19,6 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffaug_datasets.numerics.schedule import Schedule, per_row, widened
+
+Eps = Callable[[Tensor, int, int], Tensor]
+"""(xt [b c h w], timestep label t, step index i) -> guided eps [b c h w].
+
+It is always called with the whole batch, waiting rows too: the batch's shape never changes during a run, because the
+bits of a network's output depend on it. Prompt switches and guidance by row are its own affair.
+"""
+# Adams-Bashforth weights of the newest, the second newest, ... noise (Eq. 9 of Liu et al. 2022, arXiv 2202.09778).
+WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
 def ddim_step(
@@ -109,14 +112,6 @@ def second_order_weight(alpha_bar_last: float, alpha_bar_t: float, alpha_bar_pre
 def _log_signal_to_noise(alpha_bar: float) -> float:
     """log(alpha / sigma), lambda in the DPM-Solver papers."""
     return 0.5 * (math.log(alpha_bar) - math.log1p(-alpha_bar))
-
-
-Eps = Callable[[Tensor, int, int], Tensor]
-"""(xt [b c h w], timestep label t, step index i) -> guided eps [b c h w].
-
-It is always called with the whole batch, waiting rows too: the batch's shape never changes during a run, because the
-bits of a network's output depend on it. Prompt switches and guidance by row are its own affair.
-"""
 
 
 def ddim_sample(
@@ -219,10 +214,6 @@ def _where_started(start: Sequence[int], i: int, if_so: Tensor, otherwise: Tenso
     """Row by row, `if_so` where the row's start step is at most i, `otherwise` where it still waits."""
     started = [s <= i for s in start]
     return if_so if all(started) else torch.where(per_row(started, if_so, torch.bool), if_so, otherwise)
-
-
-# Adams-Bashforth weights of the newest, the second newest, ... noise (Eq. 9 of Liu et al. 2022, arXiv 2202.09778).
-WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
 def plms_sample(

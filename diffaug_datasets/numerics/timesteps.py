@@ -1,19 +1,18 @@
-"""Timestep labels and start indices: whole numbers only, so that planning needs no torch.
+"""Timestep labels and start indices, and the scheduler's configuration that decides them: all without torch.
 
 `T` is the number of training timesteps (1000 for Stable Diffusion), `offset` its `steps_offset` (1). `spacing` is how
 labels are laid out on 0..T-1 (Table 2 of Lin et al. 2023, arXiv 2305.08891); each solver has its own default.
 
-The scheduler of a model folder: which of its keys decide images, and what they say, all without torch.
-
-The recipe chooses the solver (`sampler`), so the scheduler's class counts only for what it says of the model: its noise
-levels, its prediction, and which labels it wants visited. Every key is honoured, known to be neutral, or refused.
+The recipe chooses the solver (`sampler`), so the class in a model's scheduler configuration counts only for what it
+says of the model: its noise levels, its prediction, and which labels it wants visited. Every key is honoured, known to
+be neutral, or refused.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -44,7 +43,7 @@ HONOURED = frozenset(
     | {"steps_offset", "set_alpha_to_one", "timestep_spacing"}
 )
 # Key -> the values that change nothing. Any other value changes images in a way that no sampler here follows.
-ONLY: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
         **dict.fromkeys(("clip_sample", "thresholding", "rescale_betas_zero_snr"), (False,)),
         **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), (False,)),
@@ -95,7 +94,7 @@ class Unfit(ValueError):
         self.got, self.expected = got, expected
 
 
-def read_settings(config: Mapping[str, Any]) -> SchedulerSettings:
+def read_settings(config: Mapping[str, object]) -> SchedulerSettings:
     """What a `scheduler_config.json` says; what it leaves open is as diffusers' `DDIMScheduler` has it.
 
     Clipping is off where nothing is said of it, as Stable Diffusion's pipelines have it.
@@ -121,11 +120,11 @@ def read_settings(config: Mapping[str, Any]) -> SchedulerSettings:
         _check_key(key, value)
     if settings.trained_betas and len(settings.trained_betas) != settings.num_train_timesteps:
         got = f"trained_betas of {len(settings.trained_betas)} numbers for {settings.num_train_timesteps} timesteps"
-        raise Unfit(f"has a scheduler with {got}", "one number a timestep")
+        raise Unfit(f"has a scheduler with {got}", "one number per timestep")
     return settings
 
 
-def _check_class(written_by: Any, said: Mapping[str, Any]) -> None:
+def _check_class(written_by: object, said: Mapping[str, object]) -> None:
     if written_by in FEW_STEP:
         raise Unfit(f"is made for a few steps ({written_by})", ORDINARY)
     if "original_inference_steps" in said:
@@ -139,7 +138,7 @@ def _check_class(written_by: Any, said: Mapping[str, Any]) -> None:
         raise Unfit(f"has a scheduler of the class {written_by!r}", f"one of {', '.join(CLASSES)}")
 
 
-def _check_key(key: str, value: Any) -> None:
+def _check_key(key: str, value: object) -> None:
     if key in HONOURED or key in NEUTRAL:
         return
     if key == "rescale_betas_zero_snr" and value is True:
@@ -152,14 +151,14 @@ def _check_key(key: str, value: Any) -> None:
         raise Unfit(f"has a scheduler with {key} {value!r}, {way}", f"{usual} there")
 
 
-def _one_of(said: Mapping[str, Any], key: str, default: str, allowed: tuple[str, ...]) -> str:
+def _one_of(said: Mapping[str, object], key: str, default: str, allowed: tuple[str, ...]) -> str:
     value = said.get(key, default)
     if value not in allowed:
         raise Unfit(f"predicts {value!r}", f"{', '.join(allowed[:-1])} or {allowed[-1]}")
     return str(value)
 
 
-def _beta_rule(said: Mapping[str, Any]) -> str:
+def _beta_rule(said: Mapping[str, object]) -> str:
     rule = said.get("beta_schedule", "linear")
     if rule not in BETA_RULES:
         reason = f"got beta schedule {rule!r}; use {', '.join(map(repr, BETA_RULES[:-1]))} or {BETA_RULES[-1]!r}"
@@ -167,40 +166,40 @@ def _beta_rule(said: Mapping[str, Any]) -> str:
     return str(rule)
 
 
-def _beta(said: Mapping[str, Any], key: str, default: float) -> float:
+def _beta(said: Mapping[str, object], key: str, default: float) -> float:
     value = said.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise Unfit(f"has a scheduler with {key} {value!r}", "a number between 0 and 1")
     return float(value)
 
 
-def _trained_betas(said: Mapping[str, Any]) -> tuple[float, ...] | None:
+def _trained_betas(said: Mapping[str, object]) -> tuple[float, ...] | None:
     betas = said.get("trained_betas")
     if not betas and (betas is None or betas == []):
         return None
-    numbers = isinstance(betas, list) and all(isinstance(b, int | float) and not isinstance(b, bool) for b in betas)
-    if not numbers or not all(0 < beta < 1 for beta in betas):
+    numbers = betas if isinstance(betas, list) else [None]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) and 0 < n < 1 for n in numbers):
         raise Unfit("has a scheduler whose trained_betas make no schedule", "a list of numbers between 0 and 1")
-    return tuple(map(float, betas))
+    return tuple(map(float, numbers))
 
 
-def _whole(said: Mapping[str, Any], key: str, default: int, least: int, most: int) -> int:
+def _whole(said: Mapping[str, object], key: str, default: int, least: int, most: int) -> int:
     value = said.get(key, default)
     if type(value) is not int or not least <= value <= most:
         raise Unfit(f"has a scheduler with {key} {value!r}", f"a whole number from {least} to {most:,}")
     return value
 
 
-def _truth(said: Mapping[str, Any], key: str, default: bool) -> bool:
+def _truth(said: Mapping[str, object], key: str, default: bool) -> bool:
     value = said.get(key, default)
     if not isinstance(value, bool):
         raise Unfit(f"has a scheduler with {key} {value!r}", "true or false")
     return value
 
 
-def _spacing(said: Mapping[str, Any], written_by: Any) -> Spacing | None:
+def _spacing(said: Mapping[str, object], written_by: object) -> Spacing | None:
     value = said.get("timestep_spacing")
-    if value is None or value == CLASSES.get(written_by, "leading"):
+    if value is None or value == CLASSES.get(str(written_by), "leading"):
         return None
     for known in ("leading", "trailing", "linspace"):
         if value == known:

@@ -20,8 +20,15 @@ from diffaug_datasets.core.models import PACKAGED, TINY
 from diffaug_datasets.core.plan import PlanHeader, learned_with
 from diffaug_datasets.core.recipe import SHOTS
 from diffaug_datasets.core.rows import KINDS, column_meanings, published_columns
-from diffaug_datasets.release.attribution import MODELS, bibtex, model_terms, papers_used
-from diffaug_datasets.release.card_metadata import card_text, merged_metadata, parse_card
+from diffaug_datasets.release.card_metadata import (
+    MODELS,
+    bibtex,
+    card_text,
+    merged_metadata,
+    model_terms,
+    papers_used,
+    parse_card,
+)
 from diffaug_datasets.release.contents import SHEET, Contents
 from diffaug_datasets.release.layout import Release
 from diffaug_datasets.release.provenance import (

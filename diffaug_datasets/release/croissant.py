@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.rows import KINDS, column_meanings, published_columns
-from diffaug_datasets.release.attribution import bibtex
+from diffaug_datasets.release.card_metadata import bibtex
 from diffaug_datasets.release.contents import Contents
 from diffaug_datasets.release.layout import PROVENANCE_FILE, RUN_JSON, Release
 from diffaug_datasets.release.provenance import STATUS

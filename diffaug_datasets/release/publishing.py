@@ -1,22 +1,228 @@
-"""Publishing a finished run: gather what goes out, ask every gate, and send it; or say what would be sent."""
+"""Publishing a finished run: gather what goes out, ask every gate, and send it; or say what would be sent.
+
+A gate says in one sentence why a run may not go out, and how to pass it on one's own word. The dearest one compares the
+real images with those of the test split; what it finds is kept in the run folder.
+"""
 
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from diffaug_datasets.core.errors import PublishError
-from diffaug_datasets.core.printable import shown
-from diffaug_datasets.release.card import dataset_card
-from diffaug_datasets.release.contents import Contents, PublishOptions, contents
-from diffaug_datasets.release.gates import GateResult, check_gates, leak_check, refuse
-from diffaug_datasets.release.retry import Retry
-from diffaug_datasets.release.targets import AddressTarget, HubTarget, Published, Target
-from diffaug_datasets.run.store import Run
+import pyarrow as pa
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
 
+from diffaug_datasets.core.errors import DiffAugError, PublishError, shown
+from diffaug_datasets.core.files import write_text
+from diffaug_datasets.core.identity import digest
+from diffaug_datasets.release.card import dataset_card
+from diffaug_datasets.release.card_metadata import UNKNOWN_TERMS, model_terms
+from diffaug_datasets.release.contents import Contents, PublishOptions, contents, local_models
+from diffaug_datasets.release.layout import LeakCheck, open_table, shard_faults
+from diffaug_datasets.release.leakage import VERSION, Features, Lazily, Leak, Vectors, find_leaks
+from diffaug_datasets.release.targets import AddressTarget, HubTarget, Published, Retry, Target
+from diffaug_datasets.run.execute import over_budget, resolve_device
+from diffaug_datasets.run.shards import read_stream
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.sources.real import read_recipe_images
+
+GATES = ("licence", "model-licence", "local-model", "failed-rows", "rows", "test-leak")
+COMPARISON_FILE = "leakage.json"
+MOST_NAMED = 5  # leaks in one sentence
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What a gate found: nothing, or a reason that `allowed` may overrule."""
+
+    gate: str
+    reason: str = ""
+    allowed: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether the release may go out as far as this gate knows."""
+        return not self.reason or self.allowed
+
+
+def check_gates(contents: Contents, options: PublishOptions) -> tuple[GateResult, ...]:
+    """What each of `GATES` says, in that order."""
+    reasons = (
+        _licence(contents, options),
+        _model_licence(contents),
+        _local_model(contents),
+        _failed_rows(contents),
+        next(_rows(contents), ""),
+        _test_leak(contents.run),
+    )
+    allowed = {*options.allow, *(("licence",) if options.with_rights else ())}
+    return tuple(GateResult(gate, reason, gate in allowed) for gate, reason in zip(GATES, reasons, strict=True))
+
+
+def refuse(results: Sequence[GateResult]) -> None:
+    """Raises PublishError with every reason that nobody overruled."""
+    against = [result.reason for result in results if not result.passed]
+    if len(against) > 1:
+        numbered = " ".join(f"({number}) {reason}" for number, reason in enumerate(against, 1))
+        raise PublishError(f"{len(against)} gates say no. {numbered}")
+    if against:
+        raise PublishError(against[0])
+
+
+def _licence(contents: Contents, options: PublishOptions) -> str:
+    facts = contents.facts
+    if facts.redistributable or options.recipe_only:
+        return ""
+    return (
+        f"licence: images of {facts.title} may not be redistributed ({facts.licence}), and these are made from them; "
+        "publish with --recipe-only, or with --i-have-rights where you hold the rights."
+    )
+
+
+def _model_licence(contents: Contents) -> str:
+    backbone = contents.run.plan.header.backbone
+    if model_terms(backbone) != UNKNOWN_TERMS:
+        return ""
+    return (
+        f"model-licence: the terms of {backbone} are not known here; read them, then publish with "
+        "--allow model-licence."
+    )
+
+
+def _local_model(contents: Contents) -> str:
+    keys = local_models(contents.run.recipe)
+    if not keys:
+        return ""
+    return (
+        f"local-model: {' and '.join(keys)} of the recipe name a folder of this machine, so nobody else could make the "
+        "images again; put the model on the Hub and plan with its id, or publish with --allow local-model."
+    )
+
+
+def _failed_rows(contents: Contents) -> str:
+    if trouble := over_budget(contents.run, contents.release):
+        return f"failed-rows: {trouble} Publish with --allow failed-rows if that is meant."
+    if not any(count.kept for count in contents.release.counts):
+        return "failed-rows: no synthetic row was kept; loosen the filters, or publish with --allow failed-rows."
+    return ""
+
+
+def _rows(contents: Contents) -> Iterator[str]:
+    """One schema over all shards, every image there, every label in range, counts as stated."""
+    release, kept = contents.release, 0
+    for item, file in zip(contents.items, release.files, strict=False):
+        table = open_table(item.content, release.file_format)
+        for fault in shard_faults(table, file, release.class_names, release.schema_digest):
+            yield f"rows: {fault}; `diffaug generate {contents.run.folder}` makes it again."
+        kept += table.num_rows if file.origin != "real" else 0
+    stated = sum(count.kept for count in release.counts)
+    if kept != stated and not release.recipe_only:
+        yield f"rows: {kept} synthetic rows lie in the shards, stated are {stated}; assemble the run again."
+
+
+def _test_leak(run: Run) -> str:
+    """'' where no test image is among the real ones, or there is no test split."""
+    try:
+        leaks = compare_test_split(run).leaks
+    except DiffAugError as error:
+        return (
+            f"test-leak: the test split cannot be looked at ({error}); make it reachable, or publish with "
+            "--allow test-leak."
+        )
+    if not leaks:
+        return ""
+    named = "; ".join(str(leak) for leak in leaks[:MOST_NAMED])
+    more = f" and {len(leaks) - MOST_NAMED} more" if len(leaks) > MOST_NAMED else ""
+    count = len({leak.source for leak in leaks})
+    return (
+        f"test-leak: {count} real training images show images of the test split: {named}{more}; take "
+        "them out of the source, or publish with --allow test-leak."
+    )
+
+
+def leak_check(run: Run) -> LeakCheck | None:
+    """What a release says where no test image was found among its sources; none where nothing could be looked at."""
+    try:
+        comparison = compare_test_split(run)
+    except DiffAugError:
+        return None  # the gate says why
+    if comparison.leaks or not comparison.test_images:
+        return None
+    return LeakCheck(test_images=comparison.test_images, embeddings=comparison.encoder is not None)
+
+
+class SplitComparison(BaseModel):
+    """`leakage.json`: how many test images were looked at, and which leaks there are. `key` says of what.
+
+    `encoder`: whose embeddings were compared; none where the recipe names none, or torch is not installed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 2
+    key: str
+    test_images: int
+    encoder: str | None
+    leaks: tuple[Leak, ...]
+
+
+def compare_test_split(run: Run) -> SplitComparison:
+    """The real images compared with those of the test split, from the run folder where that was done before.
+
+    Raises:
+        DiffAugError: the test split or the encoder cannot be read.
+    """
+    header = run.plan.header
+    encoder = run.recipe.scores.encoder if find_spec("torch") and find_spec("transformers") else None
+    named = [header.sources, header.test_sources, header.recipe["builder"], str(run.recipe.source), encoder]
+    key, path = digest([VERSION, *named]), run.folder / COMPARISON_FILE
+    with suppress(OSError, ValueError):  # not there, or damaged: made again
+        known = SplitComparison.model_validate_json(path.read_text(encoding="utf-8"))
+        if known.key == key:
+            return known
+    test = _test_images(run)
+    leaks = find_leaks(_shard_images(run, "real"), test, _encoder_features(run, encoder) if encoder else None)
+    comparison = SplitComparison(key=key, test_images=len(test), encoder=encoder, leaks=tuple(leaks))
+    write_text(path, comparison.model_dump_json(indent=1))
+    return comparison
+
+
+def _test_images(run: Run) -> Mapping[str, bytes]:
+    """Source id -> bytes, from the run where it carries the split, else from the real dataset."""
+    if images := _shard_images(run, "test"):
+        return images
+    real = read_recipe_images(run.recipe, run.recipe.source)
+    place = {source.id: index for index, source in enumerate(real.test.sources if real.test else ())}
+    return Lazily(place, lambda name: real.read("test", place[name]))
+
+
+def _shard_images(run: Run, stem: str) -> Mapping[str, bytes]:
+    """Source id -> encoded bytes of the run's own real shards, `real` or `test`."""
+    cells: dict[str, tuple[pa.ChunkedArray, int]] = {}
+    for shard in run.plan.real_shards():
+        if shard.name.startswith(stem):
+            table = read_stream(str(run.shard_path(shard.name)))
+            images = table.column("image")
+            cells |= {ids[0]: (images, row) for row, ids in enumerate(table.column("source_ids").to_pylist())}
+    return Lazily(cells, lambda name: bytes(cells[name][0][cells[name][1]].as_py()["bytes"]))
+
+
+def _encoder_features(run: Run, name: str) -> Features:
+    """What the recipe's encoder sees, on the GPU where there is one."""
+    from diffaug_datasets.models.encoders import Encoder
+
+    encoder, shape = Encoder.load(name, resolve_device("auto")), run.recipe.batch_size
+
+    def features(images: Iterable[Image.Image]) -> Vectors:
+        """Unit-norm features [n d]."""
+        return encoder.image_features(images, batch_shape=shape).numpy()
+
+    return features
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffaug_datasets.core.errors import PublishError, RunError, SourceError
+from diffaug_datasets.core.errors import PublishError, RunError, SourceError, printable
 from diffaug_datasets.core.files import sha256_file, write_atomically
-from diffaug_datasets.core.printable import printable
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import Ending, Row, column_types
 from diffaug_datasets.release.layout import (

@@ -13,9 +13,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.errors import LOCAL, PublishError, shown, without_secrets
 from diffaug_datasets.core.files import FileDigest, read_text, sha256_file
-from diffaug_datasets.core.printable import LOCAL, shown, without_secrets
 from diffaug_datasets.core.sources import check_key
 from diffaug_datasets.release.layout import (
     PROVENANCE,

@@ -31,7 +31,7 @@ from diffaug_datasets.core.models import ALIASES, TINY
 from diffaug_datasets.core.plan import PlanHeader
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import ROW_SCHEMA, PlanRow
-from diffaug_datasets.release.attribution import UNKNOWN_TERMS, model_terms
+from diffaug_datasets.release.card_metadata import UNKNOWN_TERMS, model_terms
 from diffaug_datasets.release.layout import PART_ROWS, PROVENANCE_FILE, RELEASE_SCHEMA, Release, shard_faults
 from diffaug_datasets.release.provenance import (
     DIGITS,

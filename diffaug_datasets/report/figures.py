@@ -21,7 +21,7 @@ from diffaug_datasets.report.rendering import (
     thumbnail,
     trajectory,
 )
-from diffaug_datasets.report.row_card import Fact
+from diffaug_datasets.report.row import Fact
 from diffaug_datasets.report.run_view import FitState, Picture, RunView, ScannedRow
 
 CONFUSION_CLASSES = 20  # with more, nobody can read the matrix

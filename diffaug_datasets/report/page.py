@@ -19,7 +19,7 @@ from diffaug_datasets.core.method import find_method
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.report import figures
 from diffaug_datasets.report.rendering import Thumbnail, render, thumbnail
-from diffaug_datasets.report.row_card import Fact, RowCard, row_card
+from diffaug_datasets.report.row import Fact, RowCard, row_card
 from diffaug_datasets.report.run_view import RunView, ScannedRow, by_class, sample, some_labels, worst
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import builder_facts
@@ -276,12 +276,12 @@ def dataset_text(view: RunView) -> DatasetText:
 
 
 def protocol_words(name: str) -> str:
-    """`5shot_seed1` as `5 images a class, trial 1`."""
+    """`5shot_seed1` as `5 images per class, trial 1`."""
     protocol = parse_protocol(name)
     ways = f" of {protocol.ways} drawn classes" if protocol.ways else ""
     forms = {
         "full": "all images",
-        "shots": f"{protocol.value} image{'s' if protocol.value > 1 else ''} a class{ways}",
+        "shots": f"{protocol.value} image{'s' if protocol.value > 1 else ''} per class{ways}",
         "long_tail": f"a long tail, {protocol.value} to 1",
         "percent": f"{protocol.value} % of the images",
     }

@@ -13,7 +13,6 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import PlanHeader, Shard
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, row_urn
@@ -245,25 +244,6 @@ def _json_object(text: str) -> Mapping[str, object]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def find_row(run: Run, prefix: str) -> PlanRow:
-    """The planned row, made or real, that a row id or the beginning of one names.
-
-    Raises:
-        RunError: none, or several; names some of them.
-    """
-    wanted = prefix.strip().lower()
-    meant = [row for row in (*run.plan.rows, *run.plan.real) if wanted and row.row_id.startswith(wanted)]
-    exact = [row for row in meant if row.row_id == wanted]
-    if len(exact or meant) == 1:
-        return (exact or meant)[0]
-    if not meant:
-        raise RunError(
-            f"{run.folder}: no row id begins with {prefix!r}; ids are 24 hex digits, such as {run.plan.rows[0].row_id}."
-        )
-    listed = ", ".join(row.row_id for row in meant[:LISTED_ROWS])
-    raise RunError(f"{run.folder}: {len(meant)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
 
 
 def ranked(seed: str, names: Iterable[str]) -> list[str]:

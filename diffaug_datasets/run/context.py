@@ -3,7 +3,6 @@
 Everything is loaded at its first use and then kept; decoded images and tensors of fits are bounded in bytes.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -192,7 +191,7 @@ class WorkContext:
 
     def learn_embeddings(self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize) -> FitFiles:
         """A condition per image; killed and called again, it goes on from its last checkpoint."""
-        from diffaug_datasets.models.image_embeddings import learn_embeddings
+        from diffaug_datasets.models.concepts import learn_embeddings
 
         self._concepts = None
         pixels = (self.backbone.preprocess(self.source(image_of(image)[0]), resize) for image in images)
@@ -281,28 +280,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or "out of memory" in text or "not enough memory" in text
-
-
-def stack(device: str) -> dict[str, str]:
-    """Device kind and versions, the part of a stack that is known without a model; see `run.stacks`."""
-    import diffusers
-    import peft
-    import torch
-    import transformers
-
-    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
-    versions = {m.__name__: str(m.__version__) for m in (torch, diffusers, transformers, peft)}
-    return {"device": kind, **versions}
-
-
-def set_determinism(threads: int) -> None:
-    """Set what must not depend on the environment: CPU threads, deterministic kernels."""
-    import torch
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
 
 
 def sources_in(tables: Sequence[pa.Table]) -> ReadSource:

@@ -15,8 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.core.printable import printable
+from diffaug_datasets.core.errors import RunError, printable
 from diffaug_datasets.run.assembly import finished
 from diffaug_datasets.run.store import Run
 

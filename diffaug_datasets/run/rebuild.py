@@ -1,7 +1,7 @@
 """A finished row made again from its own columns, at its place of the planned batch, and compared with the stored one.
 
 On the stack that made it an image must come out bit for bit. Another stack rounds elsewhere, so there the distance is
-measured and must stay below a tolerance.
+measured and must stay below a tolerance. `release.rebuild` is the same idea, one level up.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +15,10 @@ from diffaug_datasets.core.plan import Batch, Plan
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import Row
 from diffaug_datasets.run.batch import BatchJob
-from diffaug_datasets.run.context import ReadSource, WorkContext, set_determinism, stack
+from diffaug_datasets.run.context import ReadSource, WorkContext
 from diffaug_datasets.run.scores import ImageScores
 from diffaug_datasets.run.shards import made_row
-from diffaug_datasets.run.stacks import Stack, difference, same_stack
+from diffaug_datasets.run.stacks import Stack, difference, same_stack, set_determinism, stack
 from diffaug_datasets.sources.pools import recipe_pool
 
 # Seen between MKL's, ATen's and oneDNN's paths on one CPU (the packaged model in float32, 10 and 25 steps, 40 rows of

@@ -5,10 +5,33 @@ the scores; a unit states those of the networks that it needs. The name of the d
 where no fingerprint is known.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 
 NUMERICS = ("numerics", "numerics_encoder", "numerics_scores")
 Stack = Mapping[str, str]
+
+
+def stack(device: str) -> dict[str, str]:
+    """Device kind and versions, the part of a stack that is known without a model."""
+    import diffusers
+    import peft
+    import torch
+    import transformers
+
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    versions = {m.__name__: str(m.__version__) for m in (torch, diffusers, transformers, peft)}
+    return {"device": kind, **versions}
+
+
+def set_determinism(threads: int) -> None:
+    """Set what must not depend on the environment: CPU threads, deterministic kernels."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def same_stack(one: Stack, other: Stack) -> bool:

@@ -22,11 +22,11 @@ from diffaug_datasets.core.models import find_backbone
 from diffaug_datasets.core.plan import Shard, ShardKind
 from diffaug_datasets.core.rows import FailedRow, Row
 from diffaug_datasets.run.batch import BatchJob
-from diffaug_datasets.run.context import WorkContext, images_in, set_determinism, sources_in, stack
+from diffaug_datasets.run.context import WorkContext, images_in, sources_in
 from diffaug_datasets.run.reuse import WITHOUT_BACKBONE, adoptable, same_images, take_over
 from diffaug_datasets.run.scores import Scorer, measure_quality
 from diffaug_datasets.run.shards import Spool, made_rows
-from diffaug_datasets.run.stacks import NUMERICS, Stack, same_stack
+from diffaug_datasets.run.stacks import NUMERICS, Stack, same_stack, set_determinism, stack
 from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.sources.pools import recipe_pool
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.errors import SourceError, few, shown_name
 from diffaug_datasets.core.images import BadImage
-from diffaug_datasets.core.printable import few, shown_name
 from diffaug_datasets.core.sources import (
     ATTRIBUTION,
     TEXT_DTYPES,
@@ -208,7 +207,9 @@ def _rows(fetch: FolderFetch, name: str) -> Iterator[tuple[int, Row]]:
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                raise SourceError(f"{name}, line {number}: is no JSON object; expected one a line, or remove the file.")
+                raise SourceError(
+                    f"{name}, line {number}: is no JSON object; expected one per line, or remove the file."
+                )
             yield number, row
     else:
         text = fetch.text(name)

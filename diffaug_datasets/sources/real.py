@@ -21,10 +21,9 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from diffaug_datasets.core import memory
-from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.errors import SourceError, few, shown_name
 from diffaug_datasets.core.images import BadImage, check_image, has_long_text, pixels_of, reading_bytes, source_id
 from diffaug_datasets.core.models import local_path, place_of
-from diffaug_datasets.core.printable import few, shown_name
 from diffaug_datasets.core.protocols import Protocol, episode, parse_protocol
 from diffaug_datasets.core.recipe import HUB_KEYS, OnBadImage, Recipe
 from diffaug_datasets.core.sources import (

@@ -133,7 +133,7 @@ def loss_of(model: nn.Module, batch: Batch, alpha_bars: torch.Tensor) -> torch.T
 class Shards:
     """Gradients of equal shares of a batch on one thread each.
 
-    Threads that meet once a step lose far less on shared cores than an OpenMP team that meets in every operator.
+    Threads that meet once per step lose far less on shared cores than an OpenMP team that meets in every operator.
     """
 
     model: nn.Module

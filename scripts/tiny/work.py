@@ -90,7 +90,7 @@ class Average:
 
 @dataclass
 class Progress:
-    """Prints a line every `every` steps: step, mean loss, steps a second and the time left."""
+    """Prints a line every `every` steps: step, mean loss, steps per second and the time left."""
 
     name: str
     total: int

@@ -102,7 +102,7 @@ def test_an_empty_class_folder_is_refused_and_one_image_is_enough(tmp_path):
 
 def test_a_folder_without_classes_is_refused(tmp_path):
     put(tmp_path, "0.png")
-    assert refused(tmp_path) == f"{str(tmp_path)!r}: found no class folder; expected one folder of images a class."
+    assert refused(tmp_path) == f"{str(tmp_path)!r}: found no class folder; expected one folder of images per class."
 
 
 def test_a_test_class_without_training_folder_is_refused(tmp_path):

@@ -21,6 +21,7 @@ from diffaug_datasets.planning.new_run import shipped_recipes
 GROUPS = {
     "Make": ["demo", "cp", "plan", "generate", "build"],
     "Look": ["builders", "methods", "status", "show", "report", "regen", "doctor"],
+    "Evaluate": ["measure", "bench"],
     "Publish": ["publish", "verify", "withdraw"],
     "Expert": ["captions", "fit", "convert"],
 }
@@ -117,7 +118,7 @@ def test_plan_prices_and_writes_a_run_folder(diffaug: Command, tmp_path: Path) -
     said = diffaug("plan", "fashion_5shot_txt2img", "--set", "per_class=3", "--run", tmp_path / "run")
     assert said.code == 0 and said.err == ""
     work = "1,600 U-Net evaluations (100 of them fill batches up), "
-    for part in ("30: 3 a class, 10 classes", "1, in batches of 16", work, "free", "about 0:"):
+    for part in ("30: 3 per class, 10 classes", "1, in batches of 16", work, "free", "about 0:"):
         assert part in said.out
     assert (tmp_path / "run" / "plan.json").exists()
     assert said.out.splitlines()[-1] == f"next: diffaug generate {tmp_path / 'run'}"

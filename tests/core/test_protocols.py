@@ -200,7 +200,7 @@ def test_a_long_tail_larger_than_a_class_warns():
 
 
 def listing(counts, test=None) -> Listing:
-    """So many training images a class, and as many test images a class if asked for."""
+    """So many training images per class, and as many test images per class if asked for."""
     names = tuple(f"class {i}" for i in range(len(counts)))
     train = tuple(Listed(f"{i}/{j}", i) for i, n in enumerate(counts) for j in range(n))
     tests = tuple(Listed(f"test/{i}/{j}", i) for i in range(len(counts)) for j in range(test)) if test else None

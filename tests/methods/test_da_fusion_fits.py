@@ -1,4 +1,4 @@
-"""What DA-Fusion learns, as its plan says: one token a class, by textual inversion, from that class's images alone."""
+"""What DA-Fusion learns, as its plan says: a token per class, by textual inversion, from that class's images alone."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ NAMES = ("heron", "crane", "ibis", "stork")
 
 
 def table(counts: tuple[int, ...]) -> SourceTable:
-    """So many invented images a class, the classes' images taking turns."""
+    """So many invented images per class, the classes' images taking turns."""
     places = sorted((j, i) for i, count in enumerate(counts) for j in range(count))
     sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for j, i in places)
     names = NAMES[: len(counts)]

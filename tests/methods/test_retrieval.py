@@ -41,7 +41,7 @@ def encoded(name: str, places: range) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def pool() -> list[bytes]:
-    """20 images a class."""
+    """20 images per class."""
     return [data for c in range(10) for data in encoded("retrieval", range(500 * c, 500 * c + 20))]
 
 

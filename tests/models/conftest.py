@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 if TYPE_CHECKING:
     from diffaug_datasets.models.backbone import Backbone
 
-CHECKED = ["adapters", "backbone", "concepts", "encoders", "image_embeddings", "pixels", "training"]
+CHECKED = ["adapters", "backbone", "concepts", "encoders", "training"]
 install_import_hook(
     [f"diffaug_datasets.models.{module}" for module in CHECKED],
     # The tower lets an int stand for a float, as mypy does.

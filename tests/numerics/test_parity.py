@@ -116,6 +116,7 @@ def end_ddim_at_one(monkeypatch):
 
 
 def shift_start(monkeypatch):
+    # private: a fault planted where every sampler takes its start
     checked = sampling._checked_start
     monkeypatch.setattr(sampling, "_checked_start", lambda xt, labels, start: checked(xt, labels, start) + 1)
 

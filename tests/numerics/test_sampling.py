@@ -6,9 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffaug_datasets.numerics.guidance import guided
 from diffaug_datasets.numerics.sampling import ddim_invert, ddim_sample, dpm_sample
-from diffaug_datasets.numerics.schedule import Schedule, ddim_inverse_timesteps, ddim_timesteps, dpm_timesteps
+from diffaug_datasets.numerics.schedule import Schedule, ddim_inverse_timesteps, ddim_timesteps, dpm_timesteps, guided
 
 SAMPLERS = [(ddim_sample, ddim_timesteps), (dpm_sample, dpm_timesteps)]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]

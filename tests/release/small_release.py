@@ -6,7 +6,7 @@ from typing import Any
 
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
-from diffaug_datasets.release.retry import Retry
+from diffaug_datasets.release.targets import Retry
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions

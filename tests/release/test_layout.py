@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from test_verify import Shelf
 
 from diffaug_datasets import load
 from diffaug_datasets.core.errors import PublishError
-from diffaug_datasets.methods import genie
+from diffaug_datasets.core.method import discover_methods, find_method
 from diffaug_datasets.run.store import Run
 
 
@@ -75,7 +76,7 @@ def test_a_shard_of_another_schema_is_found(
 def test_another_version_of_the_method_is_said(
     shelf: Shelf, finished: Run, diffaug: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(genie, "VERSION", 2)
+    monkeypatch.setitem(discover_methods(), "genie", replace(find_method("genie"), VERSION=2))
     with pytest.warns(UserWarning, match="its images were made by genie version 1, here is version 2; the rows are"):
         rows = load(shelf.place)
     assert rows.to_dict() == load(finished.folder).to_dict()

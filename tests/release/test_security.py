@@ -18,7 +18,7 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.release.repository import Repository
-from diffaug_datasets.release.retry import Retry
+from diffaug_datasets.release.targets import Retry
 from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"

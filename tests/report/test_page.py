@@ -231,8 +231,8 @@ def test_no_run_is_an_error(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("full", "all images"),
-        ("1shot", "1 image a class"),
-        ("5shot_seed2", "5 images a class, trial 2"),
+        ("1shot", "1 image per class"),
+        ("5shot_seed2", "5 images per class, trial 2"),
         ("lt100", "a long tail, 100 to 1"),
         ("10pct", "10 % of the images"),
     ],

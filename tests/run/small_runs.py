@@ -49,7 +49,7 @@ IMAGE_ALONE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type
 
 @cache
 def small_pool() -> str:
-    """A pool of 30 images a class, as a Parquet file without labels."""
+    """A pool of 30 images per class, as a Parquet file without labels."""
     whole = pq.read_table(Path(diffaug_datasets.__file__).parent / "assets" / "tiny" / "fashion" / "retrieval.parquet")
     chosen = [i for i in range(len(whole)) if i % 500 < 30]
     path = Path(tempfile.mkdtemp(prefix="diffaug-pool-")) / "pool.parquet"
@@ -58,7 +58,7 @@ def small_pool() -> str:
 
 
 def small_recipe(slug: str, **changes: Any) -> Recipe:
-    """A recipe of 2 images a class in few steps; shards of 8 rows in batches of 3, so that the last batch is ragged."""
+    """A recipe of 2 images per class in few steps; shards of 8 rows, batches of 3: the last batch is ragged."""
     small = {"per_class": 2, "batch_size": 3, "shard_rows": 8, "include_test": False, "config": METHODS[slug]}
     pool = {"config": {"pool": small_pool()}} if slug == "retrieval" else {}
     return config_recipe(f"fashion_2shot_{slug}", **merged(merged(small, pool), changes))

@@ -59,7 +59,7 @@ def small_config(name: str) -> dict[str, Any]:
 
 
 def table(counts: Sequence[int] = (3, 2, 4)) -> SourceTable:
-    """So many images a class, with invented ids."""
+    """So many images per class, with invented ids."""
     names = tuple(f"class {i}" for i in range(len(counts)))
     sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i, n in enumerate(counts) for j in range(n))
     return SourceTable("toy", "train", names, names, "bird", sources)

@@ -38,13 +38,13 @@ def frames() -> Iterator[list[str]]:
 
 
 def test_one_worker_in_this_process(diffaug: Command, frames: list[str], tmp_path: Path) -> None:
-    run = small_run(tmp_path / "run", "txt2img", per_class=1)
+    run = small_run(tmp_path / "run", "genie", per_class=1)
     assert diffaug("generate", run.folder, "--workers", 1, "--device", "cpu").code == 0
     check(frames)
 
 
 def test_a_worker_process(diffaug: Command, frames: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = small_run(tmp_path / "run", "txt2img", per_class=1)
+    run = small_run(tmp_path / "run", "genie", per_class=1)
     monkeypatch.setattr(local, "die_with_parent", lambda pipe: None)  # it would end the tests with their parent
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -56,4 +56,4 @@ def test_a_worker_process(diffaug: Command, frames: list[str], tmp_path: Path, m
 
 def check(frames: list[str]) -> None:
     assert frames[-1] == "generate"
-    assert frames.index("BatchJob.make") + 2 <= MOST, frames  # the method is the next
+    assert len(frames) <= MOST, frames

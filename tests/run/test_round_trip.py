@@ -55,7 +55,7 @@ FAST: dict[str, Any] = {
 
 
 def planned(recipe: Recipe) -> Plan:
-    """A plan over invented images, two rows a class."""
+    """A plan over invented images, two rows per class."""
     return draw_plan("toy_full", recipe, TABLE, None, PlanSpec(seed=recipe.seed, per_class=2, **ANY_SPEC))
 
 

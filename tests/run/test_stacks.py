@@ -14,7 +14,7 @@ import torch
 from command_line import Command
 from PIL import Image
 from small_runs import loading, small_run
-from test_faults import executed, load_misbehaving, misbehaving, rows_of, seeds_of
+from test_batch_faults import executed, load_misbehaving, misbehaving, rows_of, seeds_of
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import pixel_sha256

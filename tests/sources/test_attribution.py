@@ -64,7 +64,7 @@ def test_a_csv_file_and_a_byte_order_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("metadata.jsonl", '{"file_name": "a/0.png"}\n{', "metadata.jsonl, line 2: is no JSON object; expected one a"),
+        ("metadata.jsonl", '{"file_name": "a/0.png"}\n{', "metadata.jsonl, line 2: is no JSON object; expected one"),
         ("metadata.jsonl", "[" * 9999, "metadata.jsonl, line 1: is no JSON object"),
         ("metadata.jsonl", '{"file": "a/0.png", "url": "u"}', "line 1: names no image; expected a 'file_name' beside"),
         ("metadata.csv", 'file_name,url\n"' + "x" * 200_000, r"metadata.csv, line \d: is no CSV"),

@@ -8,9 +8,9 @@ from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import check_image, decode_image, encode_image
-from diffaug_datasets.models import pixels
+from diffaug_datasets.models import backbone
+from diffaug_datasets.models.backbone import preprocess
 from diffaug_datasets.models.encoders import Encoder
-from diffaug_datasets.models.pixels import preprocess
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -24,7 +24,7 @@ def test_cropping_first_is_at_most_one_grey_level_off(
 ) -> None:
     image = noise(*size)
     usual = preprocess(image, "crop", *sides)
-    monkeypatch.setattr(pixels, "MOST_PIXELS", 0)
+    monkeypatch.setattr(backbone, "MOST_PIXELS", 0)
     cropped = preprocess(image, "crop", *sides)
     levels = ((usual - cropped).abs() * 127.5).round()
     assert levels.max() <= 1 and (levels > 0).float().mean() < 0.3
@@ -34,14 +34,14 @@ def test_cropping_first_is_at_most_one_grey_level_off(
 @pytest.mark.parametrize("size", [(2, 60_000), (60_000, 2), (1, 65_535)])
 @pytest.mark.parametrize("resize", ["crop", "bilinear", "bicubic", "lanczos"])
 def test_thin_pictures_are_enlarged_in_little_memory(
-    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], resize: pixels.Resize
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], resize: backbone.Resize
 ) -> None:
     called = []
     whole = Image.Image.resize
 
     def watched(image: Image.Image, size: tuple[int, int], *words: object, **named: object) -> Image.Image:
         called.append(size)
-        assert max(size[0] * size[1], size[0] * image.height) <= pixels.MOST_PIXELS  # Pillow narrows or widens first
+        assert max(size[0] * size[1], size[0] * image.height) <= backbone.MOST_PIXELS  # Pillow narrows or widens first
         return whole(image, size, *words, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Image.Image, "resize", watched)

@@ -11,8 +11,8 @@ from command_line import Command
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.planning.catalogue import presets
 
-# Section 3.11: query and prompt, de-duplication, images a class [mem]. Section 3.12: ranges of alpha and lambda, w, the
-# limit of steps, how many images a real one [2nd].
+# Section 3.11: query and prompt, de-duplication, images per class [mem]. Section 3.12: ranges of alpha and lambda, w,
+# the limit of steps, how many images per real image [2nd].
 DEFAULTS = {
     "retrieval": {"query", "prompt", "duplicates"},
     "diffusion_inversion": {"interpolation", "noise", "guidance_scale", "embeddings.steps"},

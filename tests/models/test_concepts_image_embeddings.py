@@ -22,9 +22,9 @@ from torch import Tensor
 import diffaug_datasets
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.learning import EmbeddingConfig
-from diffaug_datasets.models import image_embeddings
+from diffaug_datasets.models import concepts
+from diffaug_datasets.models.concepts import EmbeddingTraining, guided_by_mean, learn_embeddings, perturbed
 from diffaug_datasets.models.denoising import sampled
-from diffaug_datasets.models.image_embeddings import EmbeddingTraining, guided_by_mean, learn_embeddings, perturbed
 
 if TYPE_CHECKING:
     from diffaug_datasets.models.backbone import Backbone
@@ -76,23 +76,23 @@ def test_sampling_is_the_papers(backbone: "Backbone", sd_folder: Path, group: Te
 
 
 def no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = image_embeddings.guided_by_mean
+    rule = concepts.guided_by_mean
     plant = lambda b, cond, mean, scale: rule(b, cond, torch.zeros_like(mean), scale)  # noqa: E731
     monkeypatch.setitem(globals(), "guided_by_mean", plant)
 
 
 def swapped_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = image_embeddings.guided_by_mean
+    rule = concepts.guided_by_mean
     monkeypatch.setitem(globals(), "guided_by_mean", lambda b, cond, mean, scale: rule(b, mean, cond, scale))
 
 
 def other_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = image_embeddings.perturbed
+    rule = concepts.perturbed
     monkeypatch.setitem(globals(), "perturbed", lambda own, k, alpha, noise, lam: rule(k, own, alpha, noise, lam))
 
 
 def unscaled_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = image_embeddings.perturbed
+    rule = concepts.perturbed
     monkeypatch.setitem(globals(), "perturbed", lambda own, k, alpha, noise, lam: rule(own, k, alpha, noise, 2 * lam))
 
 
@@ -189,7 +189,7 @@ torch.set_num_threads(1)
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.learning import EmbeddingConfig
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.image_embeddings import learn_embeddings
+from diffaug_datasets.models.concepts import learn_embeddings
 
 def kill(step, total, loss):
     if step == int(sys.argv[3]):

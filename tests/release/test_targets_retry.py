@@ -13,7 +13,7 @@ from small_release import Waits
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.publishing import publish
-from diffaug_datasets.release.retry import Retry, retry_after
+from diffaug_datasets.release.targets import Retry, retry_after
 from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"

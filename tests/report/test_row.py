@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.report.row_sheet import show
+from diffaug_datasets.report.row import show
 
 
 def test_text_tells_prompts_draws_measurements_scores_and_sources(make_run) -> None:

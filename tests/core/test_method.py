@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from diffaug_datasets.core.method import MethodConfig, find_method
-from diffaug_datasets.core.method_facts import cost, method_facts
+from diffaug_datasets.core.method import MethodConfig, cost, find_method, method_facts
 
 
 class Demanding(MethodConfig):
@@ -19,7 +18,7 @@ class Demanding(MethodConfig):
     ("name", "expected"), [("genie", "80"), ("genie_ada", "350"), ("diffusion_inversion", "200"), ("retrieval", "0")]
 )
 def test_cost_is_that_of_the_specification(name: str, expected: str) -> None:
-    """Section 13, two rows a step with guidance; Diffusion Inversion by DDIM."""
+    """Section 13, two rows per step with guidance; Diffusion Inversion by DDIM."""
     assert cost(find_method(name)) == expected
 
 

@@ -15,8 +15,9 @@ from command_line import Command
 from safetensors.torch import load_file, save_file
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.models import adapters
-from diffaug_datasets.models.adapters import load_concepts, read_released
+from diffaug_datasets.models import released
+from diffaug_datasets.models.adapters import load_concepts
+from diffaug_datasets.models.released import read_released
 
 WIDTH = sd_tiny.WIDTH
 
@@ -140,8 +141,9 @@ def test_a_parameter_dict_is_no_door_for_code(tmp_path: Path, diffaug: Command) 
         said = diffaug("convert", saved(tmp_path, content), tmp_path / "out")
         assert "system beside tensors, which might run code, so it is not opened" in said.sentence
         assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
-    found = adapters._unpickled(saved(tmp_path, {"string_to_param": parameters({"*": TWO})}))
-    assert type(found["string_to_param"]) is adapters.Parameters
+    # private: what is read is seen before it is made into tokens
+    found = released._unpickled(saved(tmp_path, {"string_to_param": parameters({"*": TWO})}))
+    assert type(found["string_to_param"]) is released.Parameters
 
 
 @pytest.mark.parametrize(("words", "token"), [((), "<bird-species>"), (("--token", "<sparrow>"), "<sparrow>")])
@@ -235,7 +237,7 @@ def test_damaged_files_and_bombs_are_refused(tmp_path: Path, monkeypatch: pytest
     bomb = tmp_path / "bomb.bin"
     bomb.write_bytes(squeezed(whole))
     assert bomb.stat().st_size < 2**15
-    monkeypatch.setattr(adapters, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(released, "MOST_BYTES", 2**20)
     with pytest.raises(BackboneError, match=r"unpacks to 4,19\d,\d+ bytes, expected at most 1,048,576"):
         read_released(bomb)
 

@@ -6,8 +6,7 @@ import unicodedata
 
 import pytest
 
-from diffaug_datasets.core.errors import PublishError
-from diffaug_datasets.core.printable import printable, secrets, shown, without_secrets
+from diffaug_datasets.core.errors import PublishError, printable, secrets, shown, without_secrets
 
 SHOWN = {
     "vault://user:hunter2@host/share?sig=SECRETSAS": "vault://host/share",

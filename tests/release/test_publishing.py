@@ -119,8 +119,8 @@ def test_all_gates_that_object_are_named_at_once(
 ) -> None:
     """With the way past each; one by one they are overruled, and the last one still stands."""
     run = emptied(copied())
-    monkeypatch.setattr("diffaug_datasets.release.gates.local_models", lambda recipe: ["backbone.id"])
-    monkeypatch.setattr("diffaug_datasets.release.attribution.MODELS", {})
+    monkeypatch.setattr("diffaug_datasets.release.publishing.local_models", lambda recipe: ["backbone.id"])
+    monkeypatch.setattr("diffaug_datasets.release.card_metadata.MODELS", {})
     ways = {
         "licence: ": "--i-have-rights",
         "model-licence: ": "--allow model-licence",

@@ -1,4 +1,4 @@
-"""The dtype that steps compute in, and one number a row."""
+"""The dtype that steps compute in, and one number per row."""
 
 import pytest
 import torch

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.evaluate.lines import Labelled, shares
+from diffaug_datasets.evaluate.bench import Labelled, shares
 from diffaug_datasets.train.mixing import Replacer, Rows
 
 REAL = ([0, 0, 0, 1, 1, 2], [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]])

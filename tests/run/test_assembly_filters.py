@@ -119,9 +119,7 @@ def test_the_caption_probability_is_a_softmax_over_two_texts(worker: Worker, mad
     assert set(dropped(rows, [rule])) == {worst}
 
 
-def test_scores_without_probabilities_are_written_as_before() -> None:
-    assert Scores(encoder="tiny").model_dump() == {"encoder": "tiny", "judge": None}
-    assert ZERO_SHOT[0].model_dump()["probability"] is True
+def test_texts_are_compared_by_an_encoder_and_differ() -> None:
     for scores, told in (
         ({"probability": True}, "probability compares images with class prompts"),
         ({"captions": ["a bird", "no bird"]}, "captions compares images with texts"),
@@ -202,12 +200,6 @@ def test_a_share_of_the_lowest_is_dropped() -> None:
     after = [Filter(column="clip_score", minimum=0.15), Filter(column="clip_score", lowest=0.25)]
     assert dropped(rows, after).keys() == {"01", "04", "03", "00"}
     assert '"lowest":0.25' in dropped(rows, after)["03"]
-
-
-def test_a_filter_without_a_share_is_written_as_before() -> None:
-    old = {"column": "clip_margin", "minimum": 0.0, "maximum": None, "equals_label": False, "min_keep": 1}
-    assert Filter(column="clip_margin", minimum=0.0, min_keep=1).model_dump() == old
-    assert Filter(column="clip_margin", lowest=0.1).model_dump()["lowest"] == 0.1
 
 
 def test_the_class_rule_needs_an_encoder() -> None:

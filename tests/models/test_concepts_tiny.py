@@ -1,4 +1,4 @@
-"""The embedded default really learns: five images a class lower the loss on images that it has never seen."""
+"""The embedded default really learns: five images per class lower the loss on images that it has never seen."""
 
 import io
 from collections import Counter

@@ -48,6 +48,7 @@ def workers_of(source: MixedStream, workers: int = WORKERS) -> Iterator[list[str
     shares = []
     for number in range(workers):
         with pytest.MonkeyPatch.context() as patch:
+            # private: torch tells a worker its number only inside its own process
             patch.setattr("diffaug_datasets.train.mixing._worker", lambda number=number: (number, workers))
             twin = MixedStream(
                 source.mixed, batch_size=source.batch_size, rank=source.rank, world_size=source.world_size

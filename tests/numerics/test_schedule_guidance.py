@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffaug_datasets.numerics.guidance import eps_from_v, eps_from_x0, guided
+from diffaug_datasets.numerics.schedule import eps_from_v, eps_from_x0, guided
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
