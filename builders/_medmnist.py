@@ -21,9 +21,9 @@ def saved_listing(folder: Path, name: str, class_names: Sequence[str]) -> Listin
     """
     places = [path for path in (folder, *sorted(folder.glob(f"{name}*"))) if path.is_dir() and _images(path)]
     if len(places) > 1:
-        found = " and ".join(path.name for path in places)
+        folders = " and ".join(path.name for path in places)
         raise SourceError(
-            f"{name}: found images in {found}, expected them in one of these; name that one as the source."
+            f"{name}: found images in {folders}, expected them in one of these; name that one as the source."
         )
     if not places:
         if arrays := sorted(path.name for path in folder.glob(f"{name}*.npz")):

@@ -31,8 +31,8 @@ def prompt_name(label: str) -> str:
 def read(folder: Path) -> Listing | None:
     """001.ak47/ and so on, in `folder` or in 256_ObjectCategories/ below it; only the .jpg files right inside count."""
     place = "256_ObjectCategories/" if (folder / "256_ObjectCategories").is_dir() else ""
-    found = sorted(path.name for path in (folder / place).iterdir() if re.fullmatch(r"\d{3}\..+", path.name))
-    names = tuple(name for name in found if name != CLUTTER)
+    folders = sorted(path.name for path in (folder / place).iterdir() if re.fullmatch(r"\d{3}\..+", path.name))
+    names = tuple(name for name in folders if name != CLUTTER)
     if not names:
         return None
     images = [sorted(path.name for path in (folder / place / name).glob("*.jpg")) for name in names]

@@ -201,9 +201,9 @@ def _checked_classes(folder: Path, above: _Folder, classes: list[_Folder], passe
     if empty := next((item for item in classes if not item.count), None):
         kinds = ", ".join(SUFFIXES[:5])
         unread = "; ".join(passed.texts()) if passed.unread else ""
-        found = f" that is read (left out: {unread})" if unread else ""
+        hint = f" that is read (left out: {unread})" if unread else ""
         raise SourceError(
-            f"{_at(folder / empty.place)}: the class has no image{found}; add one ({kinds}, ...) or remove the folder."
+            f"{_at(folder / empty.place)}: the class has no image{hint}; add one ({kinds}, ...) or remove the folder."
         )
     return sorted(classes, key=lambda item: (item.name, item.place))
 
@@ -259,8 +259,8 @@ def _tree(root: Path, passed: _Passed) -> _Folder:
     while waiting:
         folder = waiting.pop()
         try:
-            with os.scandir(root / folder.place) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(root / folder.place) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
             raise SourceError(
                 f"{_at(root / folder.place)}: cannot be read ({error.strerror}); check the folder and its rights."

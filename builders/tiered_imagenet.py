@@ -38,9 +38,9 @@ def read(folder: Path) -> Listing | None:
     names = tuple(sorted(p.name for p in place.iterdir() if _is_class(p.name))) if place.is_dir() else ()
     if not names:
         return None
-    found = [sorted(p.name for p in (place / name).iterdir() if p.suffix.lower() in IMAGES) for name in names]
+    images = [sorted(p.name for p in (place / name).iterdir() if p.suffix.lower() in IMAGES) for name in names]
     return Listing(
-        names, tuple(Listed(f"test/{names[i]}/{file}", i) for i, group in enumerate(found) for file in group)
+        names, tuple(Listed(f"test/{names[i]}/{file}", i) for i, group in enumerate(images) for file in group)
     )
 
 

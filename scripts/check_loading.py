@@ -67,7 +67,7 @@ def expected(folder: Path) -> str:
 
 
 def main() -> int:
-    """Publish once a format, load with every interpreter in every way."""
+    """Publish once per format, load with every interpreter in every way."""
     from hub.clients import loopback_hub
     from small_release import made
 

@@ -170,7 +170,7 @@ def main() -> None:
         call(*plan, Path(folder, "first"))
         run = Run.open(Path(folder, "first"))
         frames: list[str] = []
-        with frames_to(run.recipe.module.generate.__code__, frames):
+        with frames_to(run.recipe.method_definition.generate.__code__, frames):
             call("generate", run.folder, "--workers", 1, "--device", "cpu")
         print(f"from main() to generate: {len(frames)} frames")
         print("".join(f"  {frame}\n" for frame in frames))

@@ -2,8 +2,8 @@
 
     python scripts/draw_layers.py [--check]
 
-A box is a layer of the contract; packages of one layer, share it. Each package stands
-with the first sentence of its docstring. Standard library only; the colours follow the reader's light or dark scheme.
+A box is a layer of the contract; packages of one layer share it. Each package stands with the first sentence of its
+docstring. Standard library only; the colours follow the reader's light or dark scheme.
 """
 
 import ast

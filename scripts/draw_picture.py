@@ -1,7 +1,7 @@
 """Draw the pictures of the documents from finished runs.
 
-python scripts/draw_picture.py runs/fashion_* --out docs/fashion.png      a column a class, a line of real images and
-                                                                          one per run (the README's)
+python scripts/draw_picture.py runs/fashion_* --out docs/fashion.png      a column per class: a line of real images
+                                                                          and one per run (the README's)
 python scripts/draw_picture.py RUN --judged --out doubted.png             a line per class: real images, then made ones,
                                                                           framed where the judge sees another class
 """
@@ -29,11 +29,13 @@ def firsts(rows: Dataset, origin: str) -> dict[int, Image.Image]:
 
 
 def draw(folders: list[Path]) -> Image.Image:
-    """A column a class, a line per run; images are enlarged without smoothing."""
+    """A column per class, a line per run; images are enlarged without smoothing."""
     rows = [load(folder) for folder in folders]
     names = rows[0].features["label"].names
     lines = {"real": firsts(rows[0], "real")}
-    lines |= {Run.open(f).recipe.module.TITLE: firsts(r, "generated") for f, r in zip(folders, rows, strict=True)}
+    lines |= {
+        Run.open(f).recipe.method_definition.TITLE: firsts(r, "generated") for f, r in zip(folders, rows, strict=True)
+    }
     sheet, pen = paper(len(names), len(lines), TOP)
     for i, name in enumerate(names):
         pen.text((LEFT + i * (TILE + GAP), 7), name, fill=SOFT, font=ImageFont.load_default(11))

@@ -80,8 +80,8 @@ def import_lines(tree: ast.Module) -> int:
 
 def parameters(function: Function) -> int:
     """Parameters of a function, `self` and `cls` left out."""
-    told = function.args
-    names = [argument.arg for argument in (*told.posonlyargs, *told.args, *told.kwonlyargs)]
+    arguments = function.args
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
     return len([name for name in names if name not in ("self", "cls")])
 
 

@@ -10,8 +10,8 @@
   half synthetic.
 
 GeNIe-Ada judges its levels with the classifier that it is meant to improve, the one trained on the 5-shot images alone.
-Everything lies in --work and is taken up again where it stopped; a contact sheet a method is there for the eye: a line
-a class, its real images first, row ids beneath. Commit none of it: the photographs are for research alone.
+Everything lies in --work and is taken up again where it stopped; a contact sheet per method is there for the eye: a
+line per class, its real images first, row ids beneath. Commit none of it: the photographs are for research alone.
 """
 
 import argparse

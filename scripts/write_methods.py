@@ -73,7 +73,7 @@ def filtered() -> Iterator[str]:
     for path in sorted(RECIPES.glob("*_filter.yaml")):
         recipe = Recipe.from_yaml(path)
         rule = "; ".join(_rule(one, recipe) for one in recipe.filters)
-        made_of = replace(method_facts(recipe.module), filter=rule)
+        made_of = replace(method_facts(recipe.method_definition), filter=rule)
         yield family_line(path.stem, made_of, f"{recipe.per_class} per class")
 
 

@@ -152,7 +152,7 @@ def test_the_dataset_file_is_a_builder(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_the_architecture_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     places = re.findall(
-        r"`((?:core|numerics|models|methods|sources|run|planning|release|report|train|cli)/[\w./]+)`", text
+        r"`((?:core|numerics|models|methods|sources|run|planning|release|evaluate|report|train|cli)/[\w./]+)`", text
     )
     assert len(places) > 15
     for place in places:

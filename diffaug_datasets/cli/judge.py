@@ -11,9 +11,9 @@ from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.evaluate.bench import Answer, Suite, bench
 from diffaug_datasets.evaluate.measure import Measure, Measured, measure
-from diffaug_datasets.evaluate.table import Row, table
+from diffaug_datasets.evaluate.table import TableRow, table
 
-# Name of a measure -> its title, and what better means: up, down, or neither (compare it with the floor).
+# Name of a measure -> its title, and where better lies: up, down, or neither (compare it with the floor).
 TITLES = {
     "frechet": "Frechet distance (down)",
     "precision": "precision (up)",
@@ -21,11 +21,11 @@ TITLES = {
     "density": "density (up)",
     "coverage": "coverage (up)",
     "kernel": "kernel distance (down)",
-    "two_sample_accuracy": "told from real by a linear classifier (.5 = not)",
-    "vendi": "Vendi score: different images",
+    "two_sample_accuracy": "linear classifier, synthetic or real (.5 = cannot tell)",
+    "vendi": "Vendi score: effective number of images",
     "mean_pairwise_distance": "mean distance of pairs",
-    "authenticity": "farther from a real image than that from its nearest (up)",
-    "memorisation_ratio": "distance to a real image / that one's to its nearest",
+    "authenticity": "authenticity: farther from real than real from real (up)",
+    "memorisation_ratio": "distance to the nearest real / of that to its nearest",
     "exact_copies": "exact copies of real images (0)",
     "clip_score": "CLIP score (up)",
     "clip_margin": "CLIP margin to the next class (up)",
@@ -44,36 +44,51 @@ def run_measure(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure every set with every encoder and print what was found."""
-    from diffaug_datasets.models.encoders import Encoder
+    """Measure every set with every encoder and print the numbers.
 
-    found: list[Measured] = []
+    Raises:
+        DiffAugError: a set or an encoder cannot be had, or an option is not for these sets.
+    """
+    from diffaug_datasets.models.encoders import Encoder
+    from diffaug_datasets.run.execute import resolve_device
+
+    _check_options(sets, config, with_real)
+    everything: list[Measured] = []
     for name in encoders:
-        encoder = Encoder.load(name, device)
+        encoder = Encoder.load(name, resolve_device(device))
         for where in sets:
             with waiting(f"measuring {where}"):
-                found.append(measure(where, encoder, config=config, with_real=with_real, by_class=by_class or as_json))
+                measured = measure(where, encoder, config=config, with_real=with_real, by_class=by_class or as_json)
+            everything.append(measured)
             if not as_json:
-                _say_measured(found[-1], by_class)
+                _say_measured(measured, by_class)
     if as_json:
-        say_json([one.json() for one in found])
+        say_json([measured.json() for measured in everything])
 
 
-def _say_measured(found: Measured, by_class: bool) -> None:
+def _check_options(sets: Sequence[str], config: str | None, with_real: str | None) -> None:
+    """Raises RecipeError where options of published sets are given and all sets are run folders."""
+    if all((Path(where) / "plan.json").is_file() for where in sets):
+        given = {"--config": config, "--with-real": with_real}
+        if unused := next((name for name, value in given.items() if value is not None), None):
+            raise RecipeError(f"{unused}: is for published sets, and {sets[0]} is a run folder; leave it out.")
+
+
+def _say_measured(measured: Measured, by_class: bool) -> None:
     say_facts(
         {
-            "set": found.where,
-            "images": f"{found.synthetic:,} synthetic beside {found.reference}",
-            "encoder": found.encoder,
+            "set": measured.where,
+            "images": f"{measured.synthetic:,} synthetic beside {measured.reference}",
+            "encoder": measured.encoder,
         }
     )
     say()
-    shown = [m for m in found.measures if m.of is None]
+    shown = [m for m in measured.measures if m.of is None]
     head = ("measure", "value", "95 % interval", "real beside real at the same n")
     say_table(head, [(TITLES[m.name], *_cells(m)) for m in shown])
     say()
     if by_class:
-        shown = [m for m in found.measures if m.of is not None and m.value is not None]
+        shown = [m for m in measured.measures if m.of is not None and m.value is not None]
         say_table(("class", *head), [(str(m.of), TITLES[m.name], *_cells(m)) for m in shown])
         say()
 
@@ -116,15 +131,15 @@ def run_bench(
     """Judge sets by classifiers on frozen features; print the table, and write it beside the cells.
 
     Raises:
-        RecipeError: no set is given.
+        DiffAugError: a set or an encoder cannot be had, an option is not for these sets, or the folder is read-only.
     """
     from diffaug_datasets.models.encoders import Encoder
+    from diffaug_datasets.run.execute import resolve_device
 
-    if not sets:
-        raise RecipeError("bench: got no set, expected run folders or published sets; `diffaug plan` makes a run.")
+    _check_options(sets, config, with_real)
     answers = []
     for name in encoders:
-        encoder = Encoder.load(name, device)
+        encoder = Encoder.load(name, resolve_device(device))
         with waiting(f"training on {len(sets)} sets with {encoder.name}"):
             answers.append(bench(sets, encoder, folder / "cells", suite, config=config, with_real=with_real))
     rows = [row for answer in answers for row in table(answer)]
@@ -135,7 +150,8 @@ def run_bench(
         return
     _say_leaks(answers[0])
     draws = len(answers[0].draws)
-    say(f"{draws} draw{'s' * (draws > 1)} of the real images, {_test_images(answers[0])} test images")
+    test_images = max(len(result.correct) for result in answers[0].results)
+    say(f"{draws} draw{'s' * (draws > 1)} of the real images, {test_images:,} test images")
     for encoder_name, classifier, setting in dict.fromkeys((r.encoder, r.classifier, r.setting) for r in rows):
         say(f"\n{classifier} on {encoder_name} ({setting})")
         chosen = [r for r in rows if (r.encoder, r.classifier, r.setting) == (encoder_name, classifier, setting)]
@@ -154,11 +170,7 @@ def _say_leaks(answer: Answer) -> None:
             )
 
 
-def _test_images(answer: Answer) -> str:
-    return f"{max(len(result.correct) for result in answer.results):,}"
-
-
-def _bench_cells(row: Row) -> tuple[str, str, str, str, str]:
+def _bench_cells(row: TableRow) -> tuple[str, str, str, str, str]:
     spread = f" +- {100 * row.deviation:.1f}" if row.deviation is not None else ""
     gain = ""
     if row.gain is not None:
@@ -166,7 +178,7 @@ def _bench_cells(row: Row) -> tuple[str, str, str, str, str]:
     return row.line, f"{100 * row.accuracy:.1f}{spread}", gain, row.verdict, f"{row.images:,}"
 
 
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+def _write_csv(path: Path, rows: Sequence[TableRow]) -> None:
     flat = [row.flat() for row in rows]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(flat[0]))

@@ -272,42 +272,15 @@ def make_report(folders: Sequence[Path], out: Path | None) -> None:
 # One row made again
 
 
-def rebuild_row(folder: Path, prefix: str, out: Path | None, device: str, as_json: bool) -> int:
-    """Make one row again; the exit codes are those of `say_closeness`."""
-    from diffaug_datasets.run.context import sources_in
+def run_regen(folder: Path, prefix: str, out: Path | None, device: str, as_json: bool) -> int:
+    """Make one row of a run again; the exit codes are those of `say_closeness`."""
     from diffaug_datasets.run.execute import resolve_device
-    from diffaug_datasets.run.rebuild import Regenerator, closeness
+    from diffaug_datasets.run.rebuild import rebuild_row
 
-    run = Run.open(folder)
-    columns, image, stack = finished_row(run, prefix)
-    tables = [run.table(shard) for shard in run.plan.real_shards() if shard.kind == "real"]
-    fits, device = run.folder / "fits", resolve_device(device)
-    regenerate = Regenerator(run.recipe, run.plan, fits, sources_in(tables), device=device)
-    made = regenerate(columns)
+    made, measured = rebuild_row(Run.open(folder), prefix, resolve_device(device))
     if out is not None:
         write_image(out, made.data)
-    row_id, stored = str(columns["row_id"]), str(columns["pixel_sha256"])
-    return say_closeness(closeness(row_id, stored, made, [stack], regenerate, lambda: image), as_json)
-
-
-def finished_row(run: Run, prefix: str) -> tuple[dict[str, object], bytes, dict[str, str]]:
-    """The columns of a finished generated row without its image, that image, and the stack that made it.
-
-    Raises:
-        RunError: no row or several begin so, it is a real one, it failed, or it is not made yet.
-    """
-    row_id = run.row(prefix).row_id
-    shard = next((shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows)), None)
-    if shard is None:
-        raise RunError(f"row {row_id}: is a real image, which nothing made; name a generated row.")
-    receipt = run.receipt(shard.name)
-    if receipt is None:
-        raise RunError(f"row {row_id}: not made yet; `diffaug generate {run.folder}` makes it.")
-    if failed := next((row for row in receipt.failed if row.row_id == row_id), None):
-        raise RunError(f"row {row_id}: has no image; it failed after {failed.attempts} attempts ({failed.reason}).")
-    table = run.table(shard)
-    columns = table.slice(table.column("row_id").to_pylist().index(row_id), 1).to_pylist()[0]
-    return columns, bytes(columns.pop("image")["bytes"]), receipt.stack
+    return say_closeness(measured, as_json)
 
 
 def say_closeness(closeness: "Closeness", as_json: bool) -> int:

@@ -172,7 +172,7 @@ def source_lines(drawn: PricedPlan) -> Mapping[str, str]:
 
 def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({})) -> None:
     """The price as a short table; `source`: lines on the real images that stand above it."""
-    per_class = sorted(price.images_a_class.values())
+    per_class = sorted(price.images_per_class.values())
     span = str(per_class[0]) if per_class[0] == per_class[-1] else f"{per_class[0]} to {per_class[-1]}"
     memory_free = "free memory unknown" if price.memory_free is None else f"{decimal(price.memory_free)} free"
     say(f"{price.name}, plan {price.plan_id[:16]}")
@@ -186,7 +186,7 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({})) 
             "  work": _work(price),
             "  time": _time(price),
             "  disk": f"{decimal(price.bytes_needed)} needed, {decimal(price.bytes_free)} free",
-            "  memory": f"{decimal(price.memory_a_worker)} per worker, {decimal(price.memory_to_plan)} to plan, "
+            "  memory": f"{decimal(price.memory_per_worker)} per worker, {decimal(price.memory_to_plan)} to plan, "
             f"{memory_free}",
         }
     )
@@ -197,7 +197,7 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({})) 
 def _work(price: Price) -> str:
     idle = f" ({price.idle:,} of them fill batches up)" if price.idle else ""
     fits = f" and {price.fit_evaluations:,} for the fits" if price.fit_evaluations else ""
-    flop = price.flop_a_evaluation
+    flop = price.flop_per_evaluation
     each = f"{flop / 1e9:,.0f} GFLOP" if flop >= 1e9 else f"{flop / 1e6:,.0f} MFLOP"
     assumed = "" if price.weights_here else " (weights not here: Stable Diffusion 1.5 assumed)"
     return f"{price.evaluations:,} U-Net evaluations{idle}{fits}, {each} each{assumed}"
@@ -217,8 +217,8 @@ def run_fits(folder: Path, workers: int, options: WorkerOptions) -> None:
     """Make the fits of a run and stop."""
     run = Run.open(folder)
     _announce(run, options.fits_from, f"{len(run.plan.fits)} fits, for {len(run.plan.rows)} images later")
-    with shown_on(sys.stdout, run) as tick:
-        execute(run, replace(options, only_fits=True), workers, tick)
+    with shown_on(sys.stdout, run) as on_progress:
+        execute(run, replace(options, only_fits=True), workers, on_progress)
     if leads():
         say(f"{folder}: all fits are there; next: diffaug generate {folder}")
 
@@ -332,7 +332,7 @@ def run_demo(folder: Path, short: bool) -> None:
 
 def _demo_run(wanted: DemoRun, parent: Path, number: str) -> Run:
     drawn = price_plan(config_recipe(wanted.config, **wanted.changes), parent=parent)
-    say(f"{number} {wanted.config}: {drawn.prepared.recipe.module.TITLE}")
+    say(f"{number} {wanted.config}: {drawn.prepared.recipe.method_definition.TITLE}")
     print_price(drawn.price)
     run = drawn.write()
     workers = 0 if drawn.price.rows > ONE_WORKER_ROWS else 1

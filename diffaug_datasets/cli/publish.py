@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from diffaug_datasets.cli.look import say_closeness
+from diffaug_datasets.cli.look import say_closeness, write_image
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.card import quoted
@@ -109,25 +109,28 @@ def _say_preview(upload: UploadPreview) -> None:
 
 
 @dataclass(frozen=True)
-class Where:
-    """A config of a published set, and the real images and the model where it does not carry them."""
+class PublishedSet:
+    """A config of the set published at a place, and one's own real images and model where it does not carry them.
+
+    `device`: where its rows are made again.
+    """
 
     place: str
     config: str | None
     revision: str | None
     source: str | None
     device: str
-    backbone: str | None = None
+    backbone: str | None
 
 
-def run_verify(where: Where, sample: int, as_json: bool) -> int:
+def run_verify(published: PublishedSet, sample: int, as_json: bool) -> int:
     """Print every check; 1 where something is wrong, 3 where nothing is and the rows asked for could not be checked."""
-    told = asdict(where)
-    found = verify(told.pop("place"), sample=sample, **told, progress=None if as_json else _say_check)
-    is_blind = any(check.name == SAMPLE and check.outcome == UNKNOWN for check in found.checks)
+    options = asdict(published)
+    verified = verify(options.pop("place"), sample=sample, **options, progress=None if as_json else _say_check)
+    is_blind = any(check.name == SAMPLE and check.outcome == UNKNOWN for check in verified.checks)
     if as_json:
-        say_json({"passed": found.passed, "checks": [asdict(check) for check in found.checks]})
-    return 1 if not found.passed else 3 if is_blind else 0
+        say_json({"passed": verified.passed, "checks": [asdict(check) for check in verified.checks]})
+    return 1 if not verified.passed else 3 if is_blind else 0
 
 
 def _say_check(so_far: Verification) -> None:
@@ -138,12 +141,10 @@ def _say_check(so_far: Verification) -> None:
     say(f"  {check.name}: {check.outcome}{':' if check.outcome == UNKNOWN else ','} {check.told}")
 
 
-def rebuild_published(where: Where, prefix: str, out: Path | None, as_json: bool) -> int:
+def rebuild_published(published: PublishedSet, prefix: str, out: Path | None, as_json: bool) -> int:
     """Make one row again; the exit codes are those of `say_closeness`."""
-    from diffaug_datasets.cli.look import write_image
-
-    asked = asdict(where)
-    with Rebuilder.open(asked.pop("place"), **asked) as rebuilder:
+    options = asdict(published)
+    with Rebuilder.open(options.pop("place"), **options) as rebuilder:
         made, measured = rebuilder.rebuild(rebuilder.row(prefix))
         if difference := difference_of_form(rebuilder.release):
             note(f"{rebuilder.repository.where}: {difference}")

@@ -267,18 +267,17 @@ def regen(
     """
     folder = Path(run)
     if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
-        from diffaug_datasets.cli.look import rebuild_row
+        from diffaug_datasets.cli.look import run_regen
 
         given = {"--config": config, "--revision": revision, "--source": source, "--backbone": backbone}
         if unused := next((name for name, value in given.items() if value is not None), None):
             raise RunError(f"{unused}: is for published sets; {run} is a run folder and has its own, so leave it out.")
-        raise typer.Exit(rebuild_row(folder, row, out, device, json))
-    from diffaug_datasets.cli.publish import Where, rebuild_published
+        raise typer.Exit(run_regen(folder, row, out, device, json))
+    from diffaug_datasets.cli.publish import PublishedSet, rebuild_published
     from diffaug_datasets.run.execute import resolve_device
 
-    raise typer.Exit(
-        rebuild_published(Where(run, config, revision, source, resolve_device(device), backbone), row, out, json)
-    )
+    published = PublishedSet(run, config, revision, source, resolve_device(device), backbone)
+    raise typer.Exit(rebuild_published(published, row, out, json))
 
 
 @app.command(rich_help_panel=LOOK)
@@ -379,10 +378,10 @@ def verify(
     a source or a version is not here). Exit code 0 where nothing is wrong, 1 where something is, 3 where nothing is and
     not one row of --sample could be checked.
     """
-    from diffaug_datasets.cli.publish import Where, run_verify
+    from diffaug_datasets.cli.publish import PublishedSet, run_verify
 
-    where = Where(place, config, revision, source, device, backbone)
-    raise typer.Exit(run_verify(where, sample, json))
+    published = PublishedSet(place, config, revision, source, device, backbone)
+    raise typer.Exit(run_verify(published, sample, json))
 
 
 @app.command(rich_help_panel=PUBLISH)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from urllib.parse import unquote, unquote_plus
 
 LOCAL = ("file://", "local://")  # what stands behind is a path and nothing else
-CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")  # `container@account`: who stands before @ is no user there
+CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")  # `container@account`: what stands before @ is no user
 PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/{1,2})(.*)", re.S)  # `Path` makes one slash of the two
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/\S+")
 CHAINED = re.compile(r"::(?=(?:[A-Za-z0-9+.-]+::)*[A-Za-z0-9+.-]+://)")  # fsspec's sign for one place inside another
@@ -33,10 +33,10 @@ def shown(address: str) -> str:
     """
     if len(parts := CHAINED.split(address)) > 1:
         return "::".join(map(shown, parts))
-    found = PROTOCOL.match(address)
-    if found is None or address.startswith(("file:", "local:")):
+    match = PROTOCOL.match(address)
+    if match is None or address.startswith(("file:", "local:")):
         return address
-    protocol, rest = found.groups()
+    protocol, rest = match.groups()
     place = _without_user(protocol, rest).partition("?")[0]
     path, _, fragment = place.partition("#")
     return f"{protocol}{path if '=' in fragment else place}"
@@ -59,22 +59,22 @@ def secrets(address: str) -> tuple[str, ...]:
     """What `shown` leaves out of an address, whole and in parts, as written and unquoted; the longest first."""
     if shown(address) == address:
         return ()
-    found: set[str] = set()
+    hidden: set[str] = set()
     for part in CHAINED.split(address):
         rest, kept = (match[2] if (match := PROTOCOL.match(text)) else "" for text in (part, shown(part)))
         place = rest.find(kept)
-        for gone in (rest[:place].rstrip("@"), rest[place + len(kept) :].lstrip("?#")):
-            values = [pair.partition("=")[2] for pair in re.split("[&;#]", gone)]
-            found |= {gone, *gone.split(":", 1), *values}
-    found |= {decode(text) for text in found for decode in (unquote, unquote_plus)}
-    return tuple(sorted(filter(None, found), key=lambda text: (-len(text), text)))
+        for left_out in (rest[:place].rstrip("@"), rest[place + len(kept) :].lstrip("?#")):
+            values = [pair.partition("=")[2] for pair in re.split("[&;#]", left_out)]
+            hidden |= {left_out, *left_out.split(":", 1), *values}
+    hidden |= {decode(text) for text in hidden for decode in (unquote, unquote_plus)}
+    return tuple(sorted(filter(None, hidden), key=lambda text: (-len(text), text)))
 
 
 def without_secrets(text: str, address: str = "") -> str:
     """A text in which every address is as `shown` gives it, and no secret of `address` stands anywhere else."""
     known = shown(address)
     text = text.replace(address, known) if address else text
-    text = ADDRESS.sub(lambda found: _closed(found[0]), text)
+    text = ADDRESS.sub(lambda match: _closed(match[0]), text)
     words = [rf"(?<!\w){re.escape(word)}(?!\w)" if len(word) < 4 else re.escape(word) for word in secrets(address)]
     if not words:
         return text
@@ -95,10 +95,10 @@ def printable(text: object) -> str:
 
     Line ends and tabs stay; what is spelt out in JSON text stays the same JSON.
     """
-    found = str(text)
-    if found.isascii() and found.replace("\n", "").replace("\t", "").isprintable():
-        return found
-    return "".join(f"\\u{ord(char):04x}" if _drives(char) else char for char in found)
+    plain = str(text)
+    if plain.isascii() and plain.replace("\n", "").replace("\t", "").isprintable():
+        return plain
+    return "".join(f"\\u{ord(char):04x}" if _drives(char) else char for char in plain)
 
 
 def _drives(char: str) -> bool:
@@ -114,6 +114,11 @@ def shown_name(name: str) -> str:
     return "".join(parts)
 
 
+def one_line(text: object, most: int = 200) -> str:
+    """A text on one line, at most its first `most` characters: what a library says, as a part of a sentence."""
+    return " ".join(str(text).split())[:most]
+
+
 def few(names: Sequence[str], most: int = 3) -> str:
     """`a, b, c and 4 more`."""
     rest = len(names) - most
@@ -123,7 +128,7 @@ def few(names: Sequence[str], most: int = 3) -> str:
 class DiffAugError(Exception):
     """One clear sentence: what we got, what we expected, what to do.
 
-    Whoever prints it, it names no password of an address and holds no character that drives a terminal.
+    Wherever it is printed, it shows no password of an address and no character that drives a terminal.
 
     >>> from diffaug_datasets import DiffAugError, plan
     >>> try:

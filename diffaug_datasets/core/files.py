@@ -1,12 +1,12 @@
-"""YAML of recipes: JSON's kinds of values in YAML's spelling, and nothing that means other than it looks.
+"""Small files: texts read whole and within bounds, writes that leave no half file, and the YAML of recipes.
 
-Only `true` and `false` are booleans and only decimal numbers are numbers, as in YAML 1.2: `no`, `5_000`, `010`, `12:30`
-and `2024-01-01` are texts, which the key's own type then reads. A key that comes twice, aliases and merge keys (a few
-lines that stand for gigabytes), tags, several documents and deep nesting are refused, with their line.
+A text may be saved as other systems and programs do. What is written goes into a temporary file first, whose name says
+which machine and process writes it, so that nobody sweeps another's away; then it takes the old file's place at once.
 
-Text files as other systems and programs save them, read whole and within bounds; and characters no text may hold.
-
-Names of temporary files. They say which machine and process writes one, so that nobody sweeps another's away.
+YAML is JSON's kinds of values in YAML's spelling, and nothing that means other than it looks. Only `true` and `false`
+are booleans and only decimal numbers are numbers, as in YAML 1.2: `no`, `5_000`, `010`, `12:30` and `2024-01-01` are
+texts, which the key's own type then reads. A key that comes twice, aliases and merge keys (a few lines that stand for
+gigabytes), tags, several documents and deep nesting are refused, with their line.
 """
 
 import codecs
@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.errors import RunError, one_line
 
 MOST_BYTES = 10_000_000
 TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # other text reads backwards after them
@@ -44,6 +44,29 @@ _MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+ABANDONED_SECONDS = 24 * 3600.0
+TEMPORARY = ".*.tmp"  # a glob pattern for what `temporary_path` gives
+_TEMPORARY_NAME = re.compile(r"\.(?P<file>.+)\.(?P<machine>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
+DEEPEST = 50  # levels of a YAML document
+_READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DECIMAL = r"(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
+_FLOAT = rf"[-+]?(?:{_DECIMAL}|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
+_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]{0,18})", "-+0123456789"),
+    ("float", _FLOAT, "-+0123456789."),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+)
+
+
+class FileDigest(BaseModel):
+    """One finished file, by its bare name in the unit's folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str = Field(pattern=r"^\w[\w.-]*$")
+    sha256: str
+    size: int
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
@@ -98,9 +121,53 @@ def strange_character(text: str, allowed: str = "\t\n\r") -> str:
     return ""
 
 
-ABANDONED_SECONDS = 24 * 3600.0
-TEMPORARY = ".*.tmp"
-_TEMPORARY_NAME = re.compile(r"\.(?P<file>.+)\.(?P<machine>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
+def write_atomically(path: Path, write: Callable[[Path], object]) -> FileDigest:
+    """Write beside it, fsync, replace: a reader sees the old file, or the new one, whole.
+
+    Raises:
+        RunError: the disk is full or the folder is read-only; nothing half-written is left.
+    """
+    unfinished = temporary_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(unfinished)
+        _sync(unfinished)
+        done = FileDigest(file=path.name, sha256=sha256_file(unfinished), size=unfinished.stat().st_size)
+        unfinished.replace(path)
+        if os.name != "nt":  # Windows opens no folder
+            _sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise RunError(f"{path.parent}: cannot write {path.name} ({reason}); free space or check rights.") from None
+        raise
+    return done
+
+
+def write_text(path: Path, text: str) -> FileDigest:
+    """Write a small text file atomically."""
+    return write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> FileDigest:
+    """Write what is already in memory atomically."""
+    return write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 hex of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def temporary_path(path: Path) -> Path:
@@ -163,78 +230,6 @@ def _alive(pid: int) -> bool:
     return True
 
 
-class FileDigest(BaseModel):
-    """One finished file, by its bare name in the unit's folder."""
-
-    model_config = ConfigDict(frozen=True)
-
-    file: str = Field(pattern=r"^\w[\w.-]*$")
-    sha256: str
-    size: int
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 hex of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> FileDigest:
-    """Write beside it, fsync, replace: a reader sees the old file, or the new one, whole.
-
-    Raises:
-        RunError: the disk is full or the folder is read-only; nothing half-written is left.
-    """
-    unfinished = temporary_path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(unfinished)
-        _sync(unfinished)
-        done = FileDigest(file=path.name, sha256=sha256_file(unfinished), size=unfinished.stat().st_size)
-        unfinished.replace(path)
-        if os.name != "nt":  # Windows opens no folder
-            _sync(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise RunError(f"{path.parent}: cannot write {path.name} ({reason}); free space or check rights.") from None
-        raise
-    return done
-
-
-def write_text(path: Path, text: str) -> FileDigest:
-    """Write a small text file atomically."""
-
-    return write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> FileDigest:
-    """Write what is already in memory atomically."""
-    return write_atomically(path, lambda unfinished: unfinished.write_bytes(content))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-DEEPEST = 50
-_READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DECIMAL = r"(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+"
-_FLOAT = rf"[-+]?(?:{_DECIMAL}|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
-_SCALARS = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(?:0|[1-9][0-9]{0,18})", "-+0123456789"),
-    ("float", _FLOAT, "-+0123456789."),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-)
-
-
 class _Loader(_READER):  # type: ignore[misc]
     """The safe loader with the scalars above."""
 
@@ -265,8 +260,8 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, a safe loader
     except (yaml.YAMLError, UnicodeError) as error:
         hint = "; indent with spaces, not tabs" if re.search(r"^ *\t", text, re.MULTILINE) else ""
-        reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
-        raise ValueError(f"{reason[:300].rstrip('.')}{hint}") from None
+        reason = one_line(str(error).replace('in "<unicode string>", ', "in "), 300)
+        raise ValueError(f"{reason.rstrip('.')}{hint}") from None
 
 
 def dump_yaml(content: Any) -> str:

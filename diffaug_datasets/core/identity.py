@@ -45,7 +45,7 @@ def uint63(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RowKey:
-    """Who is drawing: row k of a class under one method and recipe seed, at one attempt (0 = first)."""
+    """What a draw is for: row k of a class under one method and recipe seed, at one attempt (0 = first)."""
 
     recipe_seed: int
     method: str

@@ -1,4 +1,4 @@
-"""Encoded images: who they are, safe decoding, encoding with a statement of origin, and likeness.
+"""Encoded images: their ids, safe decoding, encoding with a statement of origin, and likeness.
 
 A perceptual hash keeps most of its bits under re-encoding, resizing and small changes of light.
 """
@@ -30,7 +30,7 @@ RGB_BYTES = 4  # of a pixel in a decoded picture, as Pillow keeps it
 PIXEL_BYTES = {"png": 1.7, "webp": 1.2}  # of photographs, lossless
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 LONG_TEXT, ALL_TEXT = 1 << 20, 64 << 20  # bytes unpacked: of one text that Pillow reads, of all that we look through
-UNREADABLE = (
+DECODING_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, AttributeError),
     *(ArithmeticError, MemoryError, RuntimeError, AssertionError, struct.error, zlib.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
@@ -58,12 +58,12 @@ BRANDS = {  # what follows `ftyp`: the format, and what to say where it is not r
     **dict.fromkeys((b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"), ("HEIF", HEIC)),
 }
 STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WEBP", b"BM": "BMP"}
+HASH_SIDE = 32  # pixels of the grey picture that a perceptual hash is made of
+
+DigitalSourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its remarks on odd files reach standard error
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
-
-DigitalSourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
-SIDE = 32
 
 
 class BadImage(SourceError):
@@ -80,17 +80,17 @@ class BadImage(SourceError):
 @cache
 def formats() -> tuple[str, ...]:
     """The formats that are read here: AVIF where Pillow was built with it, HEIF where pillow-heif is installed."""
-    found = list(FORMATS)
+    names = list(FORMATS)
     if pillow_features.check("avif"):
-        found.append("AVIF")
+        names.append("AVIF")
     if find_spec("pillow_heif"):
         import_module("pillow_heif").register_heif_opener()
-        found.append("HEIF")
-    return tuple(found)
+        names.append("HEIF")
+    return tuple(names)
 
 
 def source_id(data: bytes) -> str:
-    """sha256 (64 hex digits) of the encoded bytes: who a real image is."""
+    """sha256 (64 hex digits) of the encoded bytes: the id of a real image."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -110,7 +110,7 @@ def format_of(data: bytes) -> str:
     try:
         with _opened(data, "image") as image:
             return str(image.format).lower()
-    except UNREADABLE:
+    except DECODING_ERRORS:
         raise SourceError("an image changed while it was read; plan again.") from None
 
 
@@ -119,7 +119,7 @@ def pixels_of(data: bytes) -> int:
     try:
         with Image.open(BytesIO(data), formats=formats()) as image:
             return image.width * image.height
-    except UNREADABLE:
+    except DECODING_ERRORS:
         return 0
 
 
@@ -149,7 +149,7 @@ def check_image(data: bytes, name: str = "image") -> None:
             image.draft(None, (1, 1))
         image.load()
         _rgb(_upright(image if image.mode.startswith("I") else image.crop((0, 0, 1, 1))), name)
-    except UNREADABLE as error:
+    except DECODING_ERRORS as error:
         raise _unreadable(name, data, error) from None
 
 
@@ -168,7 +168,7 @@ def decode_image(data: bytes, name: str = "image") -> Image.Image:
         image = _opened(data, name)
         image.load()
         return _bare(_rgb(_upright(image), name))
-    except UNREADABLE as error:
+    except DECODING_ERRORS as error:
         raise _unreadable(name, data, error) from None
 
 
@@ -178,6 +178,60 @@ def has_long_text(data: bytes) -> bool:
         return _without_long_texts(data) is not data
     except ValueError:
         return True
+
+
+def encode_image(image: Image.Image, format: Literal["png", "webp"], xmp: str | None = None) -> bytes:
+    """The RGB pixels as PNG (zlib level 1) or lossless WebP (method 0), with an XMP packet and no other metadata.
+
+    The same pixels and packet give the same bytes on the same libraries.
+
+    Raises:
+        SourceError: a format that is neither.
+    """
+    bare, buffer = _bare(image.convert("RGB")), BytesIO()
+    if format == "png":
+        info = PngInfo()
+        if xmp is not None:
+            info.add_itxt("XML:com.adobe.xmp", xmp)
+        bare.save(buffer, "PNG", compress_level=1, pnginfo=info)
+    elif format == "webp":
+        packet = {} if xmp is None else {"xmp": xmp.encode()}
+        bare.save(buffer, "WEBP", lossless=True, quality=0, method=0, **packet)
+    else:
+        raise SourceError(f"image_format: got {format!r}, expected png or webp.")
+    return buffer.getvalue()
+
+
+def xmp_packet(identifier: str, digital_source_type: DigitalSourceType) -> str:
+    """An XMP packet with the IPTC digital source type and the image's identifier (`dc:identifier`).
+
+    `trainedAlgorithmicMedia`: made from text alone; `compositeWithTrainedAlgorithmicMedia`: made from a real photo.
+    """
+    kind = f"http://cv.iptc.org/newscodes/digitalsourcetype/{digital_source_type}"
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"'
+        ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
+        f"<dc:identifier>{escape(identifier)}</dc:identifier>"
+        f"<Iptc4xmpExt:DigitalSourceType>{escape(kind)}</Iptc4xmpExt:DigitalSourceType>"
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )
+
+
+def perceptual_hash(image: Image.Image, frequencies: int = 8) -> NDArray[np.bool_]:
+    """Bits [frequencies^2]: which low frequencies of the 32 x 32 grey picture lie above their median.
+
+    Implements the DCT hash of Zauner 2010 (Implementation and Benchmarking of Perceptual Image Hash Functions), as the
+    pHash library's common re-implementations do: the 8 x 8 lowest coefficients, their median taken without the mean.
+    More `frequencies` (up to 32) tell more pictures apart and survive less. A mirrored or cropped picture has another
+    hash.
+    """
+    grey = np.asarray(image.convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
+    basis = _cosines(frequencies)
+    low = (basis @ grey @ basis.T).ravel()
+    bits: NDArray[np.bool_] = low > np.median(low[1:])
+    return bits
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
@@ -247,7 +301,7 @@ def _unreadable(name: str, data: bytes, error: BaseException) -> SourceError:
 
 
 def _reason(data: bytes, error: str) -> str:
-    """Why bytes that do not decode are no picture, told by how they begin and end."""
+    """Why bytes that do not decode are no picture, judged by how they begin and end."""
     if not data:
         return "empty (0 bytes)"
     if data.count(0) == len(data):
@@ -281,7 +335,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)  # else it would be copied for nothing
         return ImageOps.exif_transpose(image) if turned else image
-    except UNREADABLE:
+    except DECODING_ERRORS:
         return image
 
 
@@ -311,62 +365,8 @@ def _bare(image: Image.Image) -> Image.Image:
     return bare
 
 
-def encode_image(image: Image.Image, format: Literal["png", "webp"], xmp: str | None = None) -> bytes:
-    """The RGB pixels as PNG (zlib level 1) or lossless WebP (method 0), with an XMP packet and no other metadata.
-
-    The same pixels and packet give the same bytes on the same libraries.
-
-    Raises:
-        SourceError: a format that is neither.
-    """
-    bare, buffer = _bare(image.convert("RGB")), BytesIO()
-    if format == "png":
-        info = PngInfo()
-        if xmp is not None:
-            info.add_itxt("XML:com.adobe.xmp", xmp)
-        bare.save(buffer, "PNG", compress_level=1, pnginfo=info)
-    elif format == "webp":
-        packet = {} if xmp is None else {"xmp": xmp.encode()}
-        bare.save(buffer, "WEBP", lossless=True, quality=0, method=0, **packet)
-    else:
-        raise SourceError(f"image_format: got {format!r}, expected png or webp.")
-    return buffer.getvalue()
-
-
-def xmp_packet(identifier: str, digital_source_type: DigitalSourceType) -> str:
-    """An XMP packet with the IPTC digital source type and who the image is (`dc:identifier`).
-
-    `trainedAlgorithmicMedia`: made from text alone; `compositeWithTrainedAlgorithmicMedia`: made from a real photo.
-    """
-    kind = f"http://cv.iptc.org/newscodes/digitalsourcetype/{digital_source_type}"
-    return (
-        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"'
-        ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
-        f"<dc:identifier>{escape(identifier)}</dc:identifier>"
-        f"<Iptc4xmpExt:DigitalSourceType>{escape(kind)}</Iptc4xmpExt:DigitalSourceType>"
-        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-    )
-
-
-def perceptual_hash(image: Image.Image, frequencies: int = 8) -> NDArray[np.bool_]:
-    """Bits [frequencies^2]: which low frequencies of the 32 x 32 grey picture lie above their median.
-
-    Implements the DCT hash of Zauner 2010 (Implementation and Benchmarking of Perceptual Image Hash Functions), as the
-    pHash library's common re-implementations do: the 8 x 8 lowest coefficients, their median taken without the mean.
-    More `frequencies` (up to 32) tell more pictures apart and survive less. A mirrored or cropped picture has another
-    hash.
-    """
-    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
-    basis = _cosines(frequencies)
-    low = (basis @ grey @ basis.T).ravel()
-    bits: NDArray[np.bool_] = low > np.median(low[1:])
-    return bits
-
-
 @cache
 def _cosines(frequencies: int) -> NDArray[Any]:
     """The first rows of the unnormalised DCT-II over 32 points [frequencies 32]."""
-    places = np.arange(SIDE) + 0.5
-    return np.cos(np.pi * np.arange(frequencies)[:, None] * places / SIDE)
+    places = np.arange(HASH_SIDE) + 0.5
+    return np.cos(np.pi * np.arange(frequencies)[:, None] * places / HASH_SIDE)

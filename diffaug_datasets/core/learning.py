@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 OnStep = Callable[[int, int, float], None]
-"""Told after every step of a training: (steps done, of how many, loss of the last one) -> nothing."""
+"""Called after every step of a training: (steps done, of how many, loss of the last one) -> nothing."""
 
 
 class ConceptConfig(BaseModel):

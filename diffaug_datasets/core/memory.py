@@ -1,4 +1,4 @@
-"""Work that is bounded in bytes: a cache that forgets what was used longest ago, and threads that share a window."""
+"""Work that is bounded in bytes: a cache, threads that share a window, and shards of rows."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence

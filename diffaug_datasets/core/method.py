@@ -46,7 +46,7 @@ Resize = Literal["crop", "bilinear", "bicubic", "lanczos"]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 """Scale of classifier-free guidance in a method's `Config`: 1 = none; papers stay below 20."""
 ARGUMENTS = {"plan": 3, "fits": 4, "fit": 3, "generate": 3, "evaluations": 2, "redraw": 3, "inversion_psnr": 4}
-LABELS = {
+LABEL_WORDS = {
     "source": "hard, the class of its real images",
     "target": "hard, the target class",
     "mixed": "soft, over source and target",
@@ -262,7 +262,7 @@ class Context(Protocol):
         """The 8-bit picture of generated pixels in [0, 1]."""
 
     def features(self, images: Iterable[Image], normalise: bool = True) -> Float[Tensor, "n d"]:
-        """Features of the method's encoder, seen in batches of the planned shape; unit-norm unless told."""
+        """Features of the method's encoder, seen in batches of the planned shape; of unit norm if `normalise`."""
 
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """Unit-norm features of texts, by the same encoder."""
@@ -503,7 +503,7 @@ def method_facts(method: Method) -> MethodFacts:
         real_images=method.N_SOURCES,
         prompt=method.PROMPT,
         start=method.START,
-        label=LABELS[method.LABEL_RULE],
+        label=LABEL_WORDS[method.LABEL_RULE],
         filter=method.FILTER,
         cost=cost(method),
     )

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.files import sha256_file
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?", re.ASCII)
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -113,7 +114,7 @@ def local_path(text: str) -> Path | None:
 
 
 def on_the_hub(name: str) -> str:
-    """How `datasets` is told a Hub id, also where the current folder holds a folder so called, which it would take."""
+    """A Hub id as `datasets` takes it; by itself it would prefer a folder of that name in the current one."""
     return f"hf://datasets/{name}" if Path(name).exists() else name
 
 
@@ -140,7 +141,7 @@ class BackboneSpec(BaseModel):
 
 @dataclass(frozen=True)
 class ModelRef:
-    """One model of whichever kind: who it is, what pins its weights, and where its files lie.
+    """One model of whichever kind: its id, what pins its weights, and where its files lie.
 
     `id`: its Hub id, or the name of its folder, never a path. `given`: what the recipe calls it, for messages.
     `folder`: its own where it `is_local` (packaged, or a folder of this machine); else what this machine's Hub cache
@@ -302,5 +303,4 @@ def _cached(hub_id: str, revision: str | None, file: str) -> Path | None:
 @lru_cache(maxsize=4096)
 def _file_sha256(version: tuple[Path, int, int]) -> str:
     """Of a file's path, size and time of change; these are there for the cache alone: a changed file is read again."""
-    with version[0].open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_file(version[0])

@@ -203,7 +203,7 @@ def draw_plan(
         PlanError: more rows than a plan holds, which is seen before any is drawn; two rows share an id, the method
             draws no row at all, or none for a class without images.
     """
-    method, config = recipe.module, recipe.planned_config
+    method, config = recipe.method_definition, recipe.planned_config
     check_size(recipe, table, spec)
     rows = tuple(sorted(islice(method.plan(config, table, spec), MOST_ROWS + 1), key=lambda row: row.row_id))
     if len(rows) > MOST_ROWS:

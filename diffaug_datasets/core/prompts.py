@@ -30,7 +30,7 @@ class Caption(BaseModel):
 
 
 class Summary(BaseModel):
-    """Who made suffixes of captions, and of what: `prompt` and `reply` are verbatim, null for clusters.
+    """What made suffixes of captions, and how: `prompt` and `reply` are verbatim, null for clusters.
 
     `model`: the id that a chat service knows, or `id@revision` of a language model that ran here.
     """

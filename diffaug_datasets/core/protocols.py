@@ -21,7 +21,7 @@ FORMS = "full, 5shot, 10shot, 5way1shot, lt100, 10pct, each optionally with a tr
 QUERIES = 16
 MOST_REPEATS = 1_000_000
 
-Kind = Literal["full", "shots", "long_tail", "percent"]
+ProtocolKind = Literal["full", "shots", "long_tail", "percent"]
 SmallClass = Literal["warn", "error", "duplicate"]
 
 _PATTERN = re.compile(
@@ -38,7 +38,7 @@ class Protocol:
     `trial_seed`: 0 for the first trial; it seeds the draw. `ways`: classes of an episode (at least 2); 0 for all.
     """
 
-    kind: Kind
+    kind: ProtocolKind
     value: int
     trial_seed: int
     ways: int = 0
@@ -73,7 +73,7 @@ def parse_protocol(text: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Subset:
-    """The images of one table that a run may see: their places in drawn order, who they are, and what was not met.
+    """The images of one table that a run may see: their places in drawn order, their ids, and what was not met.
 
     `indices`: places in the table; `ids` and `labels`: of the images there; `warnings`: classes that are too small.
     """

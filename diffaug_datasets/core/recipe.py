@@ -26,7 +26,6 @@ from diffaug_datasets.core.models import BackboneSpec, Place, absolute_places, m
 from diffaug_datasets.core.protocols import SmallClass, parse_protocol
 from diffaug_datasets.numerics.timesteps import LABELS, Spacing
 
-RECIPE_SCHEMA = 1
 SHOTS = "shots"
 CLASS_PROBABILITY = "class_probability"
 CAPTION_PROBABILITY = "caption_probability"
@@ -221,14 +220,14 @@ class Recipe(BaseModel):
         return self
 
     @property
-    def module(self) -> Method:
-        """The method."""
+    def method_definition(self) -> Method:
+        """The facts and functions of the method that `method` names."""
         return find_method(self.method)
 
     @property
     def method_config(self) -> MethodConfig:
         """The method's `Config`, with every default filled in."""
-        return self.module.Config.model_validate(self.config)
+        return self.method_definition.Config.model_validate(self.config)
 
     @property
     def planned_config(self) -> MethodConfig:
@@ -241,7 +240,7 @@ class Recipe(BaseModel):
         """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
         content = self.model_dump(mode="json", by_alias=True, exclude=local_keys(type(self)))
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
-        config = self.planned_config.model_dump(mode="json", exclude=local_keys(self.module.Config))
+        config = self.planned_config.model_dump(mode="json", exclude=local_keys(self.method_definition.Config))
         return content | {"config": placeless(config), "scores": placeless(content["scores"]), "backbone": weights}
 
     def to_yaml(self) -> str:
@@ -299,16 +298,16 @@ def check_steps(recipe: Recipe, timeline: Timeline) -> None:
         BackboneError: a sampler cannot take its steps, or a plan decided on labels that are not visited.
     """
     for count in recipe.method_config.requirements.steps:
-        labels_of, told = LABELS[count.sampler], {"spacing": timeline.spacing} if timeline.spacing else {}
+        labels_of, spacing = LABELS[count.sampler], {"spacing": timeline.spacing} if timeline.spacing else {}
         try:
-            labels = labels_of(count.steps, timeline.num_train_timesteps, timeline.steps_offset, **told)
+            labels = labels_of(count.steps, timeline.num_train_timesteps, timeline.steps_offset, **spacing)
         except ValueError as error:
             raise BackboneError(
                 f"backbone {recipe.backbone.id!r} was trained on {timeline.num_train_timesteps} timesteps "
                 f"({error}): change config.{count.key}, or choose another model."
             ) from None
         is_usual = timeline.num_train_timesteps == 1000 and labels == labels_of(count.steps)
-        if recipe.module.USUAL_LABELS and not is_usual:
+        if recipe.method_definition.USUAL_LABELS and not is_usual:
             raise _unusual_labels(recipe, count, timeline)
 
 
@@ -370,8 +369,8 @@ def _checked(model: type[M], content: Mapping[str, object], folder: Path | None,
 
 
 def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str:
-    found = error.errors()
-    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+    faults = error.errors()
+    first = next((e for e in faults if e["type"] == "extra_forbidden"), faults[0])
     key = where + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(model, first['loc'])}."

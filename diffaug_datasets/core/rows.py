@@ -95,7 +95,7 @@ Float = Annotated[float, AfterValidator(float32)]
 
 
 class SoftLabel(BaseModel):
-    """A sparse label distribution: `weight[i]` belongs to class id `class_[i]`."""
+    """A sparse label distribution: `weight[i]` belongs to class id `classes[i]`."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -283,7 +283,7 @@ class FailedRow(BaseModel):
 
 
 def row_urn(plan_id: str, row_id: str) -> str:
-    """`urn:diffaug:<first 16 digits of the plan id>:<row id>`: who a row is, wherever it goes.
+    """`urn:diffaug:<first 16 digits of the plan id>:<row id>`: the name of a row, wherever it goes.
 
     A row id alone repeats across plans: it does not depend on the dataset. The plan is the one that the image was made
     under (column `plan_id`): images that another plan takes over keep their bytes, and so their name.
@@ -294,8 +294,8 @@ def row_urn(plan_id: str, row_id: str) -> str:
 def rows_beginning(ids: Iterable[str], prefix: str) -> list[str]:
     """The row ids that begin so, in their order; the one alone that is equal, if there is one."""
     wanted = prefix.strip().lower()
-    found = [row_id for row_id in ids if row_id.startswith(wanted)]
-    return [wanted] if wanted in found else found
+    matches = [row_id for row_id in ids if row_id.startswith(wanted)]
+    return [wanted] if wanted in matches else matches
 
 
 def column_types(model: type[BaseModel]) -> dict[str, str]:

@@ -180,7 +180,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class BuilderFacts:
-    """What a builder's fact sheet says; what it leaves out has a careful default.
+    """What a builder's fact sheet says; what it leaves out has a conservative default.
 
     `licence_id`: the Hub's word for the licence. `redistributable`: real images may be published.
     `hub_train`: Hub splits that make up training, all that exist; `hub_test`: the first of these that exists.
@@ -322,13 +322,13 @@ def pairs(text: str, name: str, last: bool = False) -> list[tuple[str, str]]:
     Raises:
         SourceError: a line without two columns; names file (`name`) and line.
     """
-    found = []
+    columns = []
     for number, line in enumerate(text.splitlines(), 1):
         parts = line.rsplit(maxsplit=1) if last else line.strip().split(maxsplit=1)
         if len(parts) == 1:
             raise SourceError(f"{name}, line {number}: got {line.strip()!r}, expected two columns; restore the file.")
-        found += [(parts[0], parts[1])] if parts else []
-    return found
+        columns += [(parts[0], parts[1])] if parts else []
+    return columns
 
 
 def prompt_phrases(names: Sequence[str], prompt_name: Callable[[str], str]) -> tuple[str, ...]:
@@ -350,15 +350,15 @@ def stated_attribution(row: Mapping[str, object]) -> Attribution:
 
     U+FFFD stands for control characters and lone surrogates.
     """
-    found: dict[str, str] = {}
+    stated: dict[str, str] = {}
     for column, value in row.items():
         name = SPELLINGS.get(column.casefold())
         if name is None or not isinstance(value, str):
             continue
         line = " ".join(value.split())
         if text := "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in line):
-            found.setdefault(name, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
-    return tuple((name, found[name]) for name in ATTRIBUTION if name in found)
+            stated.setdefault(name, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+    return tuple((name, stated[name]) for name in ATTRIBUTION if name in stated)
 
 
 def _renumbered(items: Sequence[Listed], new: Mapping[int, int]) -> tuple[Listed, ...]:

@@ -11,9 +11,9 @@ same mass, the number of its real images, however many synthetic ones it has.
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,18 +27,33 @@ from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.identity import digest
 from diffaug_datasets.evaluate.cells import Cell, CellFolder, Fitted, Result
 from diffaug_datasets.evaluate.classifiers import Array, Examples, Kind, fit, unit
-from diffaug_datasets.evaluate.features import cached_features
-from diffaug_datasets.release.read import load
+from diffaug_datasets.evaluate.features import row_features
+from diffaug_datasets.release.read import EmptySplit, load
 
 if TYPE_CHECKING:
     import datasets
-    from PIL.Image import Image
 
     from diffaug_datasets.models.encoders import Encoder
 
 Rule = Literal["class", "global", "index", "lt_inverse"]
 CONTROLS = ("real", "duplicate", "zero_shot")
 PROMPT = "a photo of a {name}"
+
+
+class Suite(BaseModel):
+    """How sets are judged: the rule and probability of mixing, classifiers, and what is fixed about them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classifiers: tuple[Kind, ...] = Field(default=("logistic",), min_length=1)
+    rule: Rule = "class"
+    probability: float = Field(default=0.5, ge=0, le=1, description="of a real image to be replaced")
+    penalty: float = Field(default=1.0, gt=0, description="scikit-learn's C; larger = less regularised")
+    synthetic_only: bool = Field(default=True, description="a line of the synthetic images alone for each set")
+    seed: int = Field(default=0, ge=0)
+
+
+DEFAULT_SUITE = Suite()
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,87 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of a line or a draw: unit-norm features [n d], labels, and pixel digests."""
+
+    features: Array
+    labelled: Labelled
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The real images that methods may see, and the test images."""
+
+    key: str
+    class_names: tuple[str, ...]
+    real: Pictures
+    test: Pictures
+
+
+@dataclass(frozen=True)
+class Line:
+    """One set of a draw: where it came from, what its method is called, its synthetic images; `leaks`: test images."""
+
+    where: str
+    name: str
+    synthetic: Pictures
+    leaks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All results of a bench. `draws`: their keys, in the order of the sets."""
+
+    draws: tuple[str, ...]
+    lines: tuple[Line, ...]
+    results: tuple[Result, ...]
+
+
+Job = tuple[Cell, partial[Fitted], Draw]
+"""A cell, what makes it, and the draw whose test images it predicts."""
+
+
+def bench(
+    sets: Sequence[str | Path],
+    encoder: "Encoder",
+    folder: Path,
+    suite: Suite = DEFAULT_SUITE,
+    *,
+    config: str | None = None,
+    with_real: str | Path | None = None,
+    cache: Path | None = None,
+) -> Answer:
+    """Train and test on run folders, published sets or addresses; what `folder` holds already is not made again.
+
+    Raises:
+        DiffAugError: a set cannot be loaded, lacks its real, its synthetic or its test images, or has one class alone.
+        RecipeError: the rule or the probability cannot be.
+        RunError: `folder` cannot be written.
+    """
+    cells = CellFolder(folder)
+    read = partial(_read, encoder=encoder, config=config, with_real=with_real, cache=cache)
+    loaded = [read(where) for where in dict.fromkeys(map(str, sets))]
+    draws = {draw.key: draw for draw, _ in loaded}
+    lines = _named([(draw.key, line) for draw, line in loaded])
+    results: list[Result] = []
+    waiting = list(_jobs(draws, lines, encoder, suite))
+    while waiting:
+        left = []
+        for cell, make, draw in waiting:
+            result = cells.make(cell, make, draw.test.digests, draw.test.labelled.labels)
+            if result is None:
+                left.append((cell, make, draw))
+            else:
+                results.append(result)
+        waiting = left
+        if waiting:
+            time.sleep(0.2)  # another process holds them
+    results.sort(key=lambda one: (list(draws).index(one.receipt.cell.draw), one.receipt.cell.line))
+    return Answer(tuple(draws), tuple(line for _, line in lines), tuple(results))
 
 
 def shares(real: Labelled, synthetic: Labelled, rule: Rule, probability: float) -> tuple[Array, Array]:
@@ -106,109 +202,15 @@ def _stand_ins(real: Labelled, synthetic: Labelled, rule: Rule) -> Iterator[tupl
 
 
 def _places(labels: Sequence[int]) -> dict[int, list[int]]:
-    found: defaultdict[int, list[int]] = defaultdict(list)
+    """Class id -> the places of its images."""
+    places: defaultdict[int, list[int]] = defaultdict(list)
     for place, label in enumerate(labels):
-        found[label].append(place)
-    return dict(found)
+        places[label].append(place)
+    return dict(places)
 
 
 def _even(places: Sequence[int]) -> dict[int, float]:
     return dict.fromkeys(places, 1 / len(places))
-
-
-class Suite(BaseModel):
-    """How sets are judged: the rule and probability of mixing, classifiers, and what is fixed about them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    classifiers: tuple[Kind, ...] = Field(default=("logistic",), min_length=1)
-    rule: Rule = "class"
-    probability: float = Field(default=0.5, ge=0, le=1, description="of a real image to be replaced")
-    penalty: float = Field(default=1.0, gt=0, description="scikit-learn's C; larger = less regularised")
-    synthetic_only: bool = Field(default=True, description="a line of the synthetic images alone for each set")
-    seed: int = Field(default=0, ge=0)
-
-
-USUAL = Suite()
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Images of a line or a draw: unit-norm features [n d], labels, and pixel digests."""
-
-    features: Array
-    labelled: Labelled
-    digests: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The real images that methods may see, and the test images."""
-
-    key: str
-    class_names: tuple[str, ...]
-    real: Pictures
-    test: Pictures
-
-
-@dataclass(frozen=True)
-class Line:
-    """One set of a draw: where it came from, what its method is called, its synthetic images; `leaks`: test images."""
-
-    where: str
-    name: str
-    synthetic: Pictures
-    leaks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """All results of a bench. `draws`: their keys, in the order of the sets."""
-
-    draws: tuple[str, ...]
-    lines: tuple[Line, ...]
-    results: tuple[Result, ...]
-
-
-def bench(
-    sets: Sequence[str | Path],
-    encoder: "Encoder",
-    folder: Path,
-    suite: Suite = USUAL,
-    *,
-    config: str | None = None,
-    with_real: str | Path | None = None,
-    cache: Path | None = None,
-) -> Answer:
-    """Train and test on run folders, published sets or addresses; what `folder` holds already is not made again.
-
-    Raises:
-        DiffAugError: a set cannot be loaded, or lacks its real, its synthetic or its test images.
-        RecipeError: the rule or the probability cannot be.
-    """
-    read = partial(_read, encoder=encoder, config=config, with_real=with_real, cache=cache)
-    found = [read(where) for where in sets]
-    draws = {draw.key: draw for draw, _ in found}
-    lines = _named([(draw.key, line) for draw, line in found])
-    cells = CellFolder(folder)
-    results: list[Result] = []
-    waiting = list(_jobs(draws, lines, encoder, suite))
-    while waiting:
-        left = []
-        for cell, make, draw in waiting:
-            result = cells.make(cell, make, draw.test.digests, draw.test.labelled.labels)
-            if result is None:
-                left.append((cell, make, draw))
-            else:
-                results.append(result)
-        waiting = left
-        if waiting:
-            time.sleep(0.2)  # another process holds them
-    results.sort(key=lambda one: (list(draws).index(one.receipt.cell.draw), one.receipt.cell.line))
-    return Answer(tuple(draws), tuple(line for _, line in lines), tuple(results))
-
-
-Job = tuple[Cell, partial[Fitted], Draw]
 
 
 def _jobs(draws: dict[str, Draw], lines: Sequence[tuple[str, Line]], encoder: "Encoder", suite: Suite) -> Iterator[Job]:
@@ -239,7 +241,7 @@ def _jobs(draws: dict[str, Draw], lines: Sequence[tuple[str, Line]], encoder: "E
                 seed=0,
                 stack=stack,
             )
-            yield cell, partial(_told_by_names, encoder, draw), draw
+            yield cell, partial(_zero_shot, encoder, draw), draw
 
 
 def _examples(draw: Draw, lines: Sequence[Line], suite: Suite) -> Iterator[tuple[str, Examples, str]]:
@@ -255,7 +257,7 @@ def _examples(draw: Draw, lines: Sequence[Line], suite: Suite) -> Iterator[tuple
         of_real, of_made = shares(real.labelled, made.labelled, suite.rule, suite.probability)
         targets = [real.labelled.soft * of_real[:, None], made.labelled.soft * of_made[:, None]]
         yield line.name, Examples(np.concatenate([real.features, made.features]), np.concatenate(targets)), content
-        if suite.synthetic_only:
+        if suite.synthetic_only and len(set(made.labelled.labels.tolist())) > 1:
             yield f"{line.name} alone", Examples(made.features, made.labelled.soft).with_mass(alone.mass), content
 
 
@@ -266,7 +268,7 @@ def _fitted(kind: Kind, examples: Examples, draw: Draw, suite: Suite) -> Fitted:
     return Fitted(predicted, counts, examples.mass, time.perf_counter() - begin)
 
 
-def _told_by_names(encoder: "Encoder", draw: Draw) -> Fitted:
+def _zero_shot(encoder: "Encoder", draw: Draw) -> Fitted:
     begin = time.perf_counter()
     texts = encoder.text_features([PROMPT.format(name=name) for name in draw.class_names]).double().numpy()
     predicted: NDArray[np.int64] = (draw.test.features @ unit(texts).T).argmax(1)
@@ -274,46 +276,61 @@ def _told_by_names(encoder: "Encoder", draw: Draw) -> Fitted:
 
 
 def _read(
-    where: str | Path, encoder: "Encoder", config: str | None, with_real: str | Path | None, cache: Path | None
+    where: str, encoder: "Encoder", config: str | None, with_real: str | Path | None, cache: Path | None
 ) -> tuple[Draw, Line]:
     train = load(where, config, "train", with_real=with_real)
-    test = load(where, config, "test", with_real=with_real)
-    names = tuple(train.features["label"].names)
+    if "image" not in train.column_names:
+        raise RunError(f"{where}: this config holds no images; choose another one.")
     origins = train["origin"]
-    parts = [[i for i, o in enumerate(origins) if (o == "real") == is_real] for is_real in (True, False)]
-    for places, what in zip(parts, ("real training", "synthetic"), strict=True):
-        if not places:
-            raise RunError(f"{where}: holds no {what} image, and a bench needs some; choose another run or config.")
+    real_rows = [i for i, origin in enumerate(origins) if origin == "real"]
+    made_rows = [i for i, origin in enumerate(origins) if origin != "real"]
+    if not real_rows:
+        raise RunError(
+            f"{where}: holds no real training image, and a bench needs some; choose another run or config, or give "
+            "your copy of the real images (--with-real)."
+        )
+    if not made_rows:
+        raise RunError(f"{where}: holds no synthetic image, and a bench needs some; choose another run or config.")
+    if len(set(train.select(real_rows)["label"])) < 2:
+        raise RunError(f"{where}: its real images are of one class, and a bench needs two or more to tell apart.")
+    try:
+        test = load(where, config, "test", with_real=with_real)
+    except EmptySplit:
+        raise RunError(
+            f"{where}: holds no test image, and a bench needs some; plan with include_test: true and a source that has "
+            "a test split."
+        ) from None
+    names = tuple(train.features["label"].names)
     real, made, held_out = (
-        _pictures(rows, len(names), encoder, cache) for rows in (train.select(parts[0]), train.select(parts[1]), test)
+        _pictures(rows, len(names), encoder, cache) for rows in (train.select(real_rows), train.select(made_rows), test)
     )
     key = digest(["draw", sorted(real.digests), list(held_out.digests), list(names)])
     leaks = tuple(sorted(set(made.digests) & set(held_out.digests)))
-    method = str(train[parts[1][0]]["method"])
-    return Draw(key, names, real, held_out), Line(str(where), method, made, leaks)
+    method = str(train[made_rows[0]]["method"])
+    return Draw(key, names, real, held_out), Line(where, method, made, leaks)
 
 
 def _pictures(rows: "datasets.Dataset", classes: int, encoder: "Encoder", cache: Path | None) -> Pictures:
-    digests = list(rows["pixel_sha256"])
-
-    def read(place: int) -> "Image":
-        picture: Image = rows[place]["image"]
-        return picture.convert("RGB")
-
     soft = np.zeros((len(rows), classes))
     for row, label in zip(soft, rows["soft_label"], strict=True):
         row[label["class"]] = label["weight"]
     labels = np.asarray(rows["label"], dtype=np.int64)
-    features = cached_features(encoder, digests, read, cache)
-    return Pictures(features, Labelled(labels, soft, list(rows["source_ids"])), tuple(digests))
+    features, digests = row_features(rows, encoder, cache)
+    return Pictures(features, Labelled(labels, soft, list(rows["source_ids"])), digests)
 
 
-def _named(found: Sequence[tuple[str, Line]]) -> list[tuple[str, Line]]:
-    """Lines of one method in one draw are told apart by their folder's or repository's name."""
-    taken = [(key, line.name) for key, line in found]
+def _named(lines: Sequence[tuple[str, Line]]) -> list[tuple[str, Line]]:
+    """Lines of one method in one draw are told apart by the names of their folders or repositories.
+
+    Where these are the same too, by the whole place.
+    """
+    methods = Counter((key, line.name) for key, line in lines)
+    folders = Counter((key, line.name, Path(line.where).name) for key, line in lines)
     named = []
-    for key, line in found:
-        is_alone = taken.count((key, line.name)) == 1 and line.name not in CONTROLS
-        name = line.name if is_alone else f"{line.name} ({Path(line.where).name})"
-        named.append((key, Line(line.where, name, line.synthetic, line.leaks)))
+    for key, line in lines:
+        name = line.name
+        if methods[key, name] > 1 or name in CONTROLS:
+            folder = Path(line.where).name
+            name = f"{name} ({folder if folders[key, name, folder] == 1 else line.where})"
+        named.append((key, replace(line, name=name)))
     return named

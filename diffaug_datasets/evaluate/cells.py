@@ -5,7 +5,7 @@ time, and done when its receipt is there, which is written last and carries the 
 is never made again, so a bench that was killed goes on where it was, and any number of workers make the same files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import FileDigest, read_text, sha256_file, write_atomically, write_text
 from diffaug_datasets.core.identity import digest
-from diffaug_datasets.run.store import lease
+from diffaug_datasets.run.store import check_locks, lease
 
 SCHEMA = 1
 
@@ -85,10 +85,19 @@ class Fitted:
 
 
 class CellFolder:
-    """The cells of benches in a folder."""
+    """The cells of benches in a folder, which is made if it is missing.
+
+    Raises:
+        RunError: the folder cannot be made or written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be made ({error.strerror}); give another place.") from None
+        check_locks(folder)
 
     def result(self, cell: Cell) -> Result | None:
         """The finished cell, or None where it is missing or its files are not what the receipt says."""
@@ -115,19 +124,18 @@ class CellFolder:
         Raises:
             RunError: the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         with lease(self.folder, cell.key) as mine:
             if not mine:
                 return None
-            if found := self.result(cell):
-                return found
+            if result := self.result(cell):
+                return result
             fitted = fit()
-            columns: Mapping[str, pa.Array] = {
+            columns = {
                 "pixel_sha256": pa.array(test, pa.string()),
                 "label": pa.array(labels, pa.int32()),
                 "predicted": pa.array(fitted.predicted, pa.int32()),
             }
-            table = pa.table(dict(columns))
+            table = pa.table(columns)
             done = write_atomically(self.folder / f"{cell.key}.parquet", lambda path: pq.write_table(table, path))
             receipt = CellReceipt(
                 cell=cell,
@@ -139,10 +147,10 @@ class CellFolder:
                 evaluations=fitted.evaluations,
             )
             write_text(self._receipt(cell), receipt.model_dump_json(indent=1) + "\n")
-        found = self.result(cell)
-        if found is None:
+        result = self.result(cell)
+        if result is None:
             raise RunError(f"{self.folder}: cell {cell.key} was written and reads otherwise; check the disk.")
-        return found
+        return result
 
     def _receipt(self, cell: Cell) -> Path:
         return self.folder / f"{cell.key}.json"

@@ -66,8 +66,8 @@ class Classifier:
 
     def predict(self, features: Array) -> NDArray[np.int64]:
         """Class ids [n] of features [n d]; the first of equal ones."""
-        told: NDArray[np.int64] = self.scores(unit(features)).argmax(1)
-        return told
+        predicted: NDArray[np.int64] = self.scores(unit(features)).argmax(1)
+        return predicted
 
     def accuracy(self, features: Array, labels: Sequence[int]) -> float:
         """Share of images that get their label, in [0, 1]."""
@@ -97,9 +97,9 @@ def fit(kind: Kind, train: Examples, penalty: float = 1.0, seed: int = 0) -> Cla
     model.fit(unit(train.features)[rows], classes, sample_weight=train.targets[rows, classes])
 
     def scores(features: Array) -> Array:
-        told = np.asarray(model.decision_function(features), dtype=np.float64)
+        decisions = np.asarray(model.decision_function(features), dtype=np.float64)
         every = np.full((len(features), train.targets.shape[1]), -np.inf)
-        every[:, present] = np.stack([-told, told], 1) if told.ndim == 1 else told
+        every[:, present] = np.stack([-decisions, decisions], 1) if decisions.ndim == 1 else decisions
         return every
 
     return Classifier(scores, penalty)

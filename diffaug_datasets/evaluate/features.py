@@ -19,6 +19,7 @@ from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.identity import digest
 
 if TYPE_CHECKING:
+    import datasets
     from PIL.Image import Image
     from torch import Tensor
 
@@ -42,6 +43,24 @@ def default_folder() -> Path:
     return (Path(base) if base else Path("~/.cache").expanduser()) / "diffaug" / "features"
 
 
+def row_features(
+    rows: "datasets.Dataset", encoder: ImageEncoder, folder: Path | None = None
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Unit-norm features [n d] of the images of a loaded set, as RGB, and their pixel digests, in their order.
+
+    Raises:
+        ValueError: there is no row.
+        RunError: the folder cannot be written.
+    """
+    digests = tuple(rows["pixel_sha256"])
+
+    def read(place: int) -> "Image":
+        picture: Image = rows[place]["image"]
+        return picture.convert("RGB")
+
+    return cached_features(encoder, digests, read, folder), digests
+
+
 def cached_features(
     encoder: ImageEncoder, pixel_sha256: Sequence[str], read: Callable[[int], "Image"], folder: Path | None = None
 ) -> NDArray[np.float64]:
@@ -54,29 +73,29 @@ def cached_features(
     if not pixel_sha256:
         raise ValueError("got no image; give at least one")
     place = (folder or default_folder()) / digest(encoder.name)[:16]
-    known = _known(place, set(pixel_sha256))
+    known = _kept_features(place, set(pixel_sha256))
     missing = {sha: i for i, sha in enumerate(pixel_sha256) if sha not in known}
     if missing:
         images = (read(i) for i in missing.values())
         made = encoder.image_features(images, batch_shape=BATCH).float().numpy()
         known |= dict(zip(missing, made, strict=True))
-        _write(place, list(missing), made)
+        numbers = pa.FixedSizeListArray.from_arrays(pa.array(made.ravel(), pa.float32()), made.shape[1])
+        table = pa.table({"pixel_sha256": pa.array(list(missing), pa.string()), "features": numbers})
+        write_atomically(place / f"{digest(sorted(missing))[:16]}.parquet", lambda path: pq.write_table(table, path))
     return np.stack([known[sha] for sha in pixel_sha256]).astype(np.float64)
 
 
-def _known(place: Path, wanted: set[str]) -> dict[str, NDArray[np.float32]]:
-    found: dict[str, NDArray[np.float32]] = {}
+def _kept_features(place: Path, wanted: set[str]) -> dict[str, NDArray[np.float32]]:
+    """Pixel digest -> features [d], of the wanted ones that earlier calls have written; damaged files are left out."""
+    known: dict[str, NDArray[np.float32]] = {}
     values = pa.array(sorted(wanted), pa.string())
     for path in sorted(place.glob("*.parquet")):
-        table = pq.read_table(path, filters=pa.compute.field("pixel_sha256").isin(values))
+        try:
+            table = pq.read_table(path, filters=pa.compute.field("pixel_sha256").isin(values))
+        except (OSError, pa.ArrowException):
+            continue
         rows = table.column("features").combine_chunks()
         width = rows.type.list_size
         numbers = rows.flatten().to_numpy().reshape(-1, width)
-        found |= dict(zip(table.column("pixel_sha256").to_pylist(), numbers, strict=True))
-    return found
-
-
-def _write(place: Path, names: Sequence[str], features: NDArray[np.float32]) -> None:
-    numbers = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel(), pa.float32()), features.shape[1])
-    table = pa.table({"pixel_sha256": pa.array(names, pa.string()), "features": numbers})
-    write_atomically(place / f"{digest(sorted(names))[:16]}.parquet", lambda path: pq.write_table(table, path))
+        known |= dict(zip(table.column("pixel_sha256").to_pylist(), numbers, strict=True))
+    return known

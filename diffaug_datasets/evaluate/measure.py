@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffaug_datasets.core.errors import DiffAugError, RunError
+from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.evaluate import metrics
 from diffaug_datasets.evaluate.classifiers import Examples, fit
-from diffaug_datasets.evaluate.features import ImageEncoder, cached_features
+from diffaug_datasets.evaluate.features import ImageEncoder, row_features
 from diffaug_datasets.evaluate.metrics import Distance, Interval
-from diffaug_datasets.release.read import load
+from diffaug_datasets.release.read import EmptySplit, load
 
 if TYPE_CHECKING:
     import datasets
-    from PIL.Image import Image
 
 Array = NDArray[np.float64]
 
@@ -109,6 +108,8 @@ def measure(
         DiffAugError: it cannot be loaded, or has no synthetic or no real image.
     """
     train = load(where, config, "train", with_real=with_real)
+    if "image" not in train.column_names:
+        raise RunError(f"{where}: this config holds no images; choose another one.")
     origins = train["origin"]
     real_rows = [i for i, origin in enumerate(origins) if origin == "real"]
     made_rows = [i for i, origin in enumerate(origins) if origin != "real"]
@@ -117,7 +118,8 @@ def measure(
     test = _test_split(where, config, with_real)
     if not real_rows and test is None:
         raise RunError(
-            f"{where}: carries no real image to compare with; give your copy of the real images (--with-real)."
+            f"{where}: carries no real image to compare with; choose another config, or give your copy of the real "
+            "images (--with-real)."
         )
     made = train.select(made_rows)
     synthetic = _images(made, encoder, cache)
@@ -138,27 +140,20 @@ def measure(
             own = shown.of(label) if shown else None
             measures += _set_measures(names[label], part, beside, own, seed)
             measures += _row_measures(names[label], made, places[label])
-    told = f"{len(reference):,} real {kind} images"
-    return Measured(str(where), encoder.name, len(synthetic), told, tuple(measures))
+    described = f"{len(reference):,} real {kind} images"
+    return Measured(str(where), encoder.name, len(synthetic), described, tuple(measures))
 
 
 def _test_split(where: str | Path, config: str | None, with_real: str | Path | None) -> "datasets.Dataset | None":
     try:
         return load(where, config, "test", with_real=with_real)
-    except DiffAugError:
-        return None  # a set without a test split: `reference` says which images stand in
+    except EmptySplit:
+        return None  # `reference` says which images stand in
 
 
 def _images(rows: "datasets.Dataset", encoder: ImageEncoder, cache: Path | None) -> Images:
-    digests = list(rows["pixel_sha256"])
-
-    def read(place: int) -> "Image":
-        picture: Image = rows[place]["image"]
-        return picture.convert("RGB")
-
-    return Images(
-        cached_features(encoder, digests, read, cache), np.asarray(rows["label"], dtype=np.int64), tuple(digests)
-    )
+    features, digests = row_features(rows, encoder, cache)
+    return Images(features, np.asarray(rows["label"], dtype=np.int64), digests)
 
 
 def _set_measures(
@@ -174,8 +169,8 @@ def _set_measures(
         if reason:
             yield Measure(name, of, n, None, withheld=reason)
         else:
-            found = metrics.compared(distance, synthetic.features, reference.features, seed)
-            yield Measure(name, of, n, found.distance.value, None, found.floor)
+            beside_floor = metrics.compared(distance, synthetic.features, reference.features, seed)
+            yield Measure(name, of, n, beside_floor.distance.value, None, beside_floor.floor)
     with_interval: dict[str, Callable[[Array, Array], Interval]] = {
         "kernel": metrics.kernel_distance,
         "two_sample_accuracy": partial(metrics.two_sample_accuracy, seed=seed),
@@ -236,6 +231,9 @@ def _probe(of: str | None, synthetic: Images, held_out: Images | None, classes: 
     if held_out is None:
         yield Measure("probe_agreement", of, len(synthetic), None, withheld="no real test images to fit a probe on")
         return
+    if classes < 2:
+        yield Measure("probe_agreement", of, len(synthetic), None, withheld="one class, two are needed to tell apart")
+        return
     counts = np.bincount(held_out.labels, minlength=classes)
     if counts.min() < LEAST_FOR_PROBE:
         reason = f"a class with {counts.min()} real test images, {LEAST_FOR_PROBE} are needed"
@@ -243,5 +241,5 @@ def _probe(of: str | None, synthetic: Images, held_out: Images | None, classes: 
         return
     probe = fit("logistic", Examples.of_labels(held_out.features, held_out.labels.tolist(), classes))
     agreed = probe.predict(synthetic.features) == synthetic.labels
-    found = metrics.share(int(agreed.sum()), len(agreed))
-    yield Measure("probe_agreement", of, len(synthetic), found.value, (found.low, found.high))
+    accuracy = metrics.share(int(agreed.sum()), len(agreed))
+    yield Measure("probe_agreement", of, len(synthetic), accuracy.value, (accuracy.low, accuracy.high))

@@ -189,8 +189,8 @@ def two_sample_accuracy(a: Features, b: Features, seed: int = 0) -> Interval:
     labels = np.repeat([0, 1], size)
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    told = cross_val_predict(model, np.concatenate(parts), labels, cv=folds)
-    return share(int((told == labels).sum()), len(labels))
+    predicted = cross_val_predict(model, np.concatenate(parts), labels, cv=folds)
+    return share(int((predicted == labels).sum()), len(labels))
 
 
 def share(hits: int, n: int) -> Interval:

@@ -126,7 +126,7 @@ def rank_intervals(accuracy: Mapping[str, Values], seed: int = 0, resamples: int
     ranks = stats.rankdata(-table[:, chosen].mean(2), axis=0)
     low, high = np.quantile(ranks, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     mean = stats.rankdata(-table.mean(1))
-    return {name: Ranks(*map(float, found)) for name, *found in zip(accuracy, mean, low, high, strict=True)}
+    return {name: Ranks(*map(float, numbers)) for name, *numbers in zip(accuracy, mean, low, high, strict=True)}
 
 
 def smallest_effect(deviation: float, draws: int) -> float:

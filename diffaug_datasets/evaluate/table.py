@@ -20,7 +20,7 @@ SURE = 0.05
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A line under one classifier. Accuracies are shares in [0, 1]; `evaluations`: U-Net rows, where they are known.
 
     `gain`: difference to the real images alone, None for these; `corrected`: its p value after Holm. `smallest`: the
@@ -63,9 +63,9 @@ class Row:
         return columns | {"verdict": self.verdict}
 
 
-def table(answer: Answer) -> tuple[Row, ...]:
+def table(answer: Answer) -> tuple[TableRow, ...]:
     """Rows of a bench, the best of each classifier first."""
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     judges = {(r.receipt.cell.encoder, r.receipt.cell.classifier, r.receipt.cell.setting) for r in answer.results}
     for encoder, classifier, setting in sorted(judges):
         chosen = [
@@ -78,55 +78,55 @@ def table(answer: Answer) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _of_classifier(results: Sequence[Result], draws: Sequence[str]) -> list[Row]:
+def _of_classifier(results: Sequence[Result], draws: Sequence[str]) -> list[TableRow]:
     by_line: dict[str, dict[str, Result]] = {}
     for result in results:
         by_line.setdefault(result.receipt.cell.line, {})[result.receipt.cell.draw] = result
     base = by_line.get(BASE, {})
-    gains = {line: _gain(found, base) for line, found in by_line.items() if line != BASE and base}
+    gains = {line: _gain(by_draw, base) for line, by_draw in by_line.items() if line != BASE and base}
     compared = [line for line, gain in gains.items() if gain is not None]
     corrected = dict(zip(compared, statistics.holm([gains[line].p for line in compared]), strict=True))  # type: ignore[union-attr]
     whole = {
-        line: np.array([found[draw].receipt.accuracy for draw in draws])
-        for line, found in by_line.items()
-        if set(draws) <= found.keys()
+        line: np.array([by_draw[draw].receipt.accuracy for draw in draws])
+        for line, by_draw in by_line.items()
+        if set(draws) <= by_draw.keys()
     }
     ranks = statistics.rank_intervals(whole) if len(draws) > 1 and whole else {}
     rows = [
-        _row(line, list(found.values()), gains.get(line), corrected.get(line), ranks.get(line), base)
-        for line, found in by_line.items()
+        _row(line, list(by_draw.values()), gains.get(line), corrected.get(line), ranks.get(line), base)
+        for line, by_draw in by_line.items()
     ]
     return sorted(rows, key=lambda row: -row.accuracy)
 
 
-def _gain(found: dict[str, Result], base: dict[str, Result]) -> Difference | None:
-    shared = [draw for draw in found if draw in base]
+def _gain(by_draw: dict[str, Result], base: dict[str, Result]) -> Difference | None:
+    shared = [draw for draw in by_draw if draw in base]
     if not shared:
         return None
     if len(shared) == 1:
-        return statistics.mcnemar(found[shared[0]].correct, base[shared[0]].correct)
-    pairs = [(found[draw].receipt.accuracy, base[draw].receipt.accuracy) for draw in shared]
+        return statistics.mcnemar(by_draw[shared[0]].correct, base[shared[0]].correct)
+    pairs = [(by_draw[draw].receipt.accuracy, base[draw].receipt.accuracy) for draw in shared]
     ours, theirs = (np.array(side) for side in zip(*pairs, strict=True))
     return statistics.paired_difference(ours, theirs)
 
 
 def _row(
     line: str,
-    found: Sequence[Result],
+    results: Sequence[Result],
     gain: Difference | None,
     corrected: float | None,
     ranks: Ranks | None,
     base: dict[str, Result],
-) -> Row:
-    receipts = [result.receipt for result in found]
+) -> TableRow:
+    receipts = [result.receipt for result in results]
     accuracies = np.array([receipt.accuracy for receipt in receipts])
     known = [receipt.evaluations for receipt in receipts if receipt.evaluations is not None]
     smallest = None
     if gain is not None and gain.draws > 1:
-        gaps = [r.receipt.accuracy - base[r.receipt.cell.draw].receipt.accuracy for r in found]
+        gaps = [r.receipt.accuracy - base[r.receipt.cell.draw].receipt.accuracy for r in results]
         smallest = statistics.smallest_effect(float(np.std(gaps, ddof=1)), len(gaps))
     cell = receipts[0].cell
-    return Row(
+    return TableRow(
         encoder=cell.encoder,
         classifier=cell.classifier,
         setting=cell.setting,

@@ -7,7 +7,7 @@ Paper: "Effective data augmentation with diffusion models", arXiv 2302.07944.
 3. a real image of the class itself                                `plan`, role `source`
 4. a strength of 1/4, 1/2, 3/4, 1, alike often                      `plan`, role `strength`
 5. z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps at strength s          `numerics.schedule.add_noise`
-6. PLMS under `a photo of a <class_i>`                             `numerics.plms`
+6. PLMS under `a photo of a <class_i>`                             `numerics.sampling.plms_sample`
 
 Follows the authors' code: no metaclass, Stable Diffusion's own sampler (PNDM, 50 steps) with what diffusers makes of a
 late start, ten images per real one. Departs from it: sources are drawn with replacement, so that a real image has ten

@@ -250,7 +250,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     conditions = Conditions(plain.last, plain.negative, plain.scale, first, [draw.switch for draw in draws])
     xt, steps = torch.stack([start.latent for start in starts]), [row.start_step or 0 for row in rows]
     made = pictures(ctx.backbone, denoise(ctx.backbone, xt, conditions, "ddim", cfg.num_inference_steps, steps))
-    return [start.said_of(image) for image, start in zip(made, starts, strict=True)]
+    return [start.describe(image) for image, start in zip(made, starts, strict=True)]
 
 
 class Start(NamedTuple):
@@ -260,8 +260,8 @@ class Start(NamedTuple):
     measured: dict[str, object]
     lacking: str = ""
 
-    def said_of(self, image: Generated) -> Generated:
-        """The image that it led to, with what is to be known of it."""
+    def describe(self, image: Generated) -> Generated:
+        """The image that it led to, with what was measured and decided at the start."""
         chosen = {key: self.measured[key] for key in ("fallback",) if key in self.measured}
         return Generated(image.pixels, self.measured, chosen, lacking=self.lacking)
 

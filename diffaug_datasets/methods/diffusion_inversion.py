@@ -1,9 +1,9 @@
 """Diffusion Inversion: training images as learned conditions, varied and sampled (Zhou et al. 2023, arXiv 2305.15316).
 
-1. one embedding sequence c_j per image, learned as its condition     fit `image_embeddings`, `models.image_embeddings`
+1. one embedding sequence c_j per image, learned as its condition     fit `image_embeddings`, `models.concepts`
 2. interpolation (1 - alpha) c_j + alpha c_k, k of the same class     `plan`, role `partner`
 3. latent noise c + lambda eps                                       `generate`, the draw's `embedding_seed`
-4. guided sampling from pure noise at a low resolution, where the    `models.image_embeddings.guided_by_mean`
+4. guided sampling from pure noise at a low resolution, where the    `models.concepts.guided_by_mean`
    unconditional branch sees the mean embedding of c_j's group
 5. the picture at its source's size, with its label                  `Config.downscale`
 

@@ -186,15 +186,15 @@ def evaluations(cfg: Config, row: PlanRow) -> int:
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """Features and perceptual hashes of a part of the pool, or the index."""
-    from diffaug_datasets.models.image_index import Query, index, see
+    from diffaug_datasets.models.image_index import Query, build_index, pool_features
     from diffaug_datasets.numerics.nearest import LikenessRule
 
     if unit.kind == "pool_features":
         begin = int(unit.content["begin"])
-        return see(ctx, range(begin, min(begin + _CHUNK, len(ctx.pool.table))))
+        return pool_features(ctx, range(begin, min(begin + _CHUNK, len(ctx.pool.table))))
     queries = [Query(*query) for query in unit.content["queries"]]
     rule = LikenessRule(**cfg.duplicates.model_dump())
-    return index(ctx, queries, unit.after, unit.content["sources"], rule, cfg.search)
+    return build_index(ctx, queries, unit.after, unit.content["sources"], rule, cfg.search)
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
@@ -205,17 +205,17 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 def _retrieved(row: PlanRow, ctx: Context) -> Generated:
     import torch
 
-    from diffaug_datasets.models.image_index import entry
+    from diffaug_datasets.models.image_index import find_entry
 
     query = image_key(row.source_ids[0], row.label) if row.source_ids else str(row.label)
     rank = Draw.model_validate_json(row.draw).rank
-    found = entry(ctx.fit(row.adapters[0]), query, rank)
-    if found is None:
+    entry = find_entry(ctx.fit(row.adapters[0]), query, rank)
+    if entry is None:
         lacking = f"the pool has no image of rank {rank} left for this query; give a larger pool or plan fewer rows"
         return Generated(torch.zeros(1, 1, 3), lacking=lacking)
-    data = ctx.pool.read(found.row, found.image_id)
-    measured = {"pool_id": found.image_id, "pool_row": found.row, "rank": rank, "similarity": found.similarity}
-    return Generated(picture(data), {**measured, **ctx.pool.attribution(found.row)}, encoded=data)
+    data = ctx.pool.read(entry.row, entry.image_id)
+    measured = {"pool_id": entry.image_id, "pool_row": entry.row, "rank": rank, "similarity": entry.similarity}
+    return Generated(picture(data), {**measured, **ctx.pool.attribution(entry.row)}, encoded=data)
 
 
 def picture(data: bytes) -> "Tensor":

@@ -45,7 +45,7 @@ class LoadedConcepts:
     def files(self) -> dict[str, dict[str, Tensor]]:
         """File name -> its tensors, on the CPU. A file without tensors is left out.
 
-        `pipe.load_lora_weights(folder)` reads the LoRA. diffusers takes one token a dictionary:
+        `pipe.load_lora_weights(folder)` reads the LoRA. diffusers takes one token per dictionary:
         `for token, rows in load_file(path).items(): pipe.load_textual_inversion({token: rows})`.
         """
         both = {EMBEDDINGS_FILE: self.tokens, LORA_FILE: self.lora}

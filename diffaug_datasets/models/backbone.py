@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,12 +22,12 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.method import Resize
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.models.adapters import LoadedConcepts, PlaceholderEmbedding, fuse, spelled_out, sub_tokens, unfuse
 from diffaug_datasets.models.loading import Pieces, load_pieces
 from diffaug_datasets.numerics.schedule import Schedule, eps_from_v, eps_from_x0, guided
 
-Resize = Literal["lanczos", "bilinear", "bicubic", "crop"]
 MOST_PIXELS = 1 << 26  # of a picture on its way to a crop: 256 MiB
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -57,7 +56,7 @@ def checked_device(device: str) -> torch.device:
 
 
 def preprocess(image: Image.Image, resize: Resize, height: int, width: int) -> Float[Tensor, "3 H W"]:
-    """A picture as float32 in [-1, 1]. An alpha channel is dropped; EXIF rotation is the data layer's affair.
+    """A picture as float32 in [-1, 1]. An alpha channel is dropped; EXIF rotation is done where images are read.
 
     `crop` keeps the aspect ratio: the picture is made to cover H x W (bilinear) and the middle is kept (GeNIe). The
     others stretch it: Diff-II uses lanczos, Diff-Mix bilinear, DA-Fusion and Diffusion Inversion bicubic.
@@ -175,8 +174,8 @@ class PromptEncoder:
     def ids(self, text: str) -> Int[Tensor, " s"]:
         """Token ids of a text, padded or cut (with one warning per backbone) to `length`. Raises as `__call__`."""
         if unknown := set(PLACEHOLDER.findall(text)) - self._tokens.keys():
-            told = f"prompt {text!r} names {min(unknown)}, which is not learned: install its concepts first."
-            raise BackboneError(told)
+            sentence = f"prompt {text!r} names {min(unknown)}, which is not learned: install its concepts first."
+            raise BackboneError(sentence)
         read: Sequence[int] = self._tokenizer(spelled_out(text, self._tokens), verbose=False).input_ids
         whole = [self._learned_ids.get(i, i) for i in read]
         if len(whole) > self.length and not self._has_warned:
@@ -289,7 +288,7 @@ class Backbone:
         return torch.stack([self.prompt(text) for text in texts])
 
     def preprocess(self, image: Image.Image, resize: Resize) -> Float[Tensor, "3 H W"]:
-        """A picture in [-1, 1] at the backbone's size, on the CPU; see `pixels.preprocess`."""
+        """A picture in [-1, 1] at the backbone's size, on the CPU; see the function `preprocess`."""
         return preprocess(image, resize, self.height, self.width)
 
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:

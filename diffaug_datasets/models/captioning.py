@@ -19,13 +19,20 @@ from transformers import (
     AutoTokenizer,
 )
 
-from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.errors import BackboneError, one_line
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.prompts import MOST, Summary, after_prefix
 from diffaug_datasets.models.backbone import checked_device
-from diffaug_datasets.models.encoders import PROBE, fetch_model, image_processor, read_model, tokenizer_of, tried
+from diffaug_datasets.models.encoders import (
+    PROBE_IMAGE,
+    fetch_model,
+    image_processor,
+    probing,
+    read_model,
+    tokenizer_of,
+)
 from diffaug_datasets.models.loading import one_sentence, read_tokenizer
-from diffaug_datasets.models.model_files import brief
+from diffaug_datasets.models.model_folder import brief
 
 MOST_TOKENS = 40
 MOST_REPLY_TOKENS = 512
@@ -54,8 +61,8 @@ class Captioner:
         model = read_model(AutoModelForImageTextToText, folder, id_or_path, place)
         tokenizer = tokenizer_of(folder, id_or_path, model)
         captioner = cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
-        with tried(id_or_path):
-            captioner._continued(PROBE, "a photo of", most=1)
+        with probing(id_or_path):
+            captioner._continued(PROBE_IMAGE, "a photo of", most=1)
         return captioner
 
     def caption(self, image: Image.Image, prefix: str) -> str:
@@ -107,7 +114,7 @@ def summarise_by_chat(
         answer = client.chat_completion([{"role": "user", "content": prompt}], model=model, temperature=0, seed=0)
         reply = answer.choices[0].message.content or ""
     except Exception as error:  # of whichever HTTP library this release of huggingface_hub stands on
-        reason = " ".join(str(error).split("\n")[0].split())[:200]
+        reason = one_line(str(error).split("\n")[0])
         raise BackboneError(
             f"chat model {model!r} gave no answer ({type(error).__name__}: {reason}); check the id, the endpoint and "
             "the login, or use --summariser clusters, which needs no model."
@@ -161,10 +168,10 @@ class LanguageModel:
         ids = words["input_ids"].to(self._model.device)
         self._check_room(ids.shape[1])
         mask = words["attention_mask"].to(self._model.device)
-        made = self._model.generate(
+        output = self._model.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=MOST_REPLY_TOKENS, do_sample=False, num_beams=1
         )[0]
-        reply = made if self._model.config.is_encoder_decoder else made[ids.shape[1] :]
+        reply = output if self._model.config.is_encoder_decoder else output[ids.shape[1] :]
         text: str = self._tokenizer.decode(reply, skip_special_tokens=True)
         return text
 
@@ -247,13 +254,13 @@ def _middles(texts: Sequence[str], weights: Sequence[int]) -> list[str]:
     places = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(texts).toarray()
     clusters = KMeans(MOST, n_init=10, random_state=0).fit(places, sample_weight=weights)
     distances = clusters.transform(places)
-    found = []
+    middles = []
     for number in range(MOST):
         own = np.flatnonzero(clusters.labels_ == number).tolist()
         if own:
             middle = texts[min(own, key=lambda i: (distances[i, number], texts[i]))]
-            found.append((-sum(weights[i] for i in own), middle))
-    return [text for _, text in sorted(found)]
+            middles.append((-sum(weights[i] for i in own), middle))
+    return [text for _, text in sorted(middles)]
 
 
 def length_check(spec: BackboneSpec, longest_prompt: str) -> Callable[[str], bool] | None:

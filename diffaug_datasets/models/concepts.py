@@ -31,9 +31,9 @@ from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.files import write_bytes
 from diffaug_datasets.core.identity import digest, uint63
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
-from diffaug_datasets.core.method import DiffusionModel
+from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point
-from diffaug_datasets.models.backbone import Backbone, Resize, to_uint8
+from diffaug_datasets.models.backbone import Backbone, to_uint8
 from diffaug_datasets.models.training import (
     ALONE,
     Checkpoint,

@@ -25,7 +25,7 @@ from diffaug_datasets.numerics.schedule import (
     plms_timesteps,
 )
 
-LABELS = {"ddim": ddim_timesteps, "dpm": dpm_timesteps, "plms": plms_timesteps}
+TIMESTEPS = {"ddim": ddim_timesteps, "dpm": dpm_timesteps, "plms": plms_timesteps}
 SAMPLERS = {"ddim": ddim_sample, "dpm": dpm_sample, "plms": plms_sample}
 
 
@@ -108,7 +108,7 @@ def sampled(
 
 def timesteps(backbone: DiffusionModel, sampler: Sampler, n: int) -> tuple[int, ...]:
     """The sampler's `n` descending timestep labels; PLMS has one more."""
-    return LABELS[sampler](backbone.schedule, n)
+    return TIMESTEPS[sampler](backbone.schedule, n)
 
 
 def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Eps:

@@ -19,11 +19,10 @@ from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.core.models import ModelKind, find_model
 from diffaug_datasets.models.backbone import MOST_PIXELS, checked_device
 from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
-from diffaug_datasets.models.model_files import Damage
-from diffaug_datasets.models.model_folder import unreadable
+from diffaug_datasets.models.model_folder import Damage, unreadable
 
 PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
-PROBE = Image.new("RGB", (40, 30), "orange")
+PROBE_IMAGE = Image.new("RGB", (40, 30), "orange")
 
 
 class Encoder:
@@ -46,12 +45,12 @@ class Encoder:
         """
         place, (folder, name) = checked_device(device), fetch_model(id_or_path, "encoder")
         model = read_model(AutoModel, folder, id_or_path, place)
-        tokenizer = tokenizer_of(folder, id_or_path, model) if _reads_text(model) else None
+        tokenizer = tokenizer_of(folder, id_or_path, model) if hasattr(model, "get_text_features") else None
         encoder = cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
-        with tried(id_or_path):
-            seen = [encoder.image_features([PROBE], batch_shape=1)]
-            seen += [encoder._encode_text("a photo")[None]] if encoder.has_text else []
-            _check_features(seen)
+        with probing(id_or_path):
+            features = [encoder.image_features([PROBE_IMAGE], batch_shape=1)]
+            features += [encoder._encode_text("a photo")[None]] if encoder.has_text else []
+            _check_features(features)
         return encoder
 
     @property
@@ -118,11 +117,11 @@ class Judge:
         place, (folder, name) = checked_device(device), fetch_model(id_or_path, "judge")
         model = read_model(AutoModelForImageClassification, folder, id_or_path, place)
         judge = cls(model, image_processor(folder, id_or_path), name, place)
-        with tried(id_or_path):
-            told = judge.probabilities([PROBE], batch_shape=1)
-            _check_features([told])
-            if told.shape[1] != len(judge.class_names):
-                raise Damage(f"it tells {told.shape[1]} classes apart and names {len(judge.class_names)}")
+        with probing(id_or_path):
+            probabilities = judge.probabilities([PROBE_IMAGE], batch_shape=1)
+            _check_features([probabilities])
+            if probabilities.shape[1] != len(judge.class_names):
+                raise Damage(f"it tells {probabilities.shape[1]} classes apart and names {len(judge.class_names)}")
         return judge
 
     @property
@@ -160,8 +159,8 @@ class Judge:
 
 
 @contextmanager
-def tried(name: str) -> Iterator[None]:
-    """Turn whatever a model fails with on a first picture into a sentence about its folder.
+def probing(name: str) -> Iterator[None]:
+    """Try a model on a first picture; whatever it fails with becomes a sentence about its folder.
 
     Raises:
         BackboneError: it fails.
@@ -172,10 +171,10 @@ def tried(name: str) -> Iterator[None]:
         raise unreadable(name, error) from error
 
 
-def _check_features(seen: Sequence[Tensor]) -> None:
-    if not all(bool(features.isfinite().all()) for features in seen) or len({f.shape[1] for f in seen}) > 1:
+def _check_features(features: Sequence[Tensor]) -> None:
+    if not all(bool(f.isfinite().all()) for f in features) or len({f.shape[1] for f in features}) > 1:
         raise Damage(
-            f"it makes {[tuple(f.shape) for f in seen]} of a picture and a text, or values that are not finite"
+            f"it makes {[tuple(f.shape) for f in features]} of a picture and a text, or values that are not finite"
         )
 
 
@@ -187,13 +186,13 @@ def _in_batches(
 
     They may depend on an image's place: whoever needs the same bits again gives it the same place.
     """
-    found: list[Tensor] = []
+    rows: list[Tensor] = []
     pixels = (_pixels(processor, image) for image in images)
     while part := list(islice(pixels, shape)):
-        found.append(network(torch.cat(part + part[-1:] * (shape - len(part))))[: len(part)].cpu())
-    if not found:
+        rows.append(network(torch.cat(part + part[-1:] * (shape - len(part))))[: len(part)].cpu())
+    if not rows:
         raise ValueError("got no image; give at least one")
-    return torch.cat(found)
+    return torch.cat(rows)
 
 
 def _pixels(processor: Any, image: Image.Image) -> Float[Tensor, "1 3 h w"]:
@@ -220,10 +219,6 @@ def _projected(output: Any) -> Float[Tensor, "b d"]:
     """CLIP's projected features, which transformers 5 wraps."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features
-
-
-def _reads_text(model: Any) -> bool:
-    return hasattr(model, "get_text_features")
 
 
 def image_processor(folder: Path, name: str) -> Any:
@@ -269,14 +264,14 @@ def fetch_model(id_or_path: str, kind: ModelKind) -> tuple[Path, str]:
 def _snapshot(repository: str, revision: str | None, kind: ModelKind) -> Path:
     for only_cached in (True, False):
         try:
-            found = snapshot_download(
+            folder = snapshot_download(
                 repository, revision=revision, allow_patterns=PATTERNS, local_files_only=only_cached
             )
         except (OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(".")
             continue
-        if any(Path(found).glob("model*.safetensors")):
-            return Path(found)
+        if any(Path(folder).glob("model*.safetensors")):
+            return Path(folder)
         reason = "it has no safetensors weights"
     at = f" --revision {revision}" if revision else ""
     raise BackboneError(

@@ -37,14 +37,14 @@ def backbone_fingerprint(backbone: Backbone, shape: int) -> str:
 def features_fingerprint(models: Iterable[Encoder | Judge], shape: int) -> str:
     """16 hex digits of what encoders and judges make of `shape` fixed pictures, and encoders of a text if they read."""
     pictures = [Image.fromarray(_levels(j, SIDE, SIDE, 3).numpy()) for j in range(shape)]
-    found: list[Tensor] = []
+    seen: list[Tensor] = []
     for model in models:
         if isinstance(model, Judge):
-            found.append(model.probabilities(pictures, batch_shape=shape))
+            seen.append(model.probabilities(pictures, batch_shape=shape))
         else:
-            found.append(model.image_features(pictures, batch_shape=shape))
-            found += [model.text_features([TEXT])] if model.has_text else []
-    return _digest(found)
+            seen.append(model.image_features(pictures, batch_shape=shape))
+            seen += [model.text_features([TEXT])] if model.has_text else []
+    return _digest(seen)
 
 
 def _generator(seed: int) -> torch.Generator:

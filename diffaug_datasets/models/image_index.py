@@ -21,7 +21,7 @@ from diffaug_datasets.core.sources import PoolTable
 from diffaug_datasets.numerics.nearest import LikenessRule, Looks, Match, Neighbours, Sieve, assign, exact_neighbours
 
 EXACT_UP_TO = 1_000_000
-PROBES = 64
+LISTS_SEARCHED = 64
 
 Search = Literal["auto", "exact", "faiss"]
 UNREADABLE = "unreadable"
@@ -59,7 +59,7 @@ def _inverted_lists(pool: Float[Tensor, "n d"]) -> Any:
     index = faiss.index_factory(pool.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(pool.numpy())
     index.add(pool.numpy())
-    index.nprobe = min(PROBES, lists)
+    index.nprobe = min(LISTS_SEARCHED, lists)
     return index
 
 
@@ -83,7 +83,7 @@ class Entry:
     similarity: float
 
 
-def see(ctx: Context, places: range) -> FitFiles:
+def pool_features(ctx: Context, places: range) -> FitFiles:
     """Unit-norm `features` [n d] and perceptual hashes `bits` [n 64] of a part of the pool; NaN where unreadable.
 
     Raises:
@@ -125,7 +125,7 @@ def looks(ctx: Context, images: Iterable[Image.Image]) -> Looks | None:
     return Looks(torch.stack(bits), features)
 
 
-def index(
+def build_index(
     ctx: Context,
     queries: Sequence[Query],
     chunks: Sequence[str],
@@ -141,13 +141,13 @@ def index(
     parts = [ctx.fit(name) for name in chunks]
     features = torch.cat([part["features"] for part in parts])
     pool = Looks(torch.cat([part["bits"] for part in parts]), features.nan_to_num())
-    told, against = _known(ctx, sources)
-    told |= dict.fromkeys(features.isnan().any(1).nonzero().flatten().tolist(), UNREADABLE)
+    known, against = _known(ctx, sources)
+    known |= dict.fromkeys(features.isnan().any(1).nonzero().flatten().tolist(), UNREADABLE)
     counts = [query.rows for query in queries]
     passes: list[Sieve] = []
 
     def judge() -> Sieve:
-        passes.append(Sieve(pool, told, against, rule, sum(counts)))
+        passes.append(Sieve(pool, known, against, rule, sum(counts)))
         return passes[-1]
 
     seen = dict(zip(sources, against["source"].features, strict=True)) if "source" in against else {}
@@ -163,7 +163,7 @@ def index(
     return FitFiles(files, {"pool": len(pool), "found": sum(map(len, got)), "removed": removed})
 
 
-def entry(tensors: Mapping[str, Tensor], query: str, rank: int) -> Entry | None:
+def find_entry(tensors: Mapping[str, Tensor], query: str, rank: int) -> Entry | None:
     """The image that a query got at a rank, or None where the pool had no more."""
     rows = tensors[f"{query}/rows"]
     if rank >= len(rows):
@@ -183,11 +183,11 @@ def _known(ctx: Context, sources: Sequence[str]) -> tuple[dict[int, str], dict[s
     """Pool places that are a test or source image by their bytes, and how all test and source images look."""
     tests = dict.fromkeys(map(source_id, ctx.held_out()))
     place = {image_id: i for i, image_id in enumerate(ctx.pool.table.ids)}
-    told = {place[i]: "same bytes as a source" for i in sources if i in place}
-    told |= {place[i]: "same bytes as a test" for i in tests if i in place}
+    known = {place[i]: "same bytes as a source" for i in sources if i in place}
+    known |= {place[i]: "same bytes as a test" for i in tests if i in place}
     pictures = {"source": map(ctx.source, sources), "test": _pictures(ctx.held_out())}
     seen = {name: looks(ctx, images) for name, images in pictures.items()}
-    return told, {name: one for name, one in seen.items() if one is not None}
+    return known, {name: one for name, one in seen.items() if one is not None}
 
 
 def _pictures(encoded: Iterable[bytes]) -> Iterator[Image.Image]:

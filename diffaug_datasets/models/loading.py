@@ -19,12 +19,19 @@ from transformers.utils import logging as transformers_logging
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import BackboneSpec, ModelRef, find_backbone
-from diffaug_datasets.models.model_files import brief
-from diffaug_datasets.models.model_folder import STEMS, check_folder, read_scheduler, unfit, unloadable, unreachable
+from diffaug_datasets.models.model_folder import (
+    STEMS,
+    brief,
+    check_folder,
+    read_scheduler,
+    unfit,
+    unloadable,
+    unreachable,
+)
 from diffaug_datasets.numerics.schedule import Schedule
 from diffaug_datasets.numerics.timesteps import SchedulerSettings
 
-PROBES = ("a photo of a bird", "the red house on a hill, 1984")
+PROBE_TEXTS = ("a photo of a bird", "the red house on a hill, 1984")
 
 
 def read_tokenizer(kind: Any, folder: Path, rows: int | None = None) -> Any:
@@ -37,7 +44,7 @@ def read_tokenizer(kind: Any, folder: Path, rows: int | None = None) -> Any:
         Exception: of whichever kind this release of transformers reads a tokenizer with.
     """
     tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    first, second = (tokenizer(text, verbose=False).input_ids for text in PROBES)
+    first, second = (tokenizer(text, verbose=False).input_ids for text in PROBE_TEXTS)
     words = {*first, *second} - set(tokenizer.all_special_ids)  # among these is the one that unknown words get
     if first == second or len(words) < 2:
         raise ValueError(f"{folder.name}/ has no vocabulary: all texts are alike to its tokenizer")
@@ -50,7 +57,7 @@ def read_tokenizer(kind: Any, folder: Path, rows: int | None = None) -> Any:
 def check_ends(tokenizer: Any, folder: Path) -> None:
     """Raises ValueError where texts do not get CLIP's two different tokens around them."""
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ids = tokenizer(PROBES[0], verbose=False).input_ids
+    ids = tokenizer(PROBE_TEXTS[0], verbose=False).input_ids
     if begin == end or (ids[0], ids[-1]) != (begin, end):
         raise ValueError(f"{folder.name}/ puts {ids[0]} and {ids[-1]} around a text, expected two tokens of its own")
 

@@ -1,27 +1,34 @@
-"""Whether a model can be driven, told from its folder without torch: asked at plan, and again before it is loaded.
+"""Whether a model can be driven, judged by its folder without torch: asked at plan, and again before it is loaded.
 
-Of diffusion models only Stable Diffusion 1.x and 2.x can: one U-Net that takes time and text, one CLIP text encoder,
-one autoencoder. Of encoders and judges the folder must be whole.
+Read are JSON, the headers of safetensors weights, and the words of a tokenizer; whatever is wrong with a file is a
+`Damage`, whose text names it and reads on in a sentence about the model. Of diffusion models only Stable Diffusion 1.x
+and 2.x can be driven: one U-Net that takes time and text, one CLIP text encoder, one autoencoder. Of encoders and
+judges the folder must be whole.
 """
 
+import json
+import math
 import re
+import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import PACKAGED, BackboneSpec, ModelRef, find_backbone, find_model
-from diffaug_datasets.models.model_files import (
-    Damage,
-    Entry,
-    brief,
-    check_vocabulary,
-    read_object,
-    read_weights,
-    whole_number,
-)
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_settings
 
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+BYTES |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
+FLOATS = ("F64", "F32", "F16", "BF16")
+MOST_HEADER = 100_000_000  # the format's own limit
+MOST_JSON = 100_000_000
+MOST_REASON = 250
+NO_LIMIT = 1e20  # transformers writes a length above it where a tokenizer has none
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+# A table may be longer than its vocabulary (padded, or with rows for words of a fine-tune); half of it is none.
+LEAST_SHARE = 0.9
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 SCHEDULER = "scheduler/scheduler_config.json"
 DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -40,6 +47,229 @@ UNUSED = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")  
 EXTRA_INPUTS: tuple[str, ...] = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
 EXTRA_INPUTS += ("encoder_hid_dim_type",)
 FEW_STEP = re.compile(r"(?:sd|sdxl|xl)[-_]?(?:turbo|lightning)|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: its dtype as the format writes it (`F32`) and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Name -> dtype and shape of every tensor.
+
+    Raises:
+        ValueError: the header is garbled, or does not describe the bytes behind it; says how, without the path.
+        OSError: the file cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MOST_HEADER, size - 8):
+            raise ValueError("is empty" if size == 0 else "has no safetensors header, or is cut short")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("has a garbled safetensors header") from None
+    if not isinstance(header, dict):
+        raise ValueError("has a garbled safetensors header")
+    header.pop("__metadata__", None)
+    return _entries(header, size - 8 - length)
+
+
+class _Described(TypedDict):
+    """What the format writes of a tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+def _entries(header: Mapping[str, _Described], size: int) -> dict[str, TensorInfo]:
+    entries: dict[str, TensorInfo] = {}
+    spans: list[tuple[int, int]] = []
+    for name, tensor in header.items():
+        try:
+            dtype, shape, (begin, end) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
+            is_whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            fits = is_whole and end - begin == math.prod(shape) * BYTES[dtype]
+        except (TypeError, KeyError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(f"has a safetensors header that makes no sense of {name!r}")
+        entries[name] = TensorInfo(dtype, shape)
+        spans.append((begin, end))
+    spans.sort()
+    ends = [0, *(end for _, end in spans)]
+    if [begin for begin, _ in spans] != ends[:-1]:
+        raise ValueError("has a safetensors header whose tensors overlap or leave gaps")
+    if ends[-1] != size:
+        raise ValueError(
+            f"holds {size:,} bytes of weights where its header says {ends[-1]:,}: it is cut short or grown"
+        )
+    return entries
+
+
+def brief(error: Exception) -> str:
+    """What a library said, as a part of a sentence: its first line, or the kind of the error where it said nothing."""
+    first = " ".join(str(error).strip().split("\n")[0].split()).rstrip(".: ")
+    return f"{first[:MOST_REASON]}..." if len(first) > MOST_REASON else first or type(error).__name__
+
+
+class Damage(ValueError):
+    """A file that is missing, garbled, cut short or does not fit the others."""
+
+
+def read_object(folder: Path, name: str) -> Mapping[str, object]:
+    """The JSON object in a file.
+
+    Raises:
+        Damage: it is missing, or holds something else.
+    """
+    path = folder / name
+    try:
+        if path.stat().st_size > MOST_JSON:
+            raise Damage(f"{name} has {path.stat().st_size:,} bytes, expected a configuration")
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise Damage(f"{name} is missing") from None
+    except OSError as error:
+        raise Damage(f"{name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, Damage):
+            raise
+        state = "is empty" if not path.stat().st_size else "is no valid JSON"
+        raise Damage(f"{name} {state}") from None
+    if not isinstance(content, dict):
+        raise Damage(f"{name} holds no JSON object")
+    return content
+
+
+def whole_number(config: Mapping[str, object], key: str, name: str, default: int | None = None) -> int:
+    """A positive whole number of a configuration.
+
+    Raises:
+        Damage: it is something else, or missing where there is no default.
+    """
+    value = config.get(key, default)
+    if type(value) is not int or not 1 <= value <= 2**31:
+        raise Damage(f"{name} has {key} {value!r}, expected a whole number above 0")
+    return value
+
+
+def read_weights(folder: Path, stem: str) -> dict[str, TensorInfo] | None:
+    """Name -> dtype and shape of all weights of `stem.safetensors` or its shards; None where none of these is here.
+
+    Raises:
+        Damage: a file is garbled or cut short, a shard is missing, or numbers are no floats; or only pickles are here.
+    """
+    whole = folder / f"{stem}.safetensors"
+    files = [whole] if whole.is_file() else _shards(folder, stem)
+    if not files:
+        pickles = sorted(p.name for p in whole.parent.glob("*") if p.suffix in PICKLES)
+        if pickles:
+            where = Path(stem).parent / pickles[0]
+            raise Damage(
+                f"{where} is a pickle, which may run code and is never opened, and {stem}.safetensors is missing"
+            )
+        return None
+    weights: dict[str, TensorInfo] = {}
+    for path in files:
+        name = path.relative_to(folder)
+        try:
+            entries = read_header(path)
+        except ValueError as error:
+            raise Damage(f"{name} {error}") from None
+        except OSError as error:
+            raise Damage(f"{name} cannot be read: {error.strerror}") from None
+        parameters = {key: entry for key, entry in entries.items() if key.endswith((".weight", ".bias"))}
+        whole_numbers = [key for key, entry in parameters.items() if entry.dtype not in FLOATS]
+        if whole_numbers:
+            held = f"{entries[whole_numbers[0]].dtype} numbers in {whole_numbers[0]}"
+            raise Damage(f"{name} has {held}, expected floats: quantised weights are not read")
+        weights |= entries
+    if not weights:
+        raise Damage(f"{files[0].relative_to(folder)} holds no weights")
+    return weights
+
+
+def _shards(folder: Path, stem: str) -> list[Path]:
+    path = folder / f"{stem}.safetensors"
+    shards = sorted(path.parent.glob(f"{path.stem}-*-of-*.safetensors"))
+    counts = {int(m[1]) for p in shards if (m := re.search(r"-of-(\d+)\.safetensors$", p.name))}
+    if shards and (len(counts) != 1 or counts != {len(shards)}):
+        raise Damage(f"{stem} comes in {max(counts, default=0)} shards, of which {len(shards)} are here")
+    return shards
+
+
+def check_vocabulary(folder: Path, rows: int) -> None:
+    """Whether a tokenizer folder holds words, as many as its text encoder has embedding rows.
+
+    Raises:
+        Damage: none, fewer than nine tenths of the rows, or more than there are rows.
+    """
+    name = f"{folder.name}/tokenizer_config.json"
+    if (folder / "tokenizer_config.json").is_file():
+        longest = read_object(folder.parent, name).get("model_max_length") or NO_LIMIT
+        is_whole = type(longest) is int and longest >= 3
+        if not is_whole and not (isinstance(longest, float) and longest >= NO_LIMIT):
+            raise Damage(f"{name} has model_max_length {longest!r}, expected a whole number of 3 or more")
+    vocabulary = _words(folder)
+    if vocabulary is None:
+        return
+    name, words, highest = vocabulary
+    if highest >= rows or words < LEAST_SHARE * rows:
+        raise Damage(f"{name} has {words:,} words up to number {highest:,} for {rows:,} embeddings of its text encoder")
+
+
+def _words(folder: Path) -> tuple[str, int, int] | None:
+    """The file with the vocabulary, how many words it has, and the highest number of one; None where JSON has none."""
+    where = folder.name
+    if (folder / "tokenizer.json").is_file():
+        name = f"{where}/tokenizer.json"
+        content = read_object(folder.parent, name)
+        model, added = content.get("model"), content.get("added_tokens") or []
+        if not isinstance(added, list):
+            raise Damage(f"{name} has added_tokens that are no list")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        if isinstance(vocabulary, list):  # a unigram model: a word and its weight, numbered in order
+            vocabulary = {str(i): i for i in range(len(vocabulary))}
+        numbers = _numbers(vocabulary, name)
+        try:
+            numbers |= {token["id"] for token in added}
+        except (TypeError, KeyError):
+            raise Damage(f"{name} has added_tokens without numbers") from None
+        return name, len(numbers), max(numbers)
+    if (folder / "vocab.json").is_file():
+        name = f"{where}/vocab.json"
+        if not (folder / "merges.txt").is_file():
+            raise Damage(f"{where}/merges.txt is missing beside vocab.json")
+        numbers = _numbers(read_object(folder.parent, name), name)
+        try:
+            merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        except (OSError, ValueError):
+            raise Damage(f"{where}/merges.txt cannot be read as text") from None
+        if not any(line.strip() and not line.startswith("#version") for line in merges):
+            raise Damage(f"{where}/merges.txt is empty")
+        if (folder / "added_tokens.json").is_file():
+            numbers |= _numbers(
+                read_object(folder.parent, f"{where}/added_tokens.json"), f"{where}/added_tokens.json", 0
+            )
+        return name, len(numbers), max(numbers)
+    if (folder / "vocab.txt").is_file() or any(folder.glob("*.model")):
+        return None
+    raise Damage(f"{where}/ has no vocabulary: expected tokenizer.json, or vocab.json and merges.txt")
+
+
+def _numbers(vocabulary: object, name: str, least: int = 1) -> set[int]:
+    numbers: list[int] = list(vocabulary.values()) if isinstance(vocabulary, dict) else [-1]
+    if len(numbers) < least or not all(type(n) is int and n >= 0 for n in numbers):
+        raise Damage(f"{name} has no vocabulary of words and their numbers")
+    return set(numbers)
 
 
 def unreadable(name: str, error: Exception) -> BackboneError:
@@ -78,10 +308,10 @@ def _check(folder: Path, kind: str, is_whole: bool) -> None:
     weights = read_weights(folder, "model")
     if weights is None and is_whole:
         raise Damage("model.safetensors is missing")
-    found = [name for name in PROCESSORS if (folder / name).is_file()]
-    if not found and is_whole:
+    processors = [name for name in PROCESSORS if (folder / name).is_file()]
+    if not processors and is_whole:
         raise Damage(f"{PROCESSORS[0]} is missing")
-    for name in found:
+    for name in processors:
         read_object(folder, name)
     if kind == "judge":
         _check_classes(config)
@@ -98,7 +328,7 @@ def _check_classes(config: Mapping[str, object]) -> None:
         raise Damage("config.json has an id2label whose numbers do not run from 0")
 
 
-def _rows(weights: Mapping[str, Entry] | None) -> int | None:
+def _rows(weights: Mapping[str, TensorInfo] | None) -> int | None:
     """Words of the embedding table, where the configuration leaves them to its class's default."""
     tables = [entry.shape[0] for key, entry in (weights or {}).items() if key.endswith("token_embedding.weight")]
     return tables[0] if tables else None
@@ -130,7 +360,7 @@ def unreachable(model: ModelRef, reason: str) -> BackboneError:
 
 
 def check_backbone(spec: BackboneSpec) -> SchedulerSettings | None:
-    """The model's schedule, once all that can be told without torch fits; None where it is not on this machine yet.
+    """The model's schedule, once all that can be checked without torch fits; None where it is not on this machine yet.
 
     Raises:
         BackboneError: a file is missing or damaged, or the model is of a kind that cannot be driven.
@@ -193,7 +423,7 @@ def _config(folder: Path, name: str, is_whole: bool) -> Mapping[str, object] | N
     return read_object(folder, name)
 
 
-def _header(folder: Path, part: str, spec: BackboneSpec, is_whole: bool) -> dict[str, Entry] | None:
+def _header(folder: Path, part: str, spec: BackboneSpec, is_whole: bool) -> dict[str, TensorInfo] | None:
     variant = f".{spec.variant}" if spec.variant else ""
     stem = f"{part}/{STEMS[part]}{variant}"
     header = read_weights(folder, stem)
@@ -215,17 +445,18 @@ def _check_index(folder: Path) -> None:
             f"is a {family}, but only Stable Diffusion 1.x and 2.x can be driven",
             "a StableDiffusionPipeline (one U-Net, one text encoder)",
         )
-    for part, said in index.items():
-        if part in CLASSES or (part in UNUSED and isinstance(said, list)):
-            _check_part(part, said)
-        elif isinstance(said, list) and any(said) and part not in UNUSED:
-            raise Unfit(f"has a part {part!r} ({said[-1]}) that nothing here uses", "U-Net, VAE and text encoder alone")
+    for part, declared in index.items():
+        if part in CLASSES or (part in UNUSED and isinstance(declared, list)):
+            _check_part(part, declared)
+        elif isinstance(declared, list) and any(declared) and part not in UNUSED:
+            got = f"has a part {part!r} ({declared[-1]}) that nothing here uses"
+            raise Unfit(got, "U-Net, VAE and text encoder alone")
 
 
-def _check_part(part: str, said: object) -> None:
-    if not isinstance(said, list) or len(said) != 2:
-        raise Damage(f"model_index.json has {part} {said!r}, expected its library and class")
-    library, kind = said
+def _check_part(part: str, declared: object) -> None:
+    if not isinstance(declared, list) or len(declared) != 2:
+        raise Damage(f"model_index.json has {part} {declared!r}, expected its library and class")
+    library, kind = declared
     if part in CLASSES and kind not in CLASSES[part]:
         raise Unfit(f"has a {part} of the class {kind}", f"a {CLASSES[part][0]}")
     if library not in ("diffusers", "transformers", "stable_diffusion", None):
@@ -233,7 +464,7 @@ def _check_part(part: str, said: object) -> None:
         raise Unfit(f"has a {part} of its own ({library})", code)
 
 
-def _check_unet(unet: Mapping[str, object], header: Mapping[str, Entry] | None) -> None:
+def _check_unet(unet: Mapping[str, object], header: Mapping[str, TensorInfo] | None) -> None:
     name = "unet/config.json"
     _check_network(unet, name, "UNet2DConditionModel")
     if unet.get("time_cond_proj_dim") is not None:
@@ -263,7 +494,7 @@ def _check_unet(unet: Mapping[str, object], header: Mapping[str, Entry] | None) 
             _check_shape(header, key, {1: width}, "unet")
 
 
-def _check_vae(vae: Mapping[str, object], header: Mapping[str, Entry] | None) -> None:
+def _check_vae(vae: Mapping[str, object], header: Mapping[str, TensorInfo] | None) -> None:
     name = "vae/config.json"
     _check_network(vae, name, "AutoencoderKL")
     if vae.get("latents_mean") is not None:
@@ -283,7 +514,9 @@ def _check_vae(vae: Mapping[str, object], header: Mapping[str, Entry] | None) ->
         _check_shape(header, "decoder.conv_in.weight", {0: widths[-1], 1: latents}, "vae")
 
 
-def _check_text(folder: Path, text: Mapping[str, object], header: Mapping[str, Entry] | None, is_whole: bool) -> None:
+def _check_text(
+    folder: Path, text: Mapping[str, object], header: Mapping[str, TensorInfo] | None, is_whole: bool
+) -> None:
     name = "text_encoder/config.json"
     kinds = text.get("architectures") or ["CLIPTextModel"]
     if kinds not in (["CLIPTextModel"], ["CLIPModel"]):
@@ -324,7 +557,7 @@ def _widths(config: Mapping[str, object], name: str, default: list[int]) -> list
     return widths
 
 
-def _check_shape(header: Mapping[str, Entry], ending: str, wanted: Mapping[int, int], part: str) -> None:
+def _check_shape(header: Mapping[str, TensorInfo], ending: str, wanted: Mapping[int, int], part: str) -> None:
     """The tensor's sides at these places; what is not there is found when it is loaded."""
     for key, entry in header.items():
         is_it = key == ending or key.endswith(f".{ending}")

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.errors import BackboneError, one_line
 from diffaug_datasets.core.files import write_bytes
 from diffaug_datasets.models.adapters import LoadedConcepts
 
@@ -30,14 +30,14 @@ MOST_VECTORS, MOST_WIDTH, MOST_NAME = 77, 8192, 200
 CONDITION_WIDTH = 768
 IMAGES_FILE, NAMES_FILE, SINGLE = "image_embeddings.safetensors", "names.json", "tokens"
 CODE = re.compile(r"GLOBAL (\S+)")
-KINDS = "a learned_embeds file is a dictionary from tokens to tensors"
+EXPECTED = "a learned_embeds file is a dictionary from tokens to tensors"
 NAMELESS = ("*", "emb_params")  # keys that stand for whatever token the reader chooses
 TWO_ENCODERS = {"clip_l", "clip_g"}
 
 
 @dataclass(frozen=True)
 class Released:
-    """What a file holds: tokens with rows [n d] and, where told, their classes' names; or images' conditions [s d]."""
+    """What a file holds: tokens with rows [n d], with their classes' names if stated; or images' conditions [s d]."""
 
     tokens: Mapping[str, Float[Tensor, "n d"]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
@@ -89,10 +89,10 @@ def read_released(path: Path, token: str | None = None) -> Released:
     pairs = _entries(content)
     if pairs.keys() == TWO_ENCODERS:
         raise BackboneError(
-            f"{path}: is an embedding of SDXL (clip_l and clip_g), which has two text encoders; {KINDS}."
+            f"{path}: is an embedding of SDXL (clip_l and clip_g), which has two text encoders; {EXPECTED}."
         )
     if not pairs:
-        raise BackboneError(f"{path}: holds no tensor by name; {KINDS}.")
+        raise BackboneError(f"{path}: holds no tensor by name; {EXPECTED}.")
     if token is not None and len(pairs) > 1:
         raise BackboneError(f"{path}: holds {len(pairs)} tokens with names of their own, so drop --token {token}.")
     if len(pairs) == 1:
@@ -115,14 +115,14 @@ def _check_size(path: Path) -> None:
         except (zipfile.BadZipFile, ValueError) as error:
             raise BackboneError(f"{path}: is damaged ({error}); download it again.") from None
     if max(sizes) > MOST_BYTES:
-        raise BackboneError(f"{path}: unpacks to {max(sizes):,} bytes, expected at most {MOST_BYTES:,}; {KINDS}.")
+        raise BackboneError(f"{path}: unpacks to {max(sizes):,} bytes, expected at most {MOST_BYTES:,}; {EXPECTED}.")
 
 
 def _loaded(path: Path) -> Any:
     try:
         return load(path.read_bytes())
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         raise BackboneError(f"{path}: cannot be read as safetensors ({reason}); download it again.") from None
 
 
@@ -134,10 +134,10 @@ def _unpickled(path: Path) -> Any:
     except Exception as error:  # a damaged pickle fails in whatever way its bytes lead to
         text = " ".join(str(error).split())
         if code := CODE.search(text):
-            sentence = f"holds {code[1]} beside tensors, which might run code, so it is not opened; {KINDS}"
+            sentence = f"holds {code[1]} beside tensors, which might run code, so it is not opened; {EXPECTED}"
         else:
             reason = text.rpartition("WeightsUnpickler error: ")[2].split(". ")[0].split(" Check ")[0]
-            sentence = f"cannot be read as tensors ({type(error).__name__}: {reason[:100]}); {KINDS}"
+            sentence = f"cannot be read as tensors ({type(error).__name__}: {reason[:100]}); {EXPECTED}"
         raise BackboneError(f"{path}: {sentence}.") from None
 
 
@@ -149,8 +149,8 @@ def _entries(content: Any) -> Mapping[Any, Any]:
     if isinstance(content, Mapping) and isinstance(content.get("learned_embeds_dict"), Mapping):
         content = content["learned_embeds_dict"]
     elif isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
-        found = content["string_to_param"]
-        content = {content["name"]: found["*"]} if set(found) == {"*"} and content.get("name") else found
+        held = content["string_to_param"]
+        content = {content["name"]: held["*"]} if set(held) == {"*"} and content.get("name") else held
     pairs = content if isinstance(content, Mapping) else {}
     return {name: value for name, value in pairs.items() if isinstance(value, Tensor)}
 
@@ -171,10 +171,10 @@ def _rows(path: Path, name: Any, tensor: Tensor) -> Float[Tensor, "n d"]:
     if not plain or not fits:
         got = f"shape {shape} and dtype {str(rows.dtype).removeprefix('torch.')}"
         raise BackboneError(f"{path}: {name!r} has {got}, expected numbers of shape (d,) or (n, d), n up to 77.")
-    found = rows.reshape(-1, shape[-1]).float().clone()
-    if not bool(torch.isfinite(found).all()):
+    vectors = rows.reshape(-1, shape[-1]).float().clone()
+    if not bool(torch.isfinite(vectors).all()):
         raise BackboneError(f"{path}: {name!r} holds values that are not finite; the file is damaged.")
-    return found
+    return vectors
 
 
 def _conditions(path: Path, weight: Tensor) -> dict[str, Float[Tensor, "s d"]]:
@@ -187,9 +187,9 @@ def _conditions(path: Path, weight: Tensor) -> dict[str, Float[Tensor, "s d"]]:
 
 
 def _names(content: Any, tokens: Mapping[str, Tensor]) -> dict[str, str]:
-    """Token -> class name, where the file tells it."""
-    told = content.get("placeholder2name") if isinstance(content, Mapping) else None
-    known = told if isinstance(told, Mapping) else {}
+    """Token -> class name, where the file has one."""
+    names = content.get("placeholder2name") if isinstance(content, Mapping) else None
+    known = names if isinstance(names, Mapping) else {}
     return {token: known[token] for token in tokens if isinstance(known.get(token), str)}
 
 

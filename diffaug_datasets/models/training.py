@@ -36,7 +36,7 @@ MOST_SKIPPED = 20
 
 @runtime_checkable
 class Team(Protocol):
-    """Who computes a batch: this process is number `rank` of `size`."""
+    """The processes that share a batch; this one is number `rank`, from 0, of `size`."""
 
     @property
     def rank(self) -> int:
@@ -97,11 +97,11 @@ class Processes:
         self._state.destroy_process_group()
 
 
-def told_by_first(team: Team, value: int) -> int:
+def broadcast(team: Team, value: int) -> int:
     """The value that process 0 gives (a whole number below 2^24), in every process."""
-    said = torch.tensor([float(value if team.rank == 0 else 0)])
-    team.add([said])
-    return int(said.item())
+    shared = torch.tensor([float(value if team.rank == 0 else 0)])
+    team.add([shared])
+    return int(shared.item())
 
 
 def total(team: Team, value: int) -> int:
@@ -195,11 +195,11 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of everything that a later step reads."""
-        found = {f"{name}|value": parameter for name, parameter in self.parameters.items()}
+        tensors = {f"{name}|value": parameter for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             moments = self.optimiser.state.get(parameter, {})
-            found |= {f"{name}|{moment}": moments[moment] for moment in MOMENTS if moment in moments}
-        return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in found.items()}
+            tensors |= {f"{name}|{moment}": moments[moment] for moment in MOMENTS if moment in moments}
+        return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put the copies back. Raises KeyError or RuntimeError where they belong to other parameters."""
@@ -254,10 +254,6 @@ class Checkpoint:
             ) from error
         losses: list[float] = tensors[LOSSES].tolist()
         return losses
-
-    def discard(self) -> None:
-        """Delete the file, once what was learned is safe elsewhere."""
-        self.path.unlink(missing_ok=True)
 
 
 class Descent:

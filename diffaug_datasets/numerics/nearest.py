@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine over unit-norm features, who gets which of them, and which pictures are duplicates."""
+"""Nearest neighbours by cosine over unit-norm features, which query gets which, and which pictures are duplicates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,10 +55,10 @@ def assign(
     """
     depth = min(size, 2 * max(counts, default=0) + 16)
     while True:
-        found = _take(search(depth), counts, judge())
-        is_full = all(len(got) == wanted for got, wanted in zip(found, counts, strict=True))
+        matches = _take(search(depth), counts, judge())
+        is_full = all(len(got) == wanted for got, wanted in zip(matches, counts, strict=True))
         if is_full or depth >= size:
-            return found
+            return matches
         depth = min(size, 2 * depth)
 
 
@@ -118,23 +118,23 @@ class LikenessRule:
 
 
 class Sieve:
-    """Refuses the pictures that it is told of, those that look like a picture of a named set, and repeats.
+    """Refuses the pictures that are known to be unwanted, those that look like one of a named set, and repeats.
 
-    `told`: place -> reason. `against`: name of a set (`test`, `source`) -> its pictures. A picture that is not refused
+    `known`: place -> reason. `against`: name of a set (`test`, `source`) -> its pictures. A picture that is not refused
     counts as let through, and what looks like it is refused as a `row`; at most `room` pictures are let through.
     """
 
     def __init__(
-        self, pool: Looks, told: Mapping[int, str], against: Mapping[str, Looks], rule: LikenessRule, room: int
+        self, pool: Looks, known: Mapping[int, str], against: Mapping[str, Looks], rule: LikenessRule, room: int
     ) -> None:
-        self._pool, self._told, self._against, self._rule = pool, told, against, rule
+        self._pool, self._known, self._against, self._rule = pool, known, against, rule
         self._kept = Looks(pool.bits.new_zeros(room, 64), pool.features.new_zeros(room, pool.features.shape[1]))
         self._count = 0
         self.refused: dict[str, set[int]] = {}
 
     def __call__(self, place: int) -> bool:
         """Whether the picture in this place is refused; `refused` keeps it under the reason."""
-        reason = self._told.get(place) or self._looks_like(self._pool[place])
+        reason = self._known.get(place) or self._looks_like(self._pool[place])
         if reason:
             self.refused.setdefault(reason, set()).add(place)
             return True

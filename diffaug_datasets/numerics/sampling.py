@@ -18,7 +18,7 @@ Eps = Callable[[Tensor, int, int], Tensor]
 """(xt [b c h w], timestep label t, step index i) -> guided eps [b c h w].
 
 It is always called with the whole batch, waiting rows too: the batch's shape never changes during a run, because the
-bits of a network's output depend on it. Prompt switches and guidance by row are its own affair.
+bits of a network's output depend on it. Prompt switches and guidance per row are up to it.
 """
 # Adams-Bashforth weights of the newest, the second newest, ... noise (Eq. 9 of Liu et al. 2022, arXiv 2202.09778).
 WEIGHTS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -125,7 +125,7 @@ def ddim_sample(
     set_alpha_to_one; with others where n does not divide T, where diffusers steps to levels beside its own labels.
 
     Raises:
-        ValueError: labels do not fall, or start is not one index in 0..n-1 a row.
+        ValueError: labels do not fall, or start is not one index in 0..n-1 per row.
     """
     first = _checked_start(xt, timesteps, start)
     levels = falling_levels(schedule, timesteps, schedule.final_alpha_bar)
@@ -166,7 +166,7 @@ def dpm_sample(
     last, which ends at sigma 0 (there `lower_order_final` changes nothing, whatever the number of steps).
 
     Raises:
-        ValueError: labels do not fall, or start is not one index in 0..n-1 a row.
+        ValueError: labels do not fall, or start is not one index in 0..n-1 per row.
     """
     first = _checked_start(xt, timesteps, start)
     levels = falling_levels(schedule, timesteps, 1.0)
@@ -178,6 +178,38 @@ def dpm_sample(
             second = dpm_second_order_step(state, x0, x0_last, (levels[i - 1], levels[i], levels[i + 1]))
             stepped = _where_started(start, i - 1, second, stepped)
         state, x0_last = _where_started(start, i, stepped, state), x0
+    return state.to(xt.dtype)
+
+
+def plms_sample(
+    eps: Eps, xt: Float[Tensor, "b c h w"], schedule: Schedule, timesteps: Sequence[int], start: Sequence[int]
+) -> Float[Tensor, "b c h w"]:
+    """Latents at the data's level, by PLMS along the n + 1 labels of `timesteps.plms_labels`; row j starts at start[j].
+
+    Row j of xt is the state at label timesteps[start[j]] and is left untouched by the steps before. A row's second
+    evaluation takes its first step again with the mean of both noises; then the noise is extrapolated from up to four.
+    Follows diffusers' `PNDMScheduler` with skip_prk_steps as its pipelines drive it, also where these start late: the
+    label that the list holds twice is only in its front, so a row that starts behind it is one step noisier than its
+    labels say from its third evaluation on.
+
+    Raises:
+        ValueError: start is not one index in 0..n per row, or a label lies outside 0..T-1.
+    """
+    earliest = _checked_start(xt, timesteps, start)
+    state = before = widened(xt)
+    gap = schedule.num_train_timesteps // (len(timesteps) - 1)
+    seen: dict[int, Tensor] = {}
+    for i in range(earliest, len(timesteps)):
+        seen[i] = widened(eps(state.to(xt.dtype), timesteps[i], i))
+        stepped = state
+        for first in {s for s in start if s <= i}:
+            again = i == first + 1
+            t = timesteps[i] + (gap if again else 0)
+            moved = ddim_step(before if again else state, _noise(seen, first, i), *_levels(schedule, t, t - gap))
+            stepped = torch.where(per_row([s == first for s in start], state, torch.bool), moved, stepped)
+        before = torch.where(per_row([s == i for s in start], state, torch.bool), state, before)
+        state = stepped
+        seen.pop(i - 4, None)
     return state.to(xt.dtype)
 
 
@@ -204,6 +236,7 @@ def rising_levels(schedule: Schedule, timesteps: Sequence[int]) -> list[float]:
 
 
 def _checked_start(xt: Tensor, timesteps: Sequence[int], start: Sequence[int]) -> int:
+    """The first step at which any row starts."""
     if len(start) != len(xt) or not all(0 <= s < len(timesteps) for s in start):
         wanted = f"one index in 0..{len(timesteps) - 1} for each of {len(xt)} rows"
         raise ValueError(f"got start steps {tuple(start)}; give {wanted}")
@@ -214,40 +247,6 @@ def _where_started(start: Sequence[int], i: int, if_so: Tensor, otherwise: Tenso
     """Row by row, `if_so` where the row's start step is at most i, `otherwise` where it still waits."""
     started = [s <= i for s in start]
     return if_so if all(started) else torch.where(per_row(started, if_so, torch.bool), if_so, otherwise)
-
-
-def plms_sample(
-    eps: Eps, xt: Float[Tensor, "b c h w"], schedule: Schedule, timesteps: Sequence[int], start: Sequence[int]
-) -> Float[Tensor, "b c h w"]:
-    """Latents at the data's level, by PLMS along the n + 1 labels of `timesteps.plms_labels`; row j starts at start[j].
-
-    Row j of xt is the state at label timesteps[start[j]] and is left untouched by the steps before. A row's second
-    evaluation takes its first step again with the mean of both noises; then the noise is extrapolated from up to four.
-    Follows diffusers' `PNDMScheduler` with skip_prk_steps as its pipelines drive it, also where these start late: the
-    label that the list holds twice is only in its front, so a row that starts behind it is one step noisier than its
-    labels say from its third evaluation on.
-
-    Raises:
-        ValueError: start is not one index in 0..n a row, or a label lies outside 0..T-1.
-    """
-    if len(start) != len(xt) or not all(0 <= s < len(timesteps) for s in start):
-        wanted = f"one index in 0..{len(timesteps) - 1} for each of {len(xt)} rows"
-        raise ValueError(f"got start steps {tuple(start)}; give {wanted}")
-    state = before = widened(xt)
-    gap = schedule.num_train_timesteps // (len(timesteps) - 1)
-    seen: dict[int, Tensor] = {}
-    for i in range(min(start), len(timesteps)):
-        seen[i] = widened(eps(state.to(xt.dtype), timesteps[i], i))
-        stepped = state
-        for first in {s for s in start if s <= i}:
-            again = i == first + 1
-            t = timesteps[i] + (gap if again else 0)
-            moved = ddim_step(before if again else state, _noise(seen, first, i), *_levels(schedule, t, t - gap))
-            stepped = torch.where(per_row([s == first for s in start], state, torch.bool), moved, stepped)
-        before = torch.where(per_row([s == i for s in start], state, torch.bool), state, before)
-        state = stepped
-        seen.pop(i - 4, None)
-    return state.to(xt.dtype)
 
 
 def _levels(schedule: Schedule, t: int, t_prev: int) -> tuple[float, float]:

@@ -13,27 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from diffaug_datasets.numerics.timesteps import (
-    Spacing,
-    ddim_labels,
-    dpm_labels,
-    genie_start,
-    img2img_start,
-    plms_labels,
-    suffix_steps,
-)
-
-__all__ = [
-    "Schedule",
-    "add_noise",
-    "ddim_inverse_timesteps",
-    "ddim_timesteps",
-    "dpm_timesteps",
-    "genie_start",
-    "img2img_start",
-    "plms_timesteps",
-    "suffix_steps",
-]
+from diffaug_datasets.numerics.timesteps import Spacing, ddim_labels, dpm_labels, plms_labels
 
 
 def widened(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -47,7 +27,7 @@ def widened(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def per_row(
     values: Sequence[float] | Tensor, like: Float[Tensor, "b ..."], dtype: torch.dtype | None = None
 ) -> Shaped[Tensor, "b ..."]:
-    """One value a row as [b 1 1 ...], to broadcast over `like` [b ...], in its dtype unless one is named.
+    """One value per row as [b 1 1 ...], to broadcast over `like` [b ...], in its dtype unless one is named.
 
     Raises:
         ValueError: there are not exactly b values.
@@ -176,7 +156,7 @@ def add_noise(
     Implements Eq. 4 of Ho et al. 2020 (arXiv 2006.11239). Returns x0's dtype.
 
     Raises:
-        ValueError: there is not one label a row, or a label lies outside 0..T-1.
+        ValueError: there is not one label per row, or a label lies outside 0..T-1.
     """
     levels = [schedule.level(label) for label in t]
     clean = widened(x0)
@@ -195,7 +175,7 @@ def guided(
     take as 1. Returns eps_cond's dtype.
 
     Raises:
-        ValueError: there is not one scale a row.
+        ValueError: there is not one scale per row.
     """
     uncond, cond = widened(eps_uncond), widened(eps_cond)
     w = per_row(scale, cond)

@@ -22,7 +22,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 BETA_RULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 MOST_TIMESTEPS = 100_000
 # Variance-preserving schedulers of diffusers -> the spacing that each has where nothing is said.
-CLASSES: Mapping[str, Spacing] = MappingProxyType(
+SPACINGS: Mapping[str, Spacing] = MappingProxyType(
     {
         **dict.fromkeys(("DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"), "leading"),
         **dict.fromkeys(("DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler"), "leading"),
@@ -34,7 +34,7 @@ CLASSES: Mapping[str, Spacing] = MappingProxyType(
         **dict.fromkeys(("DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler"), "linspace"),
     }
 )
-FEW_STEP = ("LCMScheduler", "TCDScheduler")
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 ORDINARY = "an ordinary model (the samplers here give wrong images of one that was distilled to a few steps)"
 EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
@@ -102,21 +102,21 @@ def read_settings(config: Mapping[str, object]) -> SchedulerSettings:
     Raises:
         Unfit: it asks for something that no sampler here does, or for something unknown.
     """
-    said = {key: value for key, value in config.items() if value is not None and not key.startswith("_")}
+    stated = {key: value for key, value in config.items() if value is not None and not key.startswith("_")}
     written_by = config.get("_class_name")
-    _check_class(written_by, said)
+    _check_class(written_by, stated)
     settings = SchedulerSettings(
-        prediction_type=_one_of(said, "prediction_type", "epsilon", PREDICTIONS),
-        beta_schedule=_beta_rule(said),
-        beta_start=_beta(said, "beta_start", 0.0001),
-        beta_end=_beta(said, "beta_end", 0.02),
-        trained_betas=_trained_betas(said),
-        num_train_timesteps=_whole(said, "num_train_timesteps", 1000, 2, MOST_TIMESTEPS),
-        steps_offset=_whole(said, "steps_offset", 0, 0, MOST_TIMESTEPS),
-        set_alpha_to_one=_truth(said, "set_alpha_to_one", True),
-        spacing=_spacing(said, written_by),
+        prediction_type=_one_of(stated, "prediction_type", "epsilon", PREDICTIONS),
+        beta_schedule=_beta_rule(stated),
+        beta_start=_beta(stated, "beta_start", 0.0001),
+        beta_end=_beta(stated, "beta_end", 0.02),
+        trained_betas=_trained_betas(stated),
+        num_train_timesteps=_whole(stated, "num_train_timesteps", 1000, 2, MOST_TIMESTEPS),
+        steps_offset=_whole(stated, "steps_offset", 0, 0, MOST_TIMESTEPS),
+        set_alpha_to_one=_truth(stated, "set_alpha_to_one", True),
+        spacing=_spacing(stated, written_by),
     )
-    for key, value in said.items():
+    for key, value in stated.items():
         _check_key(key, value)
     if settings.trained_betas and len(settings.trained_betas) != settings.num_train_timesteps:
         got = f"trained_betas of {len(settings.trained_betas)} numbers for {settings.num_train_timesteps} timesteps"
@@ -124,18 +124,18 @@ def read_settings(config: Mapping[str, object]) -> SchedulerSettings:
     return settings
 
 
-def _check_class(written_by: object, said: Mapping[str, object]) -> None:
-    if written_by in FEW_STEP:
+def _check_class(written_by: object, stated: Mapping[str, object]) -> None:
+    if written_by in FEW_STEP_SCHEDULERS:
         raise Unfit(f"is made for a few steps ({written_by})", ORDINARY)
-    if "original_inference_steps" in said:
+    if "original_inference_steps" in stated:
         raise Unfit("is made for a few steps (its scheduler has original_inference_steps)", ORDINARY)
-    if written_by in EULER and said.get("timestep_spacing") == "trailing":
+    if written_by in EULER and stated.get("timestep_spacing") == "trailing":
         got = f"is made for a few steps, as Turbo models are ({written_by} with timestep_spacing 'trailing')"
         raise Unfit(got, f"{ORDINARY}; if it is one, write 'linspace' in scheduler/scheduler_config.json")
-    if not {"beta_start", "trained_betas"} & said.keys() and said.get("beta_schedule") != "squaredcos_cap_v2":
+    if not {"beta_start", "trained_betas"} & stated.keys() and stated.get("beta_schedule") != "squaredcos_cap_v2":
         raise Unfit(f"has a {written_by} without betas", "a variance-preserving schedule")
-    if written_by is not None and written_by not in CLASSES:
-        raise Unfit(f"has a scheduler of the class {written_by!r}", f"one of {', '.join(CLASSES)}")
+    if written_by is not None and written_by not in SPACINGS:
+        raise Unfit(f"has a scheduler of the class {written_by!r}", f"one of {', '.join(SPACINGS)}")
 
 
 def _check_key(key: str, value: object) -> None:
@@ -151,30 +151,30 @@ def _check_key(key: str, value: object) -> None:
         raise Unfit(f"has a scheduler with {key} {value!r}, {way}", f"{usual} there")
 
 
-def _one_of(said: Mapping[str, object], key: str, default: str, allowed: tuple[str, ...]) -> str:
-    value = said.get(key, default)
+def _one_of(stated: Mapping[str, object], key: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = stated.get(key, default)
     if value not in allowed:
         raise Unfit(f"predicts {value!r}", f"{', '.join(allowed[:-1])} or {allowed[-1]}")
     return str(value)
 
 
-def _beta_rule(said: Mapping[str, object]) -> str:
-    rule = said.get("beta_schedule", "linear")
+def _beta_rule(stated: Mapping[str, object]) -> str:
+    rule = stated.get("beta_schedule", "linear")
     if rule not in BETA_RULES:
         reason = f"got beta schedule {rule!r}; use {', '.join(map(repr, BETA_RULES[:-1]))} or {BETA_RULES[-1]!r}"
         raise Unfit(f"has a schedule that cannot be built ({reason})", "DDPM betas")
     return str(rule)
 
 
-def _beta(said: Mapping[str, object], key: str, default: float) -> float:
-    value = said.get(key, default)
+def _beta(stated: Mapping[str, object], key: str, default: float) -> float:
+    value = stated.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise Unfit(f"has a scheduler with {key} {value!r}", "a number between 0 and 1")
     return float(value)
 
 
-def _trained_betas(said: Mapping[str, object]) -> tuple[float, ...] | None:
-    betas = said.get("trained_betas")
+def _trained_betas(stated: Mapping[str, object]) -> tuple[float, ...] | None:
+    betas = stated.get("trained_betas")
     if not betas and (betas is None or betas == []):
         return None
     numbers = betas if isinstance(betas, list) else [None]
@@ -183,23 +183,23 @@ def _trained_betas(said: Mapping[str, object]) -> tuple[float, ...] | None:
     return tuple(map(float, numbers))
 
 
-def _whole(said: Mapping[str, object], key: str, default: int, least: int, most: int) -> int:
-    value = said.get(key, default)
+def _whole(stated: Mapping[str, object], key: str, default: int, least: int, most: int) -> int:
+    value = stated.get(key, default)
     if type(value) is not int or not least <= value <= most:
         raise Unfit(f"has a scheduler with {key} {value!r}", f"a whole number from {least} to {most:,}")
     return value
 
 
-def _truth(said: Mapping[str, object], key: str, default: bool) -> bool:
-    value = said.get(key, default)
+def _truth(stated: Mapping[str, object], key: str, default: bool) -> bool:
+    value = stated.get(key, default)
     if not isinstance(value, bool):
         raise Unfit(f"has a scheduler with {key} {value!r}", "true or false")
     return value
 
 
-def _spacing(said: Mapping[str, object], written_by: object) -> Spacing | None:
-    value = said.get("timestep_spacing")
-    if value is None or value == CLASSES.get(str(written_by), "leading"):
+def _spacing(stated: Mapping[str, object], written_by: object) -> Spacing | None:
+    value = stated.get("timestep_spacing")
+    if value is None or value == SPACINGS.get(str(written_by), "leading"):
         return None
     for known in ("leading", "trailing", "linspace"):
         if value == known:
@@ -267,21 +267,6 @@ LABELS = {"ddim": ddim_labels, "dpm": dpm_labels, "plms": plms_labels}
 """Sampler -> its labels."""
 
 
-def _trailing(n: int, T: int) -> tuple[int, ...]:
-    """From T - 1 down, T / n apart; numpy's own float steps, which decide halves as diffusers has them."""
-    return _even(np.arange(T, 0, -T / n)[:n], below=1)
-
-
-def _even(points: "np.ndarray[tuple[int], np.dtype[np.float64]]", below: int = 0) -> tuple[int, ...]:
-    """Points rounded half to even, less a constant."""
-    return tuple(int(point) - below for point in np.round(points))
-
-
-def _check_count(n: int, most: int, least: int = 1) -> None:
-    if not least <= n <= most:
-        raise ValueError(f"got {n} inference steps; give {least} to {most}")
-
-
 def img2img_start(n: int, strength: float) -> int:
     """The index of the first executed step of n, in 0..n-1, for an img2img strength in (0, 1].
 
@@ -339,3 +324,18 @@ def suffix_steps(
     if convention == "paper":
         return sum(t > num_train_timesteps * split_ratio for t in timesteps)
     raise ValueError(f"got convention {convention!r}; use 'code' or 'paper'")
+
+
+def _trailing(n: int, T: int) -> tuple[int, ...]:
+    """From T - 1 down, T / n apart; numpy's own float steps, which decide halves as diffusers has them."""
+    return _even(np.arange(T, 0, -T / n)[:n], below=1)
+
+
+def _even(points: "np.ndarray[tuple[int], np.dtype[np.float64]]", below: int = 0) -> tuple[int, ...]:
+    """Points rounded half to even, less a constant."""
+    return tuple(int(point) - below for point in np.round(points))
+
+
+def _check_count(n: int, most: int, least: int = 1) -> None:
+    if not least <= n <= most:
+        raise ValueError(f"got {n} inference steps; give {least} to {most}")

@@ -9,5 +9,5 @@ The names on the way, each for one thing:
 - a `RealSet` has the images of a recipe, once all were read: a `SourceTable` for each split;
 - a `Subset` is which of them the recipe's *protocol* lets the run see;
 - a `PlanSpec` is what the method may know when it draws the `Plan`;
-- a `Prepared` is all of it together, from which `price` tells the cost and `write_run` makes a run folder.
+- a `Prepared` is all of it together, from which `price` estimates the cost and `write_run` makes a run folder.
 """

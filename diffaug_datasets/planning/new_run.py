@@ -108,17 +108,17 @@ def find_recipe(recipe: RecipeName, changes: Mapping[str, Any] | None = None) ->
     """
     changes = changes or {}
     if isinstance(recipe, Recipe):
-        found = recipe
+        base = recipe
     elif not isinstance(recipe, str) or Path(recipe).suffix in (".yaml", ".yml") or Path(recipe).is_file():
-        found = Recipe.from_yaml(Path(recipe))
+        base = Recipe.from_yaml(Path(recipe))
     elif shipped := shipped_recipes().get(recipe):
-        found = Recipe.from_dict(load_yaml(shipped.read_text("utf-8")))
+        base = Recipe.from_dict(load_yaml(shipped.read_text("utf-8")))
     else:
         return config_recipe(recipe, **changes)
     if not changes:
-        return found
-    placed = with_absolute_places({"method": found.method, **changes}, Path())
-    return Recipe.from_dict(merged(found.model_dump(mode="json", by_alias=True), placed), folder=None)
+        return base
+    placed = with_absolute_places({"method": base.method, **changes}, Path())
+    return Recipe.from_dict(merged(base.model_dump(mode="json", by_alias=True), placed), folder=None)
 
 
 @cache

@@ -157,9 +157,9 @@ def _confused_classes(recipe: Recipe, name: str, real: RealSet, subset: Subset) 
         matrix = read_confusion(Path(recipe.confusion), class_names)
     else:
         places = places_by_label(subset.labels)
-        tried = [place for found in places.values() for place in found[:CONFUSION_IMAGES]]
-        images = (real.read("train", subset.indices[place]) for place in tried)
-        matrix = compute_confusion(recipe.confusion, images, [subset.labels[place] for place in tried], class_names)
+        chosen = [place for own in places.values() for place in own[:CONFUSION_IMAGES]]
+        images = (real.read("train", subset.indices[place]) for place in chosen)
+        matrix = compute_confusion(recipe.confusion, images, [subset.labels[place] for place in chosen], class_names)
     return tuple(most_confused(matrix, target, count) for target in range(len(class_names)))
 
 

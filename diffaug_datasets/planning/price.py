@@ -21,13 +21,12 @@ from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.models.model_files import read_weights
-from diffaug_datasets.models.model_folder import STEMS
+from diffaug_datasets.models.model_folder import STEMS, read_weights
 from diffaug_datasets.planning.prepare import Prepared
 from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
 from diffaug_datasets.run.shards import BATCH_BYTES, BATCH_ROWS
 
-FLOP_A_PARAMETER = 0.23  # and latent position: 860M x 64 x 64 gives the 0.8 TFLOP of one Stable Diffusion 1.5 row
+FLOP_PER_PARAMETER = 0.23  # and latent position: 860M x 64 x 64 gives the 0.8 TFLOP of one Stable Diffusion 1.5 row
 CPU_FLOPS = 20e9  # of one worker thread
 GPU_FLOPS = 80e12  # of one device
 OVERHEAD = 1.5e-3  # seconds per row and evaluation on a CPU that small networks spend outside arithmetic
@@ -61,7 +60,7 @@ class Network:
 class Price:
     """The cost of a plan. Bytes and seconds are estimates; everything else is counted.
 
-    Bytes: `bytes_needed` and `bytes_free` of the run folder's disk, `memory_a_worker` and `memory_to_plan` of one
+    Bytes: `bytes_needed` and `bytes_free` of the run folder's disk, `memory_per_worker` and `memory_to_plan` of one
     process, `memory_free` of this machine (None where it does not say). `seconds_cpu` is with `workers` of `threads`
     threads here, `seconds_gpu` with one device. `weights_here`: the network was measured, not assumed.
 
@@ -72,7 +71,7 @@ class Price:
 
     name: str
     plan_id: str
-    images_a_class: dict[str, int]
+    images_per_class: dict[str, int]
     real: int
     test: int
     rows: int
@@ -81,13 +80,13 @@ class Price:
     fits: dict[str, int]
     bytes_needed: int
     bytes_free: int
-    memory_a_worker: int
+    memory_per_worker: int
     memory_to_plan: int
     memory_free: int | None
     evaluations: int
     idle: int
     fit_evaluations: int
-    flop_a_evaluation: float
+    flop_per_evaluation: float
     weights_here: bool
     workers: int
     threads: int
@@ -140,7 +139,7 @@ def price(prepared: Prepared, folder: Path) -> Price:
     network, photos = network_of(recipe.backbone), Photos.of(prepared)
     trained = network.side * network.factor
     height, width = recipe.backbone.height or trained, recipe.backbone.width or trained
-    flop = FLOP_A_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
+    flop = FLOP_PER_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
     evaluations, idle = _evaluations(recipe, plan)
     workers = max(1, min(cores() // recipe.threads, len(plan.shards())))
     of_worker, to_plan = _memory_of_worker(prepared, network, height * width, photos), _memory_to_plan(photos)
@@ -150,7 +149,7 @@ def price(prepared: Prepared, folder: Path) -> Price:
     return Price(
         name=plan.header.name,
         plan_id=plan.id,
-        images_a_class={name: plan.images_per_class()[name] for name in plan.header.class_names},
+        images_per_class={name: plan.images_per_class()[name] for name in plan.header.class_names},
         real=sum(row.split == "train" for row in plan.real),
         test=sum(row.split == "test" for row in plan.real),
         rows=len(plan.rows),
@@ -159,13 +158,13 @@ def price(prepared: Prepared, folder: Path) -> Price:
         fits={kind: sum(unit.kind == kind for unit in plan.fits) for kind in kinds},
         bytes_needed=_bytes_needed(prepared, height * width, photos, workers),
         bytes_free=shutil.disk_usage(there).free,
-        memory_a_worker=of_worker,
+        memory_per_worker=of_worker,
         memory_to_plan=to_plan,
         memory_free=memory_free(),
         evaluations=evaluations,
         idle=idle,
         fit_evaluations=sum(map(fit_evaluations, plan.fits)),
-        flop_a_evaluation=flop,
+        flop_per_evaluation=flop,
         weights_here=network.measured,
         workers=workers,
         threads=recipe.threads,
@@ -184,7 +183,7 @@ def network_of(spec: BackboneSpec) -> Network:
         unet, vae = (json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
         variant = f".{spec.variant}" if spec.variant else ""
         weights = {part: read_weights(folder, f"{part}/{stem}{variant}") for part, stem in STEMS.items()}
-        counts = {part: sum(math.prod(e.shape) for e in (found or {}).values()) for part, found in weights.items()}
+        counts = {part: sum(math.prod(e.shape) for e in (tensors or {}).values()) for part, tensors in weights.items()}
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
         side = int(unet["sample_size"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -195,7 +194,7 @@ def network_of(spec: BackboneSpec) -> Network:
 
 
 def fit_evaluations(unit: FitUnit) -> int:
-    """U-Net rows of a fit, as its payload tells: training steps times batch, or steps times images; else none."""
+    """U-Net rows of a fit, as its payload says: training steps times batch, or steps times images; else none."""
     if training := _training(unit):
         return training
     return int(unit.content.get("steps", 0)) * len(unit.content.get("images", ()))
@@ -212,8 +211,8 @@ def memory_free() -> int | None:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kilobytes[0]) * 1024 if kilobytes else None
 
 
 def _evaluations(recipe: Recipe, plan: Plan) -> tuple[int, int]:
@@ -223,7 +222,7 @@ def _evaluations(recipe: Recipe, plan: Plan) -> tuple[int, int]:
     """
     config, size = recipe.method_config, recipe.batch_size
     batches = [batch for shard in plan.shards() for batch in shard.batches(size)]
-    costs = [[recipe.module.evaluations(config, row) for row in batch if row] for batch in batches]
+    costs = [[recipe.method_definition.evaluations(config, row) for row in batch if row] for batch in batches]
     computed = sum(size * max(rows) for rows in costs)
     return computed, computed - sum(map(sum, costs))
 

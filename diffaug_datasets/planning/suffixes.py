@@ -16,14 +16,14 @@ from diffaug_datasets.core.protocols import draw_subset, parse_protocol
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.sources.real import read_recipe_images
 
-LOCAL = "local:"
+LOCAL_PREFIX = "local:"
 Summarise = Callable[[Sequence[str], str], tuple[list[str], Summary]]
-"""Captions and their common prefix -> proposed suffixes, and who made them of what."""
+"""Captions and their common prefix -> proposed suffixes, and how they were made."""
 
 
 @dataclass(frozen=True)
 class CaptionOptions:
-    """Who captions and who sums up.
+    """Which models caption and sum up.
 
     `captioner`: a folder or a Hub id. `summariser`: `clusters` (no model), a folder with a language model, `local:` and
     the Hub id of one, or the id of a chat model. `endpoint`: the URL of an OpenAI-like service, null for the Hub's own;
@@ -79,7 +79,7 @@ def write_suffixes(recipe: Recipe, options: CaptionOptions) -> SuffixDocument:
 
 
 def _summariser(options: CaptionOptions) -> Summarise:
-    """Who sums up; a local model is loaded at once, so that a wrong one is refused before any image is captioned."""
+    """What sums captions up; a local model is loaded at once, so that a wrong one is refused first."""
     from diffaug_datasets.models.captioning import (
         LanguageModel,
         summarise_by_chat,
@@ -89,7 +89,7 @@ def _summariser(options: CaptionOptions) -> Summarise:
 
     if options.summariser == "clusters":
         return summarise_by_clusters
-    name = options.summariser.removeprefix(LOCAL)
+    name = options.summariser.removeprefix(LOCAL_PREFIX)
     runs_here = name != options.summariser or Path(name).expanduser().is_dir()
     if runs_here and options.endpoint is None:
         return partial(summarise_locally, model=LanguageModel.load(name, options.device))

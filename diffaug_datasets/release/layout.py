@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.errors import PublishError, one_line
 from diffaug_datasets.core.files import FileDigest, load_yaml
 from diffaug_datasets.core.identity import canonical
 from diffaug_datasets.core.method import discover_methods
@@ -117,7 +117,7 @@ def read_release(text: str | bytes, where: str) -> Release:
     try:
         release = Release.model_validate_json(text)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise PublishError(f"{where}: is no run.json of a published config ({reason}); publish it again.") from None
     for kind, schema, newest in (
         ("run", release.schema_version, RUN_SCHEMA),
@@ -161,13 +161,13 @@ def split_card(text: str) -> tuple[dict[str, object], str]:
 
 def difference_of_form(release: Release) -> str:
     """What to say of a set that another version of its method made, or that has newer columns; '' of any other."""
-    method, told = discover_methods().get(release.method), []
+    method, differences = discover_methods().get(release.method), []
     if method is None or release.method_version != method.VERSION:
         here = f"version {method.VERSION}" if method else "no such method"
-        told.append(f"its images were made by {release.method} version {release.method_version}, here is {here}")
+        differences.append(f"its images were made by {release.method} version {release.method_version}, here is {here}")
     if release.row_schema != ROW_SCHEMA:
-        told.append(f"its columns are those of row schema {release.row_schema}, today's is {ROW_SCHEMA}")
-    return "; ".join(told)
+        differences.append(f"its columns are those of row schema {release.row_schema}, today's is {ROW_SCHEMA}")
+    return "; ".join(differences)
 
 
 def open_table(content: Path | bytes, file_format: FileFormat) -> pa.Table:

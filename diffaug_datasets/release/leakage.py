@@ -1,9 +1,9 @@
 """Whether test images are among the real images of a run: exactly, or as copies that were encoded, turned or cut anew.
 
 Four grounds, each enough alone: the same bytes or pixels; grey pixels that align (mirrored and cropped copies too); a
-perceptual hash nearby (re-encoded copies); the same place in the space of an encoder. Nothing needs a network but the
-last. For the alignment every image is laid over the others at a grid of crops, as it is and mirrored; the few likest
-pairs are then aligned finely, and the correlation of the grey pixels decides.
+perceptual hash nearby (re-encoded copies); the same place in the space of an encoder. Only the last needs a model.
+For the alignment every image is laid over the others at a grid of crops, as it is and mirrored; the few pairs that are
+most alike are then aligned finely, and the correlation of the grey pixels decides.
 
 The limits were set on Fashion-MNIST so that hardly an image that is no copy is taken for one (`docs/measured.md`).
 Every encoder has cosines of its own: with another one than the packaged, 0.999 errs to the side of silence, and the
@@ -177,9 +177,9 @@ class Pair:
 
 
 def find_copies(sources: Pictures, originals: Pictures) -> Iterator[Copy]:
-    """For each source that shows one of the originals, the likest; neither may be empty."""
+    """For each source that shows one of the originals, the one most like it; neither may be empty."""
     names = list(originals)
-    for name, pairs in zip(sources, _likest(sources, originals), strict=True):
+    for name, pairs in zip(sources, _most_alike(sources, originals), strict=True):
         fine, copies = _vector(sources[name], CROPS[0], FINE), []
         for pair in pairs:
             original = originals[names[pair.place]]
@@ -191,8 +191,8 @@ def find_copies(sources: Pictures, originals: Pictures) -> Iterator[Copy]:
             yield max(copies, key=lambda copy: copy.correlation)
 
 
-def _likest(sources: Pictures, originals: Pictures) -> list[list[Pair]]:
-    """Of every source the few likest originals, compared in blocks."""
+def _most_alike(sources: Pictures, originals: Pictures) -> list[list[Pair]]:
+    """Of every source the few originals most like it, compared in blocks."""
     rows = np.stack([_vector(picture, CROPS[0], COARSE) for picture in sources.values()])
     kept: list[list[Pair]] = [[] for _ in rows]
     pictures, begin = iter(originals.values()), 0

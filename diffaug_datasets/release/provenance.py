@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features
 
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.errors import RunError, one_line
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.core.rows import Ending, SetScores, SourceFacts, column_types, published_columns
 from diffaug_datasets.core.sources import ATTRIBUTION
@@ -136,7 +136,7 @@ def selected_rows(run: Run) -> Mapping[str, tuple[bool, str | None]]:
         table.validate(full=True)
         return {row["row_id"]: (bool(row["keep"]), row["reason"]) for row in table.to_pylist()}
     except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise RunError(
             f"{run.folder}: selection.parquet cannot be read ({reason}); remove run.json, and `diffaug generate "
             f"{run.folder}` makes it again."

@@ -1,7 +1,7 @@
 """Publishing a finished run: gather what goes out, ask every gate, and send it; or say what would be sent.
 
-A gate says in one sentence why a run may not go out, and how to pass it on one's own word. The dearest one compares the
-real images with those of the test split; what it finds is kept in the run folder.
+A gate says in one sentence why a run may not go out, and how to pass it on one's own word. The costliest one compares
+the real images with those of the test split; what it finds is kept in the run folder.
 """
 
 import re
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from diffaug_datasets.core.errors import DiffAugError, PublishError, shown
 from diffaug_datasets.core.files import write_text
 from diffaug_datasets.core.identity import digest
+from diffaug_datasets.core.plan import ShardKind
 from diffaug_datasets.release.card import dataset_card
 from diffaug_datasets.release.card_metadata import UNKNOWN_TERMS, model_terms
 from diffaug_datasets.release.contents import Contents, PublishOptions, contents, local_models
@@ -26,7 +27,6 @@ from diffaug_datasets.release.layout import LeakCheck, open_table, shard_faults
 from diffaug_datasets.release.leakage import VERSION, Features, Lazily, Leak, Vectors, find_leaks
 from diffaug_datasets.release.targets import AddressTarget, HubTarget, Published, Retry, Target
 from diffaug_datasets.run.execute import over_budget, resolve_device
-from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import read_recipe_images
 
@@ -201,12 +201,12 @@ def _test_images(run: Run) -> Mapping[str, bytes]:
     return Lazily(place, lambda name: real.read("test", place[name]))
 
 
-def _shard_images(run: Run, stem: str) -> Mapping[str, bytes]:
-    """Source id -> encoded bytes of the run's own real shards, `real` or `test`."""
+def _shard_images(run: Run, kind: ShardKind) -> Mapping[str, bytes]:
+    """Source id -> encoded bytes of the run's own real shards, `real` (for training) or `test`."""
     cells: dict[str, tuple[pa.ChunkedArray, int]] = {}
     for shard in run.plan.real_shards():
-        if shard.name.startswith(stem):
-            table = read_stream(str(run.shard_path(shard.name)))
+        if shard.kind == kind:
+            table = run.table(shard)
             images = table.column("image")
             cells |= {ids[0]: (images, row) for row, ids in enumerate(table.column("source_ids").to_pylist())}
     return Lazily(cells, lambda name: bytes(cells[name][0][cells[name][1]].as_py()["bytes"]))

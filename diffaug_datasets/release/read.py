@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffaug_datasets.core.errors import PublishError, RunError, SourceError, printable
+from diffaug_datasets.core.errors import PublishError, RunError, SourceError, one_line, printable
 from diffaug_datasets.core.files import sha256_file, write_atomically
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import Ending, Row, column_types
@@ -24,13 +24,14 @@ from diffaug_datasets.release.layout import (
     PART_ROWS,
     PROVENANCE,
     PROVENANCE_FILE,
+    README,
     SYNTHETIC,
     FileFormat,
     Release,
     difference_of_form,
 )
 from diffaug_datasets.release.provenance import ProvenanceRow
-from diffaug_datasets.release.repository import Repository
+from diffaug_datasets.release.repository import Repository, local_path
 from diffaug_datasets.run.assembly import finished
 from diffaug_datasets.run.shards import arrow_schema, arrow_type, read_stream, write_stream
 from diffaug_datasets.run.store import Run
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 NEVER_NULL = ("row_id", "origin", "label", "status", "split", "source_ids")  # in a provenance: whoever reads needs them
 ImagePlace = tuple[str, int]
 """The split of a real dataset and the number of an image in it."""
+
+
+class EmptySplit(RunError):
+    """A run or a published set has no rows of the split that was asked for."""
 
 
 def load(
@@ -75,12 +80,13 @@ def load(
     """
     if (Path(where) / "plan.json").is_file():
         return _load_run(Run.open(where), split, augmented_only, bool(check))
+    _check_is_place(where)
     repository = Repository.open(str(where), revision, token)
     release = repository.release(config)
     shown_name = f"{repository.where}, {release.name}"
     if difference := difference_of_form(release):
-        told = f"{shown_name}: {difference}; the rows are given as they were published."
-        warnings.warn(printable(told), stacklevel=2)
+        warning = f"{shown_name}: {difference}; the rows are given as they were published."
+        warnings.warn(printable(warning), stacklevel=2)
     check = check is not False
     ending = (config or release.name).removeprefix(release.name)
     if ending == PROVENANCE:
@@ -89,10 +95,25 @@ def load(
     names = [file.path for file in release.split_files(split) if not (without_real and file.origin == "real")]
     parts = [_load_file(repository, release, name, check) for name in names]
     if with_real is not None and not without_real:
-        parts.insert(0, load_real_rows(repository, release, split, with_real))
+        real = load_real_rows(repository, release, split, with_real)
+        parts = [real, *parts] if real.num_rows else parts
     if not parts and release.recipe_only:
         raise PublishError(f"{shown_name}: was published without pixels; `diffaug build` makes the images again.")
     return _joined(parts, shown_name, split)
+
+
+def _check_is_place(where: str | Path) -> None:
+    """Raises PublishError where neither a published set can be nor `org/name` of the Hub is meant."""
+    if (path := local_path(str(where))) is None or (path / README).is_file():
+        return
+    if path.is_dir():
+        raise PublishError(
+            f"{where}: is no run folder (no plan.json) and no published set (no README.md); `diffaug plan` makes a run."
+        )
+    if path.exists() or str(where).count("/") != 1:
+        raise PublishError(
+            f"{where}: no such folder, expected a run folder, a published set (org/name on the Hub) or an address."
+        )
 
 
 def _load_run(run: Run, split: str, augmented_only: bool, check: bool) -> "datasets.Dataset":
@@ -127,7 +148,7 @@ def _joined(parts: "Sequence[datasets.Dataset]", where: str, split: str) -> "dat
     import datasets
 
     if not parts:
-        raise RunError(f"{where}: has no rows for split {split!r}; it has train and test at most.")
+        raise EmptySplit(f"{where}: has no rows for split {split!r}; it has train and test at most.")
     return datasets.concatenate_datasets(parts)
 
 
@@ -294,7 +315,7 @@ def _unreadable_refused(path: Path, file_format: FileFormat) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise PublishError(
             f"{path.name}: is no {file_format} file that can be read ({reason}); do not use it."
         ) from None

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from diffaug_datasets.core.errors import BackboneError, PublishError, SourceError
+from diffaug_datasets.core.errors import BackboneError, PublishError, SourceError, one_line
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import rows_beginning
@@ -133,7 +133,7 @@ class Rebuilder:
                 raise PublishError(f"row {row_id}: {error}") from None  # the release should carry it
             raise
         except (ValidationError, TypeError, LookupError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise PublishError(f"row {row_id}: its provenance cannot be followed ({reason}).") from None
         stacks = self.release.stacks
         return made, closeness(row_id, stored, made, stacks, self._regenerate, lambda: self._image(row_id))
@@ -263,9 +263,9 @@ def plan_again(repository: Repository, release: Release, source: str | None, fol
 def _take_fits(repository: Repository, release: Release, run: Run) -> None:
     """The published fits, which cannot be made again: images that they were learned from are no longer there."""
     for unit in run.plan.fits:
-        told = repository.checked(release, f"fits/{unit.name}/receipt.json").read_text(encoding="utf-8")
+        text = repository.checked(release, f"fits/{unit.name}/receipt.json").read_text(encoding="utf-8")
         try:
-            receipt = Receipt.model_validate_json(told)
+            receipt = Receipt.model_validate_json(text)
         except ValueError:
             raise PublishError(
                 f"{repository.where}: {unit.name} has no receipt that can be read; do not use it."
@@ -274,8 +274,8 @@ def _take_fits(repository: Repository, release: Release, run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for file in receipt.files:
             shutil.copyfile(repository.checked(release, f"fits/{unit.name}/{file.file}"), folder / file.file)
-        told_here = {"plan_id": run.plan.id, "unit": unit.name, "stack": {}}  # the reader's own stack makes the images
-        run.write_receipt(receipt.model_copy(update=told_here))
+        changes = {"plan_id": run.plan.id, "unit": unit.name, "stack": {}}  # the reader's own stack makes the images
+        run.write_receipt(receipt.model_copy(update=changes))
 
 
 def pixel_match(repository: Repository, release: Release, run: Run) -> PixelMatch:

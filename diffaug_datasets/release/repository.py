@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from diffaug_datasets.core.errors import LOCAL, PublishError, shown, without_secrets
+from diffaug_datasets.core.errors import LOCAL, PublishError, one_line, shown, without_secrets
 from diffaug_datasets.core.files import FileDigest, read_text, sha256_file
 from diffaug_datasets.core.sources import check_key
 from diffaug_datasets.release.layout import (
@@ -76,7 +76,7 @@ class Repository:
             ordered = sorted(listed, key=lambda config: not config.get("default"))
             configs = {str(config["config_name"]): _listed_paths(config["data_files"]) for config in ordered}
         except (OSError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise PublishError(f"{self.where}: its README.md names no configs that can be read ({reason}).") from None
         if not configs:
             raise PublishError(f"{self.where}: its README.md names no config; it was not published by diffaug.")
@@ -182,7 +182,7 @@ class HubFiles:
                 f"{self.name}: no such dataset on the Hub, or a private one; check the name, or run `hf auth login`."
             ) from None
         except (EntryNotFoundError, http_error(), OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise PublishError(
                 f"{self.name}: {path} cannot be had ({reason}); check the name, the revision and the network, and run "
                 "`hf auth login` if it is private."
@@ -299,4 +299,4 @@ def address_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 def reason_of(error: BaseException, address: str) -> str:
     """What a library says of a place, on one line, without the secrets of its address."""
-    return " ".join(without_secrets(str(error), address).split())[:200] or type(error).__name__
+    return one_line(without_secrets(str(error), address)) or type(error).__name__

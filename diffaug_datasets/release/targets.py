@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, stop_after_attempt
 
-from diffaug_datasets.core.errors import PublishError, shown
+from diffaug_datasets.core.errors import PublishError, one_line, shown
 from diffaug_datasets.core.identity import __version__, canonical
 from diffaug_datasets.release.card import dataset_card
 from diffaug_datasets.release.contents import Contents, Item, PublishOptions
@@ -123,14 +123,14 @@ def _refusal(what: str, error: BaseException) -> BaseException:
     """The sentence of an error of the Hub, alone: a library's own words name signed addresses. Ours stays as it is."""
     if (refused := _answered(error)) is not None:
         status = refused.response.status_code
-        told = " ".join(str(refused.response.headers.get("X-Error-Message") or "no reason given").split())[:200]
+        reason = one_line(refused.response.headers.get("X-Error-Message") or "no reason given")
         advice = ADVICE.get(status, "put that right and run the same command again")
-        return PublishError(f"{what}: refused with {status} ({told}); {advice}.")
+        return PublishError(f"{what}: refused with {status} ({reason}); {advice}.")
     if _is_offline(error):
         return PublishError(f"{what}: HF_HUB_OFFLINE is set, so the Hub is out of reach; unset it and run this again.")
     if isinstance(error, ValueError) and "metadata" in str(error):  # what huggingface_hub raises for a refused card
-        told = " ".join(str(error).split())[:300]
-        return PublishError(f"{what}: the Hub does not accept the card ({told}); put it right.")
+        reason = one_line(error, 300)
+        return PublishError(f"{what}: the Hub does not accept the card ({reason}); put it right.")
     return error
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from diffaug_datasets.core.errors import DiffAugError, PublishError, install
+from diffaug_datasets.core.errors import DiffAugError, PublishError, install, one_line
 from diffaug_datasets.core.identity import __version__, canonical
 from diffaug_datasets.core.method import FitUnit, discover_methods
 from diffaug_datasets.core.models import ALIASES, TINY
@@ -123,8 +123,8 @@ def verify(
     >>> run = plan("fashion_5shot_txt2img", "runs/shirts", per_class=2, config={"num_inference_steps": 2})
     >>> done = generate(run, workers=1)
     >>> published = publish(run, Path("shelf/shirts").absolute().as_uri())
-    >>> found = verify("shelf/shirts", sample=1)
-    >>> found.passed, found.checks[0].name, found.checks[0].outcome
+    >>> verification = verify("shelf/shirts", sample=1)
+    >>> verification.passed, verification.checks[0].name, verification.checks[0].outcome
     (True, 'digests', 'ok')
     """
     where = resolve_device(device) if sample else "cpu"
@@ -133,14 +133,14 @@ def verify(
     )
     with opened as rebuilder:
         repository, release = rebuilder.repository, rebuilder.release
-        found = Verification(repository.where, release.name, release.plan_id)
+        verification = Verification(repository.where, release.name, release.plan_id)
         if progress:
-            progress(found)
+            progress(verification)
         for check in run_checks(repository, release, rebuilder, sample):
-            found = replace(found, checks=(*found.checks, check))
+            verification = replace(verification, checks=(*verification.checks, check))
             if progress:
-                progress(found)
-    return found
+                progress(verification)
+    return verification
 
 
 def run_checks(repository: Repository, release: Release, rebuilder: Rebuilder, sample: int) -> Iterator[Check]:
@@ -205,8 +205,8 @@ def _rebuilt(rebuilder: Rebuilder, row: ProvenanceRow) -> tuple[Check, Closeness
     except DiffAugError as error:
         return Check("rebuild", UNKNOWN, str(error)), None
     except ModuleNotFoundError as error:
-        told = f"row {row['row_id']}: {error.name} is not installed; run {install('generate')}"
-        return Check("rebuild", UNKNOWN, told), None
+        missing = f"row {row['row_id']}: {error.name} is not installed; run {install('generate')}"
+        return Check("rebuild", UNKNOWN, missing), None
     outcome = OK if closeness.is_good else UNKNOWN if closeness.is_unknown else WRONG
     return Check("rebuild", outcome, str(closeness)), closeness
 
@@ -337,7 +337,7 @@ def read_planned(header: Path, rows: Path) -> Planned:
         fits = tuple(FitUnit(unit["kind"], unit["payload"], tuple(unit["after"])).name for unit in content["fits"])
         return _added_up(PlanHeader(**content["header"]), fits, rows)
     except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise PublishError(f"{rows.name}: the plan cannot be read ({reason}); do not use it.") from None
 
 

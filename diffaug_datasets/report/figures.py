@@ -61,7 +61,7 @@ class Totals:
     evaluations: int
 
     @property
-    def seconds_an_image(self) -> float | None:
+    def seconds_per_image(self) -> float | None:
         """Worker seconds of the shards for every image written."""
         return self.seconds / self.written if self.written and self.seconds else None
 
@@ -163,8 +163,8 @@ def failures(view: RunView) -> tuple[Failure, ...]:
         name = view.class_names[known.label] if known else ""
         groups.setdefault(row.reason, []).append(LostRow(row.row_id, name, row.attempts))
     each = max(1, LISTED_FAILURES // max(1, len(groups)))
-    found = [Failure(reason, len(rows), tuple(rows[:each])) for reason, rows in groups.items()]
-    return tuple(sorted(found, key=lambda failure: (-failure.count, failure.reason)))
+    failures = [Failure(reason, len(rows), tuple(rows[:each])) for reason, rows in groups.items()]
+    return tuple(sorted(failures, key=lambda failure: (-failure.count, failure.reason)))
 
 
 @dataclass(frozen=True)

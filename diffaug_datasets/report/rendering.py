@@ -18,7 +18,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
-from diffaug_datasets.core.images import UNREADABLE, decode_image, source_id
+from diffaug_datasets.core.images import DECODING_ERRORS, decode_image, source_id
 
 THIN_SPACE = "\u202f"
 SMALL = 64  # pixels; pictures up to this side are shown enlarged
@@ -144,7 +144,7 @@ def _shown_as(data: bytes) -> str | None:
     try:
         with Image.open(BytesIO(data)) as image:
             return SHOWN_BYTES.get(image.format or "")
-    except UNREADABLE:
+    except DECODING_ERRORS:
         return None
 
 

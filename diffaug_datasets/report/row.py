@@ -192,9 +192,9 @@ def _measures(picture: Picture) -> list[Fact]:
         ("margin", out.clip_margin, "+.3f", "CLIP cosine to its class minus the best other class's"),
         ("similarity", out.source_similarity, ".3f", "largest cosine to a source image"),
     ]
-    found = picture.measured.get("similarity")
-    if is_number(found):
-        named.append(("query", found, ".3f", "cosine of a retrieved image to what it was looked for with"))
+    similarity = picture.measured.get("similarity")
+    if is_number(similarity):
+        named.append(("query", similarity, ".3f", "cosine of a retrieved image to what it was looked for with"))
     return [Fact(name, signed(value, form), hint) for name, value, form, hint in named if value is not None]
 
 

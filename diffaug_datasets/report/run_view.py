@@ -18,12 +18,10 @@ from diffaug_datasets.core.plan import PlanHeader, Shard
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, row_urn
 from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.progress import Event, read_event
-from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Receipt, Run
 
 PREVIEW = re.compile(r"step-(?P<step>\d{1,9})-class-(?P<label>\d{1,6})\.png", re.ASCII)
 WORST = 20  # rows to look at first
-LISTED_ROWS = 5  # that a prefix could mean
 SCANNED = ("row_id", "label", "strength", "judge_label", "judge_confidence", "clip_margin")
 
 
@@ -185,8 +183,10 @@ class RunView:
         receipt = self.run.receipt(fit)
         if receipt is not None and not receipt.evaluations:
             return []
-        found = [(PREVIEW.fullmatch(path.name), path) for path in (self.run.fit_folder(fit) / "previews").glob("*.png")]
-        known = [(int(match["label"]), int(match["step"]), path) for match, path in found if match and path.is_file()]
+        matches = [
+            (PREVIEW.fullmatch(path.name), path) for path in (self.run.fit_folder(fit) / "previews").glob("*.png")
+        ]
+        known = [(int(match["label"]), int(match["step"]), path) for match, path in matches if match and path.is_file()]
         rows = [(label, step, path) for label, step, path in sorted(known) if label < len(self.class_names)]
         return [FitPreview(step, label, path.read_bytes()) for label, step, path in rows]
 
@@ -210,17 +210,19 @@ class RunView:
         places: dict[str, tuple[str, int]] = {}
         for name in self._real:
             ids = self._tables[name].column("source_ids").to_pylist()
-            places |= {found[0]: (name, index) for index, found in enumerate(ids)}
+            places |= {source_ids[0]: (name, index) for index, source_ids in enumerate(ids)}
         return places
 
     def _read(self, shards: Sequence[Shard]) -> dict[str, Receipt]:
-        receipts = {shard.name: receipt for shard in shards if (receipt := self.run.receipt(shard.name))}
-        for name in list(receipts):
+        receipts: dict[str, Receipt] = {}
+        for shard in shards:
+            if (receipt := self.run.receipt(shard.name)) is None:
+                continue
             try:
-                self._tables[name] = read_stream(str(self.run.shard_path(name)))
+                self._tables[shard.name] = self.run.table(shard)
+                receipts[shard.name] = receipt
             except (OSError, pa.ArrowException):
-                self.gaps.append(f"{name}.arrow has a receipt but cannot be read")
-                del receipts[name]
+                self.gaps.append(f"{shard.name}.arrow has a receipt but cannot be read")
         return receipts
 
     def _scan(self) -> Iterator[ScannedRow]:

@@ -102,12 +102,12 @@ class Event:
 def read_event(line: bytes) -> Event | None:
     """The event of a line; None for any other line, torn or foreign."""
     try:
-        told = json.loads(line)
-        keys = EVENTS[told["event"]]
-        if not all(isinstance(told[key], kind) for key, kind in keys.items()):
+        content = json.loads(line)
+        keys = EVENTS[content["event"]]
+        if not all(isinstance(content[key], kind) for key, kind in keys.items()):
             return None
-        loss = float(told["loss"]) if told["event"] == "fit" and told["loss"] is not None else None
-        return Event(told["event"], loss=loss, **{key: told[key] for key in keys})
+        loss = float(content["loss"]) if content["event"] == "fit" and content["loss"] is not None else None
+        return Event(content["event"], loss=loss, **{key: content[key] for key in keys})
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
 

@@ -15,10 +15,11 @@ from diffaug_datasets.core.plan import Batch, Plan
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import Row
 from diffaug_datasets.run.batch import BatchJob
-from diffaug_datasets.run.context import ReadSource, WorkContext
+from diffaug_datasets.run.context import ReadSource, WorkContext, sources_in
 from diffaug_datasets.run.scores import ImageScores
 from diffaug_datasets.run.shards import made_row
 from diffaug_datasets.run.stacks import Stack, difference, same_stack, set_determinism, stack
+from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.pools import recipe_pool
 
 # Seen between MKL's, ATen's and oneDNN's paths on one CPU (the packaged model in float32, 10 and 25 steps, 40 rows of
@@ -27,6 +28,49 @@ from diffaug_datasets.sources.pools import recipe_pool
 # and at most 1 level; another seed, prompt, source or fit gives tens of levels.
 MOST_LEVELS = 4
 MOST_MEAN = 0.02
+
+
+def rebuild_row(run: Run, prefix: str, device: str = "cpu") -> "tuple[Rebuilt, Closeness]":
+    """Make the finished row whose id begins so again, and compare it with the stored image.
+
+    Raises:
+        RunError: no row or several begin so, it is a real one, it failed, it is not made yet, or as `Regenerator`.
+    """
+    row = finished_row(run, prefix)
+    tables = [run.table(shard) for shard in run.plan.real_shards() if shard.kind == "real"]
+    regenerate = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables), device=device)
+    made = regenerate(row.columns)
+    row_id, stored = str(row.columns["row_id"]), str(row.columns["pixel_sha256"])
+    return made, closeness(row_id, stored, made, [row.stack], regenerate, lambda: row.image)
+
+
+@dataclass(frozen=True)
+class FinishedRow:
+    """A generated row as it is stored: its columns without the image, the encoded image, and the stack that made it."""
+
+    columns: Mapping[str, object]
+    image: bytes
+    stack: Stack
+
+
+def finished_row(run: Run, prefix: str) -> FinishedRow:
+    """The generated row of a run whose id begins so.
+
+    Raises:
+        RunError: no row or several begin so, it is a real one, it failed, or it is not made yet.
+    """
+    row_id = run.row(prefix).row_id
+    shard = next((shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows)), None)
+    if shard is None:
+        raise RunError(f"row {row_id}: is a real image, which nothing made; name a generated row.")
+    receipt = run.receipt(shard.name)
+    if receipt is None:
+        raise RunError(f"row {row_id}: not made yet; `diffaug generate {run.folder}` makes it.")
+    if failed := next((row for row in receipt.failed if row.row_id == row_id), None):
+        raise RunError(f"row {row_id}: has no image; it failed after {failed.attempts} attempts ({failed.reason}).")
+    table = run.table(shard)
+    columns = table.slice(table.column("row_id").to_pylist().index(row_id), 1).to_pylist()[0]
+    return FinishedRow(columns, bytes(columns.pop("image")["bytes"]), receipt.stack)
 
 
 @dataclass(frozen=True)
@@ -58,7 +102,9 @@ class Regenerator:
         self.recipe, self.plan, self._device = recipe, plan, device
         self._ctx = WorkContext(recipe, fits, read_source, device=device, pool=recipe_pool(recipe))
         shape = recipe.batch_size
-        self._job = BatchJob(recipe.module, recipe.method_config, self._ctx, recipe.seed, shape, recipe.attempts)
+        self._job = BatchJob(
+            recipe.method_definition, recipe.method_config, self._ctx, recipe.seed, shape, recipe.attempts
+        )
 
     def __call__(self, columns: Mapping[str, object]) -> Rebuilt:
         """The row of these columns, made again.
@@ -68,7 +114,8 @@ class Regenerator:
             RunError: the row is real, of another version of the method or another plan, or memory does not suffice.
         """
         row = Row.of(columns, b"")
-        stated, ours = (row.plan.method, row.plan.method_version), (self.recipe.method, self.recipe.module.VERSION)
+        method = self.recipe.method_definition
+        stated, ours = (row.plan.method, row.plan.method_version), (method.NAME, method.VERSION)
         if row.plan.origin == "real":
             raise RunError(f"row {row.id} is a real image; only generated rows can be rebuilt.")
         if stated != ours:
@@ -88,7 +135,8 @@ class Regenerator:
     def stack(self) -> dict[str, str]:
         """This machine's stack with the fingerprints of the networks that decide pixels."""
         is_drawn = any(row.backbone for row in self.plan.rows[:1])
-        probes = ["numerics"] * is_drawn + ["numerics_encoder"] * (is_drawn and "encoder" in self.recipe.module.NEEDS)
+        has_encoder = "encoder" in self.recipe.method_definition.NEEDS
+        probes = ["numerics"] * is_drawn + ["numerics_encoder"] * (is_drawn and has_encoder)
         return stack(self._device) | {key: self._ctx.numerics(key, self.recipe.batch_size) for key in probes}
 
     @cached_property

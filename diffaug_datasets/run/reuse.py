@@ -149,7 +149,7 @@ def withdraw(run: Run, images: Collection[str], folder: Path | None = None) -> W
 
 def fits_by_image(run: Run) -> Collection[str]:
     """Kinds of fits of a run's method that hold each image by itself."""
-    return run.recipe.module.FITS_BY_IMAGE
+    return run.recipe.method_definition.FITS_BY_IMAGE
 
 
 def _shard(run: Run, new: Run, shard: Shard) -> bool:

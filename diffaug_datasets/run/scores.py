@@ -69,8 +69,8 @@ class Scorer:
             by_shots = features if self.names.judge == SHOTS else None
             best = (self._by_judge(images)[places] if by_shots is None else self._by_shots(by_shots)).max(1)
             judged = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            told = [{"judge_confidence": p, "judge_label": i} for p, i in judged]
-            scores = [one.model_copy(update=update) for one, update in zip(scores, told, strict=True)]
+            verdicts = [{"judge_confidence": p, "judge_label": i} for p, i in judged]
+            scores = [one.model_copy(update=update) for one, update in zip(scores, verdicts, strict=True)]
         return scores
 
     @cached_property
@@ -100,7 +100,7 @@ class Scorer:
         return [f"a photo of a {name}" for name in self.header.prompt_names]
 
     def _encoded(self, rows: Sequence[PlanRow], features: "Tensor") -> list[ImageScores]:
-        """What features [n d] of images tell: likeness to the class prompts and to the sources, and probabilities."""
+        """What features [n d] of images say: likeness to the class prompts and to the sources, and probabilities."""
         labels = [row.label for row in rows]
         scores = []
         for feature, row in zip(features, rows, strict=True):
@@ -108,8 +108,8 @@ class Scorer:
             scores.append(ImageScores(source_similarity=max(map(float, nearness), default=None)))
         if self.encoder.has_text:
             cosines = self._cosines(features, self._prompts)
-            told = [_margin(row.tolist(), label) for row, label in zip(cosines, labels, strict=True)]
-            scores = [one.model_copy(update=update) for one, update in zip(scores, told, strict=True)]
+            margins = [_margin(row.tolist(), label) for row, label in zip(cosines, labels, strict=True)]
+            scores = [one.model_copy(update=update) for one, update in zip(scores, margins, strict=True)]
         for name, values in self._probabilities(features, labels).items():
             scores = [
                 one.model_copy(update={"probabilities": {**one.probabilities, name: value}})
@@ -124,13 +124,13 @@ class Scorer:
         """CLIP's zero-shot probability of each row's class, which He et al. keep above 1/C (arXiv 2210.07574), and that
         of the first of two captions, by which Diff-Mix's code drops the lowest tenth.
         """
-        found: dict[str, list[float]] = {}
+        probabilities: dict[str, list[float]] = {}
         if self.names.probability:
             shares = self._shares(features, self._prompts, "probability")
-            found[CLASS_PROBABILITY] = [float(row[label]) for row, label in zip(shares, labels, strict=True)]
+            probabilities[CLASS_PROBABILITY] = [float(row[label]) for row, label in zip(shares, labels, strict=True)]
         if self.names.captions:
-            found[CAPTION_PROBABILITY] = self._shares(features, self.names.captions, "captions")[:, 0].tolist()
-        return found
+            probabilities[CAPTION_PROBABILITY] = self._shares(features, self.names.captions, "captions")[:, 0].tolist()
+        return probabilities
 
     def _shares(self, features: "Tensor", texts: Sequence[str], key: str) -> "Tensor":
         if not self.encoder.has_text:
@@ -250,8 +250,10 @@ def _nearest_tests(run: Run, ctx: WorkContext) -> dict[str, SetScores]:
         written = set(run.table(shard).column("row_id").to_pylist())
         if not written:
             continue
-        found = exact_neighbours(_features(run, encoder, [shard], shape), pool, 1)
-        for row, cosine, place in zip(shard.rows, found.cosine[:, 0].tolist(), found.place[:, 0].tolist(), strict=True):
+        nearest = exact_neighbours(_features(run, encoder, [shard], shape), pool, 1)
+        for row, cosine, place in zip(
+            shard.rows, nearest.cosine[:, 0].tolist(), nearest.place[:, 0].tolist(), strict=True
+        ):
             if row.row_id in written:
                 scores[row.row_id] = SetScores(test_similarity=cosine, nearest_test=ids[place])
     return scores
@@ -277,8 +279,7 @@ def _features(run: Run, encoder: "Encoder", shards: Sequence[Shard], shape: int)
 
 def _inversions(run: Run, ctx: WorkContext) -> dict[str, SetScores]:
     """PSNR of a few real images, spread evenly, that the method inverted and now denoises again."""
-    module, config = run.recipe.module, run.recipe.method_config
-    measure = module.inversion_psnr
+    measure, config = run.recipe.method_definition.inversion_psnr, run.recipe.method_config
     units = [unit for unit in run.plan.fits if unit.kind == "inversions"]
     if measure is None or not units:
         return {}

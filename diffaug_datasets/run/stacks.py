@@ -47,14 +47,14 @@ def same_stack(one: Stack, other: Stack) -> bool:
 
 def merged_stacks(stacks: Iterable[Stack]) -> tuple[dict[str, str], ...]:
     """The different ones; units of one stack that needed different networks state it together."""
-    found: list[dict[str, str]] = []
+    merged: list[dict[str, str]] = []
     for stack in stacks:
-        known = next((one for one in found if same_stack(one, stack) and _processes(one) == _processes(stack)), None)
+        known = next((one for one in merged if same_stack(one, stack) and _processes(one) == _processes(stack)), None)
         if known is None:
-            found.append(dict(stack))
+            merged.append(dict(stack))
         else:
             known.update({key: value for key, value in stack.items() if key not in known})
-    return tuple(found)
+    return tuple(merged)
 
 
 def _processes(stack: Stack) -> str:

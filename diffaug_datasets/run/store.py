@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from diffaug_datasets.core.errors import RecipeError, RunError
+from diffaug_datasets.core.errors import RecipeError, RunError, one_line
 from diffaug_datasets.core.files import (
     TEMPORARY,
     FileDigest,
@@ -230,7 +230,7 @@ class Run:
             plan = Plan(header, made, tuple(row for row in rows if row.origin == "real"), fits)
             _ = plan.id, plan.shards()
         except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError, pa.ArrowException) as e:
-            reason = " ".join(str(e).split())[:200]
+            reason = one_line(e)
             raise RunError(f"{self.folder}: the plan cannot be read ({reason}); plan again.") from None
         return plan
 
@@ -256,16 +256,16 @@ class Run:
             RunError: none, or several; names some of them.
         """
         rows = {row.row_id: row for row in (*self.plan.rows, *self.plan.real)}
-        found = rows_beginning(rows, prefix) if prefix.strip() else []
-        if len(found) == 1:
-            return rows[found[0]]
-        if not found:
+        named = rows_beginning(rows, prefix) if prefix.strip() else []
+        if len(named) == 1:
+            return rows[named[0]]
+        if not named:
             raise RunError(
                 f"{self.folder}: no row id begins with {prefix!r}; ids are 24 hex digits, such as "
                 f"{self.plan.rows[0].row_id}."
             )
-        listed = ", ".join(found[:LISTED])
-        raise RunError(f"{self.folder}: {len(found)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
+        listed = ", ".join(named[:LISTED])
+        raise RunError(f"{self.folder}: {len(named)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
 
     def shard_path(self, name: str) -> Path:
         """File of a shard."""
@@ -328,7 +328,7 @@ class Run:
         write_text(self.receipt_path(receipt.unit), receipt.model_dump_json(indent=1))
 
     def lease(self, unit: str) -> AbstractContextManager[bool]:
-        """True while this process alone holds the unit; see `leases.lease`."""
+        """True while this process alone holds the unit; see `lease`."""
         return lease(self.folder, unit)
 
     def held(self, unit: str) -> bool | None:
@@ -369,9 +369,9 @@ class Run:
         yield "synthetic", self.plan.shards()
 
 
-def _unit(told: dict[str, Any]) -> FitUnit:
+def _unit(content: dict[str, Any]) -> FitUnit:
     """A fit of plan.json; its name becomes a folder's."""
-    kind, payload, after = told["kind"], told["payload"], tuple(told["after"])
+    kind, payload, after = content["kind"], content["payload"], tuple(content["after"])
     if not re.fullmatch(r"\w[\w-]*", kind) or not isinstance(payload, str):
         raise ValueError(f"a fit of kind {kind!r}")
     return FitUnit(kind, payload, after)

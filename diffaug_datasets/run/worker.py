@@ -86,9 +86,9 @@ class Worker:
         folder, spec = self.run.folder, self.recipe.backbone
         if broken := [shard.name for shard in self.plan.real_shards() if not self.run.intact(shard.name)]:
             raise RunError(f"{folder}: {broken[0]}.arrow is missing or damaged; `diffaug plan` writes it again.")
-        if (found := find_backbone(spec).name) != self.plan.header.backbone:
+        if (here := find_backbone(spec).name) != self.plan.header.backbone:
             raise RunError(
-                f"{folder}: planned for {self.plan.header.backbone}, and {spec.id} is {found} here; the same rows "
+                f"{folder}: planned for {self.plan.header.backbone}, and {spec.id} is {here} here; the same rows "
                 "would have other pixels. Put those weights back, or plan again into another folder."
             )
 
@@ -164,7 +164,9 @@ class Worker:
     def job(self) -> BatchJob:
         """How this worker makes batches."""
         recipe, shape = self.recipe, self.recipe.batch_size
-        return BatchJob(recipe.module, recipe.method_config, self.context, recipe.seed, shape, recipe.attempts)
+        return BatchJob(
+            recipe.method_definition, recipe.method_config, self.context, recipe.seed, shape, recipe.attempts
+        )
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -206,13 +208,13 @@ class Worker:
             return ["numerics_encoder"] if unit.kind in WITHOUT_BACKBONE else ["numerics"] * is_drawn
         needed = {
             "numerics": is_drawn,
-            "numerics_encoder": is_drawn and "encoder" in self.recipe.module.NEEDS,
+            "numerics_encoder": is_drawn and "encoder" in self.recipe.method_definition.NEEDS,
             "numerics_scores": self.recipe.scores.encoder or self.recipe.scores.judge,
         }
         return [key for key, is_needed in needed.items() if is_needed]
 
     def _stack(self, probes: Iterable[str], shape: int | None = None) -> dict[str, str]:
-        """This stack with some of its fingerprints, at the planned batch shape unless told."""
+        """This stack with some of its fingerprints, at the planned batch shape unless another is given."""
         shape = shape or self.recipe.batch_size
         known = {
             key: self.scorer.numerics if key == "numerics_scores" else self.context.numerics(key, shape)
@@ -241,7 +243,7 @@ class Worker:
         if self.options.allow_mixed_stack or all(receipts):
             return
         known = {canonical(r.stack): r.stack for r in receipts if r and r.stack}
-        others = [told for told, stack in sorted(known.items()) if not self._is_ours(stack)]
+        others = [text for text, stack in sorted(known.items()) if not self._is_ours(stack)]
         if others:
             probes = [key for key in NUMERICS if key in known[others[0]]]
             raise RunError(
@@ -251,10 +253,10 @@ class Worker:
 
     def _adopt(self, unit: FitUnit) -> Receipt | None:
         """The same fit from another run folder, copied."""
-        found = self.adoptable(unit)
-        if found is None:
+        adopted = self.adoptable(unit)
+        if adopted is None:
             return None
-        other, receipt = found
+        other, receipt = adopted
         folder = self.run.fit_folder(unit.name)
         for file in receipt.files:
             origin = other.fit_folder(unit.name) / file.file
@@ -287,7 +289,7 @@ class Worker:
         folder.mkdir(parents=True, exist_ok=True)
         self.context.folder = folder
         self.context.batch_shape = self.recipe.batch_size
-        return self.recipe.module.fit(unit, self.recipe.method_config, self.context)
+        return self.recipe.method_definition.fit(unit, self.recipe.method_config, self.context)
 
     def _make_fit(self, unit: FitUnit) -> Receipt:
         from safetensors.torch import save_file
@@ -298,8 +300,8 @@ class Worker:
 
         made, folder = self._fitted(unit), self.run.fit_folder(unit.name)
         files = tuple(save(folder / name, tensors) for name, tensors in sorted(made.tensors.items()))
-        told = {"plan_id": self.plan.id, "unit": unit.name, "files": files, "measured": dict(made.measured)}
-        return Receipt.model_validate({**told, **self._signature(unit)})
+        content = {"plan_id": self.plan.id, "unit": unit.name, "files": files, "measured": dict(made.measured)}
+        return Receipt.model_validate({**content, **self._signature(unit)})
 
     def _make_shard(self, shard: Shard) -> Receipt:
         """Make the shard's batches; one is encoded and put away while the next is made, and no more are held."""
@@ -321,5 +323,5 @@ class Worker:
                     spool.add(encoding.result())
             receipt = self.run.write_shard(shard, spool.rows(row.row_id for row in shard.rows))
         lost_rows = tuple(sorted(failed, key=lambda row: row.row_id))
-        told = {"failed": lost_rows, "batch_shapes": tuple(sorted(shapes)), **self._signature(shard)}
-        return receipt.model_copy(update=told)
+        outcome = {"failed": lost_rows, "batch_shapes": tuple(sorted(shapes)), **self._signature(shard)}
+        return receipt.model_copy(update=outcome)

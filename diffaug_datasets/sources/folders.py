@@ -2,7 +2,7 @@
 
 Metadata files are read as `datasets` reads them: `metadata.jsonl`, `metadata.csv` or `metadata.parquet` with one row
 per image, named by `file_name`, which is relative to the metadata file; of several files above an image the nearest
-counts. What they state and no image gets is told in a warning.
+counts. What they state of images that are not there is reported in a warning.
 """
 
 import codecs
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from diffaug_datasets.core.errors import SourceError, few, shown_name
+from diffaug_datasets.core.errors import SourceError, few, one_line, shown_name
 from diffaug_datasets.core.images import BadImage
 from diffaug_datasets.core.sources import (
     ATTRIBUTION,
@@ -34,7 +34,7 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 NAME = "file_name"
 
-Row = Mapping[str, object]
+MetadataRow = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class _MetadataFile:
         yield f"{self.name}: {rows}, such as {shown_name(first)!r}{why}{loss}"
 
 
-def _rows(fetch: FolderFetch, name: str) -> Iterator[tuple[int, Row]]:
+def _rows(fetch: FolderFetch, name: str) -> Iterator[tuple[int, MetadataRow]]:
     """Line number and columns of every row of a metadata file."""
     if name.endswith(".parquet"):
         yield from _parquet_rows(name, fetch(name))
@@ -225,7 +225,7 @@ def _rows(fetch: FolderFetch, name: str) -> Iterator[tuple[int, Row]]:
             raise SourceError(f"{where}: is no CSV ({error}); restore or remove the file.") from None
 
 
-def _parquet_rows(name: str, data: bytes) -> Iterator[tuple[int, Row]]:
+def _parquet_rows(name: str, data: bytes) -> Iterator[tuple[int, MetadataRow]]:
     """The text columns that matter, a batch at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -242,11 +242,11 @@ def _parquet_rows(name: str, data: bytes) -> Iterator[tuple[int, Row]]:
                 number += 1
                 yield number, row
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise SourceError(f"{name}: is no Parquet file that can be read ({reason}); restore or remove it.") from None
 
 
-def _file_name(row: Row) -> str | None:
+def _file_name(row: MetadataRow) -> str | None:
     """The image that a row names, with '/' for another system's separator."""
     for column, name in row.items():
         if column.strip().casefold() == NAME and isinstance(name, str) and name.strip():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.errors import SourceError, few, one_line
 from diffaug_datasets.core.models import on_the_hub
 from diffaug_datasets.core.sources import (
     TEXT_DTYPES,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DATASET_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-COMMIT = re.compile(r"[@/]([0-9a-f]{40})(?=/|$)")
+CACHED_COMMIT = re.compile(r"[@/]([0-9a-f]{40})(?=/|$)")
 SHOWN = 20  # columns or configs in a sentence
 NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 BINARY = ("binary", "large_binary")
@@ -78,8 +78,8 @@ def hub_images(facts: BuilderFacts, name: str, revision: str | None, choice: Hub
         values = [] if other is None else splits[split].with_format(None)[label][:]
         without = sum(map(_is_hidden, values))
         if other is None or without:
-            told = f"{without:,} of {len(values):,} rows have none" if without else "has no such column"
-            notes.append(f"split {split} is left out: its labels are hidden ({label}: {told})")
+            why = f"{without:,} of {len(values):,} rows have none" if without else "has no such column"
+            notes.append(f"split {split} is left out: its labels are hidden ({label}: {why})")
             skipped.append(split)
             continue
         if getattr(kind, "names", None) != getattr(other, "names", None) or _dtype(kind) != _dtype(other):
@@ -137,15 +137,15 @@ def cell_bytes(cell: bytes | Mapping[str, object] | None, roots: Sequence[Path])
 
 def column_attributions(splits: "Mapping[str, datasets.Dataset]") -> dict[str, Attribution]:
     """`<split>/<row>` -> attribution of every row that states one in a text column."""
-    found: dict[str, Attribution] = {}
+    attributions: dict[str, Attribution] = {}
     for split, table in splits.items():
         texts = {name for name, kind in table.features.items() if getattr(kind, "dtype", "") in TEXT_DTYPES}
         if wanted := [name for name in attribution_columns(table.column_names) if name in texts]:
             columns = table.select_columns(wanted).with_format(None)
             for number, row in enumerate(columns):
                 if stated := stated_attribution(row):
-                    found[f"{split}/{number:07d}"] = stated
-    return found
+                    attributions[f"{split}/{number:07d}"] = stated
+    return attributions
 
 
 def download_caches() -> tuple[Path, ...]:
@@ -159,8 +159,8 @@ def download_caches() -> tuple[Path, ...]:
 def commit_of(split: "datasets.Dataset") -> str:
     """The commit that a loaded split came from, as its downloads or its cache folder spell it, or ''."""
     texts = [*(split.info.download_checksums or {}), *(file["filename"] for file in split.cache_files)]
-    found = (COMMIT.search(text) for text in texts)
-    return next((match[1] for match in found if match), "")
+    matches = (CACHED_COMMIT.search(text) for text in texts)
+    return next((match[1] for match in matches if match), "")
 
 
 def _loaded(
@@ -171,10 +171,10 @@ def _loaded(
     try:
         return datasets.load_dataset(on_the_hub(name), config, revision=revision, streaming=False)
     except Exception as error:  # what is raised over files of strangers has no class in common
-        reason = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:300]
+        reason = one_line("".join(c if c.isprintable() else " " for c in str(error)), 300)
     if not reason.startswith(("Config name is missing", "BuilderConfig ")):
-        raise SourceError(f"{facts.name}: {_unloaded(name, revision, reason, ways)}")
-    known = _several(datasets.get_dataset_config_names(on_the_hub(name), revision=revision))
+        raise SourceError(f"{facts.name}: {_load_failure(name, revision, reason, ways)}")
+    known = few(datasets.get_dataset_config_names(on_the_hub(name), revision=revision), SHOWN)
     if config is None:
         why = f"{name} has the configs {known} and no default one; name it as source_config."
     else:
@@ -182,7 +182,7 @@ def _loaded(
     raise SourceError(f"{facts.name}: {why}")
 
 
-def _unloaded(name: str, revision: str | None, reason: str, ways: str) -> str:
+def _load_failure(name: str, revision: str | None, reason: str, ways: str) -> str:
     """Why `datasets` could not load it, as the Hub itself answers when asked for the card alone."""
     from huggingface_hub import constants, get_token, hf_hub_download
     from huggingface_hub import errors as hub
@@ -203,8 +203,8 @@ def _unloaded(name: str, revision: str | None, reason: str, ways: str) -> str:
         return f"{name} is gated and this login has no access; ask for it at {page}, run `hf auth login`, {other}"
     except hub.RepositoryNotFoundError:
         who = "this login" if get_token() else "visitors without a login"
-        said = f"the Hub shows {who} no dataset {name!r}: it is private or not there"
-        return f"{said}; check the id, run `hf auth login`, {other}"
+        shown = f"the Hub shows {who} no dataset {name!r}: it is private or not there"
+        return f"{shown}; check the id, run `hf auth login`, {other}"
     except hub.RevisionNotFoundError:
         return f"{name} has no revision {revision!r}; name one of its branches, tags or commits."
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
@@ -215,7 +215,7 @@ def _unloaded(name: str, revision: str | None, reason: str, ways: str) -> str:
     except hub.EntryNotFoundError:
         pass  # a dataset without a card is there all the same
     except (broken, OSError) as error:
-        answer = " ".join(str(error).split())[:200]
+        answer = one_line(error)
         return f"the Hub does not give {name} away ({answer}); try again later, run `hf auth login`, {other}"
     return f"{name} is on the Hub, but `datasets` cannot read it ({reason}); give another revision, {other}"
 
@@ -250,9 +250,9 @@ def _image_column(facts: BuilderFacts, name: str, features: Mapping[str, object]
     if len(images) == 1:
         return images[0]
     if images:
-        raise SourceError(f"{name}: has the image columns {_several(images)}; name one as image_column.")
+        raise SourceError(f"{name}: has the image columns {few(images, SHOWN)}; name one as image_column.")
     raise SourceError(
-        f"{name}: has no Image column among {_told(features)}; name one of encoded images as image_column."
+        f"{name}: has no Image column among {_in_words(features)}; name one of encoded images as image_column."
     )
 
 
@@ -274,17 +274,17 @@ def _label_column(facts: BuilderFacts, name: str, features: Mapping[str, object]
     if len(labels) == 1:
         return labels[0]
     if labels:
-        raise SourceError(f"{name}: has the label columns {_several(labels)}; name one as label_column.")
+        raise SourceError(f"{name}: has the label columns {few(labels, SHOWN)}; name one as label_column.")
     if _dtype(features.get(facts.hub_label)) in (*TEXT_DTYPES, *NUMBERS):
         return facts.hub_label
     multi = [key for key, kind in features.items() if _kind(kind).startswith("list of ClassLabel")]
     why = f" ({multi[0]} is multi-label, which is not one class per image)" if multi else ""
-    raise SourceError(f"{name}: has no ClassLabel column among {_told(features)}{why}; name one as label_column.")
+    raise SourceError(f"{name}: has no ClassLabel column among {_in_words(features)}{why}; name one as label_column.")
 
 
 def _check_there(key: str, column: str, name: str, features: Mapping[str, object]) -> None:
     if column not in features:
-        raise SourceError(f"{key}: got {column!r}, expected one of the columns {_told(features)} of {name}.")
+        raise SourceError(f"{key}: got {column!r}, expected one of the columns {_in_words(features)} of {name}.")
 
 
 def _classes(
@@ -323,10 +323,5 @@ def _kind(kind: object) -> str:
     return _dtype(kind) or ("struct" if isinstance(kind, Mapping) else type(kind).__name__)
 
 
-def _told(features: Mapping[str, object]) -> str:
-    return _several([f"{key} ({_kind(kind)})" for key, kind in features.items()])
-
-
-def _several(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _in_words(features: Mapping[str, object]) -> str:
+    return few([f"{key} ({_kind(kind)})" for key, kind in features.items()], SHOWN)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffaug_datasets.core.errors import SourceError
+from diffaug_datasets.core.errors import SourceError, one_line
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.images import source_id
 from diffaug_datasets.core.models import local_path, on_the_hub
@@ -24,7 +24,7 @@ from diffaug_datasets.sources.hub import DATASET_ID, cell_bytes, download_caches
 if TYPE_CHECKING:
     import datasets
 
-TINY = "assets/tiny/fashion/retrieval.parquet"
+TINY_POOL = "assets/tiny/fashion/retrieval.parquet"
 WAYS = (
     "`tiny` (packaged), a builder's name, a Hub id (org/name or org/name@revision), an image folder, a folder of "
     "`save_to_disk`, or Parquet or Arrow files"
@@ -67,8 +67,8 @@ class DatasetPool:
 
     def attribution(self, row: int) -> Mapping[str, str]:
         """The text columns `url`, `author`, `license` (or usual spellings) of a row, where they are filled."""
-        found = self._texts[row : row + 1] if self._texts is not None else {}
-        return dict(stated_attribution({key: value[0] for key, value in found.items()}))
+        texts = self._texts[row : row + 1] if self._texts is not None else {}
+        return dict(stated_attribution({key: value[0] for key, value in texts.items()}))
 
     def _bytes(self, row: int) -> bytes:
         data = cell_bytes(self._images[row]["image"], self._roots)
@@ -83,13 +83,13 @@ class DatasetPool:
 
         try:
             with _without_bars():
-                found = _load(self.place)
-                if found is None or isinstance(found, datasets.Dataset):
-                    whole = found
+                loaded = _load(self.place)
+                if loaded is None or isinstance(loaded, datasets.Dataset):
+                    whole = loaded
                 else:
-                    whole = datasets.concatenate_datasets([found[name] for name in sorted(found)])
+                    whole = datasets.concatenate_datasets([loaded[name] for name in sorted(loaded)])
         except (OSError, ValueError, RuntimeError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise SourceError(f"config.pool: {self.place!r} cannot be read ({reason}); expected {WAYS}.") from None
         if whole is None:
             raise SourceError(f"config.pool: got {self.place!r}, where nothing is; expected {WAYS}.")
@@ -145,7 +145,7 @@ def _load(place: str) -> "datasets.Dataset | datasets.DatasetDict | None":
     import datasets
 
     if place == "tiny":
-        return datasets.Dataset(pq.read_table(str(files("diffaug_datasets") / TINY)))
+        return datasets.Dataset(pq.read_table(str(files("diffaug_datasets") / TINY_POOL)))
     folder = local_path(place)
     if folder is None:
         match = DATASET_ID.fullmatch(place)

@@ -78,8 +78,8 @@ def discover_builders() -> Mapping[str, ModuleType]:
     plugged = [point.load() for point in entry_points(group=PACKAGE)]
     names = [item.name for item in pkgutil.iter_modules(package.__path__) if not item.name.startswith("_")]
     shipped = [importlib.import_module(f"{PACKAGE}.{name}") for name in names]
-    found = {module.NAME: module for module in (*plugged, *shipped) if hasattr(module, "NAME")}
-    return {name: found[name] for name in sorted(found)}
+    builders = {module.NAME: module for module in (*plugged, *shipped) if hasattr(module, "NAME")}
+    return {name: builders[name] for name in sorted(builders)}
 
 
 def find_builder(name: str) -> ModuleType:
@@ -288,10 +288,10 @@ def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: H
     hub = f"a Hub id such as {facts.hub_id}" if facts.hub_id else "the Hub id of such a dataset (org/name)"
     ways = f"a folder with {facts.title} in its own layout or as class folders, or {hub}"
     if match := DATASET_ID.fullmatch(text):
-        found = hub_images(facts, match["name"], match["revision"], choice, ways)
+        images = hub_images(facts, match["name"], match["revision"], choice, ways)
         where = f"{match['name']} on the Hub"
         return _Opened(
-            where, found.listing, found.fetch, found.commit, attributions=found.attributions, notes=found.notes
+            where, images.listing, images.fetch, images.commit, attributions=images.attributions, notes=images.notes
         )
     if not text:
         got = "no source"
@@ -307,9 +307,9 @@ def _open_folder(module: ModuleType, folder: Path) -> _Opened:
     listing = own or find_builder("imagefolder").read(folder)
     fetch = FolderFetch(folder.resolve())
     stated = folder_attributions(fetch, [item.key for item in (*listing.train, *(listing.test or ()))])
-    said = listing.survey
-    layout = ", ".join((said.layout or f"the layout of {module.TITLE}", *stated.files))
-    survey = Survey(layout, said.left_out, (*said.warnings, *stated.warnings))
+    own_survey = listing.survey
+    layout = ", ".join((own_survey.layout or f"the layout of {module.TITLE}", *stated.files))
+    survey = Survey(layout, own_survey.left_out, (*own_survey.warnings, *stated.warnings))
     return _Opened(f"'{folder}'", replace(listing, survey=survey), fetch, attributions=stated.by_key)
 
 

@@ -17,6 +17,7 @@ from command_line import Answer, Command
 from diffaug_datasets.cli import main
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.new_run import shipped_recipes
+from diffaug_datasets.run.store import Run
 
 GROUPS = {
     "Make": ["demo", "cp", "plan", "generate", "build"],
@@ -178,13 +179,13 @@ def test_generate_status_show_regen_and_report(diffaug: Command, finished: Path,
 
 
 def test_regen_of_another_image_exits_with_1(diffaug: Command, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffaug_datasets.cli import look
+    from diffaug_datasets.run import rebuild
 
-    row = row_ids(finished)[0]
-    columns, image, stack = look.finished_row(look.Run.open(finished), row)
-    changed = {**columns, "pixel_sha256": "0" * 64}
-    monkeypatch.setattr(look, "finished_row", lambda run, prefix: (changed, image, stack))
-    said = diffaug("regen", finished, row, "--json")
+    row_id = row_ids(finished)[0]
+    row = rebuild.finished_row(Run.open(finished), row_id)
+    changed = replace(row, columns={**row.columns, "pixel_sha256": "0" * 64})
+    monkeypatch.setattr(rebuild, "finished_row", lambda run, prefix: changed)
+    said = diffaug("regen", finished, row_id, "--json")
     assert said.code == 1 and json.loads(said.out)["equal"] is False
     assert json.loads(said.out)["outcome"] == "WRONG"
 

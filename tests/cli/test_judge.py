@@ -14,6 +14,7 @@ from command_line import Command
 from small_runs import small_run
 
 from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
 
@@ -62,6 +63,60 @@ def test_bench_prints_a_table_and_keeps_it(folder: Path, tmp_path: Path, diffaug
         (["--rule", "any"], "--rule: got 'any', expected 'class', 'global', 'index' or 'lt_inverse'."),
     ],
 )
-def test_what_cannot_be_is_one_sentence(folder: Path, words: list[str], sentence: str, diffaug: Command) -> None:
+def test_options_that_cannot_be_are_one_sentence(
+    folder: Path, words: list[str], sentence: str, diffaug: Command
+) -> None:
     said = diffaug("bench", folder, *words)
     assert said.sentence == sentence
+
+
+@pytest.mark.parametrize("verb", ["measure", "bench"])
+def test_what_is_no_set_is_one_sentence(verb: str, folder: Path, tmp_path: Path, diffaug: Command) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photo.png").write_bytes(b"x")
+    unfinished = small_run(tmp_path / "unfinished", "txt2img", per_class=1).folder
+    out = ("--out", tmp_path / "bench") if verb == "bench" else ()
+
+    def refusal(*words: object) -> str:
+        return diffaug(verb, *words, *out).sentence
+
+    empty, photo = tmp_path / "empty", tmp_path / "photo.png"
+    assert refusal(empty).startswith(f"{empty}: is no run folder (no plan.json) and no published set (no README.md)")
+    for place in ("nowhere", photo, tmp_path / "none"):
+        assert refusal(place).startswith(f"{place}: no such folder, expected a run folder, a published set")
+    assert refusal(unfinished).startswith(f"{unfinished}: not finished; `diffaug generate")
+    assert "encoder 'none' is neither a folder nor a Hub id" in refusal(folder, "--encoder", "none")
+    assert refusal(folder, "--config", "x") == (
+        f"--config: is for published sets, and {folder} is a run folder; leave it out."
+    )
+    assert refusal(folder, "--with-real", "x").startswith("--with-real: is for published sets")
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(folder: Path, tmp_path: Path, diffaug: Command) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    cells = tmp_path / "file" / "bench" / "cells"
+    assert diffaug("bench", folder, "--out", cells.parent).sentence == (
+        f"{cells}: cannot be made (Not a directory); give another place."
+    )
+
+
+def test_published_sets_without_what_is_needed_are_one_sentence(folder: Path, tmp_path: Path, diffaug: Command) -> None:
+    out = ("--out", tmp_path / "bench")
+    name = Run.open(folder).plan.header.name
+    whole, pixelless, untested = (tmp_path / shelf for shelf in ("whole", "pixelless", "untested"))
+    assert diffaug("publish", folder, whole.as_uri()).code == 0
+    assert diffaug("publish", folder, pixelless.as_uri(), "--recipe-only").code == 0
+    for verb, words in (("measure", ()), ("bench", out)):
+        assert "was published without pixels" in diffaug(verb, pixelless, *words).sentence
+        provenance = diffaug(verb, whole, "--config", f"{name}_provenance", *words)
+        assert provenance.sentence == f"{whole}: this config holds no images; choose another one."
+        synthetic = diffaug(verb, whole, "--config", f"{name}_synthetic", *words).sentence
+        assert "choose another" in synthetic and "your copy of the real images (--with-real)" in synthetic
+    run = small_run(tmp_path / "run", "txt2img", per_class=1)
+    execute(run, WorkerOptions(), workers=1)
+    assert diffaug("publish", run.folder, untested.as_uri()).code == 0
+    for place in (run.folder, untested):
+        assert diffaug("bench", place, *out).sentence == (
+            f"{place}: holds no test image, and a bench needs some; plan with include_test: true and a source that has "
+            "a test split."
+        )

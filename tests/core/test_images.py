@@ -1,3 +1,5 @@
+"""Pictures of every mode and kind of damage: decoded right, or refused with the true reason; encoding keeps pixels."""
+
 import hashlib
 import pickle
 import struct

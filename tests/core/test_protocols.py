@@ -1,3 +1,5 @@
+"""Protocols: their texts, and draws that equal the published code's, draw for draw."""
+
 import json
 import random
 from collections import Counter, defaultdict

@@ -1,3 +1,5 @@
+"""Tables of real images: their digests, and the names and keys that are refused."""
+
 import hashlib
 import unicodedata
 from dataclasses import replace

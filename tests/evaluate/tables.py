@@ -4,8 +4,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import pixel_sha256
+from diffaug_datasets.release.read import EmptySplit
 
 NAMES = ["dark", "light"]
 FEATURES = datasets.Features(
@@ -57,5 +57,5 @@ class Sets:
     def __call__(self, where, config, split, with_real=None) -> datasets.Dataset:
         train, test = self.sets[str(where)]
         if split == "test" and test is None:
-            raise RunError("there is no test split.")
+            raise EmptySplit("there is no test split.")
         return train if split == "train" else test

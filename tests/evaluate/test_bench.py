@@ -15,7 +15,7 @@ from diffaug_datasets.core.files import FileDigest
 from diffaug_datasets.evaluate import bench as benching
 from diffaug_datasets.evaluate.bench import Answer, Suite, bench
 from diffaug_datasets.evaluate.cells import Cell, CellReceipt, Result
-from diffaug_datasets.evaluate.table import Row
+from diffaug_datasets.evaluate.table import TableRow
 from diffaug_datasets.evaluate.table import table as rows_of
 from diffaug_datasets.models.encoders import Encoder
 
@@ -36,7 +36,7 @@ def run_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoder: Encoder)
     return run
 
 
-def found(answer: Answer) -> dict[tuple[str, str], Row]:
+def found(answer: Answer) -> dict[tuple[str, str], TableRow]:
     return {(row.classifier, row.line): row for row in rows_of(answer)}
 
 
@@ -103,6 +103,29 @@ def test_a_test_image_among_the_synthetic_ones_is_named(run_bench) -> None:
     test = hard(50, 9)
     answer = run_bench({"a": (table(hard(8, 0), [*hard(10, 1), test[7]]), table(test))}, Suite())
     assert answer.lines[0].leaks == (table(test)["pixel_sha256"][7],)
+
+
+def test_sets_of_one_method_are_told_apart_by_their_places(run_bench) -> None:
+    test, real, made = table(hard(50, 9)), hard(8, 0), hard(12, 1)
+    sets = {place: (table(real, made), test) for place in ("a/one", "b/one", "b/two")}
+    answer = run_bench({**sets}, Suite(synthetic_only=False))
+    names = ["txt2img (a/one)", "txt2img (b/one)", "txt2img (two)"]
+    assert [line.name for line in answer.lines] == names
+    assert set(names) < {row.line for row in rows_of(answer)}
+
+
+def test_images_of_one_class(run_bench) -> None:
+    """Among the real ones they leave nothing to tell apart; among the synthetic ones they have no line of their own."""
+    test, both, light = table(hard(50, 9)), hard(8, 0), pictures(12, 1, label=1)
+    rows = {row.line for row in rows_of(run_bench({"a": (table(both, light), test)}, Suite()))}
+    assert rows == {"real", "duplicate", "txt2img", "zero_shot"}
+    with pytest.raises(RunError, match="a: its real images are of one class, and a bench needs two or more"):
+        run_bench({"a": (table(light, both), test)})
+
+
+def test_a_set_without_test_images_is_refused(run_bench) -> None:
+    with pytest.raises(RunError, match="a: holds no test image, and a bench needs some"):
+        run_bench({"a": (table(hard(4, 0), hard(4, 1)), None)})
 
 
 @pytest.mark.parametrize(("real", "made", "what"), [(0, 4, "real training"), (4, 0, "synthetic")])

@@ -78,6 +78,10 @@ def test_features_are_made_once_per_image_and_encoder(run: Run, encoder: Encoder
     np.testing.assert_array_equal(both[0], both[6])
     np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, rtol=1e-6)
     assert both.shape == (7, 64)
+    for path in tmp_path.rglob("*.parquet"):
+        path.write_bytes(b"damaged")
+    np.testing.assert_array_equal(features(orders[0]), first)
+    assert read[6:] == orders[0]
 
 
 def test_a_copy_of_a_test_image_is_counted(measured) -> None:

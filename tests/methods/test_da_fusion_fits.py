@@ -72,7 +72,7 @@ def test_a_class_without_rows_is_not_learned() -> None:
 
 def names_learned(spec: PlanSpec, counts: tuple[int, ...]) -> list[dict[str, str]]:
     recipe = Recipe.from_dict({"builder": "toy", "method": "da_fusion"})
-    rows = list(recipe.module.plan(recipe.planned_config, table(counts), spec))
-    fits = recipe.module.fits(recipe.planned_config, table(counts), spec, rows)
+    rows = list(recipe.method_definition.plan(recipe.planned_config, table(counts), spec))
+    fits = recipe.method_definition.fits(recipe.planned_config, table(counts), spec, rows)
     assert {row.adapters for row in rows} == {(fits[-1].name,)}
     return [unit.content["names"] for unit in fits if unit.kind == "concepts"]

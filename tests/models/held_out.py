@@ -8,8 +8,9 @@ from torch import Generator, Tensor
 
 from diffaug_datasets.core.identity import uint63
 from diffaug_datasets.core.learning import ConceptConfig
+from diffaug_datasets.core.method import Resize
 from diffaug_datasets.models.adapters import LoadedConcepts
-from diffaug_datasets.models.backbone import Backbone, Resize
+from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import ConceptExample, at_resolution, encode_both_ways, unlearned_concepts
 from diffaug_datasets.numerics.schedule import add_noise
 

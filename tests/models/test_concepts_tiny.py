@@ -31,7 +31,7 @@ def examples(split: str, a_class: int) -> list[ConceptExample]:
 
 
 @pytest.mark.full
-def test_five_images_a_class_lower_the_held_out_loss(tmp_path: Path) -> None:
+def test_five_images_per_class_lower_the_held_out_loss(tmp_path: Path) -> None:
     method_config = config_recipe("fashion_5shot_diffii").method_config
     assert isinstance(method_config, Config)
     cfg = method_config.concepts

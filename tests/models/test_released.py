@@ -93,7 +93,7 @@ def test_class_names_are_kept(tmp_path: Path) -> None:
     assert names == {"<class_0>": "Laysan albatross", "<class_1>": "crane"}
 
 
-def test_diffusion_inversions_map_becomes_a_condition_an_image(tmp_path: Path, diffaug: Command) -> None:
+def test_diffusion_inversions_map_becomes_a_condition_per_image(tmp_path: Path, diffaug: Command) -> None:
     """Column j, seen as 5 vectors of 768, is what the authors' module returns for image j."""
     weight = vectors(5 * 768, 3)
     expected = torch.nn.functional.linear(torch.eye(3), weight).view(-1, 5, 768)

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import train_concepts
-from diffaug_datasets.models.training import ALONE, Processes, StepDraws, Team, told_by_first, total
+from diffaug_datasets.models.training import ALONE, Processes, StepDraws, Team, broadcast, total
 
 SHARED = CFG.model_copy(update={"steps": 4, "batch": 3, "tokens_per_class": 1})  # 3 = 1 + 2
 
@@ -38,7 +38,7 @@ def _member(rank: int, port: int, backbone: Backbone, folder: Path, die_at: int)
     os.environ |= {name: str(value) for name, value in place.items()}
     team = Processes("cpu")
     assert (team.rank, team.size) == (rank, 2)
-    assert (told_by_first(team, 7 + rank), total(team, 2**25 + rank)) == (7, 2**26 + 1)
+    assert (broadcast(team, 7 + rank), total(team, 2**25 + rank)) == (7, 2**26 + 1)
     losses = learn(backbone, folder, team, die_at)
     torch.save(losses, folder / f"losses-{rank}")
     team.close()

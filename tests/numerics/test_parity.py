@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from diffaug_datasets.numerics import sampling
-from diffaug_datasets.numerics import sampling as dpm
-from diffaug_datasets.numerics.schedule import (
-    Schedule,
-    ddim_inverse_timesteps,
-    ddim_timesteps,
-    dpm_timesteps,
-    img2img_start,
-)
+from diffaug_datasets.numerics.schedule import Schedule, ddim_inverse_timesteps, ddim_timesteps, dpm_timesteps
+from diffaug_datasets.numerics.timesteps import img2img_start
 
 TOLERANCE = 1e-5
 """Of the largest value of the state; float32 rounding over 50 steps."""
@@ -141,17 +135,17 @@ def swap_inverse_direction(monkeypatch):
 
 
 def double_second_order(monkeypatch):
-    weight = dpm.second_order_weight
-    monkeypatch.setattr(dpm, "second_order_weight", lambda *levels: 2 * weight(*levels))
+    weight = sampling.second_order_weight
+    monkeypatch.setattr(sampling, "second_order_weight", lambda *levels: 2 * weight(*levels))
 
 
 def drop_second_order(monkeypatch):
-    monkeypatch.setattr(dpm, "second_order_weight", lambda *levels: 0.0)
+    monkeypatch.setattr(sampling, "second_order_weight", lambda *levels: 0.0)
 
 
 def nudge_second_order(monkeypatch):
-    weight = dpm.second_order_weight
-    monkeypatch.setattr(dpm, "second_order_weight", lambda *levels: 1.02 * weight(*levels))
+    weight = sampling.second_order_weight
+    monkeypatch.setattr(sampling, "second_order_weight", lambda *levels: 1.02 * weight(*levels))
 
 
 @pytest.mark.parametrize("plant", [flip_ddim_sign, end_ddim_at_one, shift_start])

@@ -19,7 +19,7 @@ def test_steps_compute_in_float32_or_wider(given, computed):
     assert widened(torch.zeros(2, dtype=given)).dtype == computed
 
 
-def test_one_number_a_row_broadcasts_over_the_rest():
+def test_one_number_per_row_broadcasts_over_the_rest():
     like = torch.zeros(3, 4, 5, 6, dtype=torch.float64)
     column = per_row([0.1, 0.2, 0.3], like)
     assert column.shape == (3, 1, 1, 1)

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 import pytest
 
-from diffaug_datasets.numerics.timesteps import CLASSES, HONOURED, NEUTRAL, ONLY, Unfit, read_settings
+from diffaug_datasets.numerics.timesteps import HONOURED, NEUTRAL, ONLY, SPACINGS, Unfit, read_settings
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -21,7 +21,7 @@ def parameters(name: str) -> dict[str, Any]:
     return {key: p.default for key, p in found if key != "self" and p.kind is not p.VAR_KEYWORD}
 
 
-@pytest.mark.parametrize("name", sorted(CLASSES))
+@pytest.mark.parametrize("name", sorted(SPACINGS))
 def test_all_keys_of_diffusers_are_known_and_its_defaults_are_read(name: str) -> None:
     saved = parameters(name)
     assert saved.keys() <= HONOURED | NEUTRAL | ONLY.keys()
@@ -30,7 +30,7 @@ def test_all_keys_of_diffusers_are_known_and_its_defaults_are_read(name: str) ->
         {"_class_name": name, **saved, **({"clip_sample": False} if "clip_sample" in saved else {})}
     )
     assert (settings.beta_start, settings.num_train_timesteps) == (saved["beta_start"], 1000)
-    assert settings.spacing is None and CLASSES[name] == saved.get("timestep_spacing", CLASSES[name])
+    assert settings.spacing is None and SPACINGS[name] == saved.get("timestep_spacing", SPACINGS[name])
 
 
 CHANGES_IMAGES: dict[str, Any] = {

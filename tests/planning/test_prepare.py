@@ -18,9 +18,9 @@ from diffaug_datasets.planning.prepare import Prepared, prepare, write_run
 from diffaug_datasets.sources.real import RealSet
 
 # A module is on the way if another one hands it the recipe, or what was made of the recipe so far. What it asks of such
-# a value itself (`recipe.module`, `table.by_class()`) is no step elsewhere. Leaves, which are handed texts, bytes, rows
-# or files (identity, images, printable, errors, files, memory, rows, prompts, catalogue, shards, the files of models),
-# do not count: a reader knows by their names what they give.
+# a value itself (`recipe.method_definition`, `table.by_class()`) is no step elsewhere. Leaves, which are handed texts,
+# bytes, rows or files (identity, images, printable, errors, files, memory, rows, prompts, catalogue, shards, the files
+# of models), do not count: a reader knows by their names what they give.
 HANDED_ON = (Recipe, Listing, RealSet, SourceTable, Subset, PlanSpec, Plan, Prepared)
 # Asked only whether a sampler can take the recipe's steps. Nothing comes back, so the way does not lead through it.
 ASKED = "core.recipe"

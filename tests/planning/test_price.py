@@ -14,7 +14,7 @@ from diffaug_datasets.core.recipe import Filter
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import Prepared, prepare, write_run
 from diffaug_datasets.planning.price import (
-    FLOP_A_PARAMETER,
+    FLOP_PER_PARAMETER,
     ROW_BYTES,
     SPARE,
     Network,
@@ -37,7 +37,7 @@ def quote(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Price
 
 def test_counts_are_those_of_the_plan(prepared: Prepared, quote: Price) -> None:
     assert (quote.rows, quote.real, quote.test) == (30, 50, 1000)
-    assert set(quote.images_a_class.values()) == {3} and len(quote.images_a_class) == 10
+    assert set(quote.images_per_class.values()) == {3} and len(quote.images_per_class) == 10
     assert quote.shards == len(prepared.plan.shards())
     assert quote.fits == {"concepts": 1, "inversions": 2}  # the full batches, and what is left over
 
@@ -56,7 +56,7 @@ def test_stable_diffusion_is_assumed_where_the_weights_are_not_here(monkeypatch:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nowhere")
     network = network_of(BackboneSpec(id="stable-diffusion-v1-5/stable-diffusion-v1-5"))
     assert network == Network() and not network.measured
-    assert FLOP_A_PARAMETER * network.parameters * network.side**2 == pytest.approx(0.8e12, rel=0.02)
+    assert FLOP_PER_PARAMETER * network.parameters * network.side**2 == pytest.approx(0.8e12, rel=0.02)
 
 
 def test_the_packaged_network_is_measured() -> None:
@@ -93,14 +93,14 @@ def test_too_little_memory_is_said(
 ) -> None:
     monkeypatch.setattr("diffaug_datasets.planning.price.memory_free", lambda: quote.memory_to_plan + 1)
     [warning] = price(prepared, tmp_path).warnings
-    needed, free = decimal(quote.memory_a_worker * quote.workers), decimal(quote.memory_to_plan + 1)
+    needed, free = decimal(quote.memory_per_worker * quote.workers), decimal(quote.memory_to_plan + 1)
     assert warning == f"memory: CPU workers need about {needed}, {free} is free here; use fewer, or a GPU."
     monkeypatch.setattr("diffaug_datasets.planning.price.memory_free", lambda: quote.memory_to_plan - 1)
     assert [warning.split(",")[0] for warning in price(prepared, tmp_path).warnings] == [
         f"memory: CPU workers need about {needed}",
         f"memory: planning needs about {decimal(quote.memory_to_plan)}",
     ]
-    for free_bytes in (quote.memory_a_worker * quote.workers, None):
+    for free_bytes in (quote.memory_per_worker * quote.workers, None):
         monkeypatch.setattr("diffaug_datasets.planning.price.memory_free", lambda free=free_bytes: free)
         assert price(prepared, tmp_path).warnings == ()
 

@@ -2,8 +2,8 @@
 
     python fuzz_readers.py FOLDER COUNT
 
-FOLDER holds a finished `run` and `seeds`, a good file of each format. A line a format: its name, how many were refused
-with one sentence, how many were read, and how its process ended (0, or minus the signal).
+FOLDER holds a finished `run` and `seeds`, a good file of each format. A line per format: its name, how many were
+refused with one sentence, how many were read, and how its process ended (0, or minus the signal).
 """
 
 import os

@@ -19,7 +19,6 @@ from diffaug_datasets import load
 from diffaug_datasets.release import contents, verify
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.publishing import preview, publish
-from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"
@@ -47,7 +46,7 @@ def withheld(monkeypatch: pytest.MonkeyPatch) -> None:
 def images(finished: Run, tmp_path: Path) -> Path:
     """A reader's own copy of the real images, under names of their own."""
     for shard in finished.plan.real_shards():
-        for row in read_stream(str(finished.shard_path(shard.name))).to_pylist():
+        for row in finished.table(shard).to_pylist():
             path = tmp_path / "my copy" / f"kind {row['label']}" / f"{row['row_id']}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(row["image"]["bytes"])

@@ -21,7 +21,6 @@ from diffaug_datasets.release import targets
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.layout import read_release
 from diffaug_datasets.release.publishing import preview, publish
-from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 
 NAME = "org/fashion"
@@ -78,7 +77,7 @@ def test_the_provenance_has_every_planned_row(hub: LoopbackHub, finished: Run, t
     assert {row["status"] for row in rows} == {"kept"}
     stored = {}
     for shard in (*finished.plan.real_shards(), *finished.plan.shards()):
-        table = read_stream(str(finished.shard_path(shard.name)))
+        table = finished.table(shard)
         stored |= dict(zip(table["row_id"].to_pylist(), table["pixel_sha256"].to_pylist(), strict=True))
     assert {row["row_id"]: row["pixel_sha256"] for row in rows} == stored
 

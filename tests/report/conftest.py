@@ -90,7 +90,7 @@ def write_run(folder: Path, wanted: Wanted) -> Run:
     table = SourceTable("fashion", "train", wanted.class_names, wanted.class_names, "", sources)
     suffixes = ("on a <b>table</b>", "in the rain")
     spec = PlanSpec(0, "diffaug-tiny@1234", 8, per_class=wanted.per_class, suffixes=suffixes)
-    plan = draw_plan(f"fashion_5shot_{recipe.module.SLUG}", recipe, table, None, spec)
+    plan = draw_plan(f"fashion_5shot_{recipe.method_definition.SLUG}", recipe, table, None, spec)
     run = Run(folder)
     run.write_plan(recipe, plan)
     run = Run.open(folder)

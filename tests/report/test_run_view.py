@@ -25,6 +25,6 @@ def test_many_classes_show_fewer_rows_then_fewer_classes() -> None:
 
 def test_worst_begins_with_sure_mistakes_then_low_margins() -> None:
     rows = [row(0, 1, 1, 0.9, 0.2), row(1, 1, 2, 0.6, 0.1), row(2, 1, 2, 0.9, 0.3), row(3, 1, 1, 0.9, -0.1), row(4, 1)]
-    assert [found.index for found in worst(rows)] == [2, 1, 3, 0]
+    assert [one.index for one in worst(rows)] == [2, 1, 3, 0]
     assert len(worst(rows * 10)) == 20 and worst([row(4, 1)]) == []
-    assert [found.index for found in worst([row(0, 1, 1, 0.9), row(1, 1, 1, 0.4)])] == [1, 0]
+    assert [one.index for one in worst([row(0, 1, 1, 0.9), row(1, 1, 1, 0.4)])] == [1, 0]

@@ -95,7 +95,7 @@ def main(folder: Path, method: str) -> dict[str, Any]:
     written = sum(path.stat().st_size for path in (folder / "run" / "shards").iterdir())
     sizes = {"real": [len(shard.rows) for shard in run.plan.real_shards()], "written": written}
     grown = {"plan": to_plan.bytes - before, "worker": of_worker.bytes - warmed, "libraries": warmed}
-    said = {"said_plan": quote.memory_to_plan - PLANNING_BYTES, "said_worker": quote.memory_a_worker - LIBRARY_BYTES}
+    said = {"said_plan": quote.memory_to_plan - PLANNING_BYTES, "said_worker": quote.memory_per_worker - LIBRARY_BYTES}
     return {**sizes, **grown, **said, "said_disk": quote.bytes_needed, "name": os.fspath(run.folder)}
 
 

@@ -23,7 +23,6 @@ from diffaug_datasets.run import context
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.progress import Progress, status
-from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
@@ -84,7 +83,7 @@ def seeds_of(run: Run, row: PlanRow, attempts: Sequence[int]) -> list[int]:
 
 
 def rows_of(run: Run) -> dict[str, dict[str, Any]]:
-    tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.shards()]
+    tables = [run.table(s) for s in run.plan.shards()]
     return {row["row_id"]: row for table in tables for row in table.to_pylist()}
 
 

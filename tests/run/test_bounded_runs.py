@@ -59,7 +59,7 @@ def test_a_shard_is_cut_where_its_images_are_too_large(monkeypatch: pytest.Monke
         cut = [shard for shard in run.plan.real_shards() if shard.kind == kind]
         assert len(cut) > 1
         for shard in cut:
-            images = read_stream(str(run.shard_path(shard.name)))["image"].to_pylist()
+            images = run.table(shard)["image"].to_pylist()
             assert len(images) == 1 or sum(len(image["bytes"]) for image in images) <= 4_000
     assert {len(shard.rows) for shard in run.plan.shards()} <= {3, 2}  # whole batches of 3, and the rest
     assert _order(run.plan) == _order(whole)
@@ -144,7 +144,7 @@ def test_rows_stand_in_the_plans_order_whatever_order_they_are_made_in(tmp_path:
     shard = run.plan.shards()[0]
     assert [row.row_id for batch in shard.batches(3) for row in batch] != [row.row_id for row in shard.rows]
     execute(run, WorkerOptions(), workers=1)
-    assert read_stream(str(run.shard_path(shard.name)))["row_id"].to_pylist() == [row.row_id for row in shard.rows]
+    assert run.table(shard)["row_id"].to_pylist() == [row.row_id for row in shard.rows]
     assert {path.suffix for path in (run.folder / "shards").iterdir()} == {".arrow", ".json"}
 
 

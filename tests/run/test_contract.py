@@ -29,7 +29,6 @@ from diffaug_datasets.run.assembly import Assembled, assemble
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import WorkContext, sources_in
 from diffaug_datasets.run.rebuild import Regenerator
-from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 from diffaug_datasets.sources.real import read_real
@@ -225,7 +224,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 def rows_of(run: Run) -> list[dict[str, Any]]:
     """All generated rows, as they are published."""
-    return [row for s in run.plan.shards() for row in read_stream(str(run.shard_path(s.name))).to_pylist()]
+    return [row for s in run.plan.shards() for row in run.table(s).to_pylist()]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -262,7 +261,7 @@ def test_two_workers_make_the_same_bytes(name: str, runs: Runs, tmp_path: Path) 
 def test_rows_regenerate_and_cost_what_is_declared(name: str, runs: Runs) -> None:
     """Every third row, from its own columns; its network calls at batch shape 1 are those that its method declares."""
     run, _ = runs(name)
-    tables = [read_stream(str(run.shard_path(s.name))) for s in run.plan.real_shards()]
+    tables = [run.table(s) for s in run.plan.real_shards()]
     rebuild = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables))
     for row in rows_of(run)[::3]:
         rebuilt = rebuild({key: value for key, value in row.items() if key != "image"})
@@ -270,9 +269,11 @@ def test_rows_regenerate_and_cost_what_is_declared(name: str, runs: Runs) -> Non
     worker, config = Worker(run), run.recipe.method_config
     planned_row = run.plan.rows[0]
     calls = worker.context.backbone.rows_evaluated
-    made, failed = type(worker.job)(run.recipe.module, config, worker.context, 0, 1, 1).make([planned_row])
+    made, failed = type(worker.job)(run.recipe.method_definition, config, worker.context, 0, 1, 1).make([planned_row])
     assert len(made) == 1 and not failed
-    assert worker.context.backbone.rows_evaluated - calls == run.recipe.module.evaluations(config, planned_row)
+    assert worker.context.backbone.rows_evaluated - calls == run.recipe.method_definition.evaluations(
+        config, planned_row
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -283,7 +284,7 @@ def test_what_is_computed_was_priced(name: str, runs: Runs) -> None:
     counted = {stage: sum(run.receipt(unit.name).evaluations for unit in units) for stage, units in run.units()}
     assert counted.pop("synthetic") == quote.evaluations
     assert sum(counted.values()) == quote.fit_evaluations
-    asked = sum(run.recipe.module.evaluations(run.recipe.method_config, row) for row in run.plan.rows)
+    asked = sum(run.recipe.method_definition.evaluations(run.recipe.method_config, row) for row in run.plan.rows)
     assert asked == quote.evaluations - quote.idle
 
 

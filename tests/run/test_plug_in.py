@@ -103,7 +103,7 @@ def test_a_plugged_in_builder_reads_a_folder(install, shell: Command, tmp_path: 
         Image.new("RGB", (8, 8), (place, 0, 0)).save(photos / f"{name}.png")
     changes = ("--source", tmp_path / "pins", "--set", "per_class=1", "--dry-run", "--json")
     said = shell(sys.executable, "-m", "diffaug_datasets", "plan", "pins_full_mirrored", *changes, PYTHONPATH=str(site))
-    assert said.code == 0 and json.loads(said.out)["images_a_class"] == {"map_pin": 1, "push_pin": 1}, said
+    assert said.code == 0 and json.loads(said.out)["images_per_class"] == {"map_pin": 1, "push_pin": 1}, said
 
 
 Plug = Callable[..., ModuleType]

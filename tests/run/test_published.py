@@ -73,7 +73,7 @@ class Ours:
         recipe = self.run.recipe
         self.decoded.clear()
         with torch.inference_mode():
-            return recipe.module.generate(rows, recipe.method_config, self.worker.context)
+            return recipe.method_definition.generate(rows, recipe.method_config, self.worker.context)
 
     @property
     def concepts(self) -> Path | None:
@@ -199,7 +199,7 @@ def test_img2img_at_every_strength(sampler: str, ours: Callable[[str], Ours]) ->
     ]
     assert [row.start_step for row in rows] == [9, 7, 5, 3, 1, 0]
     ours("realguidance").decoded.clear()
-    run.recipe.module.generate(rows, config, ours("realguidance").worker.context)
+    run.recipe.method_definition.generate(rows, config, ours("realguidance").worker.context)
     for row, latent in zip(rows, ours("realguidance").decoded[0], strict=True):
         wanted = reference.img2img(row.model_dump(), row.prompt or "", n, "bilinear", sampler)
         assert float((latent - wanted[0]).abs().max()) < TOLERANCE
@@ -214,4 +214,4 @@ def test_declared_cost_is_counted(slug: str, guidance: float, ours: Callable[[st
         scaled = row.model_copy(update={"guidance_scale": guidance})
         before = backbone.rows_evaluated
         ours(slug).generate([scaled])
-        assert backbone.rows_evaluated - before == recipe.module.evaluations(recipe.method_config, scaled)
+        assert backbone.rows_evaluated - before == recipe.method_definition.evaluations(recipe.method_config, scaled)

@@ -23,8 +23,8 @@ def test_twenty_rows_rebuild_bit_equal_without_the_run(tmp_path: Path, slug: str
     run = small_run(tmp_path / "run", slug)
     execute(run, WorkerOptions(), workers=1)
     recipe, plan = run.recipe, run.plan
-    rows = [row for s in run.plan.shards() for row in read_stream(str(run.shard_path(s.name))).to_pylist()]
-    real = [read_stream(str(run.shard_path(s.name))).combine_chunks() for s in run.plan.real_shards()]
+    rows = [row for s in run.plan.shards() for row in run.table(s).to_pylist()]
+    real = [run.table(s).combine_chunks() for s in run.plan.real_shards()]
     sources = {
         ids[0]: image["bytes"]
         for t in real

@@ -166,7 +166,9 @@ def test_a_finished_run_states_what_its_networks_compute(whole: Run) -> None:
     assert same_stack(stack, regenerate.stack) and regenerate.stack["numerics"] == stack["numerics"]
     with loading(partial(load_kernels, other=1e-7)):
         assert not same_stack(stack, regenerator(whole).stack)
-    evaluations = sum(whole.recipe.module.evaluations(whole.recipe.method_config, row) for row in whole.plan.rows)
+    evaluations = sum(
+        whole.recipe.method_definition.evaluations(whole.recipe.method_config, row) for row in whole.plan.rows
+    )
     padded = 3 * sum(len(list(shard.batches(3))) for shard in whole.plan.shards())
     assert done.evaluations == evaluations // len(whole.plan.rows) * padded  # the probe is not counted
 

@@ -1,3 +1,5 @@
+"""Builders and sources: how they are found and read, and the sentences where one cannot be."""
+
 import pickle
 import unicodedata
 from dataclasses import replace

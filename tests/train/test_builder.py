@@ -250,7 +250,7 @@ def test_a_terminal_or_notebook_gets_a_bar_and_a_file_gets_lines(tmp_path: Path)
 
     run = load_builder("fashion_2shot_txt2img", run_dir=tmp_path / "run", per_class=1, include_test=False).run
     for out, sign in ((Terminal(), "━"), (StringIO(), "  10/10 images, ")):
-        with following(run, out) as tick:
+        with following(run, out) as on_progress:
             run.event(event="batch", unit="synthetic-00000", rows=10, failed=0)
-            tick()
+            on_progress()
         assert sign in out.getvalue() and "10/10" in out.getvalue(), out

@@ -1,4 +1,4 @@
-"""A stream shared by ranks and DataLoader workers: each row once an epoch, in one order, exact resume."""
+"""A stream shared by ranks and DataLoader workers: each row once per epoch, in one order, exact resume."""
 
 from collections.abc import Iterator
 from itertools import islice, zip_longest

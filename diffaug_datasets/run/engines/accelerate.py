@@ -48,7 +48,7 @@ def learn_shared_fits(worker: Worker) -> None:
     Raises:
         RunError: the run cannot be continued here.
     """
-    from diffaug_datasets.models.training import Processes, told_by_first
+    from diffaug_datasets.models.training import Processes, broadcast
 
     team = Processes(worker.options.device)  # accelerate may set CPU threads, so the plan's are set after it
     try:
@@ -57,13 +57,13 @@ def learn_shared_fits(worker: Worker) -> None:
             if unit.kind != "concepts":
                 continue
             if team.rank:
-                if told_by_first(team, 0):
+                if broadcast(team, 0):
                     with worker.sharing(team):
                         worker.help(unit)
                 continue
             with _held(worker.run, unit.name):
                 is_lacking = not worker.is_intact(unit.name)
-                if told_by_first(team, int(is_lacking and worker.adoptable(unit) is None)):
+                if broadcast(team, int(is_lacking and worker.adoptable(unit) is None)):
                     with worker.sharing(team):
                         worker.make(unit)
                 elif is_lacking:

@@ -142,8 +142,8 @@ def _pipe() -> tuple[int, int]:
 
 
 def _started(python: str, folder: Path, options: WorkerOptions, pipe: int) -> _Child:
-    told = json.dumps(asdict(options), default=str)
-    line = [python, "-P", "-m", "diffaug_datasets", "worker", str(folder), str(pipe), told]
+    options_json = json.dumps(asdict(options), default=str)
+    line = [python, "-P", "-m", "diffaug_datasets", "worker", str(folder), str(pipe), options_json]
     try:
         process = subprocess.Popen(
             line,
@@ -205,7 +205,7 @@ def device_of(options: WorkerOptions, number: int) -> WorkerOptions:
     return replace(options, number=number, device=f"cuda:{number % torch.cuda.device_count()}")
 
 
-def work_for_parent(folder: Path, pipe: int, told: str) -> None:
+def work_for_parent(folder: Path, pipe: int, options_json: str) -> None:
     """What a worker process does: its part of a run, until nothing is missing or its parent is gone.
 
     Raises:
@@ -213,7 +213,7 @@ def work_for_parent(folder: Path, pipe: int, told: str) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=die_with_parent, args=(pipe,), daemon=True).start()
-    Worker(Run.open(folder), TypeAdapter(WorkerOptions).validate_json(told)).work()
+    Worker(Run.open(folder), TypeAdapter(WorkerOptions).validate_json(options_json)).work()
 
 
 def die_with_parent(pipe: int) -> None:
