@@ -175,7 +175,9 @@ def _bench_cells(row: TableRow) -> tuple[str, str, str, str, str]:
     gain = ""
     if row.gain is not None:
         gain = f"{100 * row.gain.value:+.1f} ({100 * row.gain.low:+.1f} to {100 * row.gain.high:+.1f})"
-    return row.line, f"{100 * row.accuracy:.1f}{spread}", gain, row.verdict, f"{row.images:,}"
+    is_open = row.verdict == "no difference seen" and row.needed is not None
+    verdict = f"{row.verdict}; {row.needed:,} draws might show it" if is_open else row.verdict
+    return row.line, f"{100 * row.accuracy:.1f}{spread}", gain, verdict, f"{row.images:,}"
 
 
 def _write_csv(path: Path, rows: Sequence[TableRow]) -> None:

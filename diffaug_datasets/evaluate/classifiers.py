@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Kind = Literal["class_mean", "logistic", "svm"]
 
-PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Values of scikit-learn's C that are tried on the validation images; larger = less regularised."""
 MOST_ITERATIONS = 1000
 
 
@@ -103,25 +101,6 @@ def fit(kind: Kind, train: Examples, penalty: float = 1.0, seed: int = 0) -> Cla
         return every
 
     return Classifier(scores, penalty)
-
-
-def fit_chosen(
-    kind: Kind,
-    train: Examples,
-    features: Array,
-    labels: Sequence[int],
-    penalties: Sequence[float] = PENALTIES,
-    seed: int = 0,
-) -> Classifier:
-    """The classifier whose penalty is best on validation images [m d] with labels [m]; the smaller C of equal ones.
-
-    Raises:
-        ValueError: as `fit`.
-    """
-    if kind == "class_mean":
-        return fit(kind, train)
-    fitted = [fit(kind, train, penalty, seed) for penalty in sorted(penalties)]
-    return max(fitted, key=lambda one: one.accuracy(features, labels))
 
 
 def _class_means(train: Examples) -> Callable[[Array], Array]:

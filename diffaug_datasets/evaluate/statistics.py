@@ -6,6 +6,7 @@ line against another in the same draw.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ Correct = NDArray[np.bool_]
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 2000
+COUNTS_AT_ONCE = 2_000_000  # how often each image was drawn, in the resamples that are made together
 
 
 class Difference(NamedTuple):
@@ -74,11 +76,14 @@ def hierarchical_interval(
     rng = np.random.default_rng(seed)
     gaps = line.astype(np.float64) - base
     draws, images = gaps.shape
-    means = np.empty(resamples)
-    for i in range(resamples):
-        chosen = gaps[rng.integers(0, draws, draws)].mean(0)
-        means[i] = chosen[rng.integers(0, images, images)].mean()
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    means: list[NDArray[np.float64]] = []
+    at_once = max(1, COUNTS_AT_ONCE // images)
+    for begin in range(0, resamples, at_once):
+        size = min(at_once, resamples - begin)
+        of_draws = rng.multinomial(draws, np.full(draws, 1 / draws), size) / draws
+        of_images = rng.multinomial(images, np.full(images, 1 / images), size) / images
+        means.append(((of_draws @ gaps) * of_images).sum(1))
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -142,8 +147,10 @@ def smallest_effect(deviation: float, draws: int) -> float:
     return deviation * float(TTestPower().solve_power(nobs=draws, alpha=1 - LEVEL, power=POWER))
 
 
-def draws_needed(deviation: float, effect: float) -> int:
+def draws_needed(deviation: float, effect: float, most: int = 1000) -> int | None:
     """How many draws find a paired difference of that size with 80 % power in a two-sided test at 5 %; at least two.
+
+    None where more than `most` would be needed.
 
     Raises:
         ValueError: the effect is not above 0.
@@ -152,7 +159,13 @@ def draws_needed(deviation: float, effect: float) -> int:
 
     if not effect > 0:
         raise ValueError(f"got an effect of {effect}, expected one above 0")
-    if deviation == 0:
-        return 2
-    needed = float(np.ravel(TTestPower().solve_power(effect_size=effect / deviation, alpha=1 - LEVEL, power=POWER))[0])
-    return max(2, math.ceil(needed))
+    test = TTestPower()
+
+    def suffices(draws: int) -> bool:
+        return deviation == 0 or float(test.power(effect / deviation, draws, alpha=1 - LEVEL)) >= POWER
+
+    high = 2  # doubled from below, as the power of far too many draws overflows
+    while high < most and not suffices(high):
+        high = min(most, 2 * high)
+    low = max(2, high // 2)
+    return low + bisect_left(range(low, high), True, key=suffices) if suffices(high) else None

@@ -17,14 +17,16 @@ from diffaug_datasets.evaluate.statistics import Difference, Ranks
 
 BASE = "real"
 SURE = 0.05
+FIELDS = {"gain": Difference._fields, "ranks": Ranks._fields, "bootstrap": ("low", "high")}
 
 
 @dataclass(frozen=True)
 class TableRow:
     """A line under one classifier. Accuracies are shares in [0, 1]; `evaluations`: U-Net rows, where they are known.
 
-    `gain`: difference to the real images alone, None for these; `corrected`: its p value after Holm. `smallest`: the
-    difference that so many draws find four times of five, None for one draw.
+    `gain`: difference to the real images alone, None for these; `corrected`: its p value after Holm. Of several draws
+    only: `bootstrap`, the interval of the gain when draws and then test images are resampled, and `spread`, the
+    deviation of the gain from draw to draw.
     """
 
     encoder: str
@@ -40,7 +42,20 @@ class TableRow:
     gain: Difference | None
     corrected: float | None
     ranks: Ranks | None
-    smallest: float | None
+    bootstrap: tuple[float, float] | None
+    spread: float | None
+
+    @property
+    def smallest(self) -> float | None:
+        """The gain that so many draws find four times of five; None for one draw."""
+        return None if self.spread is None else statistics.smallest_effect(self.spread, self.draws)
+
+    @property
+    def needed(self) -> int | None:
+        """How many draws would find a gain as large as this four times of five; None where that is not known."""
+        if self.gain is None or self.spread is None or not self.gain.value:
+            return None
+        return statistics.draws_needed(self.spread, abs(self.gain.value))
 
     @property
     def verdict(self) -> str:
@@ -55,12 +70,12 @@ class TableRow:
         """One level of columns, for a CSV file or a DataFrame."""
         columns: dict[str, object] = {}
         for name, value in asdict(self).items():
-            fields = {"gain": Difference._fields, "ranks": Ranks._fields}.get(name)
+            fields = FIELDS.get(name)
             if fields is None:
                 columns[name] = value
             else:
                 columns |= {f"{name}_{field}": None if value is None else value[i] for i, field in enumerate(fields)}
-        return columns | {"verdict": self.verdict}
+        return columns | {"smallest": self.smallest, "needed": self.needed, "verdict": self.verdict}
 
 
 def table(answer: Answer) -> tuple[TableRow, ...]:
@@ -121,10 +136,13 @@ def _row(
     receipts = [result.receipt for result in results]
     accuracies = np.array([receipt.accuracy for receipt in receipts])
     known = [receipt.evaluations for receipt in receipts if receipt.evaluations is not None]
-    smallest = None
+    bootstrap = spread = None
     if gain is not None and gain.draws > 1:
-        gaps = [r.receipt.accuracy - base[r.receipt.cell.draw].receipt.accuracy for r in results]
-        smallest = statistics.smallest_effect(float(np.std(gaps, ddof=1)), len(gaps))
+        pairs = [(result, base[result.receipt.cell.draw]) for result in results]
+        spread = float(np.std([ours.receipt.accuracy - theirs.receipt.accuracy for ours, theirs in pairs], ddof=1))
+        if len({len(ours.correct) for ours, _ in pairs}) == 1:
+            line_correct, base_correct = (np.stack([pair[i].correct for pair in pairs]) for i in (0, 1))
+            bootstrap = statistics.hierarchical_interval(line_correct, base_correct)
     cell = receipts[0].cell
     return TableRow(
         encoder=cell.encoder,
@@ -140,5 +158,6 @@ def _row(
         gain=gain,
         corrected=corrected,
         ranks=ranks,
-        smallest=smallest,
+        bootstrap=bootstrap,
+        spread=spread,
     )

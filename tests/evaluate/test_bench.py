@@ -206,6 +206,10 @@ def test_lines_that_help_or_harm_are_called_so() -> None:
     rows = {row.line: row for row in rows_of(simulated(np.random.default_rng(0), 10, {"good": 0.08, "bad": -0.08}))}
     assert (rows["good"].verdict, rows["bad"].verdict) == ("better", "worse")
     assert [rows[line].ranks.mean for line in ("good", "real", "bad")] == [1, 2, 3]
+    low, high = rows["good"].bootstrap
+    assert 0 < low < 0.08 < high < 0.12
+    assert rows["good"].smallest < 0.08 and rows["good"].needed <= 10
     flat = rows["good"].flat()
+    assert (flat["bootstrap_low"], flat["bootstrap_high"]) == (low, high)
     assert flat["gain_low"] < 0.08 < flat["gain_high"] and flat["ranks_mean"] == 1
     assert all(not isinstance(value, tuple) for value in flat.values())

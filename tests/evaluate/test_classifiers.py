@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from sklearn.svm import LinearSVC
 
-from diffaug_datasets.evaluate.classifiers import Examples, fit, fit_chosen
+from diffaug_datasets.evaluate.classifiers import Examples, fit
 
 CLASSES = 4
 
@@ -78,16 +78,6 @@ def test_two_classes_work() -> None:
     keep = labels < 2
     found = fit("svm", Examples.of_labels(features[keep], labels[keep], CLASSES))
     assert found.accuracy(features[keep], labels[keep]) > 0.95
-
-
-def test_the_penalty_is_chosen_on_validation_images() -> None:
-    (features, labels), (val, truth) = images(24, 0, 1.5), images(400, 1, 1.5)
-    train = Examples.of_labels(features, labels, CLASSES)
-    chosen = fit_chosen("logistic", train, val, truth)
-    every = {c: fit("logistic", train, c).accuracy(val, truth) for c in (0.01, 0.1, 1.0, 10.0, 100.0)}
-    assert chosen.accuracy(val, truth) == max(every.values())
-    assert chosen.penalty == min(c for c, accuracy in every.items() if accuracy == max(every.values()))
-    assert fit_chosen("class_mean", train, val, truth).penalty is None
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,8 @@ def test_the_smallest_effect_is_found_four_times_of_five() -> None:
     assert statistics.draws_needed(0.0146, effect) == 5
     assert 18 <= statistics.draws_needed(0.0146, 0.01) <= 20
     assert statistics.draws_needed(0.0, 0.01) == 2
+    assert statistics.draws_needed(0.0146, 10.0) == 2
+    assert statistics.draws_needed(0.0146, 1e-6) is None
 
 
 @pytest.mark.parametrize(
