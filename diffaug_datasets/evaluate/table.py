@@ -78,8 +78,8 @@ class TableRow:
         return columns | {"smallest": self.smallest, "needed": self.needed, "verdict": self.verdict}
 
 
-def table(answer: Answer) -> tuple[TableRow, ...]:
-    """Rows of a bench, the best of each classifier first."""
+def table(answer: Answer, resamples: int = statistics.RESAMPLES) -> tuple[TableRow, ...]:
+    """Rows of a bench, the best of each classifier first. `resamples`: of the bootstrap intervals."""
     rows: list[TableRow] = []
     judges = {(r.receipt.cell.encoder, r.receipt.cell.classifier, r.receipt.cell.setting) for r in answer.results}
     for encoder, classifier, setting in sorted(judges):
@@ -89,11 +89,11 @@ def table(answer: Answer) -> tuple[TableRow, ...]:
             if (result.receipt.cell.encoder, result.receipt.cell.classifier, result.receipt.cell.setting)
             == (encoder, classifier, setting)
         ]
-        rows += _of_classifier(chosen, answer.draws)
+        rows += _of_classifier(chosen, answer.draws, resamples)
     return tuple(rows)
 
 
-def _of_classifier(results: Sequence[Result], draws: Sequence[str]) -> list[TableRow]:
+def _of_classifier(results: Sequence[Result], draws: Sequence[str], resamples: int) -> list[TableRow]:
     by_line: dict[str, dict[str, Result]] = {}
     for result in results:
         by_line.setdefault(result.receipt.cell.line, {})[result.receipt.cell.draw] = result
@@ -106,9 +106,9 @@ def _of_classifier(results: Sequence[Result], draws: Sequence[str]) -> list[Tabl
         for line, by_draw in by_line.items()
         if set(draws) <= by_draw.keys()
     }
-    ranks = statistics.rank_intervals(whole) if len(draws) > 1 and whole else {}
+    ranks = statistics.rank_intervals(whole, resamples=resamples) if len(draws) > 1 and whole else {}
     rows = [
-        _row(line, list(by_draw.values()), gains.get(line), corrected.get(line), ranks.get(line), base)
+        _row(line, list(by_draw.values()), gains.get(line), corrected.get(line), ranks.get(line), base, resamples)
         for line, by_draw in by_line.items()
     ]
     return sorted(rows, key=lambda row: -row.accuracy)
@@ -132,6 +132,7 @@ def _row(
     corrected: float | None,
     ranks: Ranks | None,
     base: dict[str, Result],
+    resamples: int,
 ) -> TableRow:
     receipts = [result.receipt for result in results]
     accuracies = np.array([receipt.accuracy for receipt in receipts])
@@ -142,7 +143,7 @@ def _row(
         spread = float(np.std([ours.receipt.accuracy - theirs.receipt.accuracy for ours, theirs in pairs], ddof=1))
         if len({len(ours.correct) for ours, _ in pairs}) == 1:
             line_correct, base_correct = (np.stack([pair[i].correct for pair in pairs]) for i in (0, 1))
-            bootstrap = statistics.hierarchical_interval(line_correct, base_correct)
+            bootstrap = statistics.hierarchical_interval(line_correct, base_correct, resamples=resamples)
     cell = receipts[0].cell
     return TableRow(
         encoder=cell.encoder,
