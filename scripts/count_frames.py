@@ -33,6 +33,13 @@ PACKAGE = "diffaug_datasets."
 CONFIG = "fashion_5shot_genie"
 FEW = ("per_class=1", "include_test=false", "config.num_inference_steps=2")
 ITEMS = 64  # of a container that are looked at
+LEAVES = {  # they are given a row or a recipe, answer with a text or a number, and change nothing
+    "core.identity": "digests and seeds",
+    "core.recipe": "the recipe itself: checks of its keys",
+    "methods._editing": "what a row costs",
+    "planning.catalogue": "the name of a config",
+    "planning.price": "what a plan costs",
+}
 
 
 @dataclass
@@ -156,11 +163,14 @@ def call(*words: object) -> None:
 
 
 def show(title: str, trail: Trail, with_visits: bool = False) -> None:
-    """A line per module."""
-    print(f"{title}: {len(trail.modules)} modules")
-    for module, functions in trail.modules.items():
+    """A line per module; leaves, which a reader of the way need not open, come last with what they do."""
+    way = [module for module in trail.modules if module not in LEAVES]
+    print(f"{title}: {len(way)} modules")
+    for module in way:
         visits = f" ({trail.visits[module]} visits)" if with_visits else ""
-        print(f"  {module}{visits}: {', '.join(functions)}")
+        print(f"  {module}{visits}: {', '.join(trail.modules[module])}")
+    for module in (module for module in trail.modules if module in LEAVES):
+        print(f"  and the leaf {module}: {LEAVES[module]}")
 
 
 def main() -> None:
