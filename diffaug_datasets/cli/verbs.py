@@ -47,7 +47,8 @@ class GroupedVerbs(TyperGroup):
                 )
 
 
-def checked_device(device: str) -> str:
+def device_name(device: str) -> str:
+    """The name as it is; RunError where no device is called so."""
     if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
         return device
     raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
@@ -76,7 +77,7 @@ RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
 ]
 NewRun = Annotated[Path | None, typer.Option("--run", callback=local, help="Run folder; default: runs/NAME-PLANID.")]
-Device = Annotated[str, typer.Option(callback=checked_device, help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(callback=device_name, help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one per GPU, or one per core.")]
 MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
 FitsFrom = Annotated[

@@ -27,7 +27,7 @@ from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.identity import digest
 from diffaug_datasets.evaluate.cells import Cell, CellFolder, Fitted, Result
 from diffaug_datasets.evaluate.classifiers import Array, Examples, Kind, fit, unit
-from diffaug_datasets.evaluate.features import row_features
+from diffaug_datasets.evaluate.features import places_by_origin, row_features
 from diffaug_datasets.release.read import EmptySplit, load
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class Pictures:
     features: Array
     labelled: Labelled
     digests: tuple[str, ...]
+
+    def identities(self) -> list[str]:
+        """Per image a digest of all that a cell hangs on: pixels, soft label, and the real images it is from."""
+        rows = zip(self.digests, self.labelled.soft.tolist(), self.labelled.source_ids, strict=True)
+        return [digest([pixels, weights, list(sources)]) for pixels, weights, sources in rows]
 
 
 @dataclass(frozen=True)
@@ -253,7 +258,7 @@ def _examples(draw: Draw, lines: Sequence[Line], suite: Suite) -> Iterator[tuple
     yield "duplicate", twice, ""
     for line in lines:
         made = line.synthetic
-        content = digest([list(made.digests), made.labelled.soft.tolist()])
+        content = digest(made.identities())
         of_real, of_made = shares(real.labelled, made.labelled, suite.rule, suite.probability)
         targets = [real.labelled.soft * of_real[:, None], made.labelled.soft * of_made[:, None]]
         yield line.name, Examples(np.concatenate([real.features, made.features]), np.concatenate(targets)), content
@@ -279,11 +284,7 @@ def _read(
     where: str, encoder: "Encoder", config: str | None, with_real: str | Path | None, cache: Path | None
 ) -> tuple[Draw, Line]:
     train = load(where, config, "train", with_real=with_real)
-    if "image" not in train.column_names:
-        raise RunError(f"{where}: this config holds no images; choose another one.")
-    origins = train["origin"]
-    real_rows = [i for i, origin in enumerate(origins) if origin == "real"]
-    made_rows = [i for i, origin in enumerate(origins) if origin != "real"]
+    real_rows, made_rows = places_by_origin(train, where)
     if not real_rows:
         raise RunError(
             f"{where}: holds no real training image, and a bench needs some; choose another run or config, or give "
@@ -304,7 +305,7 @@ def _read(
     real, made, held_out = (
         _pictures(rows, len(names), encoder, cache) for rows in (train.select(real_rows), train.select(made_rows), test)
     )
-    key = digest(["draw", sorted(real.digests), list(held_out.digests), list(names)])
+    key = digest(["draw", sorted(real.identities()), held_out.identities(), list(names)])
     leaks = tuple(sorted(set(made.digests) & set(held_out.digests)))
     method = str(train[made_rows[0]]["method"])
     return Draw(key, names, real, held_out), Line(where, method, made, leaks)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.identity import digest
 
@@ -41,6 +42,20 @@ def default_folder() -> Path:
     """`$XDG_CACHE_HOME/diffaug/features`, else `~/.cache/diffaug/features`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "diffaug" / "features"
+
+
+def places_by_origin(rows: "datasets.Dataset", where: object) -> tuple[list[int], list[int]]:
+    """The places of real rows, and of all others, in a loaded set. `where`: what was loaded, for the message.
+
+    Raises:
+        RunError: the set holds no images, as the configs of provenance do.
+    """
+    if "image" not in rows.column_names:
+        raise RunError(f"{where}: this config holds no images; choose another one.")
+    places: tuple[list[int], list[int]] = ([], [])
+    for place, origin in enumerate(rows["origin"]):
+        places[origin != "real"].append(place)
+    return places
 
 
 def row_features(

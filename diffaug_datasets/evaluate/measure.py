@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.evaluate import metrics
 from diffaug_datasets.evaluate.classifiers import Examples, fit
-from diffaug_datasets.evaluate.features import ImageEncoder, row_features
+from diffaug_datasets.evaluate.features import ImageEncoder, places_by_origin, row_features
 from diffaug_datasets.evaluate.metrics import Distance, Interval
 from diffaug_datasets.release.read import EmptySplit, load
 
@@ -108,11 +108,7 @@ def measure(
         DiffAugError: it cannot be loaded, or has no synthetic or no real image.
     """
     train = load(where, config, "train", with_real=with_real)
-    if "image" not in train.column_names:
-        raise RunError(f"{where}: this config holds no images; choose another one.")
-    origins = train["origin"]
-    real_rows = [i for i, origin in enumerate(origins) if origin == "real"]
-    made_rows = [i for i, origin in enumerate(origins) if origin != "real"]
+    real_rows, made_rows = places_by_origin(train, where)
     if not made_rows:
         raise RunError(f"{where}: holds no synthetic image, expected some to measure; choose another config or run.")
     test = _test_split(where, config, with_real)

@@ -99,6 +99,17 @@ def test_finished_cells_are_not_made_again_and_damaged_ones_are(run_bench, tmp_p
     assert fitted == ["svm"] + 4 * ["svm"]
 
 
+def test_the_same_images_under_other_labels_are_other_cells(run_bench) -> None:
+    real, made, test = hard(8, 0), hard(30, 1), hard(50, 9)
+    first = run_bench({"a": (table(real, made), table(test))}, Suite())
+    swapped = [(picture, 1 - label) for picture, label in real]
+    second = run_bench({"a": (table(swapped, made), table(test))}, Suite())
+    third = run_bench({"a": (table(real, made), table([(picture, 1 - label) for picture, label in test]))}, Suite())
+    assert len({first.draws, second.draws, third.draws}) == 3
+    accuracies = [found(answer)["logistic", "real"].accuracy for answer in (first, second, third)]
+    assert accuracies[1] == accuracies[2] == pytest.approx(1 - accuracies[0])
+
+
 def test_a_test_image_among_the_synthetic_ones_is_named(run_bench) -> None:
     test = hard(50, 9)
     answer = run_bench({"a": (table(hard(8, 0), [*hard(10, 1), test[7]]), table(test))}, Suite())
