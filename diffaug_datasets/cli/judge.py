@@ -155,7 +155,10 @@ def run_bench(
     for encoder_name, classifier, setting in dict.fromkeys((r.encoder, r.classifier, r.setting) for r in rows):
         say(f"\n{classifier} on {encoder_name} ({setting})")
         chosen = [r for r in rows if (r.encoder, r.classifier, r.setting) == (encoder_name, classifier, setting)]
-        say_table(("line", "accuracy", "gain over real", "", "images"), [_bench_cells(row) for row in chosen])
+        compared = sum(row.gain is not None for row in chosen)
+        verdict = f"verdict (Holm, {compared} lines)" if compared > 1 else "verdict"
+        head = ("line", "accuracy", "gain over real (95 %)", verdict, "images")
+        say_table(head, [_bench_cells(row) for row in chosen])
     if draws == 1:
         note("one draw: intervals are over test images alone; another draw of the real images may differ by more.")
     say(f"\ntable: {path}")
