@@ -3,14 +3,15 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import get_args
 
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_table, waiting
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import write_atomically
-from diffaug_datasets.evaluate.bench import Answer, Suite, bench
+from diffaug_datasets.core.recipe import checked
+from diffaug_datasets.evaluate.bench import Answer, bench
 from diffaug_datasets.evaluate.measure import Measure, Measured, measure
+from diffaug_datasets.evaluate.suite import Bench, Mixing, ProbeKind
 from diffaug_datasets.evaluate.table import TableRow, table
 
 # Name of a measure -> its title, and where better lies: up, down, or neither (compare it with the floor).
@@ -101,32 +102,31 @@ def _cells(m: Measure) -> tuple[str, str, str]:
     return f"{m.value:.4g}", interval, floor
 
 
-def suite_of(classifiers: Sequence[str], rule: str, probability: float) -> Suite:
-    """A suite of what a person typed.
+def bench_of(sets: Sequence[str], encoders: Sequence[str], classifiers: Sequence[str], mixing: Mixing) -> Bench:
+    """A bench of what a person typed.
 
     Raises:
-        RecipeError: a classifier or rule that is not known, or a probability outside [0, 1].
+        RecipeError: a classifier that is not known.
     """
-    try:
-        return Suite.model_validate({"classifiers": classifiers, "rule": rule, "probability": probability})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]).replace("classifiers", "classifier")
-        raise RecipeError(
-            f"--{key}: got {first['input']!r}, {first['msg'].replace('Input should be', 'expected')}."
-        ) from None
+    for name in classifiers:
+        if name not in get_args(ProbeKind):
+            raise RecipeError(f"--classifier: got {name!r}, expected one of {', '.join(get_args(ProbeKind))}.")
+    return Bench.from_dict(
+        {"sets": list(sets), "encoders": list(encoders), "classifiers": list(classifiers), "mixing": mixing}
+    )
+
+
+def mixing_of(rule: str | None, probability: float) -> Mixing:
+    """How sets are mixed, of what a person typed.
+
+    Raises:
+        RecipeError: a rule that is not known, or a probability outside [0, 1].
+    """
+    return checked(Mixing, {"rule": rule, "probability": probability}, where="--")
 
 
 def run_bench(
-    sets: Sequence[str],
-    folder: Path,
-    encoders: Sequence[str],
-    suite: Suite,
-    *,
-    config: str | None,
-    with_real: str | None,
-    device: str,
-    as_json: bool,
+    spec: Bench, folder: Path, *, config: str | None, with_real: str | None, device: str, as_json: bool
 ) -> None:
     """Judge sets by classifiers on frozen features; print the table, and write it beside the cells.
 
@@ -136,21 +136,21 @@ def run_bench(
     from diffaug_datasets.models.encoders import Encoder
     from diffaug_datasets.run.execute import resolve_device
 
-    _check_options(sets, config, with_real)
-    answers = []
-    for name in encoders:
-        encoder = Encoder.load(name, resolve_device(device))
-        with waiting(f"training on {len(sets)} sets with {encoder.name}"):
-            answers.append(bench(sets, encoder, folder / "cells", suite, config=config, with_real=with_real))
-    rows = [row for answer in answers for row in table(answer)]
+    _check_options([entry.set for entry in spec.sets], config, with_real)
+    told = {key: value for key, value in (("config", config), ("with_real", with_real)) if value is not None}
+    spec = spec.model_copy(update={"sets": tuple(entry.model_copy(update=told) for entry in spec.sets)})
+    encoders = [Encoder.load(name, resolve_device(device)) for name in spec.encoders]
+    with waiting(f"training on {len(spec.sets)} sets"):
+        answer = bench(spec, encoders, folder / "cells")
+    rows = table(answer)
     path = folder / "table.csv"
     write_atomically(path, lambda unfinished: _write_csv(unfinished, rows))
     if as_json:
         say_json([row.flat() for row in rows])
         return
-    _say_leaks(answers[0])
-    draws = len(answers[0].draws)
-    test_images = max(len(result.correct) for result in answers[0].results)
+    _say_leaks(answer)
+    draws = len(answer.draws)
+    test_images = max(len(result.correct) for result in answer.results)
     say(f"{draws} draw{'s' * (draws > 1)} of the real images, {test_images:,} test images")
     for encoder_name, classifier, setting in dict.fromkeys((r.encoder, r.classifier, r.setting) for r in rows):
         say(f"\n{classifier} on {encoder_name} ({setting})")

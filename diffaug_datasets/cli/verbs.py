@@ -327,10 +327,10 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Does a set help a classifier? Train on frozen features with and without it, at the same budget, and compare."""
-    from diffaug_datasets.cli.judge import run_bench, suite_of
+    from diffaug_datasets.cli.judge import bench_of, mixing_of, run_bench
 
-    suite = suite_of(classifier or ("logistic",), rule, probability)
-    run_bench(sets, out, encoder or ("tiny",), suite, config=config, with_real=with_real, device=device, as_json=json)
+    spec = bench_of(sets, encoder or ("tiny",), classifier or ("logistic",), mixing_of(rule, probability))
+    run_bench(spec, out, config=config, with_real=with_real, device=device, as_json=json)
 
 
 @app.command(rich_help_panel=PUBLISH)

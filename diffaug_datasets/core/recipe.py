@@ -208,7 +208,7 @@ class Recipe(BaseModel):
     @classmethod
     def _known_config(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         if "method" in info.data:
-            _checked(find_method(info.data["method"]).Config, value, starting_folder(info), where="config.")
+            checked(find_method(info.data["method"]).Config, value, starting_folder(info), where="config.")
         return value
 
     @model_validator(mode="after")
@@ -254,7 +254,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: one sentence that names the key, what it got and what is allowed.
         """
-        return _checked(cls, content, folder)
+        return checked(cls, content, folder)
 
     @classmethod
     def from_yaml(cls, path: Path | str, folder: Path | None = Path()) -> "Recipe":
@@ -263,7 +263,7 @@ class Recipe(BaseModel):
         `folder`: another one, seen from there; None for a published recipe, whose places are names.
         """
         path = Path(path)
-        return cls.from_dict(_read_yaml(path), None if folder is None else path.parent / folder)
+        return cls.from_dict(read_mapping(path), None if folder is None else path.parent / folder)
 
 
 def with_absolute_places(content: Mapping[str, object], folder: Path) -> dict[str, object]:
@@ -346,22 +346,33 @@ def _check_values(value: object, key: str = "", depth: int = 0) -> None:
         raise RecipeError(f"{where}got a number of {value.bit_length()} bits, expected one of 63 at most.")
 
 
-def _read_yaml(path: Path) -> dict[str, object]:
+def read_mapping(path: Path, what: str = "recipe") -> dict[str, object]:
+    """The keys of a YAML file; `what` it should be, for the message.
+
+    Raises:
+        RecipeError: the file cannot be read, or holds no mapping.
+    """
     try:
         content = load_yaml(read_text(path))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; `diffaug cp` lists the shipped ones.") from None
+        hint = "; `diffaug cp` lists the shipped ones" if what == "recipe" else ""
+        raise RecipeError(f"{path}: no such {what}{hint}.") from None
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise RecipeError(f"{path}: not a readable YAML file ({reason}).") from None
     if content is None:
-        raise RecipeError(f"{path}: the file is empty, expected a mapping of recipe keys.")
+        raise RecipeError(f"{path}: the file is empty, expected a mapping of {what} keys.")
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: got {type(content).__name__}, expected a mapping of recipe keys.")
+        raise RecipeError(f"{path}: got {type(content).__name__}, expected a mapping of {what} keys.")
     return content
 
 
-def _checked(model: type[M], content: Mapping[str, object], folder: Path | None, where: str = "") -> M:
+def checked(model: type[M], content: Mapping[str, object], folder: Path | None = None, where: str = "") -> M:
+    """What plain values make of a strict model; relative places start at `folder`, keys are named after `where`.
+
+    Raises:
+        RecipeError: names the first key that cannot be, what it got and what is allowed.
+    """
     try:
         return model.model_validate(dict(content), context={"folder": folder})
     except ValidationError as error:

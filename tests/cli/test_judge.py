@@ -58,9 +58,12 @@ def test_bench_prints_a_table_and_keeps_it(folder: Path, tmp_path: Path, diffaug
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--classifier", "forest"], "--classifier: got 'forest', expected 'class_mean', 'logistic' or 'svm'."),
-        (["-p", "2"], "--probability: got 2.0, expected less than or equal to 1."),
-        (["--rule", "any"], "--rule: got 'any', expected 'class', 'global', 'index' or 'lt_inverse'."),
+        (["--classifier", "forest"], "--classifier: got 'forest', expected one of class_mean, logistic, svm."),
+        (["-p", "2"], "--probability: got 2.0, input should be less than or equal to 1."),
+        (
+            ["--rule", "any"],
+            "--rule: got 'any', input should be 'global', 'class', 'index', 'lt_inverse' or 'concatenate'.",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_one_sentence(

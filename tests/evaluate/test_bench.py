@@ -13,13 +13,17 @@ from tables import Sets, pictures, table
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import FileDigest
 from diffaug_datasets.evaluate import bench as benching
-from diffaug_datasets.evaluate.bench import Answer, Suite, bench
+from diffaug_datasets.evaluate import draws as drawing
+from diffaug_datasets.evaluate.bench import Answer, bench
 from diffaug_datasets.evaluate.cells import Cell, CellReceipt, Result
+from diffaug_datasets.evaluate.suite import Bench
 from diffaug_datasets.evaluate.table import TableRow
 from diffaug_datasets.evaluate.table import table as rows_of
 from diffaug_datasets.models.encoders import Encoder
 
-EVERY = Suite(classifiers=("class_mean", "logistic", "svm"))
+EVERY = {"classifiers": ["class_mean", "logistic", "svm"]}
+NO_SYNTHETIC_ALONE = {"controls": ["duplicate", "zero_shot"]}
+TWO = Bench.from_dict({"sets": ["a"], "classifiers": ["class_mean", "logistic"]})
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +33,10 @@ def encoder() -> Encoder:
 
 @pytest.fixture
 def run_bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoder: Encoder):
-    def run(sets: dict, suite: Suite = EVERY, folder: str = "bench") -> Answer:
-        monkeypatch.setattr(benching, "load", Sets(**sets))
-        return bench(list(sets), encoder, tmp_path / folder, suite, cache=tmp_path / "cache")
+    def run(sets: dict, keys: dict = EVERY, folder: str = "bench") -> Answer:
+        monkeypatch.setattr(drawing, "load", Sets(**sets))
+        spec = Bench.from_dict({"sets": list(sets), **keys})
+        return bench(spec, [encoder], tmp_path / folder, cache=tmp_path / "cache")
 
     return run
 
@@ -49,8 +54,8 @@ def test_controls_are_there_and_copies_change_nothing(run_bench) -> None:
     test = table(hard(100, 9))
     rows = found(run_bench({"a": (table(hard(8, 0), hard(30, 1)), test)}))
     lines = {"real", "duplicate", "txt2img", "txt2img alone"}
-    assert set(rows) == {(kind, line) for kind in EVERY.classifiers for line in lines} | {("text", "zero_shot")}
-    for kind in EVERY.classifiers:
+    assert set(rows) == {(kind, line) for kind in EVERY["classifiers"] for line in lines} | {("text", "zero_shot")}
+    for kind in EVERY["classifiers"]:
         assert rows[kind, "duplicate"].gain[:4] == (0, 0, 0, 1)
         assert rows[kind, "real"].gain is None and rows[kind, "real"].verdict == "control"
 
@@ -74,7 +79,7 @@ def test_wrong_labels_cost_accuracy_in_order(run_bench) -> None:
         for share in (0, 2, 4):
             made = [(picture, 1 - label if i % 10 < share else label) for i, (picture, label) in enumerate(good)]
             sets[f"{share}_{draw}"] = (table(real, made, method=f"noise{share}"), test)
-    rows = found(run_bench(sets, Suite(synthetic_only=False)))
+    rows = found(run_bench(sets, NO_SYNTHETIC_ALONE))
     gains = [rows["logistic", f"noise{share}"].gain for share in (0, 2, 4)]
     assert gains[0].value > gains[1].value > gains[2].value
     assert [gain.draws for gain in gains] == [4, 4, 4]
@@ -95,16 +100,16 @@ def test_finished_cells_are_not_made_again_and_damaged_ones_are(run_bench, tmp_p
     path.write_bytes(path.read_bytes()[:-1])
     run_bench(sets)
     assert fitted == ["svm"]
-    run_bench(sets, Suite(classifiers=("svm",), probability=0.4))
+    run_bench(sets, {"classifiers": ["svm"], "mixing": {"probability": 0.4}})
     assert fitted == ["svm"] + 4 * ["svm"]
 
 
 def test_the_same_images_under_other_labels_are_other_cells(run_bench) -> None:
     real, made, test = hard(8, 0), hard(30, 1), hard(50, 9)
-    first = run_bench({"a": (table(real, made), table(test))}, Suite())
+    first = run_bench({"a": (table(real, made), table(test))}, {})
     swapped = [(picture, 1 - label) for picture, label in real]
-    second = run_bench({"a": (table(swapped, made), table(test))}, Suite())
-    third = run_bench({"a": (table(real, made), table([(picture, 1 - label) for picture, label in test]))}, Suite())
+    second = run_bench({"a": (table(swapped, made), table(test))}, {})
+    third = run_bench({"a": (table(real, made), table([(picture, 1 - label) for picture, label in test]))}, {})
     assert len({first.draws, second.draws, third.draws}) == 3
     accuracies = [found(answer)["logistic", "real"].accuracy for answer in (first, second, third)]
     assert accuracies[1] == accuracies[2] == pytest.approx(1 - accuracies[0])
@@ -112,14 +117,14 @@ def test_the_same_images_under_other_labels_are_other_cells(run_bench) -> None:
 
 def test_a_test_image_among_the_synthetic_ones_is_named(run_bench) -> None:
     test = hard(50, 9)
-    answer = run_bench({"a": (table(hard(8, 0), [*hard(10, 1), test[7]]), table(test))}, Suite())
+    answer = run_bench({"a": (table(hard(8, 0), [*hard(10, 1), test[7]]), table(test))}, {})
     assert answer.lines[0].leaks == (table(test)["pixel_sha256"][7],)
 
 
 def test_sets_of_one_method_are_told_apart_by_their_places(run_bench) -> None:
     test, real, made = table(hard(50, 9)), hard(8, 0), hard(12, 1)
     sets = {place: (table(real, made), test) for place in ("a/one", "b/one", "b/two")}
-    answer = run_bench({**sets}, Suite(synthetic_only=False))
+    answer = run_bench({**sets}, NO_SYNTHETIC_ALONE)
     names = ["txt2img (a/one)", "txt2img (b/one)", "txt2img (two)"]
     assert [line.name for line in answer.lines] == names
     assert set(names) < {row.line for row in rows_of(answer)}
@@ -128,7 +133,7 @@ def test_sets_of_one_method_are_told_apart_by_their_places(run_bench) -> None:
 def test_images_of_one_class(run_bench) -> None:
     """Among the real ones they leave nothing to tell apart; among the synthetic ones they have no line of their own."""
     test, both, light = table(hard(50, 9)), hard(8, 0), pictures(12, 1, label=1)
-    rows = {row.line for row in rows_of(run_bench({"a": (table(both, light), test)}, Suite()))}
+    rows = {row.line for row in rows_of(run_bench({"a": (table(both, light), test)}, {}))}
     assert rows == {"real", "duplicate", "txt2img", "zero_shot"}
     with pytest.raises(RunError, match="a: its real images are of one class, and a bench needs two or more"):
         run_bench({"a": (table(light, both), test)})
@@ -154,24 +159,23 @@ def _killed(number: int, folder: Path, cache: Path, sets: Sets) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(origin, target, **options)
 
-    os.replace, benching.load = counting, sets
-    bench(list(sets.sets), Encoder.load("tiny"), folder, Suite(classifiers=("class_mean", "logistic")), cache=cache)
+    os.replace, drawing.load = counting, sets
+    bench(TWO, [Encoder.load("tiny")], folder, cache=cache)
 
 
 def test_a_bench_that_is_killed_at_any_file_goes_on_to_the_same_files(
     tmp_path: Path, monkeypatch, encoder: Encoder
 ) -> None:
     sets = Sets(a=(table(hard(8, 0), hard(12, 1)), table(hard(30, 9))))
-    suite = Suite(classifiers=("class_mean", "logistic"))
-    monkeypatch.setattr(benching, "load", sets)
-    whole = bench(["a"], encoder, tmp_path / "whole", suite, cache=tmp_path / "cache")
+    monkeypatch.setattr(drawing, "load", sets)
+    whole = bench(TWO, [encoder], tmp_path / "whole", cache=tmp_path / "cache")
     context = multiprocessing.get_context("fork")
     for number in range(1, 2 * len(whole.results) + 1, 3):
         child = context.Process(target=_killed, args=(number, tmp_path / "killed", tmp_path / "cache", sets))
         child.start()
         child.join()
         assert child.exitcode in (-signal.SIGKILL, 0)
-    resumed = bench(["a"], encoder, tmp_path / "killed", suite, cache=tmp_path / "cache")
+    resumed = bench(TWO, [encoder], tmp_path / "killed", cache=tmp_path / "cache")
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert [r.receipt.accuracy for r in resumed.results] == [r.receipt.accuracy for r in whole.results]
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from diffaug_datasets import MixedDataset, MixedStream
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.run.shards import features
-from diffaug_datasets.train.mixing import Replacer, Rows, shuffled
+from diffaug_datasets.train.mixing import shuffled
+from diffaug_datasets.train.replacement import Replacer, Rows
 
 NAMES = ("bag", "boot", "coat")
 REAL = Rows([0] * 9 + [1] * 4 + [2], [[f"r{i}"] for i in range(14)])

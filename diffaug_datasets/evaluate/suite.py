@@ -1,0 +1,156 @@
+"""A bench as a person writes it: which sets are compared, with which controls, by which classifiers, at which budget.
+
+Strict as a recipe: an unknown key, or a value that cannot be, is a sentence with the key and what is allowed. Nothing
+here opens an image or imports torch.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from diffaug_datasets.core.recipe import checked, read_mapping
+from diffaug_datasets.train.replacement import Replacement
+
+Rule = Literal[Replacement, "concatenate"]
+Control = Literal[
+    "real", "duplicate", "zero_shot", "synthetic_only", "classic", "randaugment_cutmix", "txt2img", "retrieval"
+]
+Baseline = Literal["weak", "strong", "mixup", "cutmix", "cmo", "drw", "cmo_drw"]
+Group = Literal["count", "seen", "place"]
+
+
+ProbeKind = Literal["class_mean", "logistic", "svm"]
+
+
+class Mixing(BaseModel):
+    """How the synthetic images of a line are used beside the real ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Rule | None = Field(
+        default=None, description="who may stand in for a real image; default: lt_inverse for a long tail, else class"
+    )
+    probability: float = Field(default=0.5, ge=0, le=1, description="of a real image to be replaced")
+    weight: float = Field(default=1.0, gt=0, description="of a synthetic image's loss beside a real one's")
+    soft_labels: bool = Field(default=True, description="learn the soft labels of methods that give some")
+
+
+NO_MIXING = Mixing(rule="class", probability=0)
+
+
+class Probe(BaseModel):
+    """A classifier on frozen, L2-normalised features."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ProbeKind
+    penalty: float | tuple[float, ...] = Field(
+        default=1.0, description="scikit-learn's C, larger = less regularised; of several the best on `val`"
+    )
+
+
+class Network(BaseModel):
+    """A network that is trained on images: its head alone, all of it, or from random weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["head", "fine_tuned", "scratch"]
+    model: str = Field(description="a folder or Hub id of transformers, or for `scratch` also `small_resnet`")
+    steps: int = Field(gt=0, description="optimiser steps, the same for every line")
+    batch_size: int = Field(default=32, gt=0)
+    learning_rate: float = Field(gt=0)
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(default=5e-4, ge=0)
+    warm_up: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
+    schedule: Literal["cosine", "constant", "steps"] = "cosine"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    augmentation: Literal["none", "weak", "strong"] = Field(default="weak", description="of every line's images")
+    image_size: int | None = Field(default=None, gt=0, description="pixels; default: the model's own, or the images'")
+    select: Literal["last", "val"] = Field(default="last", description="which step is tested; never the best on test")
+
+
+def _by_kind(value: object) -> object:
+    """A probe may be given by its name alone."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Classifier = Annotated[Annotated[Probe | Network, Field(discriminator="kind")], BeforeValidator(_by_kind)]
+
+
+class Entry(BaseModel):
+    """One set of a bench, or one for each draw where it is a config name or a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    set: str = Field(description="a run folder, org/name or address of a published set, a config name or a recipe file")
+    name: str | None = Field(default=None, description="in the table; default: its method")
+    config: str | None = Field(default=None, description="of a published set")
+    with_real: str | None = Field(default=None, description="your copy of the real images of a published set")
+    mixing: Mixing | None = Field(default=None, description="where it differs from the bench's (a paper's own p)")
+    changes: Mapping[str, Any] = Field(default_factory=dict, description="recipe keys of a config name")
+
+
+def _by_set(value: object) -> object:
+    return {"set": value} if isinstance(value, str) else value
+
+
+class Bench(BaseModel):
+    """Sets, controls, classifiers and budget: all that decides a bench but the machine.
+
+    >>> from diffaug_datasets.evaluate.suite import Bench
+    >>> bench = Bench.from_dict({"sets": ["fashion_5shot_genie"], "classifiers": ["logistic"]})
+    >>> bench.sets[0].set, bench.classifiers[0].kind, bench.mixing.probability
+    ('fashion_5shot_genie', 'logistic', 0.5)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Literal[1] = Field(default=1, alias="schema", description="version of this file's form")
+    title: str = ""
+    sets: tuple[Annotated[Entry, BeforeValidator(_by_set)], ...] = Field(min_length=1)
+    draws: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1, description="trial seeds of config names")
+    changes: Mapping[str, Any] = Field(default_factory=dict, description="recipe keys set in every config name")
+    encoders: tuple[str, ...] = Field(
+        default=("tiny",), min_length=1, description="of probes: tiny, a folder, a Hub id"
+    )
+    classifiers: tuple[Classifier, ...] = Field(default=(Probe(kind="logistic"),), min_length=1)
+    mixing: Mixing = Mixing()
+    controls: tuple[Control, ...] = Field(
+        default=("real", "duplicate", "classic", "txt2img", "zero_shot", "synthetic_only"),
+        description="lines of every draw that need no set; `real` is always there",
+    )
+    baselines: tuple[Baseline, ...] = Field(default=(), description="real images alone, augmented while training")
+    more_real: tuple[int, ...] = Field(default=(), description="brackets: so many more real images per class")
+    images_per_class: int | None = Field(
+        default=None, gt=0, description="synthetic ones, the first in row order; default: all, equal for all lines"
+    )
+    val_per_class: int = Field(default=0, ge=0, description="real training images outside the draw, to choose with")
+    groups: tuple[Group, ...] = ()
+    count_bounds: tuple[int, int] = Field(default=(20, 5), description="many: above the first; few: below the second")
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="initialisations, crossed with draws")
+
+    @field_validator("controls")
+    @classmethod
+    def _real_is_there(cls, value: tuple[Control, ...]) -> tuple[Control, ...]:
+        return value if "real" in value else ("real", *value)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, object]) -> "Bench":
+        """A bench of plain values.
+
+        Raises:
+            RecipeError: names the key, what it got and what is allowed.
+        """
+        return checked(cls, content)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> "Bench":
+        """A bench of a YAML file.
+
+        Raises:
+            RecipeError: the file cannot be read, or holds what a bench cannot have.
+        """
+        return cls.from_dict(read_mapping(path, "bench"))
