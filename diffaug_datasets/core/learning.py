@@ -22,6 +22,11 @@ class ConceptConfig(BaseModel):
         default=1, ge=1, le=64, description="vectors per class; the authors use 1; a prompt holds 75 tokens in all"
     )
     rank: int = Field(default=10, ge=0, le=512, description="LoRA rank (alpha = rank); 0 = textual inversion alone")
+    lora_start: Literal["gaussian", "uniform"] = Field(
+        default="gaussian",
+        description="start of LoRA's A (B starts at zero): gaussian = N(0, 1/rank^2), as the authors' version of "
+        "diffusers; uniform = peft's default, std 1/sqrt(3 columns)",
+    )
     steps: int = Field(default=35_000, ge=0, le=10_000_000, description="optimiser steps")
     batch: int = Field(default=8, ge=1, le=1024, description="images per step")
     lr_lora: float = Field(default=5e-5, ge=0, description="AdamW learning rate of the LoRA matrices")
@@ -74,8 +79,9 @@ class ConceptConfig(BaseModel):
         return (self.prompt(class_id, metaclass),)
 
     def identity(self) -> dict[str, object]:
-        """What decides the learned weights: everything but how often we save."""
-        return self.model_dump(mode="json", exclude={"checkpoint_every"})
+        """What decides the learned weights: all but how often we save, and how LoRA starts where there is none."""
+        unused = {"checkpoint_every"} if self.rank else {"checkpoint_every", "lora_start"}
+        return self.model_dump(mode="json", exclude=unused)
 
 
 # The templates for objects of Gal et al. (Textual Inversion, arXiv 2208.01618).

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -76,11 +77,14 @@ def load_concepts(folder: Path) -> LoadedConcepts:
     return LoadedConcepts(tokens, lora)
 
 
-def attach(unet: UNet2DConditionModel, rank: int, seed: int) -> dict[str, nn.Parameter]:
+def attach(
+    unet: UNet2DConditionModel, rank: int, seed: int, start: Literal["gaussian", "uniform"] = "gaussian"
+) -> dict[str, nn.Parameter]:
     """Put trainable float32 LoRA matrices (alpha = rank, no bias, no dropout) beside the frozen projections.
 
-    Returns them by the key they are stored under. A starts uniform as in peft, drawn from `seed` and its own key
-    alone; B starts at zero, so nothing changes yet.
+    Returns them by the key they are stored under. A is drawn from `seed` and its own key alone: `gaussian`, normal with
+    standard deviation 1/rank, as peft's `init_lora_weights="gaussian"` and the LoRA layers of diffusers before
+    it used peft; `uniform`, within 1/sqrt(columns), as peft's default. B starts at zero, so nothing changes yet.
     """
     from peft import LoraConfig  # it takes a second to import, and only training needs it
 
@@ -90,16 +94,19 @@ def attach(unet: UNet2DConditionModel, rank: int, seed: int) -> dict[str, nn.Par
     for name, parameter in unet.named_parameters():
         if ".lora_" in name:
             key = f"unet.{name.replace('.default.', '.').replace('.base_layer', '')}"
-            parameter.data = _initial(parameter, key, seed).to(parameter.device)
+            parameter.data = _initial(parameter, key, seed, start).to(parameter.device)
             matrices[key] = parameter
     return matrices
 
 
-def _initial(matrix: Tensor, key: str, seed: int) -> Float[Tensor, "rows columns"]:
+def _initial(matrix: Tensor, key: str, seed: int, start: str) -> Float[Tensor, "rows columns"]:
     if ".lora_B." in key:
         return torch.zeros(matrix.shape)
-    bound = 1 / math.sqrt(matrix.shape[1])
+    rank, columns = matrix.shape
     generator = torch.Generator().manual_seed(uint63(f"{seed}|concepts|lora|{key}"))
+    if start == "gaussian":
+        return torch.empty(matrix.shape).normal_(0, 1 / rank, generator=generator)
+    bound = 1 / math.sqrt(columns)
     return torch.empty(matrix.shape).uniform_(-bound, bound, generator=generator)
 
 

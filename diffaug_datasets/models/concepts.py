@@ -248,7 +248,7 @@ def trainable(
     try:
         embedding = backbone.text.install(start.tokens)
         if cfg.rank:
-            lora = attach(backbone.unet, cfg.rank, cfg.seed)
+            lora = attach(backbone.unet, cfg.rank, cfg.seed, cfg.lora_start)
         embedding.rows.requires_grad = True
         yield embedding.rows, lora
     finally:

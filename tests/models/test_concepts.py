@@ -15,14 +15,16 @@ import sd_tiny
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from held_out import held_out_loss
+from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.stats import kstest
 from torch import Tensor
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.learning import ConceptConfig, OnStep, TextualInversionConfig
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.models.adapters import LoadedConcepts, load_concepts
+from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, load_concepts
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import (
     ConceptExample,
@@ -481,3 +483,35 @@ def test_the_textual_inversion_of_da_fusion() -> None:
     with pytest.raises(ValueError, match="expected one or more templates, or `objects`"):
         TextualInversionConfig(templates=())
     assert TextualInversionConfig(templates=tuple(cfg.texts)).identity() == cfg.identity()
+
+
+@pytest.mark.parametrize(("start", "peft_start"), [("gaussian", "gaussian"), ("uniform", True)])
+def test_lora_starts_as_peft_does(backbone: Backbone, start, peft_start) -> None:
+    """A's spread and shape of distribution are those of peft's own; B is zero; another seed is another draw."""
+    rank, unet = 8, backbone.unet
+
+    def drawn(matrices: dict[str, Tensor]) -> Tensor:
+        """Every A at a scale at which all are alike."""
+        return torch.cat(
+            [(m * (rank if start == "gaussian" else m.shape[1] ** 0.5)).flatten() for m in matrices.values()]
+        )
+
+    unet.add_adapter(LoraConfig(r=rank, init_lora_weights=peft_start, target_modules=["to_q", "to_k", "to_v"]))
+    theirs = drawn({name: p.detach().clone() for name, p in unet.named_parameters() if "lora_A" in name})
+    detach(unet)
+    starts = []
+    for seed in (0, 0, 1):
+        starts.append({key: matrix.detach().clone() for key, matrix in attach(unet, rank, seed, start).items()})
+        detach(unet)
+    ours = drawn({key: m for key, m in starts[0].items() if "lora_A" in key})
+    assert kstest(ours.numpy(), theirs.numpy()).pvalue > 0.01
+    assert not any(m.any() for key, m in starts[0].items() if "lora_B" in key)
+    assert all(torch.equal(m, starts[1][key]) for key, m in starts[0].items())
+    assert not all(torch.equal(m, starts[2][key]) for key, m in starts[0].items())
+
+
+def test_textual_inversion_does_not_hang_on_how_lora_starts() -> None:
+    with_lora, without = ConceptConfig(rank=4), TextualInversionConfig()
+    changed = {"lora_start": "uniform"}
+    assert with_lora.identity() != with_lora.model_copy(update=changed).identity()
+    assert without.identity() == without.model_copy(update=changed).identity()
