@@ -1,105 +1,18 @@
-"""The verbs that judge a set: measure its images, train classifiers on it."""
+"""The verb that trains classifiers on a set."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_table, waiting
+from diffaug_datasets.cli.measuring import check_options
+from diffaug_datasets.cli.screen import note, say, say_json, say_table, waiting
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.recipe import checked
 from diffaug_datasets.evaluate.bench import Answer, bench
-from diffaug_datasets.evaluate.measure import Measure, Measured, measure
 from diffaug_datasets.evaluate.suite import Bench, Mixing, ProbeKind
 from diffaug_datasets.evaluate.table import TableRow, table
-
-# Name of a measure -> its title, and where better lies: up, down, or neither (compare it with the floor).
-TITLES = {
-    "frechet": "Frechet distance (down)",
-    "precision": "precision (up)",
-    "recall": "recall (up)",
-    "density": "density (up)",
-    "coverage": "coverage (up)",
-    "kernel": "kernel distance (down)",
-    "two_sample_accuracy": "linear classifier, synthetic or real (.5 = cannot tell)",
-    "vendi": "Vendi score: effective number of images",
-    "mean_pairwise_distance": "mean distance of pairs",
-    "authenticity": "authenticity: farther from real than real from real (up)",
-    "memorisation_ratio": "distance to the nearest real / of that to its nearest",
-    "exact_copies": "exact copies of real images (0)",
-    "clip_score": "CLIP score (up)",
-    "clip_margin": "CLIP margin to the next class (up)",
-    "judge_agreement": "label accuracy by the judge (up)",
-    "probe_agreement": "label accuracy by a probe of real test images (up)",
-}
-
-
-def run_measure(
-    sets: Sequence[str],
-    encoders: Sequence[str],
-    *,
-    config: str | None,
-    with_real: str | None,
-    by_class: bool,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Measure every set with every encoder and print the numbers.
-
-    Raises:
-        DiffAugError: a set or an encoder cannot be had, or an option is not for these sets.
-    """
-    from diffaug_datasets.models.encoders import Encoder
-    from diffaug_datasets.run.execute import resolve_device
-
-    _check_options(sets, config, with_real)
-    everything: list[Measured] = []
-    for name in encoders:
-        encoder = Encoder.load(name, resolve_device(device))
-        for where in sets:
-            with waiting(f"measuring {where}"):
-                measured = measure(where, encoder, config=config, with_real=with_real, by_class=by_class or as_json)
-            everything.append(measured)
-            if not as_json:
-                _say_measured(measured, by_class)
-    if as_json:
-        say_json([measured.json() for measured in everything])
-
-
-def _check_options(sets: Sequence[str], config: str | None, with_real: str | None) -> None:
-    """Raises RecipeError where options of published sets are given and all sets are run folders."""
-    if all((Path(where) / "plan.json").is_file() for where in sets):
-        given = {"--config": config, "--with-real": with_real}
-        if unused := next((name for name, value in given.items() if value is not None), None):
-            raise RecipeError(f"{unused}: is for published sets, and {sets[0]} is a run folder; leave it out.")
-
-
-def _say_measured(measured: Measured, by_class: bool) -> None:
-    say_facts(
-        {
-            "set": measured.where,
-            "images": f"{measured.synthetic:,} synthetic beside {measured.reference}",
-            "encoder": measured.encoder,
-        }
-    )
-    say()
-    shown = [m for m in measured.measures if m.of is None]
-    head = ("measure", "value", "95 % interval", "real beside real at the same n")
-    say_table(head, [(TITLES[m.name], *_cells(m)) for m in shown])
-    say()
-    if by_class:
-        shown = [m for m in measured.measures if m.of is not None and m.value is not None]
-        say_table(("class", *head), [(str(m.of), TITLES[m.name], *_cells(m)) for m in shown])
-        say()
-
-
-def _cells(m: Measure) -> tuple[str, str, str]:
-    if m.value is None:
-        return "withheld", "", m.withheld
-    interval = f"{m.interval[0]:.3g} to {m.interval[1]:.3g}" if m.interval else ""
-    floor = f"{m.floor.value:.3g} ({m.floor.low:.3g} to {m.floor.high:.3g})" if m.floor else ""
-    return f"{m.value:.4g}", interval, floor
 
 
 def bench_of(sets: Sequence[str], encoders: Sequence[str], classifiers: Sequence[str], mixing: Mixing) -> Bench:
@@ -136,7 +49,7 @@ def run_bench(
     from diffaug_datasets.models.encoders import Encoder
     from diffaug_datasets.run.execute import resolve_device
 
-    _check_options([entry.set for entry in spec.sets], config, with_real)
+    check_options([entry.set for entry in spec.sets], config, with_real)
     told = {key: value for key, value in (("config", config), ("with_real", with_real)) if value is not None}
     spec = spec.model_copy(update={"sets": tuple(entry.model_copy(update=told) for entry in spec.sets)})
     encoders = [Encoder.load(name, resolve_device(device)) for name in spec.encoders]

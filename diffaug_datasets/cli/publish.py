@@ -17,6 +17,7 @@ from diffaug_datasets.release.card import quoted
 from diffaug_datasets.release.card_metadata import model_terms
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.layout import difference_of_form
+from diffaug_datasets.release.measures import read_measures
 from diffaug_datasets.release.publishing import GATES, UploadPreview, preview, publish
 from diffaug_datasets.release.rebuild import Rebuilder, pixel_match, plan_again
 from diffaug_datasets.release.repository import Repository
@@ -49,6 +50,8 @@ def options_of(
 def run_publish(folder: Path, target: str, options: PublishOptions, as_json: bool) -> None:
     """Publish and say where it is, and how others get at it."""
     run = Run.open(folder)
+    if stale := read_measures(run).note:
+        note(stale)
     if sys.stderr is None or not sys.stderr.isatty():
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -79,7 +82,10 @@ def _next_step(done: Published, options: PublishOptions) -> str:
 
 def print_preview(folder: Path, target: str, options: PublishOptions, as_json: bool) -> int:
     """Files, sizes, card and what the gates say; 1 where one says no."""
-    upload = preview(Run.open(folder), target, options)
+    run = Run.open(folder)
+    if stale := read_measures(run).note:
+        note(stale)
+    upload = preview(run, target, options)
     if as_json:
         files = [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in upload.contents.items]
         gates = [{"gate": r.gate, "passed": r.passed, "reason": r.reason} for r in upload.gates]

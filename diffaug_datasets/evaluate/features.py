@@ -5,7 +5,6 @@ adds one Parquet file of what was missing. The last bits of a feature may depend
 `models.encoders`; nothing here compares features bit by bit.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.identity import digest
+from diffaug_datasets.core.models import cache_home
 
 if TYPE_CHECKING:
     import datasets
@@ -40,8 +40,7 @@ class ImageEncoder(Protocol):
 
 def default_folder() -> Path:
     """`$XDG_CACHE_HOME/diffaug/features`, else `~/.cache/diffaug/features`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "diffaug" / "features"
+    return cache_home() / "features"
 
 
 def places_by_origin(rows: "datasets.Dataset", where: object) -> tuple[list[int], list[int]]:

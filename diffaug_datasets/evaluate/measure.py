@@ -1,16 +1,18 @@
 """`measure`: what the synthetic images of a set are like beside real ones, in all and by class.
 
-Every distance stands beside its floor: what two random parts of the same real images are apart, at the same number of
-images. Where there are too few images for a number the sentence that says so takes its place. Distances are to the
-set's real test images where it carries them (the method never saw them), else to its real training images.
+Leaks are looked for first (`evaluate.leaks`). Every distance stands beside its floor: what two random parts of the same
+real images are apart, at the same number of images; of memorisation, how near real test images lie to what the method
+saw. Where there are too few images for a number the sentence that says
+so takes its place. Distances are to the set's real test images where it carries them (the method never saw them), else
+to its real training images. The probe of label accuracy learns from the real test images, for the same reason.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,10 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.evaluate import metrics
 from diffaug_datasets.evaluate.classifiers import Examples, fit
 from diffaug_datasets.evaluate.features import ImageEncoder, places_by_origin, row_features
-from diffaug_datasets.evaluate.metrics import Distance, Interval
+from diffaug_datasets.evaluate.leaks import Leaks, leak_features, leaks_of
+from diffaug_datasets.evaluate.seen import Known
+from diffaug_datasets.evaluate.sets import SetFacts, set_facts
+from diffaug_datasets.release.measures import Interval, Measure, Measured
 from diffaug_datasets.release.read import EmptySplit, load
 
 if TYPE_CHECKING:
@@ -28,49 +33,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 LEAST_FOR_PROBE = 2  # real images of every class that a probe needs
+NO_TEST = "no real test images"
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One number of a set, or why there is none.
-
-    `of`: a class, None for all. `floor`: mean, lowest and highest distance of real images to real images at the same n,
-    for distances alone. `interval`: the ends of the 95 % interval, where it is known.
-    """
-
-    name: str
-    of: str | None
-    n: int
-    value: float | None
-    interval: tuple[float, float] | None = None
-    floor: Interval | None = None
-    withheld: str = ""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """All measures of a set by one encoder; `reference` says which real images they were compared with."""
-
-    where: str
-    encoder: str
-    synthetic: int
-    reference: str
-    measures: tuple[Measure, ...]
-
-    def json(self) -> dict[str, object]:
-        """The same as JSON-like values."""
-        return asdict(self)
-
-    def get(self, name: str, of: str | None = None) -> Measure:
-        """The measure of that name, of a class or of all.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for measure in self.measures:
-            if (measure.name, measure.of) == (name, of):
-                return measure
-        raise KeyError(name)
+class MeasuringEncoder(ImageEncoder, Known, Protocol):
+    """An encoder whose card can be asked what it has seen."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +57,28 @@ class Images:
         return len(self.digests)
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: synthetic images, those they are compared with, the real training images where the set has any.
+
+    `held_out`: those they are compared with are test images. `rows`: the synthetic rows. `probed`: class ids that a
+    probe sees in them, or why there is none.
+    """
+
+    synthetic: Images
+    reference: Images
+    held_out: bool
+    shown: Images | None
+    rows: "datasets.Dataset"
+    probed: "NDArray[np.int64] | str"
+    leaks: Leaks
+    facts: SetFacts
+    seed: int
+
+
 def measure(
     where: str | Path,
-    encoder: ImageEncoder,
+    encoder: MeasuringEncoder,
     *,
     config: str | None = None,
     with_real: str | Path | None = None,
@@ -117,27 +103,61 @@ def measure(
             f"{where}: carries no real image to compare with; choose another config, or give your copy of the real "
             "images (--with-real)."
         )
-    made = train.select(made_rows)
+    facts, made = set_facts(where, config), train.select(made_rows)
+    leaks = leaks_of(
+        where,
+        train,
+        test,
+        [encoder],
+        judges=facts.judges,
+        dataset=facts.dataset,
+        features=leak_features(encoder),
+        cache=cache,
+    )
     synthetic = _images(made, encoder, cache)
     shown = _images(train.select(real_rows), encoder, cache) if real_rows else None
     held_out = _images(test, encoder, cache) if test is not None else None
-    reference = held_out or shown
+    reference = held_out if held_out is not None else shown
     assert reference is not None
-    kind = "test" if held_out else "training"
     names = train.features["label"].names
-    measures = [*_set_measures(None, synthetic, reference, shown, seed), *_row_measures(None, made, range(len(made)))]
-    measures += _probe(None, synthetic, held_out, len(names))
-    if by_class:
-        places = defaultdict(list)
-        for place, label in enumerate(synthetic.labels):
-            places[int(label)].append(place)
-        for label in sorted(places):
-            part, beside = synthetic.of(label), reference.of(label)
-            own = shown.of(label) if shown else None
-            measures += _set_measures(names[label], part, beside, own, seed)
-            measures += _row_measures(names[label], made, places[label])
-    described = f"{len(reference):,} real {kind} images"
-    return Measured(str(where), encoder.name, len(synthetic), described, tuple(measures))
+    probed = _probed(synthetic, held_out, len(names))
+    subject = Subject(synthetic, reference, held_out is not None, shown, made, probed, leaks, facts, seed)
+    return Measured(
+        where=str(where),
+        encoder=encoder.name,
+        judge=facts.judge,
+        synthetic=len(synthetic),
+        reference=f"{len(reference):,} real {'test' if held_out else 'training'} images",
+        warnings=leaks.warnings,
+        notes=leaks.notes,
+        measures=tuple(_measures(subject, names if by_class else ())),
+    )
+
+
+def _measures(subject: Subject, names: Sequence[str]) -> Iterator[Measure]:
+    """Every measure of all images, then of each class that has synthetic ones; of no class where there are no names."""
+    synthetic = subject.synthetic
+    yield from _of(subject, None, synthetic, subject.reference, subject.shown, range(len(synthetic)))
+    yield from _inversions(subject, None, None)
+    places = defaultdict(list)
+    for place, label in enumerate(synthetic.labels if names else ()):
+        places[int(label)].append(place)
+    for label in sorted(places):
+        own = subject.shown.of(label) if subject.shown else None
+        beside = subject.reference.of(label)
+        yield from _of(subject, names[label], synthetic.of(label), beside, own, places[label])
+        yield from _inversions(subject, names[label], label)
+
+
+def _of(
+    subject: Subject, of: str | None, synthetic: Images, beside: Images, shown: Images | None, places: Sequence[int]
+) -> Iterator[Measure]:
+    yield from _copies(subject, of, synthetic)
+    yield from _distances(of, synthetic, beside, subject.seed)
+    yield from _diversity(of, synthetic, beside, subject.seed)
+    yield from _memorised(of, synthetic, shown, beside if subject.held_out else None, subject.seed)
+    yield from _row_means(of, subject.rows, places)
+    yield from _agreement(subject, of, places)
 
 
 def _test_split(where: str | Path, config: str | None, with_real: str | Path | None) -> "datasets.Dataset | None":
@@ -152,90 +172,143 @@ def _images(rows: "datasets.Dataset", encoder: ImageEncoder, cache: Path | None)
     return Images(features, np.asarray(rows["label"], dtype=np.int64), digests)
 
 
-def _set_measures(
-    of: str | None, synthetic: Images, reference: Images, shown: Images | None, seed: int
-) -> Iterator[Measure]:
-    """Distances to the reference with their floors, then what the synthetic images are among themselves."""
-    n, width = len(synthetic), synthetic.features.shape[1]
-    size = min(n, len(reference) // 2)
-    distances: dict[str, Distance] = {"frechet": metrics.frechet_distance}
-    distances |= {name: partial(_neighbours, i) for i, name in enumerate(metrics.Manifold._fields)}
-    for name, distance in distances.items():
-        reason = metrics.withheld(name, size, width)
-        if reason:
-            yield Measure(name, of, n, None, withheld=reason)
+def _copies(subject: Subject, of: str | None, synthetic: Images) -> Iterator[Measure]:
+    """How many synthetic images are, or look like, test images, or are any real image of the set."""
+    n, leaks = len(synthetic), subject.leaks
+    for name, found in (("test_copies", leaks.exact), ("near_test_copies", leaks.near)):
+        if leaks.compared:
+            yield Measure(name=name, of=of, n=n, value=sum(image in found for image in synthetic.digests))
         else:
-            beside_floor = metrics.compared(distance, synthetic.features, reference.features, seed)
-            yield Measure(name, of, n, beside_floor.distance.value, None, beside_floor.floor)
-    with_interval: dict[str, Callable[[Array, Array], Interval]] = {
+            yield _none(name, of, n, NO_TEST)
+    known = set(subject.reference.digests) | set(subject.shown.digests if subject.shown else ())
+    yield Measure(name="exact_copies", of=of, n=n, value=sum(image in known for image in synthetic.digests))
+
+
+def _distances(of: str | None, synthetic: Images, beside: Images, seed: int) -> Iterator[Measure]:
+    """Distances to the reference, each with its floor."""
+    n, width = len(synthetic), synthetic.features.shape[1]
+    size = min(n, len(beside) // 2)
+    near, far = synthetic.features, beside.features
+    if reason := metrics.withheld("frechet", size, width):
+        yield _none("frechet", of, n, reason)
+    else:
+        found = metrics.compared(metrics.frechet_distance, near, far, seed)
+        yield Measure(name="frechet", of=of, n=n, value=found.distance.value, floor=found.floor)
+    tests: dict[str, Callable[[Array, Array], Interval]] = {
         "kernel": metrics.kernel_distance,
         "two_sample_accuracy": partial(metrics.two_sample_accuracy, seed=seed),
     }
-    for name, test in with_interval.items():
+    for name, test in tests.items():
         if reason := metrics.withheld(name, size, width):
-            yield Measure(name, of, n, None, withheld=reason)
-        else:
-            value, low, high = test(synthetic.features, reference.features)
-            beside = metrics.compared(partial(_value, test), synthetic.features, reference.features, seed)
-            yield Measure(name, of, n, value, (low, high), beside.floor)
-    for name, number in (("vendi", metrics.vendi_score), ("mean_pairwise_distance", metrics.mean_pairwise_distance)):
-        reason = metrics.withheld(name, n, width)
-        can_draw = not reason and len(reference) >= n
-        floor = metrics.at_size(number, reference.features, n, seed) if can_draw else None
-        yield Measure(name, of, n, None if reason else number(synthetic.features), floor=floor, withheld=reason)
-    if shown is not None:
-        reason = metrics.withheld("copies", min(n, len(shown)), width)
-        copies = None if reason else metrics.copies(shown.features, synthetic.features)
-        yield Measure("authenticity", of, n, copies and copies.authenticity, withheld=reason)
-        yield Measure("memorisation_ratio", of, n, copies and copies.ratio, withheld=reason)
-    known = set(reference.digests) | set(shown.digests if shown else ())
-    yield Measure("exact_copies", of, n, float(sum(name in known for name in synthetic.digests)))
-
-
-def _neighbours(field: int, real: Array, synthetic: Array) -> float:
-    return metrics.manifold(real, synthetic)[field]
+            yield _none(name, of, n, reason)
+            continue
+        value, low, high = test(near, far)
+        floor = metrics.floor_of(partial(_value, test), far, size, seed)
+        yield Measure(name=name, of=of, n=n, value=value, interval=(low, high), floor=floor)
+    fields = metrics.Manifold._fields
+    if reason := metrics.withheld(fields[0], size, width):
+        yield from (_none(name, of, n, reason) for name in fields)
+        return
+    for name, found in zip(fields, metrics.compared_each(metrics.manifold, near, far, seed), strict=True):
+        yield Measure(name=name, of=of, n=n, value=found.distance.value, floor=found.floor)
 
 
 def _value(test: Callable[[Array, Array], Interval], a: Array, b: Array) -> float:
     return test(a, b).value
 
 
-def _row_measures(of: str | None, made: "datasets.Dataset", places: Sequence[int]) -> Iterator[Measure]:
-    """Means of what was measured per row when it was made: CLIP score and margin, and how often the judge agrees."""
-    n = len(places)
+def _diversity(of: str | None, synthetic: Images, beside: Images, seed: int) -> Iterator[Measure]:
+    """What the images are among themselves, beside as many real ones."""
+    n, width = len(synthetic), synthetic.features.shape[1]
+    for name, number in (("vendi", metrics.vendi_score), ("mean_pairwise_distance", metrics.mean_pairwise_distance)):
+        if reason := metrics.withheld(name, n, width):
+            yield _none(name, of, n, reason)
+            continue
+        floor = metrics.at_size(number, beside.features, n, seed) if len(beside) >= n else None
+        yield Measure(name=name, of=of, n=n, value=number(synthetic.features), floor=floor)
+
+
+def _memorised(
+    of: str | None, synthetic: Images, shown: Images | None, unseen: Images | None, seed: int
+) -> Iterator[Measure]:
+    """How near the images are to the real ones that the method saw, beside as many real ones that it did not see."""
+    n = len(synthetic)
+    known = 0 if shown is None else len(shown)
+    reason = metrics.withheld("copies", min(n, known), 0) if known else "no real training images"
+    for place, name in enumerate(("authenticity", "memorisation_ratio")):
+        if reason or shown is None:
+            yield _none(name, of, n, reason)
+            continue
+        number = partial(_copied, place, shown.features)
+        floor = metrics.at_size(number, unseen.features, n, seed) if unseen and len(unseen) >= n else None
+        yield Measure(name=name, of=of, n=n, value=number(synthetic.features), floor=floor)
+
+
+def _copied(place: int, real: Array, images: Array) -> float:
+    return metrics.copies(real, images)[place]
+
+
+def _row_means(of: str | None, rows: "datasets.Dataset", places: Sequence[int]) -> Iterator[Measure]:
+    """Means of what an encoder measured of each row when it was made: CLIP score and margin."""
     for name in ("clip_score", "clip_margin"):
-        values = [value for value in _column(made, name, places) if value is not None]
+        values = [value for value in _column(rows, name, places) if value is not None]
         if values:
-            yield Measure(name, of, n, float(np.mean(np.asarray(values, dtype=np.float64))))
-    seen = _column(made, "judge_label", places)
-    planned = _column(made, "label", places) if seen else []
-    judged = [a == b for a, b in zip(planned, seen, strict=True) if b is not None]
-    if judged:
-        agreed = metrics.share(sum(judged), len(judged))
-        yield Measure("judge_agreement", of, n, agreed.value, (agreed.low, agreed.high))
+            yield Measure(name=name, of=of, n=len(values), value=float(np.mean(values)))
+        else:
+            yield _none(name, of, len(places), "no encoder of texts scored these rows (scores.encoder of the recipe)")
+
+
+def _agreement(subject: Subject, of: str | None, places: Sequence[int]) -> Iterator[Measure]:
+    """Label accuracy by the judge of the recipe, and by a probe of real test images."""
+    planned = subject.synthetic.labels[list(places)].tolist()
+    seen = _column(subject.rows, "judge_label", places)
+    hits = [a == b for a, b in zip(planned, seen, strict=True) if b is not None]
+    if hits:
+        yield _share("judge_agreement", of, hits)
+    else:
+        yield _none("judge_agreement", of, len(places), "no judge looked at these rows (scores.judge of the recipe)")
+    if isinstance(subject.probed, str):
+        yield _none("probe_agreement", of, len(places), subject.probed)
+    else:
+        yield _share("probe_agreement", of, (subject.probed[list(places)] == planned).tolist())
+
+
+def _share(name: str, of: str | None, hits: Sequence[bool]) -> Measure:
+    """The share of hits with Wilson's interval."""
+    value, low, high = metrics.share(sum(hits), len(hits))
+    return Measure(name=name, of=of, n=len(hits), value=value, interval=(low, high))
+
+
+def _inversions(subject: Subject, of: str | None, label: int | None) -> Iterator[Measure]:
+    """How well the method's inversions of real images denoise to these images again."""
+    inverted = subject.facts.inversions
+    values = [v for key, of_class in inverted.items() if label in (None, key) for v in of_class]
+    if values:
+        yield Measure(name="inversion_psnr", of=of, n=len(values), value=float(np.mean(values)))
+    else:
+        which = "of this class " if inverted else ""
+        yield _none("inversion_psnr", of, 0, f"no real image {which}was inverted and denoised again")
 
 
 def _column(rows: "datasets.Dataset", name: str, places: Sequence[int]) -> list[float | None]:
     if name not in rows.column_names:
-        return []
+        return [None] * len(places)
     values = rows[name]
     return [values[i] for i in places]
 
 
-def _probe(of: str | None, synthetic: Images, held_out: Images | None, classes: int) -> Iterator[Measure]:
-    """Label accuracy by a logistic regression that learned from the real test images alone."""
+def _none(name: str, of: str | None, n: int, reason: str) -> Measure:
+    return Measure(name=name, of=of, n=n, value=None, withheld=reason)
+
+
+def _probed(synthetic: Images, held_out: Images | None, classes: int) -> "NDArray[np.int64] | str":
+    """Class ids by a logistic regression that learned from the real test images alone, or why there are none."""
     if held_out is None:
-        yield Measure("probe_agreement", of, len(synthetic), None, withheld="no real test images to fit a probe on")
-        return
+        return f"{NO_TEST} to fit a probe on"
     if classes < 2:
-        yield Measure("probe_agreement", of, len(synthetic), None, withheld="one class, two are needed to tell apart")
-        return
+        return "one class, two are needed to tell apart"
     counts = np.bincount(held_out.labels, minlength=classes)
     if counts.min() < LEAST_FOR_PROBE:
-        reason = f"a class with {counts.min()} real test images, {LEAST_FOR_PROBE} are needed"
-        yield Measure("probe_agreement", of, len(synthetic), None, withheld=reason)
-        return
+        return f"a class with {counts.min()} real test images, {LEAST_FOR_PROBE} are needed"
     probe = fit("logistic", Examples.of_labels(held_out.features, held_out.labels.tolist(), classes))
-    agreed = probe.predict(synthetic.features) == synthetic.labels
-    accuracy = metrics.share(int(agreed.sum()), len(agreed))
-    yield Measure("probe_agreement", of, len(synthetic), accuracy.value, (accuracy.low, accuracy.high))
+    return probe.predict(synthetic.features)

@@ -1,7 +1,8 @@
 """Distances between two sets of images, and what is in one set, all from features: numpy and scipy, no torch.
 
 Features are float arrays [n d], one row per image. A distance between sets means nothing without its floor: what two
-random parts of the real images are apart at the same n (`compared`). Small sets make some numbers worthless;
+random parts of the real images are apart at the same n (`compared`). No table of all pairs is ever in memory whole, so
+50,000 images beside 50,000 are no matter of memory. Small sets make some numbers worthless;
 `withheld` says which and why, and callers print that sentence where the number would stand.
 
 Sources: Frechet distance, Heusel et al. (arXiv 1706.08500); kernel distance, Binkowski et al. (arXiv 1801.01401);
@@ -14,23 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
-from scipy.spatial.distance import cdist
 
-Features = NDArray[np.float64]
+from diffaug_datasets.evaluate.distances import BLOCK_BYTES, Features, distance_blocks, reach, row_blocks
+from diffaug_datasets.release.measures import Interval as Interval
+
 Distance = Callable[[Features, Features], float]
+Distances = Callable[[Features, Features], Sequence[float]]
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage, as their authors advise
 FLOOR_REPEATS = 10
-
-
-class Interval(NamedTuple):
-    """A number and the ends of its 95 % confidence interval, or of what it ranged over in several draws."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Manifold(NamedTuple):
@@ -75,13 +69,20 @@ def frechet_distance(a: Features, b: Features) -> float:
         ValueError: a set has fewer than two rows, widths differ, or features are not finite.
     """
     _check(a, b)
-    means, halves = zip(*((x.mean(0), (x - x.mean(0)) / math.sqrt(len(x) - 1)) for x in (a, b)), strict=True)
+    halves = [_half(x) for x in (a, b)]
     traces = sum(float((half**2).sum()) for half in halves)
     common = float(np.linalg.svd(halves[0] @ halves[1].T, compute_uv=False).sum())
-    return float(((means[0] - means[1]) ** 2).sum()) + traces - 2 * common
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum()) + traces - 2 * common
 
 
-def kernel_distance(a: Features, b: Features) -> Interval:
+def _half(x: Features) -> Features:
+    """A matrix of at most d rows whose product with itself is the covariance of x: its singular values stay."""
+    centred = (x - x.mean(0)) / math.sqrt(len(x) - 1)
+    half: Features = np.asarray(np.linalg.qr(centred, mode="r")) if len(x) > x.shape[1] else centred
+    return half
+
+
+def kernel_distance(a: Features, b: Features, most_bytes: int = BLOCK_BYTES) -> Interval:
     """The unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3, and its jackknife interval.
 
     0 = the same distribution; the estimate itself may be below 0.
@@ -90,25 +91,43 @@ def kernel_distance(a: Features, b: Features) -> Interval:
         ValueError: as `frechet_distance`.
     """
     _check(a, b)
-    n, m, d = len(a), len(b), a.shape[1]
-    of_a, of_b, across = ((x @ y.T / d + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
-    rows_a, rows_b = of_a.sum(1) - np.diag(of_a), of_b.sum(1) - np.diag(of_b)
-    total_a, total_b, total = rows_a.sum(), rows_b.sum(), across.sum()
+    n, m = len(a), len(b)
+    rows_a, rows_b = (_kernel_sums(x, x, most_bytes)[0] - _kernel_diagonal(x) for x in (a, b))
+    across_a, across_b = _kernel_sums(a, b, most_bytes)
+    total_a, total_b, total = rows_a.sum(), rows_b.sum(), across_a.sum()
     value = total_a / (n * (n - 1)) + total_b / (m * (m - 1)) - 2 * total / (n * m)
     variance = 0.0
     if n > 2:
         without = (total_a - 2 * rows_a) / ((n - 1) * (n - 2)) + total_b / (m * (m - 1))
-        without -= 2 * (total - across.sum(1)) / ((n - 1) * m)
+        without -= 2 * (total - across_a) / ((n - 1) * m)
         variance += (n - 1) / n * float(((without - without.mean()) ** 2).sum())
     if m > 2:
         without = total_a / (n * (n - 1)) + (total_b - 2 * rows_b) / ((m - 1) * (m - 2))
-        without -= 2 * (total - across.sum(0)) / (n * (m - 1))
+        without -= 2 * (total - across_b) / (n * (m - 1))
         variance += (m - 1) / m * float(((without - without.mean()) ** 2).sum())
     reach = float(stats.norm.ppf(0.975)) * math.sqrt(variance)
     return Interval(float(value), float(value) - reach, float(value) + reach)
 
 
-def manifold(real: Features, synthetic: Features, k: int = NEIGHBOURS) -> Manifold:
+def _kernel_sums(a: Features, b: Features, most_bytes: int) -> tuple[Features, Features]:
+    """Sums of the kernel's table over its rows [n] and over its columns [m]."""
+    rows, columns = np.empty(len(a)), np.zeros(len(b))
+    for part in row_blocks(len(a), len(b), most_bytes):
+        block = a[part] @ b.T
+        block /= a.shape[1]
+        block += 1
+        block *= block * block
+        rows[part] = block.sum(1)
+        columns += block.sum(0)
+    return rows, columns
+
+
+def _kernel_diagonal(x: Features) -> Features:
+    diagonal: Features = (np.einsum("nd,nd->n", x, x) / x.shape[1] + 1) ** 3
+    return diagonal
+
+
+def manifold(real: Features, synthetic: Features, k: int = NEIGHBOURS, most_bytes: int = BLOCK_BYTES) -> Manifold:
     """Precision, recall, density and coverage with balls that reach to each image's k-th neighbour in its own set.
 
     Raises:
@@ -117,14 +136,18 @@ def manifold(real: Features, synthetic: Features, k: int = NEIGHBOURS) -> Manifo
     _check(real, synthetic)
     if min(len(real), len(synthetic)) <= k:
         raise ValueError(f"got {len(real)} real and {len(synthetic)} synthetic images, expected more than {k} of each")
-    apart = cdist(real, synthetic)
-    of_real, of_synthetic = _reach(real, k), _reach(synthetic, k)
-    inside = apart < of_real[:, None]
+    of_real, of_synthetic = reach(real, k, most_bytes), reach(synthetic, k, most_bytes)
+    balls = np.zeros(len(synthetic), dtype=np.int64)  # of real images that each synthetic one lies in
+    recalled = covered = 0
+    for rows, apart in distance_blocks(real, synthetic, most_bytes):
+        balls += (apart < of_real[rows, None]).sum(0)
+        recalled += int((apart < of_synthetic[None, :]).any(1).sum())
+        covered += int((apart.min(1) < of_real[rows]).sum())
     return Manifold(
-        precision=float(inside.any(0).mean()),
-        recall=float((apart < of_synthetic[None, :]).any(1).mean()),
-        density=float(inside.sum(0).mean() / k),
-        coverage=float((apart.min(1) < of_real).mean()),
+        precision=float((balls > 0).mean()),
+        recall=recalled / len(real),
+        density=float(balls.mean() / k),
+        coverage=covered / len(real),
     )
 
 
@@ -154,16 +177,17 @@ def mean_pairwise_distance(features: Features) -> float:
     return float(1 - ((unit.sum(0) ** 2).sum() - n) / (n * (n - 1)))
 
 
-def copies(real: Features, synthetic: Features) -> Copies:
+def copies(real: Features, synthetic: Features, most_bytes: int = BLOCK_BYTES) -> Copies:
     """Authenticity and memorisation of synthetic images against the real images that they were made from.
 
     Raises:
         ValueError: as `frechet_distance`.
     """
     _check(real, synthetic)
-    apart = cdist(synthetic, real)
-    nearest = apart.argmin(1)
-    to_real, own = apart.min(1), _reach(real, 1)[nearest]
+    to_real, nearest = np.empty(len(synthetic)), np.empty(len(synthetic), dtype=np.int64)
+    for rows, apart in distance_blocks(synthetic, real, most_bytes):
+        to_real[rows], nearest[rows] = apart.min(1), apart.argmin(1)
+    own = reach(real, 1, most_bytes)[nearest]
     return Copies(float((to_real > own).mean()), float(np.median(to_real / np.maximum(own, np.finfo(float).tiny))))
 
 
@@ -222,6 +246,17 @@ def compared(
     Raises:
         ValueError: there are fewer than two synthetic or four real images.
     """
+    return compared_each(lambda a, b: (distance(a, b),), synthetic, real, seed, repeats)[0]
+
+
+def compared_each(
+    distances: Distances, synthetic: Features, real: Features, seed: int = 0, repeats: int = FLOOR_REPEATS
+) -> tuple[Compared, ...]:
+    """The same of several distances that come out of one pass over the images, such as those of `manifold`.
+
+    Raises:
+        ValueError: as `compared`.
+    """
     size = min(len(synthetic), len(real) // 2)
     if size < 2:
         raise ValueError(f"got {len(synthetic)} synthetic and {len(real)} real images, expected two and four or more")
@@ -230,9 +265,23 @@ def compared(
     for _ in range(repeats):
         order, chosen = rng.permutation(len(real)), rng.permutation(len(synthetic))[:size]
         part, other = real[order[:size]], real[order[size : 2 * size]]
-        to_real.append(distance(part, synthetic[chosen]))
-        floor.append(distance(part, other))
-    return Compared(_ranged(to_real), _ranged(floor), size)
+        to_real.append(distances(part, synthetic[chosen]))
+        floor.append(distances(part, other))
+    pairs = zip(zip(*to_real, strict=True), zip(*floor, strict=True), strict=True)
+    return tuple(Compared(_ranged(near), _ranged(apart), size) for near, apart in pairs)
+
+
+def floor_of(distance: Distance, real: Features, size: int, seed: int = 0, repeats: int = FLOOR_REPEATS) -> Interval:
+    """The floor alone: between two random parts of `size` real images.
+
+    Raises:
+        ValueError: there are fewer than twice as many real images, or `size` is below two.
+    """
+    if size < 2 or len(real) < 2 * size:
+        raise ValueError(f"got {len(real)} real images, expected {2 * max(2, size)} or more")
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(real)) for _ in range(repeats)]
+    return _ranged([distance(real[order[:size]], real[order[size : 2 * size]]) for order in orders])
 
 
 def at_size(value: Callable[[Features], float], real: Features, n: int, seed: int = 0) -> Interval:
@@ -249,14 +298,6 @@ def at_size(value: Callable[[Features], float], real: Features, n: int, seed: in
 
 def _ranged(values: Sequence[float]) -> Interval:
     return Interval(float(np.mean(values)), float(min(values)), float(max(values)))
-
-
-def _reach(x: Features, k: int) -> Features:
-    """Distance of every row to its k-th nearest other row."""
-    apart = cdist(x, x)
-    np.fill_diagonal(apart, np.inf)
-    reach: Features = np.partition(apart, k - 1, axis=1)[:, k - 1]
-    return reach
 
 
 def _unit(features: Features) -> Features:

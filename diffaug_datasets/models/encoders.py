@@ -16,29 +16,33 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoTokenizer
 
 from diffaug_datasets.core.errors import BackboneError, RecipeError
-from diffaug_datasets.core.models import ModelKind, find_model
+from diffaug_datasets.core.models import ORACLE, ModelKind, find_model
 from diffaug_datasets.models.backbone import MOST_PIXELS, checked_device
 from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
 from diffaug_datasets.models.model_folder import Damage, unreadable
+from diffaug_datasets.models.oracle import converted_oracle
 
-PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
+PATTERNS = ["README.md", "*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 PROBE_IMAGE = Image.new("RGB", (40, 30), "orange")
 
 
 class Encoder:
     """A CLIP-like model (`has_text`), or a vision model such as DINOv2 or ViT, in float32.
 
-    An image's features are CLIP's projected ones, a transformer's class token, or a convolution net's mean.
+    An image's features are CLIP's projected ones, a transformer's class token, or a convolution net's mean. `folder`:
+    where its files and its card lie.
     """
 
-    def __init__(self, model: Any, processor: Any, tokenizer: Any, name: str, device: torch.device) -> None:
-        self.name, self.device = name, device
+    def __init__(
+        self, model: Any, processor: Any, tokenizer: Any, name: str, device: torch.device, folder: Path | None = None
+    ) -> None:
+        self.name, self.device, self.folder = name, device, folder
         self._model, self._processor, self._tokenizer = model, processor, tokenizer
         self._texts: dict[str, Tensor] = {}
 
     @classmethod
     def load(cls, id_or_path: str, device: str = "cpu") -> "Encoder":
-        """`tiny` (packaged), a folder, or a Hub id, with `@<commit>` to pin it.
+        """`tiny` (packaged), `efficientnet-lite0` (of an extra), a folder, or a Hub id, with `@<commit>` to pin it.
 
         Raises:
             BackboneError: it cannot be reached or read.
@@ -46,7 +50,7 @@ class Encoder:
         place, (folder, name) = checked_device(device), fetch_model(id_or_path, "encoder")
         model = read_model(AutoModel, folder, id_or_path, place)
         tokenizer = tokenizer_of(folder, id_or_path, model) if hasattr(model, "get_text_features") else None
-        encoder = cls(model, image_processor(folder, id_or_path), tokenizer, name, place)
+        encoder = cls(model, image_processor(folder, id_or_path), tokenizer, name, place, folder)
         with probing(id_or_path):
             features = [encoder.image_features([PROBE_IMAGE], batch_shape=1)]
             features += [encoder._encode_text("a photo")[None]] if encoder.has_text else []
@@ -109,7 +113,7 @@ class Judge:
 
     @classmethod
     def load(cls, id_or_path: str, device: str = "cpu") -> "Judge":
-        """`tiny` (packaged), a folder, or a Hub id, with `@<commit>` to pin it.
+        """`tiny` (packaged), `efficientnet-lite0` (of an extra), a folder, or a Hub id, with `@<commit>` to pin it.
 
         Raises:
             BackboneError: it cannot be reached or read, or is no image classifier.
@@ -255,6 +259,8 @@ def fetch_model(id_or_path: str, kind: ModelKind) -> tuple[Path, str]:
         BackboneError: it cannot be found or brought; names every way out.
     """
     model = find_model(id_or_path, kind)
+    if model.id == ORACLE:
+        return converted_oracle(), model.name
     if model.folder is not None and model.is_local:
         return model.folder, model.name
     folder = _snapshot(model.id, model.wanted, kind)

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.models import PACKAGED, BackboneSpec, ModelRef, find_backbone, find_model
+from diffaug_datasets.core.models import (
+    ORACLE,
+    PACKAGED,
+    BackboneSpec,
+    ModelRef,
+    find_backbone,
+    find_model,
+    oracle_folder,
+    oracle_weights,
+)
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_settings
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -286,8 +295,10 @@ def check_model(id_or_path: str, kind: Literal["encoder", "judge"]) -> None:
     """Look at what lies on this machine of a model that sees images; a Hub id that is not cached is not looked at.
 
     Raises:
-        BackboneError: a file is missing, damaged or a pickle.
+        BackboneError: a file is missing, damaged or a pickle, or the package of its weights is not installed.
     """
+    if id_or_path == ORACLE and not oracle_folder().is_dir():
+        oracle_weights()
     if id_or_path in PACKAGED:
         return
     model = find_model(id_or_path, kind)

@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.core.models import PACKAGED, TINY
+from diffaug_datasets.core.models import ORACLE, PACKAGED, TINY
 from diffaug_datasets.core.plan import PlanHeader, learned_with
 from diffaug_datasets.core.recipe import SHOTS
 from diffaug_datasets.core.rows import KINDS, column_meanings, published_columns
@@ -31,6 +31,7 @@ from diffaug_datasets.release.card_metadata import (
 )
 from diffaug_datasets.release.contents import SHEET, Contents
 from diffaug_datasets.release.layout import Release
+from diffaug_datasets.release.measures import MEASURES_FILE, TITLES, Measured, cells, read_measures
 from diffaug_datasets.release.provenance import (
     INVERTED,
     JUDGED,
@@ -100,6 +101,7 @@ def card_section(contents: Contents, target: str, tag: str | None) -> str:
             types={kind: stored.text for kind, stored in KINDS.items()},
             columns={name: (kind, meanings[name]) for name, kind in published_columns().items()},
             beside={name: meanings[name] for name in (*STATUS, *release.extra)},
+            measured=measured_tables(contents),
             quality=[
                 (QUALITY_TITLES[name], value, measurer(name, header))
                 for name, value in release.quality.items()
@@ -107,6 +109,7 @@ def card_section(contents: Contents, target: str, tag: str | None) -> str:
             ],
             splits=splits(release),
             learned=", ".join(dict.fromkeys(unit.kind for unit in withdrawn)),
+            measures_file=f"{release.folder}/{MEASURES_FILE}",
             sheet=f"{release.folder}/{SHEET}" if any(file.file == SHEET for file in release.beside) else None,
             protocol=str(header.recipe["protocol"]),
             papers=papers,
@@ -114,6 +117,26 @@ def card_section(contents: Contents, target: str, tag: str | None) -> str:
             total={key: sum(count[key] for count in counts) for key in counts[0]},
         )
     )
+
+
+@dataclass(frozen=True)
+class MeasuredTable:
+    """What one encoder measured of all images: title and cells of each number, and titles of what was withheld."""
+
+    measured: Measured
+    rows: tuple[tuple[str, str, str, str], ...]
+    withheld: tuple[str, ...]
+
+
+def measured_tables(contents: Contents) -> tuple[MeasuredTable, ...]:
+    """A table for each encoder that measured the run as it goes out; none where nobody did."""
+    tables = []
+    for measured in kept.measured if (kept := read_measures(contents.run).file) else ():
+        of_all = [(TITLES.get(one.name, one.name), one) for one in measured.measures if one.of is None]
+        rows = tuple((title, *cells(one)) for title, one in of_all if one.value is not None)
+        withheld = tuple(f"{title}: {one.withheld}" for title, one in of_all if one.value is None)
+        tables.append(MeasuredTable(measured, rows, withheld))
+    return tuple(tables)
 
 
 def splits(release: Release) -> dict[str, dict[str, int]]:
@@ -137,6 +160,8 @@ def models(header: PlanHeader, package: str) -> list[tuple[str, str, str]]:
     for use, model in looked.items():
         if model == TINY:
             lines.append((use, f"packaged with diffaug-datasets {package}", "apache-2.0"))
+        elif model == ORACLE:
+            lines.append((use, f"{ORACLE}, of the extra `oracle` of diffaug-datasets {package}", "apache-2.0"))
         elif model:
             lines.append((use, SHOTS_TEXT if model == SHOTS else markdown(model), "see its own card"))
     return lines

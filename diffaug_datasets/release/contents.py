@@ -28,6 +28,7 @@ from diffaug_datasets.release.layout import (
     LeakCheck,
     Release,
 )
+from diffaug_datasets.release.measures import MEASURES_FILE, read_measures
 from diffaug_datasets.release.provenance import (
     SHOWN,
     extra_columns,
@@ -180,7 +181,7 @@ def _shards(run: Run, release: Release, files: Sequence[RunFile], stage: Path) -
 
 
 def _beside(run: Run, release: Release, options: PublishOptions, table: pa.Table) -> Iterator[Item]:
-    """What stands beside the shards: provenance, recipe, plan, selection, fits, contact sheet."""
+    """What stands beside the shards: provenance, recipe, plan, selection, measures, fits, contact sheet."""
     folder = release.folder
     if options.file_format == "arrow":
         yield Item.of(f"{folder}/provenance.arrow", provenance_stream(table))
@@ -188,6 +189,8 @@ def _beside(run: Run, release: Release, options: PublishOptions, table: pa.Table
     yield Item.of(f"{folder}/recipe.yaml", public_recipe(run.recipe).to_yaml().encode())
     for name in ("plan.json", "plan.parquet", "selection.parquet"):
         yield Item.of(f"{folder}/{name}", run.folder / name)
+    if measures := read_measures(run).file:
+        yield Item.of(f"{folder}/{MEASURES_FILE}", measures.text().encode())
     for unit in run.plan.fits:
         receipt, fit_folder = run.receipt(unit.name), run.fit_folder(unit.name)
         if receipt is None or not run.intact(unit.name):

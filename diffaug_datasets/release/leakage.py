@@ -192,21 +192,32 @@ def find_copies(sources: Pictures, originals: Pictures) -> Iterator[Copy]:
 
 
 def _most_alike(sources: Pictures, originals: Pictures) -> list[list[Pair]]:
-    """Of every source the few originals most like it, compared in blocks."""
+    """Of every source the few originals most like it, compared in blocks of sources and of originals."""
     rows = np.stack([_vector(picture, CROPS[0], COARSE) for picture in sources.values()])
-    kept: list[list[Pair]] = [[] for _ in rows]
-    pictures, begin = iter(originals.values()), 0
+    likeness = np.full((len(rows), PAIRS), -np.inf, dtype=np.float32)
+    seen = np.zeros((len(rows), PAIRS), dtype=np.int64)  # number of the original, times its views, plus the view
+    pictures, begin, views_each = iter(originals.values()), 0, 2 * len(CROPS)
     while begin < len(originals):
         views = np.stack([view for picture in islice(pictures, VIEWS_AT_ONCE) for view in _views(picture)])
-        likeness = (rows @ views.T).reshape(len(rows), -1, 2 * len(CROPS))
-        for place, table in enumerate(likeness):
-            near = []
-            for number in np.argsort(-table.max(1))[:PAIRS]:
-                mirrored, crop = divmod(int(table[number].argmax()), len(CROPS))
-                near.append(Pair(begin + int(number), float(table[number].max()), bool(mirrored), CROPS[crop]))
-            kept[place] = sorted([*kept[place], *near], key=lambda pair: -pair.likeness)[:PAIRS]
+        for first in range(0, len(rows), SOURCES_AT_ONCE):
+            part = slice(first, first + SOURCES_AT_ONCE)
+            table = (rows[part] @ views.T).reshape(len(rows[part]), -1, views_each)
+            numbers = (begin + np.arange(table.shape[1])) * views_each + table.argmax(2)
+            both = np.concatenate([likeness[part], table.max(2)], axis=1)
+            best = np.argsort(-both, axis=1, kind="stable")[:, :PAIRS]
+            likeness[part] = np.take_along_axis(both, best, axis=1)
+            seen[part] = np.take_along_axis(np.concatenate([seen[part], numbers], axis=1), best, axis=1)
         begin += VIEWS_AT_ONCE
-    return kept
+    return [
+        [_pair(float(value), int(view), views_each) for value, view in zip(*of_one, strict=True) if value > -np.inf]
+        for of_one in zip(likeness, seen, strict=True)
+    ]
+
+
+def _pair(likeness: float, seen: int, views_each: int) -> Pair:
+    place, view = divmod(seen, views_each)
+    mirrored, crop = divmod(view, len(CROPS))
+    return Pair(place, likeness, bool(mirrored), CROPS[crop])
 
 
 def _views(picture: Image.Image) -> Iterator[Vector]:

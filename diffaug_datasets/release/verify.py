@@ -7,7 +7,7 @@ What `run.json` states is compared with the plan, the provenance, the recipe and
 found out. Not compared, for nothing published says the same: `seconds` and `evaluations` (receipts of shards stay with
 the publisher), `finished`, `package`, `num_bytes` (memory, which follows from the version of Arrow), stacks of shards,
 overrides of the gates `rows`, `local-model` and `test-leak`, `leak_check` of a set without its test split,
-`release_schema` (the form of the file itself).
+`release_schema` (the form of the file itself), and the numbers of `measures.json`, which only measuring again gives.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffaug_datasets.core.errors import DiffAugError, PublishError, install, one_line
+from diffaug_datasets.core.files import read_text
 from diffaug_datasets.core.identity import __version__, canonical
 from diffaug_datasets.core.method import FitUnit, discover_methods
 from diffaug_datasets.core.models import ALIASES, TINY
@@ -33,6 +34,13 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import ROW_SCHEMA, PlanRow
 from diffaug_datasets.release.card_metadata import UNKNOWN_TERMS, model_terms
 from diffaug_datasets.release.layout import PART_ROWS, PROVENANCE_FILE, RELEASE_SCHEMA, Release, shard_faults
+from diffaug_datasets.release.measures import (
+    MEASURES_FILE,
+    SELECTION_FILE,
+    MeasuresFile,
+    differs,
+    selection_digest,
+)
 from diffaug_datasets.release.provenance import (
     DIGITS,
     FAILED,
@@ -391,6 +399,7 @@ class Statements:
         yield from self._files()
         yield from self._stacks()
         yield from self._overrides()
+        yield from self._measures()
 
     def _of_the_rows(self) -> dict[str, tuple[object, object]]:
         """Statement -> what is stated, and what the provenance gives anew."""
@@ -466,6 +475,20 @@ class Statements:
                     continue
                 if not any(stack.items() <= known for known in stated):
                     yield f"stacks: {file.file} was made on {_short(stack)}, which run.json does not state"
+
+    def _measures(self) -> Iterator[str]:
+        """Published measures are of these rows; that the numbers are right, only who measures again can say."""
+        if not self.repository.beside(self.release, MEASURES_FILE):
+            return
+        path = self.repository.checked(self.release, MEASURES_FILE, check=False)
+        try:
+            kept = MeasuresFile.model_validate_json(read_text(path))
+        except (OSError, ValueError):
+            yield f"{MEASURES_FILE}: cannot be read"
+            return
+        selection = selection_digest(self.repository.checked(self.release, SELECTION_FILE, check=False))
+        if reason := differs(kept, self.plan.id, selection):
+            yield f"{MEASURES_FILE}: {reason}"
 
     def _overrides(self) -> Iterator[str]:
         """Gates whose reasons follow from what is published; judged as the same version of this package does."""

@@ -17,7 +17,9 @@ from diffaug_datasets.core.errors import DiffAugError, RunError
 from diffaug_datasets.core.files import write_text
 from diffaug_datasets.core.method import find_method
 from diffaug_datasets.core.protocols import parse_protocol
+from diffaug_datasets.release.measures import read_measures
 from diffaug_datasets.report import figures
+from diffaug_datasets.report.measured import MeasureTable, measure_tables
 from diffaug_datasets.report.rendering import Thumbnail, render, thumbnail
 from diffaug_datasets.report.row import Fact, RowCard, row_card
 from diffaug_datasets.report.run_view import RunView, ScannedRow, by_class, sample, some_labels, worst
@@ -85,6 +87,7 @@ class RunSection:
     table: tuple[figures.ClassRow, ...]
     confusion: tuple[figures.ConfusionRow, ...]
     worst: tuple[RowCard, ...]
+    measures: tuple[MeasureTable, ...]
     levels: figures.Levels | None
     turns: figures.Turns | None
     failures: tuple[figures.Failure, ...]
@@ -187,6 +190,7 @@ def run_section(view: RunView, number: int, per_class: int = CLASS_CARDS, at_mos
     each = max(1, MEASURED_ROWS // max(1, len(view.class_names)))
     measured = [view.picture(row) for rows in sample(view.rows, plan.id, each, MEASURED_ROWS).values() for row in rows]
     shown = sample(view.rows, plan.id, per_class, at_most)
+    kept = read_measures(view.run)
     return RunSection(
         anchor=f"run-{number}",
         name=view.header.name,
@@ -195,13 +199,14 @@ def run_section(view: RunView, number: int, per_class: int = CLASS_CARDS, at_mos
         made=plan.rows[0].origin,
         totals=figures.totals(view, table),
         facts=_facts(view),
-        notes=(*_unfinished(view), *view.gaps, *view.header.warnings),
+        notes=(*_unfinished(view), *view.gaps, *view.header.warnings, *filter(None, [kept.note])),
         classes=tuple(
             ClassBlock(f"run-{number}-class-{label}", table[label], _cards(view, rows)) for label, rows in shown.items()
         ),
         table=table,
         confusion=figures.confusion(view),
         worst=_cards(view, worst(view.rows)),
+        measures=measure_tables(kept.file),
         levels=figures.levels(view, measured),
         turns=figures.turns(measured),
         failures=figures.failures(view),

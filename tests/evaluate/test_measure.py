@@ -17,8 +17,11 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import pixel_sha256
 from diffaug_datasets.evaluate import measure as measuring
 from diffaug_datasets.evaluate.features import cached_features
-from diffaug_datasets.evaluate.measure import Measured, measure
+from diffaug_datasets.evaluate.measure import measure
+from diffaug_datasets.evaluate.seen import SourceDataset
+from diffaug_datasets.evaluate.sets import SetFacts
 from diffaug_datasets.models.encoders import Encoder
+from diffaug_datasets.release.measures import TITLES, Measured
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -39,7 +42,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoder: Encoder):
     def of(train: datasets.Dataset, test: datasets.Dataset | None) -> Measured:
+        dataset = SourceDataset("fashion", "Fashion-MNIST", frozenset({"fashionmnist"}))
+        facts = SetFacts("set", "0" * 64, "0" * 64, dataset, "", (), {1: (20.0, 22.0)})
         monkeypatch.setattr(measuring, "load", Sets(set=(train, test)))
+        monkeypatch.setattr(measuring, "set_facts", lambda where, config: facts)
         return measure("set", encoder, cache=tmp_path / "cache")
 
     return of
@@ -53,7 +59,14 @@ def test_a_run_is_measured_in_all_and_by_class(run: Run, encoder: Encoder, tmp_p
     coverage = found.get("coverage")
     assert coverage.floor is not None and 0 <= coverage.value <= coverage.floor.high <= 1
     assert found.get("coverage", "Bag").withheld == "3 images, 6 are needed"
-    assert found.get("exact_copies").value == 0
+    assert {m.name for m in found.measures} == set(TITLES)
+    assert all((m.value is None) == bool(m.withheld) for m in found.measures)
+    assert [found.get(name).value for name in ("exact_copies", "test_copies", "near_test_copies")] == [0, 0, 0]
+    assert found.warnings == ()
+    assert "was trained on the training split of Fashion-MNIST and not on its test images" in found.notes[0]
+    assert found.judge.startswith("diffaug-tiny-judge@")
+    assert found.get("authenticity").floor.low <= found.get("authenticity").floor.high
+    assert found.get("probe_agreement", "Bag").n == 3
     low, high = found.get("judge_agreement").interval
     assert 0 <= low <= found.get("judge_agreement").value <= high <= 1
     again = measure(run.folder, encoder, cache=tmp_path)
@@ -90,6 +103,16 @@ def test_a_copy_of_a_test_image_is_counted(measured) -> None:
     assert found.get("exact_copies").value == 1
     assert found.get("exact_copies", "light").value == 1
     assert found.get("exact_copies", "dark").value == 0
+    assert [found.get("test_copies", of).value for of in (None, "light", "dark")] == [1, 1, 0]
+    (warning,) = found.warnings
+    assert warning.startswith("1 of the synthetic images are test images (first: ")
+    assert pixel_sha256(test[3][0])[:16] in warning
+
+
+def test_inversions_are_those_of_the_real_images(measured) -> None:
+    found = measured(table(pictures(20, 0), pictures(10, 2)), table(pictures(40, 1)))
+    assert (found.get("inversion_psnr").value, found.get("inversion_psnr", "light").n) == (21, 2)
+    assert found.get("inversion_psnr", "dark").withheld == "no real image of this class was inverted and denoised again"
 
 
 def test_wrong_labels_lower_what_a_probe_says(measured) -> None:
@@ -113,6 +136,8 @@ def test_without_test_images_the_training_images_stand_in(measured) -> None:
     found = measured(table(pictures(20, 0), pictures(10, 2)), None)
     assert found.reference == "20 real training images"
     assert found.get("probe_agreement").withheld == "no real test images to fit a probe on"
+    assert found.get("test_copies").withheld == "no real test images"
+    assert found.get("authenticity").floor is None
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,15 @@ def test_what_too_few_images_cannot_say_is_withheld(name: str, n: int, d: int, r
 def test_features_that_cannot_be_are_refused(measure, a: np.ndarray, b: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"got features"):
         measure(a, b)
+
+
+def test_distances_of_one_pass_are_those_of_one_pass_each() -> None:
+    rng = np.random.default_rng(3)
+    real, synthetic = rng.normal(size=(60, 4)), rng.normal(size=(30, 4)) + 0.3
+    together = metrics.compared_each(metrics.manifold, synthetic, real)
+    for i, found in enumerate(together):
+        assert found == metrics.compared(lambda a, b, i=i: metrics.manifold(a, b)[i], synthetic, real)
+    alone = metrics.floor_of(metrics.frechet_distance, real, 30)
+    assert alone.low <= alone.value <= alone.high
+    with pytest.raises(ValueError, match="got 60 real images, expected 62 or more"):
+        metrics.floor_of(metrics.frechet_distance, real, 31)
