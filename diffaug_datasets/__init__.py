@@ -1,9 +1,9 @@
 """Reproducible, diffusion-augmented datasets for image classification.
 
-What a person does is offered here: `plan` a dataset, `generate` its images, `publish` and `verify` the set, `load` it
-or prepare it with `load_builder`, and mix it with real images for training. Each name is imported when it is first
-used, so that `import diffaug_datasets` stays cheap. Authors of methods, datasets and model families import
-`diffaug_datasets.plugin`.
+What a person does is offered here: `augment` photographs in one call, or `plan` a dataset, `generate` its images,
+`publish` and `verify` the set, `load` it or prepare it with `load_builder`, and mix it with real images for training.
+Each name is imported when it is first used, so that `import diffaug_datasets` stays cheap. Authors of methods, datasets
+and model families import `diffaug_datasets.plugin`.
 
 These two modules and the command line are the public interface. Everything else may change in any release.
 """
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from diffaug_datasets.release.verify import verify
     from diffaug_datasets.run.execute import generate
     from diffaug_datasets.run.store import Run
+    from diffaug_datasets.train.augmenting import augment
     from diffaug_datasets.train.builder import list_builders, load_builder
     from diffaug_datasets.train.mixing import MixedDataset, MixedStream
 
@@ -48,6 +49,7 @@ __all__ = [
     "Run",
     "RunError",
     "SourceError",
+    "augment",
     "generate",
     "list_builders",
     "load",
@@ -63,6 +65,7 @@ _HOMES = {
     "PublishOptions": "release.contents",
     "Recipe": "core.recipe",
     "Run": "run.store",
+    "augment": "train.augmenting",
     "generate": "run.execute",
     "list_builders": "train.builder",
     "load": "release.read",

@@ -39,6 +39,8 @@ LEAVES = {  # they are given a row or a recipe, answer with a text or a number, 
     "methods._editing": "what a row costs",
     "planning.catalogue": "the name of a config",
     "planning.price": "what a plan costs",
+    "run.shown": "how many images show their class",
+    "run.work": "what a unit takes",
 }
 
 

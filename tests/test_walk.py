@@ -7,7 +7,7 @@ from pathlib import Path
 from command_line import Command
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRESS = re.compile(r"\s+\d+/\d+ images, ")
+PROGRESS = re.compile(r"\s+\d+ %, ")
 DIFFERS = re.compile(r"\b[0-9a-f]{8,64}\b|\d[\d,.:]*|\b[kMGT]B\b|(?<=CPU worker)s?\b")
 
 

@@ -3,11 +3,14 @@
 import json
 import os
 import platform
+import re
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+import webbrowser
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,20 +20,23 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from rich.filesize import decimal
 
-from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
-from diffaug_datasets.core.errors import DiffAugError, RunError, install
+from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_table
+from diffaug_datasets.core.errors import DiffAugError, RunError, SourceError, install
 from diffaug_datasets.core.identity import __version__
+from diffaug_datasets.core.images import xmp_identifier
 from diffaug_datasets.core.method import Method, discover_methods, find_method, method_facts
 from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.planning.catalogue import presets
 from diffaug_datasets.planning.price import cores, memory_free
 from diffaug_datasets.release.card_metadata import bibtex
 from diffaug_datasets.run.progress import status
-from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.store import RUNS, Run
 from diffaug_datasets.sources.real import builder_facts, discover_builders
 
 if TYPE_CHECKING:
     from diffaug_datasets.run.rebuild import Closeness
+
+URN = re.compile(r"urn:diffaug:([0-9a-f]{16}):([0-9a-f]{24})")
 
 # This machine
 
@@ -234,7 +240,8 @@ def print_status(folder: Path, as_json: bool) -> None:
     """Counts from receipts, and which units are being worked on."""
     state = status(Run.open(folder))
     if as_json:
-        say_json(asdict(state))
+        shown = state.shown and state.shown.facts()
+        say_json({**asdict(replace(state, shown=None)), "shown": shown})
         return
     phase = "finished" if state.finished else "running" if state.held else "not finished"
     say(f"{state.name}, plan {state.plan_id[:16]}: {phase}")
@@ -250,6 +257,8 @@ def print_status(folder: Path, as_json: bool) -> None:
     )
     for reason, count in state.reasons.items():
         say(f"  failed {count} times: {reason}")
+    for line in state.shown.lines() if state.shown else ():
+        say(f"  {line}")
     if not state.finished and not state.held:
         say(f"next: diffaug generate {folder}")
 
@@ -261,12 +270,113 @@ def show_row(folder: Path, prefix: str, out: Path | None) -> None:
     say(show(Run.open(folder), prefix, out))
 
 
-def make_report(folders: Sequence[Path], out: Path | None) -> None:
+def make_report(folders: Sequence[Path], out: Path | None, open_it: bool) -> None:
     """A page over runs."""
     from diffaug_datasets.report.page import write_report
 
     page = write_report([Run.open(folder) for folder in folders], out or folders[0] / "report.html")
     say(f"report page: {page}")
+    if open_it:
+        open_page(page)
+
+
+def open_page(page: Path) -> None:
+    """Show a page in the browser; says so where there is none."""
+    if not webbrowser.open(page.resolve().as_uri()):
+        note(f"{page}: no browser could be started here; open the file in one.")
+
+
+# A picture from anywhere
+
+
+def show_picture(file: Path, place: str | None, out: Path | None) -> None:
+    """Which row a picture is, by its XMP packet, and the story of that row where a run or a set here knows it.
+
+    Raises:
+        RunError: it is no picture, has no packet of ours, or the place does not know its row.
+    """
+    from diffaug_datasets.report.row import show
+
+    plan_id, row_id = _named_by(file)
+    say(f"{file}: row {row_id} of plan {plan_id}")
+    if place is not None and not (Path(place) / "plan.json").is_file():
+        _say_published(place, plan_id, row_id)
+        return
+    folders = [Path(place)] if place is not None else [path.parent for path in sorted(RUNS.glob("*/plan.json"))]
+    run = next((run for run in _runs_in(folders) if _holds(run, plan_id, row_id)), None)
+    if run is not None:
+        say(f"run folder: {run.folder}")
+        say()
+        say(show(run, row_id, out))
+    elif place is not None:
+        raise RunError(f"{place}: holds no row {row_id} of plan {plan_id}; give the run that made it.")
+    else:
+        say(
+            f"no run in {RUNS}/ has it; `diffaug show {shlex.quote(str(file))} RUN` (or org/name) tells the row's story"
+        )
+
+
+def _named_by(file: Path) -> tuple[str, str]:
+    try:
+        name = xmp_identifier(file.read_bytes())
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror}); check the path and its rights.") from None
+    except SourceError as error:
+        raise RunError(f"{file}: {str(error).removeprefix('image: ')}") from None
+    if match := URN.fullmatch(name):
+        return match[1], match[2]
+    raise RunError(
+        f"{file}: names no row of ours in its metadata (XMP, urn:diffaug:...), so it is a real image, was made by "
+        "something else, or was saved again by a program that left the metadata out."
+    )
+
+
+def _runs_in(folders: Sequence[Path]) -> Iterator[Run]:
+    """Those that can be opened; a folder that a person named must be one."""
+    for folder in folders:
+        try:
+            yield Run.open(folder)
+        except RunError:
+            if len(folders) == 1:
+                raise
+
+
+def _holds(run: Run, plan_id: str, row_id: str) -> bool:
+    """Whether the row is in a run under that plan, or was taken over from it, as after a withdrawal."""
+    if not any(row.row_id == row_id for row in run.plan.rows):
+        return False
+    if run.plan.id.startswith(plan_id):
+        return True
+    receipts = (shard for shard in run.plan.shards() if run.receipt(shard.name))
+    made_under = (run.table(shard).select(["row_id", "plan_id"]).to_pylist() for shard in receipts)
+    return any(r["row_id"] == row_id and r["plan_id"].startswith(plan_id) for rows in made_under for r in rows)
+
+
+def _say_published(place: str, plan_id: str, row_id: str) -> None:
+    """Every column of a published row that is not null."""
+    import pyarrow.compute as pc
+
+    from diffaug_datasets.release.read import Provenance
+    from diffaug_datasets.release.repository import Repository
+
+    repository = Repository.open(place)
+    names = {name for name in repository.configs if not name.endswith(("_synthetic", "_provenance"))}
+    names |= {name.removesuffix("_provenance") for name in repository.configs if name.endswith("_provenance")}
+    for name in sorted(names):
+        release = repository.release(name)
+        rows = Provenance.of(repository, release).rows(pc.field("row_id") == row_id)
+        found = next((row for row in rows if str(row.get("plan_id", "")).startswith(plan_id)), None)
+        if found is not None:
+            say(f"published: {repository.where}, {release.name}")
+            label = {"class": release.class_names[found["label"]]}
+            say_facts({f"  {key}": _one_line(value) for key, value in {**label, **found}.items() if value is not None})
+            return
+    raise RunError(f"{repository.where}: holds no row {row_id} of plan {plan_id}; give the set that it came from.")
+
+
+def _one_line(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("\n", "\\n")
 
 
 # One row made again

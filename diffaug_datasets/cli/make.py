@@ -217,7 +217,7 @@ def run_fits(folder: Path, workers: int, options: WorkerOptions) -> None:
     """Make the fits of a run and stop."""
     run = Run.open(folder)
     _announce(run, options.fits_from, f"{len(run.plan.fits)} fits, for {len(run.plan.rows)} images later")
-    with shown_on(sys.stdout, run) as on_progress:
+    with shown_on(sys.stdout, run, only_fits=True) as on_progress:
         execute(run, replace(options, only_fits=True), workers, on_progress)
     if leads():
         say(f"{folder}: all fits are there; next: diffaug generate {folder}")
@@ -256,10 +256,12 @@ def _announce(run: Run, fits_from: Sequence[Path], what: str) -> None:
 
 
 def print_summary(run: Run, done: Assembled) -> None:
-    """What came of a run, in two lines."""
+    """What came of a run: how many images, whether they show their class, where they are."""
     written = sum(count.written for count in done.counts)
     failed, kept = sum(count.failed for count in done.counts), sum(count.kept for count in done.counts)
     say(f"{done.name}: {written} images written, {failed} failed, {kept} kept, {clock(done.seconds)} of work")
+    for line in done.shown.lines() if done.shown else ():
+        say(line)
     say(f"run folder: {run.folder}")
 
 

@@ -179,6 +179,28 @@ def generate(
     raise typer.Exit(run_generate(run, workers, device, fits_from or (), allow_mixed_stack))
 
 
+@app.command(rich_help_panel=MAKE, epilog="Example: diffaug run fashion_5shot_genie --set per_class=2")
+def run(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe, a config name, or a run folder.")
+    ],
+    run: NewRun = None,
+    source: Source = None,
+    changes: Set = None,
+    workers: Workers = 0,
+    device: Device = "auto",
+    fits_from: FitsFrom = None,
+    allow_mixed_stack: MixedStack = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Plan, generate and report in one go; repeated, it goes on."""
+    from diffaug_datasets.cli.run import RunOptions, run_all
+
+    options = RunOptions(workers, device, tuple(fits_from or ()), allow_mixed_stack, open_page, json)
+    raise typer.Exit(run_all(recipe, run, source, changes or [], options))
+
+
 @app.command(rich_help_panel=MAKE)
 def build(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A config name, or a published set to make again.")],
@@ -187,7 +209,7 @@ def build(
     workers: Workers = 0,
     device: Device = "auto",
 ) -> None:
-    """Plan, generate and prepare a config as a `datasets` builder, in one go."""
+    """Plan, generate and prepare a config as a `datasets` builder."""
     if "/" in name:
         from diffaug_datasets.cli.publish import build_published
 
@@ -224,31 +246,67 @@ def status(run: RunFolder, json: AsJson = False) -> None:
     print_status(run, json)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=LOOK, epilog="Examples: diffaug show RUN ROW; diffaug show picture.png")
 def show(
-    run: RunFolder,
-    row: RowPrefix,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", callback=local, help="A run folder, or a picture from anywhere.")
+    ],
+    row: Annotated[
+        str | None,
+        typer.Argument(metavar="[ROW]", help="A row id or its first digits; of a picture, the run or set it is from."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", callback=local, help="Write the picture and its sources here.")
     ] = None,
 ) -> None:
-    """Show everything about one row: draws, prompts, scores, sources."""
-    from diffaug_datasets.cli.look import show_row
+    """Show everything about a row, or which row a picture is."""
+    from diffaug_datasets.cli.look import show_picture, show_row
 
-    show_row(run, row, out)
+    if run.is_file():
+        show_picture(run, row, out)
+    elif row is None:
+        raise RunError(f"show: got {run} alone, expected a run folder and a row id, or a picture that is there.")
+    else:
+        show_row(run, row, out)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug report runs/mine --open")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", callback=local, help="One or more run folders.")],
     out: Annotated[
         Path | None, typer.Option("--out", callback=local, help="The page; default: report.html in the first run.")
     ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write an HTML page over runs: pictures, scores, counts."""
     from diffaug_datasets.cli.look import make_report
 
-    make_report(runs, out)
+    make_report(runs, out, open_page)
+
+
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug export runs/mine photos --as imagefolder")
+def export(
+    place: Annotated[
+        str, typer.Argument(metavar="RUN|SET", help="A finished run folder, org/name of the Hub, or an address.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", callback=local, help="A new folder for the files.")],
+    form: Annotated[str, typer.Option("--as", help="imagefolder, webdataset, parquet or csv.")] = "imagefolder",
+    synthetic_only: Annotated[bool, typer.Option("--synthetic-only", help="Leave the real images out.")] = False,
+    config: Config = None,
+    revision: Revision = None,
+    with_real: WithReal = None,
+    json: AsJson = False,
+) -> None:
+    """Write images as plain files that other programs read.
+
+    Stopped, the same command goes on; repeated, it looks at every file again.
+    """
+    from diffaug_datasets.cli.export import run_export
+
+    run_export(
+        place, folder, form, config=config, revision=revision, synthetic_only=synthetic_only, with_real=with_real,
+        as_json=json,
+    )  # fmt: skip
 
 
 @app.command(rich_help_panel=LOOK)
@@ -285,7 +343,7 @@ def regen(
 
 @app.command(rich_help_panel=LOOK)
 def doctor(json: AsJson = False) -> None:
-    """Say what this machine can do: versions, devices, memory, disk, models."""
+    """Say what this machine can do: devices, memory, disk, models."""
     from diffaug_datasets.cli.look import print_doctor
 
     raise typer.Exit(print_doctor(json))
@@ -305,7 +363,10 @@ def measure(
     device: Device = "cpu",
     json: AsJson = False,
 ) -> None:
-    """Measure synthetic images beside real ones: leaks first, distances with their floor, diversity, label accuracy."""
+    """Measure synthetic images beside real ones.
+
+    Leaks first; then distances with their floor, diversity, copies, label accuracy.
+    """
     from diffaug_datasets.cli.measuring import run_measure
 
     run_measure(
@@ -386,7 +447,9 @@ def verify(
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Check a published set: every digest, plan, schema, labels, counts, and a sample of rows made again.
+    """Check a published set: every byte, statement and count.
+
+    With --sample, rows are made again too.
 
     Each check ends in ok (a row: bit-equal, or within tolerance on another stack), WRONG, or could not check (a model,
     a source or a version is not here). Exit code 0 where nothing is wrong, 1 where something is, 3 where nothing is and
@@ -407,7 +470,10 @@ def withdraw(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Take real images and the rows made from them out of a finished run, into a new one; nothing is generated."""
+    """Take real images out of a run, and the rows made from them.
+
+    What stays becomes a run of its own; nothing is generated.
+    """
     from diffaug_datasets.cli.make import run_withdraw
 
     run_withdraw(run, images, out, json)
@@ -436,7 +502,10 @@ def captions(
     source: Source = None,
     device: Device = "cpu",
 ) -> None:
-    """Caption real images and sum the captions up as context suffixes for diff_ii; done once, before planning."""
+    """Caption real images, to make context suffixes for diff_ii.
+
+    Done once, before planning.
+    """
     from diffaug_datasets.cli.make import make_suffixes
     from diffaug_datasets.planning.suffixes import CaptionOptions
 
@@ -473,7 +542,10 @@ def convert(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the safetensors go; made if missing.")],
     token: Annotated[str | None, typer.Option(metavar="NAME", help="The token's name, if not the file's own.")] = None,
 ) -> None:
-    """Turn released learned_embeds files into safetensors that diffusers loads. Runs no code of a pickle."""
+    """Turn released learned_embeds files into safetensors.
+
+    diffusers loads those. No code of a pickle is run.
+    """
     from diffaug_datasets.cli.publish import convert_embeddings
 
     convert_embeddings(file, folder, token)

@@ -5,6 +5,7 @@ A perceptual hash keeps most of its bits under re-encoding, resizing and small c
 
 import hashlib
 import logging
+import re
 import struct
 import warnings
 import zlib
@@ -58,6 +59,7 @@ BRANDS = {  # what follows `ftyp`: the format, and what to say where it is not r
     **dict.fromkeys((b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1"), ("HEIF", HEIC)),
 }
 STARTS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WEBP", b"BM": "BMP"}
+IDENTIFIER = re.compile(r"<dc:identifier>([^<]{1,200})</dc:identifier>")
 HASH_SIDE = 32  # pixels of the grey picture that a perceptual hash is made of
 
 DigitalSourceType = Literal["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
@@ -217,6 +219,22 @@ def xmp_packet(identifier: str, digital_source_type: DigitalSourceType) -> str:
         f"<Iptc4xmpExt:DigitalSourceType>{escape(kind)}</Iptc4xmpExt:DigitalSourceType>"
         '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )
+
+
+def xmp_identifier(data: bytes) -> str:
+    """The `dc:identifier` of an image's XMP packet, as `xmp_packet` writes it; '' where it has none.
+
+    Raises:
+        BadImage: the bytes are no image that can be read.
+    """
+    try:
+        with _opened(data, "image") as image:
+            packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or ""
+    except DECODING_ERRORS as error:
+        raise _unreadable("image", data, error) from None
+    text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else str(packet)
+    found = IDENTIFIER.search(text)
+    return found[1] if found else ""
 
 
 def perceptual_hash(image: Image.Image, frequencies: int = 8) -> NDArray[np.bool_]:

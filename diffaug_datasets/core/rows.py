@@ -254,6 +254,9 @@ class SetScores(BaseModel):
 
     test_similarity: OptionalFloat = Field(default=None, description="largest cosine to an image of the test split")
     nearest_test: OptionalText = Field(default=None, description="sha256 of that test image")
+    seen_label: OptionalInt = Field(
+        default=None, description="the class that the set's oracle sees, where neither a judge nor a margin says it"
+    )
     inversion_psnr: OptionalFloat = Field(
         default=None, description="of a real image: dB against what its inversion gives when denoised again"
     )

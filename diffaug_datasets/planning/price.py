@@ -17,20 +17,18 @@ from rich.filesize import decimal
 from diffaug_datasets.core import memory
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
-from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan
-from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.models.model_folder import STEMS, read_weights
 from diffaug_datasets.planning.prepare import Prepared
 from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
 from diffaug_datasets.run.shards import BATCH_BYTES, BATCH_ROWS
+from diffaug_datasets.run.work import fit_evaluations, fit_work, shard_evaluations
 
 FLOP_PER_PARAMETER = 0.23  # and latent position: 860M x 64 x 64 gives the 0.8 TFLOP of one Stable Diffusion 1.5 row
 CPU_FLOPS = 20e9  # of one worker thread
 GPU_FLOPS = 80e12  # of one device
 OVERHEAD = 1.5e-3  # seconds per row and evaluation on a CPU that small networks spend outside arithmetic
-TRAINING = 3  # a step back costs two steps forward
 ROW_BYTES = 3_000  # of the columns beside the image
 ACTIVATION_BYTES = 4_096  # per pixel and batch row, float32
 LATENT_BYTES = 16  # per latent position, float32
@@ -140,7 +138,7 @@ def price(prepared: Prepared, folder: Path) -> Price:
     trained = network.side * network.factor
     height, width = recipe.backbone.height or trained, recipe.backbone.width or trained
     flop = FLOP_PER_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
-    evaluations, idle = _evaluations(recipe, plan)
+    evaluations, idle = map(sum, zip(*(shard_evaluations(recipe, shard) for shard in plan.shards()), strict=True))
     workers = max(1, min(cores() // recipe.threads, len(plan.shards())))
     of_worker, to_plan = _memory_of_worker(prepared, network, height * width, photos), _memory_to_plan(photos)
     kinds = list(dict.fromkeys(unit.kind for unit in plan.fits))
@@ -169,7 +167,7 @@ def price(prepared: Prepared, folder: Path) -> Price:
         workers=workers,
         threads=recipe.threads,
         seconds_cpu=_seconds(plan, evaluations, workers, flop / (CPU_FLOPS * recipe.threads) + OVERHEAD),
-        seconds_gpu=(evaluations + sum(map(_fit_work, plan.fits))) * flop / GPU_FLOPS,
+        seconds_gpu=(evaluations + sum(map(fit_work, plan.fits))) * flop / GPU_FLOPS,
         warnings=warnings,
     )
 
@@ -193,13 +191,6 @@ def network_of(spec: BackboneSpec) -> Network:
     return Network(counts["unet"], sum(counts.values()), factor, side, measured=True)
 
 
-def fit_evaluations(unit: FitUnit) -> int:
-    """U-Net rows of a fit, as its payload says: training steps times batch, or steps times images; else none."""
-    if training := _training(unit):
-        return training
-    return int(unit.content.get("steps", 0)) * len(unit.content.get("images", ()))
-
-
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -215,36 +206,11 @@ def memory_free() -> int | None:
     return int(kilobytes[0]) * 1024 if kilobytes else None
 
 
-def _evaluations(recipe: Recipe, plan: Plan) -> tuple[int, int]:
-    """U-Net rows of all shards, and how many of them are idle.
-
-    Every batch has its planned shape, and its longest row decides how often the network is called.
-    """
-    config, size = recipe.method_config, recipe.batch_size
-    batches = [batch for shard in plan.shards() for batch in shard.batches(size)]
-    costs = [[recipe.method_definition.evaluations(config, row) for row in batch if row] for batch in batches]
-    computed = sum(size * max(rows) for rows in costs)
-    return computed, computed - sum(map(sum, costs))
-
-
-def _training(unit: FitUnit) -> int:
-    """U-Net rows that a fit is trained with; 0 for one that is computed without gradients."""
-    config = unit.content.get("config")
-    if not isinstance(config, dict) or "steps" not in config:
-        return 0
-    return int(config["steps"]) * int(config.get("batch", 1))
-
-
-def _fit_work(unit: FitUnit) -> int:
-    """What a fit takes, in evaluations without gradients."""
-    return fit_evaluations(unit) * (TRAINING if _training(unit) else 1)
-
-
 def _seconds(plan: Plan, evaluations: int, workers: int, each: float) -> float:
     """Stage after stage; a stage of one unit keeps one worker busy, however many there are. `each`: per evaluation."""
     stages: dict[str, list[int]] = {}
     for unit in plan.fits:
-        stages.setdefault(unit.kind, []).append(_fit_work(unit))
+        stages.setdefault(unit.kind, []).append(fit_work(unit))
     fits = sum(sum(work) * each / min(workers, len(work)) for work in stages.values())
     return fits + evaluations * each / workers
 

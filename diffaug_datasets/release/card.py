@@ -107,6 +107,7 @@ def card_section(contents: Contents, target: str, tag: str | None) -> str:
                 for name, value in release.quality.items()
                 if name in QUALITY_TITLES
             ],
+            shown=list(release.shown.lines()) if release.shown else [],
             splits=splits(release),
             learned=", ".join(dict.fromkeys(unit.kind for unit in withdrawn)),
             measures_file=f"{release.folder}/{MEASURES_FILE}",

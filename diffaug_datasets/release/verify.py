@@ -59,6 +59,7 @@ from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.run.execute import resolve_device
 from diffaug_datasets.run.rebuild import Closeness, levels
 from diffaug_datasets.run.shards import schema_digest
+from diffaug_datasets.run.shown import SEEN_COLUMNS, class_shown
 from diffaug_datasets.run.store import Receipt
 from diffaug_datasets.sources.real import builder_facts
 
@@ -404,7 +405,8 @@ class Statements:
     def _of_the_rows(self) -> dict[str, tuple[object, object]]:
         """Statement -> what is stated, and what the provenance gives anew."""
         release, class_names = self.release, self.plan.header.class_names
-        table = self.provenance.table(list(dict.fromkeys((*COUNTED, *QUALITY_COLUMNS, "row_id", "reason", "attempt"))))
+        columns = (*COUNTED, *QUALITY_COLUMNS, *SEEN_COLUMNS, "row_id", "reason", "attempt")
+        table = self.provenance.table(list(dict.fromkeys(columns)))
         counted = table.group_by(list(COUNTED)).aggregate([("row_id", "count")]).to_pylist()
         ended: dict[int, Counter[str]] = {}
         for group in counted:
@@ -441,12 +443,25 @@ class Statements:
                 {(row["row_id"], row["reason"], row["attempt"]) for row in failed},
             ),
             "quality": ({name: stated.get(name) for name in far}, {name: measured.get(name) for name in far}),
+            "shown": self._shown(table),
             "extra": (release.extra, extra_columns(self.provenance.columns())),
             "licences": (release.licences, licence_counts(LicenceRows(self.provenance), SHOWN)),
         }
         if release.leak_check and self.plan.test:
             statements["leak_check"] = (release.leak_check.test_images, self.plan.test)
         return statements
+
+    def _shown(self, table: pa.Table) -> tuple[object, object]:
+        """Class -> what the stated oracle sees in its kept rows, as stated and counted anew; its own word is taken."""
+        if self.release.shown is None or self.release.shown.oracle is None:
+            return None, None
+        kept = table.filter((pc.field("origin") != "real") & pc.field("status").isin(SHOWN))
+        counted = class_shown(self.release.shown.oracle, kept, self.plan.header)
+        stated, actual = (
+            {one.name: one.model_dump(exclude={"remark"}) for one in shown.classes}
+            for shown in (self.release.shown, counted)
+        )
+        return stated, actual
 
     def _files(self) -> Iterator[str]:
         """Names say split, number and count; the origin of the rows is looked at in the shards."""

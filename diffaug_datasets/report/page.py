@@ -81,6 +81,7 @@ class RunSection:
     method: MethodText
     made: str
     totals: figures.Totals
+    shown: tuple[str, ...]
     facts: tuple[Fact, ...]
     notes: tuple[str, ...]
     classes: tuple[ClassBlock, ...]
@@ -198,6 +199,7 @@ def run_section(view: RunView, number: int, per_class: int = CLASS_CARDS, at_mos
         method=method_text(str(recipe["method"])),
         made=plan.rows[0].origin,
         totals=figures.totals(view, table),
+        shown=tuple(view.assembled.shown.lines()) if view.assembled and view.assembled.shown else (),
         facts=_facts(view),
         notes=(*_unfinished(view), *view.gaps, *view.header.warnings, *filter(None, [kept.note])),
         classes=tuple(

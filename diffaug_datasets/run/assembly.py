@@ -19,7 +19,9 @@ from diffaug_datasets.core.identity import canonical, digest
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, Filter
 from diffaug_datasets.core.rows import FailedRow, RowScores, Split
+from diffaug_datasets.run.scores import UNIT, measured_rows
 from diffaug_datasets.run.shards import schema_digest, stored_rows, write_arrow
+from diffaug_datasets.run.shown import Oracle, Shown, class_shown, with_seen
 from diffaug_datasets.run.stacks import merged_stacks
 from diffaug_datasets.run.store import Receipt, Run
 
@@ -27,8 +29,8 @@ SELECTION_COLUMNS = ("row_id", "label", *(name for name in RowScores.model_field
 PROBABILITIES = (CLASS_PROBABILITY, CAPTION_PROBABILITY)  # which filters read out of `measured`
 RUN_SCHEMA = 1
 REAL_MODES = (
-    "Made images are RGB. Real ones keep the bytes that they came with, so a grey, CMYK or transparent one decodes to "
-    'its own colour mode; `image.convert("RGB")` gives one for all.'
+    "Every image is decoded as RGB, so that rows go into one batch as they are; real images keep the bytes that they "
+    "came with, grey and CMYK ones too."
 )
 
 ScoredRow = Mapping[str, Any]
@@ -75,7 +77,7 @@ class ClassCount(BaseModel):
 
 
 class Assembled(BaseModel):
-    """`run.json`: what a finished run consists of."""
+    """`run.json`: what a finished run consists of. `shown`: how often the kept images show their class."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,6 +89,7 @@ class Assembled(BaseModel):
     schema_digest: str
     files: tuple[RunFile, ...]
     counts: tuple[ClassCount, ...]
+    shown: Shown | None = None
     failed: tuple[FailedRow, ...]
     stacks: tuple[dict[str, str], ...]
     tier: str
@@ -121,6 +124,7 @@ def assemble(run: Run) -> Assembled:
         schema_digest=schema_digest(plan.header.class_names),
         files=tuple(_files(run, dropped)),
         counts=_counts(plan, {row.row_id for row in failed}, dropped),
+        shown=_shown(run, dropped),
         failed=failed,
         stacks=stacks,
         tier="T0" if len(stacks) == 1 else "T2",
@@ -292,6 +296,18 @@ def _counts(plan: Plan, failed: Set[str], dropped: Set[str]) -> tuple[ClassCount
         )
         for i, name in enumerate(plan.header.class_names)
     )
+
+
+def _shown(run: Run, dropped: Set[str]) -> Shown:
+    """What the set's oracle, whom the receipt of its quality names, sees in the rows that stay."""
+    receipt = run.receipt(UNIT)
+    facts = receipt.measured if receipt else {}
+    oracle = Oracle.model_validate(facts["oracle"]) if facts.get("oracle") else None
+    seen = {}
+    if oracle and oracle.column == "seen_label":
+        seen = {row_id: row.seen_label for row_id, row in measured_rows(run).items() if row.seen_label is not None}
+    table = with_seen([run.table(shard) for shard in run.plan.shards()], seen, dropped)
+    return class_shown(oracle, table, run.plan.header, str(facts.get("withheld") or ""))
 
 
 def _card(assembled: Assembled) -> str:

@@ -65,12 +65,12 @@ def generate(
 
 
 @contextmanager
-def shown_on(stream: TextIO | None, run: Run) -> Iterator[OnProgress]:
+def shown_on(stream: TextIO | None, run: Run, only_fits: bool = False) -> Iterator[OnProgress]:
     """A function to call meanwhile, which shows on a stream how far a run is; only of the process that leads."""
     if stream is None or not leads():
         yield lambda: None
         return
-    with following(run, stream) as on_progress:
+    with following(run, stream, only_fits) as on_progress:
         yield on_progress
 
 
@@ -95,7 +95,7 @@ def execute(
     for folder in options.fits_from:
         Run.open(folder)
     if not options.split_batches:  # whose processes wait for one another
-        done = _made_before(run)
+        done = made_before(run)
         if done or (options.only_fits and _are_intact(run, run.plan.fits)):
             return None if options.only_fits else done
     if not os.access(run.folder, os.W_OK):
@@ -124,7 +124,7 @@ def execute(
     return None if options.only_fits else _assemble_once(run, worker)
 
 
-def _made_before(run: Run) -> Assembled | None:
+def made_before(run: Run) -> Assembled | None:
     """`run.json` of a run that lacks nothing. Needs no torch."""
     done = current(run)
     units: list[FitUnit | Shard] = [*run.plan.real_shards(), *run.plan.fits, *run.plan.shards()]

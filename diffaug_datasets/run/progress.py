@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import TextIO
 
 from diffaug_datasets.core.errors import RunError, printable
-from diffaug_datasets.run.assembly import finished
+from diffaug_datasets.run.assembly import Assembled, finished
+from diffaug_datasets.run.shown import Shown, percent
 from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.work import unit_work
 
 LINE_SECONDS = 2.0
 QUIET_SECONDS = 20.0
 POLL_BYTES = 1 << 20
+SCALE = 10_000  # of the bar
 EVENTS: dict[str, dict[str, type]] = {
     "start": {"unit": str},
     "batch": {"unit": str, "rows": int, "failed": int},
@@ -32,7 +35,10 @@ EVENTS: dict[str, dict[str, type]] = {
 
 @dataclass(frozen=True)
 class Status:
-    """Counts of units and rows, computed from receipts; `held` units are being worked on now, None if unknown."""
+    """Counts of units and rows, computed from receipts; `held` units are being worked on now, None if unknown.
+
+    `shown`: how often the images of a finished run show their class.
+    """
 
     name: str
     plan_id: str
@@ -47,6 +53,7 @@ class Status:
     finished: bool
     rows_per_second: float | None
     reasons: dict[str, int]
+    shown: Shown | None = None
 
 
 def status(run: Run) -> Status:
@@ -59,6 +66,7 @@ def status(run: Run) -> Status:
     written, seconds = sum(r.rows for r in done), sum(r.seconds for r in done)
     failed = [row for r in done for row in r.failed]
     reasons = [row.reason for row in failed]
+    assembled = _assembled(run)
     return Status(
         name=run.plan.header.name,
         plan_id=run.plan.id,
@@ -70,17 +78,18 @@ def status(run: Run) -> Status:
         rows_failed=len(failed),
         rows=len(run.plan.rows),
         held=None if any(works is None for _, works in held) else tuple(name for name, works in held if works),
-        finished=_is_finished(run),
+        finished=assembled is not None,
         rows_per_second=written / seconds if seconds else None,
         reasons={reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
+        shown=assembled.shown if assembled else None,
     )
 
 
-def _is_finished(run: Run) -> bool:
+def _assembled(run: Run) -> Assembled | None:
     try:
-        return finished(run) is not None
+        return finished(run)
     except RunError:  # damaged: `generate` writes it again
-        return False
+        return None
 
 
 @dataclass(frozen=True)
@@ -153,9 +162,10 @@ class Progress:
             self.shards[event.unit] = event.rows + event.failed
         elif event.kind == "start":
             self.shards.pop(event.unit, None)
+            self.fit = ""
         elif event.kind == "fit":
             loss = "overflowed, step left out" if event.loss is None else f"loss {event.loss:.4f}"
-            self.fit = f"{event.unit} {event.step}/{event.total} {loss}"
+            self.fit = f"{event.unit.rpartition('-')[0]} {event.step}/{event.total}, {loss}"
         self.rows = sum(self.shards.values())
 
 
@@ -168,31 +178,42 @@ def clock(seconds: float) -> str:
 
 @dataclass
 class Pace:
-    """Counts what a run's events tell: images done, failed and per second; finished fits; the last training step."""
+    """How far the whole work is, fits and images together, as a run's events tell it, and how long the rest will take.
+
+    `work`: what every unit takes, see `run.work`; `rows`: images of every shard; `finished`: units that are done.
+    `total` and `before`: images that are planned, and those that were written or had failed when it began. `begun` and
+    `latest`: time and share of the whole at the first and at the last sign of work.
+    """
 
     progress: Progress
+    work: Mapping[str, int]
+    rows: Mapping[str, int]
+    finished: set[str]
     total: int
     before: int
-    fits: int
-    fits_done: int
     failed: int = 0
-    first_image: float = 0.0
-    fit_names: frozenset[str] = frozenset()
     changed: bool = False
+    first_image: float = 0.0
+    begun: tuple[float, float] | None = None
+    latest: tuple[float, float] | None = None
+    fits: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Run) -> "Pace":
-        """From where the run stands now."""
-        done = [receipt for shard in run.plan.shards() if (receipt := run.receipt(shard.name))]
-        names = frozenset(unit.name for unit in run.plan.fits)
+    def of(cls, run: Run, only_fits: bool = False) -> "Pace":
+        """From where the run stands now; `only_fits`: nothing else will be made."""
+        receipts = {shard.name: run.receipt(shard.name) for shard in run.plan.shards()}
+        done = [receipt for receipt in receipts.values() if receipt]
+        work, fits = unit_work(run.recipe, run.plan), {unit.name for unit in run.plan.fits}
+        finished = {name for name, receipt in receipts.items() if receipt}
+        finished |= {name for name in fits if run.receipt(name)}
         return cls(
             Progress.from_now(run),
-            total=len(run.plan.rows),
+            work={name: size for name, size in work.items() if name in fits or not only_fits},
+            rows={} if only_fits else {shard.name: len(shard.rows) for shard in run.plan.shards()},
+            finished=finished & work.keys(),
+            total=0 if only_fits else len(run.plan.rows),
             before=sum(r.rows + len(r.failed) for r in done),
-            fits=len(names),
-            fits_done=sum(run.receipt(name) is not None for name in names),
             failed=sum(len(r.failed) for r in done),
-            fit_names=names,
         )
 
     def poll(self) -> None:
@@ -200,11 +221,17 @@ class Pace:
         events = self.progress.poll()
         self.changed = bool(events)
         for event in events:
-            is_fit = event.unit in self.fit_names
-            self.fits_done += event.kind == "done" and is_fit
+            if event.kind == "done" and event.unit in self.work:
+                self.finished.add(event.unit)
+            if event.kind == "fit" and event.unit in self.work:
+                self.fits[event.unit] = min(1.0, event.step / max(1, event.total))
             self.failed += event.failed if event.kind == "batch" else 0
-            if event.kind == "start" and not is_fit and not self.first_image:
+            if event.kind == "start" and event.unit in self.rows and not self.first_image:
                 self.first_image = time.monotonic()
+        if self.begun is None and any(event.kind != "start" for event in events):  # before that, models are loaded
+            self.begun = time.monotonic(), self.share
+        if events:
+            self.latest = time.monotonic(), self.share
 
     @property
     def done(self) -> int:
@@ -212,18 +239,43 @@ class Pace:
         return min(self.total, self.before + self.progress.rows)
 
     @property
+    def share(self) -> float:
+        """How much of the whole work is done, 0 to 1."""
+        made = {name: count / self.rows[name] for name, count in self.progress.shards.items() if name in self.rows}
+        parts = {**self.fits, **made, **dict.fromkeys(self.finished, 1.0)}
+        return sum(self.work.get(name, 0) * min(1.0, part) for name, part in parts.items()) / max(
+            1, sum(self.work.values())
+        )
+
+    @property
     def rate(self) -> float:
         """Images per second since the first one was begun here."""
         return self.progress.rows / max(time.monotonic() - self.first_image, 1e-6) if self.first_image else 0.0
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the whole is done, at the pace since it was begun here; None where that is not known yet."""
+        if self.begun is None or self.latest is None or self.latest[1] <= self.begun[1]:
+            return None
+        (begin, before), (now, share) = self.begun, self.latest
+        left = (now - begin) * (1 - share) / (share - before)
+        return max(0.0, left - (time.monotonic() - now))
+
     def text(self) -> str:
-        """`12.3 images/s, ETA 0:42, 0 failed`, or where the fits are."""
-        if self.fits_done < self.fits and not self.progress.rows:
-            step = f"; {self.progress.fit}" if self.progress.fit else ""
-            return f"fits {self.fits_done}/{self.fits}{step}"
-        if not self.rate:
-            return f"getting ready, {self.failed} failed"
-        return f"{self.rate:.1f} images/s, ETA {clock((self.total - self.done) / self.rate)}, {self.failed} failed"
+        """`20/50 images, 12.3 images/s, ETA 0:42, 0 failed`, or which fit is learned, how far, and its loss."""
+        images = f"{self.done}/{self.total} images, " if self.total else ""
+        left = self.seconds_left
+        eta = "" if left is None else f", ETA {clock(left)}"
+        fits = self.work.keys() - self.rows.keys()
+        if fits - self.finished and not self.progress.rows:
+            step = f", {self.progress.fit}" if self.progress.fit else ""
+            return f"{images}fit {len(fits & self.finished) + 1} of {len(fits)}{step}{eta}"
+        is_whole = len(self.finished) == len(self.work)
+        if is_whole and not self.total:
+            return "all fits done"
+        rate = f"{self.rate:.1f} images/s{'' if is_whole else eta}, " if self.progress.rows else ""
+        waits = "" if rate or is_whole else "getting ready, "
+        return f"{images}{waits}{rate}{self.failed} failed"
 
 
 @dataclass
@@ -239,10 +291,10 @@ class _Lines:
         self.pace.poll()
         self.news |= self.pace.changed
         age = time.monotonic() - self.last
-        finished = self.pace.changed and self.pace.done == self.pace.total
+        finished = self.pace.changed and len(self.pace.finished) == len(self.pace.work)
         if finished or age >= (LINE_SECONDS if self.news else QUIET_SECONDS):
             self.last, self.news = time.monotonic(), False
-            self.out.write(printable(f"  {self.pace.done}/{self.pace.total} images, {self.pace.text()}") + "\n")
+            self.out.write(printable(f"  {percent(self.pace.share)}, {self.pace.text()}") + "\n")
             self.out.flush()
 
 
@@ -252,13 +304,13 @@ def on_terminal(out: TextIO | None) -> bool:
 
 
 @contextmanager
-def following(run: Run, out: TextIO | None = None) -> Iterator[Callable[[], None]]:
-    """A function to call a few times a second while a run is worked on; it shows how far that is.
+def following(run: Run, out: TextIO | None = None, only_fits: bool = False) -> Iterator[Callable[[], None]]:
+    """A function to call a few times a second while a run is worked on; it shows how far the whole is, in one bar.
 
-    `out`: standard output, or the stream to show it on.
+    `out`: standard output, or the stream to show it on. `only_fits`: nothing else will be made.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bars
 
     stream = sys.stdout if out is None else out
@@ -266,16 +318,16 @@ def following(run: Run, out: TextIO | None = None) -> Iterator[Callable[[], None
     if stream is None:
         yield lambda: None
         return
+    pace = Pace.of(run, only_fits)
     if not (on_terminal(stream) or (console.is_jupyter and find_spec("ipywidgets"))):
-        yield _Lines(Pace.of(run), stream)
+        yield _Lines(pace, stream)
         return
-    pace = Pace.of(run)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
     with Bars(*columns, console=console) as bars:
-        task = bars.add_task("starting", total=pace.total, completed=pace.done)
+        task = bars.add_task("starting", total=SCALE, completed=round(SCALE * pace.share))
 
         def on_progress() -> None:
             pace.poll()
-            bars.update(task, completed=pace.done, description=printable(pace.text()))
+            bars.update(task, completed=round(SCALE * pace.share), description=printable(pace.text()))
 
         yield on_progress

@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import FileDigest, write_atomically
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import Plan, Shard, learned_with, without_images
 from diffaug_datasets.run.assembly import Assembled, assemble, finished
+from diffaug_datasets.run.scores import FILE, UNIT
 from diffaug_datasets.run.shards import stored_rows
 from diffaug_datasets.run.stacks import Stack
 from diffaug_datasets.run.store import Receipt, Run, default_folder
@@ -141,6 +146,8 @@ def withdraw(run: Run, images: Collection[str], folder: Path | None = None) -> W
         write_atomically(new.pool_path, partial(shutil.copyfile, run.pool_path))
     if not (new.folder / "plan.json").exists():
         new.write_plan(run.recipe.model_copy(update={"withdrawn": tuple(plan.header.recipe["withdrawn"])}), plan)
+    if finished(new) is None:
+        _quality(run, new)
     left = {row.row_id for row in plan.rows}
     rows = tuple(row.row_id for row in run.plan.rows if row.row_id not in left)
     learned = tuple(unit.name for unit in learned_with(plan, images, fits_by_image(run)))
@@ -190,6 +197,22 @@ def _fit(run: Run, new: Run, unit: FitUnit, gone: Set[str]) -> None:
         for path in origins
     ]
     new.write_receipt(receipt.model_copy(update={"plan_id": new.plan.id, "files": tuple(files)}))
+
+
+def _quality(run: Run, new: Run) -> None:
+    """What was measured of the rows that stay, and who said what they show; nothing where the run has no such file."""
+    receipt, path = run.receipt(UNIT), run.folder / FILE
+    if receipt is None or not run.intact(UNIT):
+        return
+    files: tuple[FileDigest, ...] = ()
+    rows = 0
+    if receipt.files:
+        table = pq.read_table(path)
+        ids = pa.array([row.row_id for row in (*new.plan.rows, *new.plan.real)], pa.string())
+        table = table.filter(pc.is_in(table.column("row_id"), ids))
+        rows = table.num_rows
+        files = (write_atomically(new.folder / FILE, lambda temporary: pq.write_table(table, temporary)),)
+    new.write_receipt(receipt.model_copy(update={"plan_id": new.plan.id, "files": files, "rows": rows}))
 
 
 def _left(path: Path, folder: Path, gone: Set[str]) -> FileDigest:

@@ -3,9 +3,9 @@
 A row's scores depend on the row, the plan and the stack alone: the networks see every image at its place of the planned
 batch, whoever failed beside it, and what is computed from its features is computed for it alone.
 
-Of the set as a whole, once its shards are done, the process that assembles it measures the nearest test images and how
-well inversion went. What cannot be measured is absent: likeness to test images where the recipe names no encoder or the
-run carries no test split, PSNR where nothing is inverted.
+Of the set as a whole, once its shards are done, the process that assembles it measures the nearest test images, how
+well inversion went, and who says what the images show (`run.oracle`). What cannot be measured is absent: likeness to
+test images where the recipe names no encoder or the run carries no test split, PSNR where nothing is inverted.
 """
 
 import math
@@ -25,6 +25,7 @@ from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY,
 from diffaug_datasets.core.rows import PlanRow, RowScores, SetScores, column_types
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
+from diffaug_datasets.run.oracle import Found, Oracles
 from diffaug_datasets.run.shards import arrow_type
 from diffaug_datasets.run.store import Receipt, Run
 
@@ -217,45 +218,59 @@ def measure_quality(run: Run, ctx: WorkContext) -> None:
     """Measure what can be measured of a set and write it with its receipt; does nothing where that is done."""
     if run.intact(UNIT):
         return
-    tests, inversions = _nearest_tests(run, ctx), _inversions(run, ctx)
-    scores = [*tests.items(), *inversions.items()]
-    if scores:
+    oracles = Oracles(run, ctx)
+    found = oracles.find()
+    rows: dict[str, dict[str, object]] = _made_rows(run, oracles, found)
+    rows |= _inversions(run, ctx)
+    files = []
+    if rows:
         schema = {"row_id": "string", **column_types(SetScores)}
-        rows = [{"row_id": row_id, **score.model_dump()} for row_id, score in scores]
-        table = pa.Table.from_pylist(rows, pa.schema([(name, arrow_type(kind)) for name, kind in schema.items()]))
-        done = write_atomically(run.folder / FILE, lambda path: pq.write_table(table, path))
-        run.write_receipt(Receipt(plan_id=run.plan.id, unit=UNIT, files=(done,), rows=len(rows)))
+        scores = [{"row_id": row_id, **SetScores.model_validate(row).model_dump()} for row_id, row in rows.items()]
+        table = pa.Table.from_pylist(scores, pa.schema([(name, arrow_type(kind)) for name, kind in schema.items()]))
+        files.append(write_atomically(run.folder / FILE, lambda path: pq.write_table(table, path)))
+    oracle = found.oracle and found.oracle.model_dump(mode="json")
+    measured = {"oracle": oracle, "withheld": found.withheld}
+    run.write_receipt(Receipt(plan_id=run.plan.id, unit=UNIT, files=tuple(files), rows=len(rows), measured=measured))
 
 
 def measured_rows(run: Run) -> Mapping[str, SetScores]:
     """Row id -> scores of every row of which something was measured; empty where nothing was."""
-    if not run.intact(UNIT):
+    receipt = run.receipt(UNIT)
+    if receipt is None or not receipt.files or not run.intact(UNIT):
         return {}
     return {row.pop("row_id"): SetScores(**row) for row in pq.read_table(run.folder / FILE).to_pylist()}
 
 
-def _nearest_tests(run: Run, ctx: WorkContext) -> dict[str, SetScores]:
-    """For each written row the largest cosine to a test image, under the recipe's encoder, and which image that is."""
+def _made_rows(run: Run, oracles: Oracles, found: Found) -> dict[str, dict[str, object]]:
+    """For each written row the largest cosine to a test image, under the recipe's encoder, and which image that is; and
+    the class that the oracle sees, where no column says it. One pass over the images does for both.
+    """
     tests = [shard for shard in run.plan.real_shards() if shard.kind == "test"]
-    if not tests or run.recipe.scores.encoder is None:
+    if run.recipe.scores.encoder is None:
+        tests = []
+    if not tests and found.seen is None:
         return {}
-    from diffaug_datasets.models.encoders import Encoder
     from diffaug_datasets.numerics.nearest import exact_neighbours
 
-    encoder, shape = Encoder.load(run.recipe.scores.encoder, ctx.device), run.recipe.batch_size
-    pool = _features(run, encoder, tests, shape)
+    encoder, shape = oracles.encoder, run.recipe.batch_size
+    pool = _features(run, encoder, tests, shape) if tests else None
     ids = [row.source_ids[0] for shard in tests for row in shard.rows]
-    scores: dict[str, SetScores] = {}
+    scores: dict[str, dict[str, object]] = {}
     for shard in run.plan.shards():
         written = set(run.table(shard).column("row_id").to_pylist())
         if not written:
             continue
-        nearest = exact_neighbours(_features(run, encoder, [shard], shape), pool, 1)
-        for row, cosine, place in zip(
-            shard.rows, nearest.cosine[:, 0].tolist(), nearest.place[:, 0].tolist(), strict=True
-        ):
+        features = _features(run, encoder, [shard], shape)
+        columns: dict[str, list[object]] = {}
+        if pool is not None:
+            nearest = exact_neighbours(features, pool, 1)
+            columns["test_similarity"] = nearest.cosine[:, 0].tolist()
+            columns["nearest_test"] = [ids[place] for place in nearest.place[:, 0].tolist()]
+        if found.seen is not None:
+            columns["seen_label"] = found.seen(features).tolist()
+        for i, row in enumerate(shard.rows):
             if row.row_id in written:
-                scores[row.row_id] = SetScores(test_similarity=cosine, nearest_test=ids[place])
+                scores[row.row_id] = {name: values[i] for name, values in columns.items()}
     return scores
 
 
@@ -277,7 +292,7 @@ def _features(run: Run, encoder: "Encoder", shards: Sequence[Shard], shape: int)
     return encoder.image_features(pictures(), batch_shape=shape)
 
 
-def _inversions(run: Run, ctx: WorkContext) -> dict[str, SetScores]:
+def _inversions(run: Run, ctx: WorkContext) -> dict[str, dict[str, object]]:
     """PSNR of a few real images, spread evenly, that the method inverted and now denoises again."""
     measure, config = run.recipe.method_definition.inversion_psnr, run.recipe.method_config
     units = [unit for unit in run.plan.fits if unit.kind == "inversions"]
@@ -286,10 +301,10 @@ def _inversions(run: Run, ctx: WorkContext) -> dict[str, SetScores]:
     rows = {f"{row.source_ids[0]}/{row.label}": row.row_id for row in run.plan.real if row.split == "train"}
     images = [(unit, image) for unit in units for image in unit.content["images"] if image in rows]
     chosen = images[:: max(1, len(images) // SAMPLE)][:SAMPLE]
-    scores: dict[str, SetScores] = {}
+    scores: dict[str, dict[str, object]] = {}
     for unit in units:
         names = [image for home, image in chosen if home is unit]
         for name, value in zip(names, measure(unit, names, config, ctx) if names else (), strict=True):
             if math.isfinite(value):
-                scores[rows[name]] = SetScores(inversion_psnr=value)
+                scores[rows[name]] = {"inversion_psnr": value}
     return scores

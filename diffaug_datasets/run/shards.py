@@ -52,12 +52,16 @@ def arrow_type(kind: str) -> pa.DataType:
 
 
 def features_of(columns: Mapping[str, str], class_names: Sequence[str] = ()) -> "Features":
-    """`datasets` features of columns (name -> kind): images are decoded, labels have the names of these classes."""
+    """`datasets` features of columns (name -> kind): images are decoded as RGB, labels have the names of these classes.
+
+    Real images keep their bytes, whatever colour mode those are of; one mode for all lets a plain collate work, and
+    does not tell real rows from made ones.
+    """
     from datasets import ClassLabel, Features, Image, List, Value
 
     def feature(kind: str) -> Any:
         if kind == "image":
-            return Image()
+            return Image(mode="RGB")
         if kind == "label":
             return ClassLabel(names=list(class_names))
         stored = KINDS[kind]

@@ -20,8 +20,8 @@ from diffaug_datasets.planning.new_run import shipped_recipes
 from diffaug_datasets.run.store import Run
 
 GROUPS = {
-    "Make": ["demo", "cp", "plan", "generate", "build"],
-    "Look": ["builders", "methods", "status", "show", "report", "regen", "doctor"],
+    "Make": ["demo", "cp", "plan", "generate", "run", "build"],
+    "Look": ["builders", "methods", "status", "show", "report", "export", "regen", "doctor"],
     "Evaluate": ["measure", "bench"],
     "Publish": ["publish", "verify", "withdraw"],
     "Expert": ["captions", "fit", "convert"],
@@ -295,7 +295,7 @@ def test_elsewhere_there_are_plain_lines(diffaug: Command, tmp_path: Path) -> No
     diffaug("plan", "fashion_2shot_txt2img", *SMALL, "--run", tmp_path / "run")
     said = diffaug("generate", tmp_path / "run", "--workers", 1)
     assert "\x1b" not in said.out and "\r" not in said.out
-    assert re.search(r"^  10/10 images, \d+\.\d images/s, ETA 0:00, 0 failed$", said.out, re.M)
+    assert re.search(r"^  100 %, 10/10 images, \d+\.\d images/s, 0 failed$", said.out, re.M)
     assert said.out.splitlines()[-1] == f"next: diffaug report {tmp_path / 'run'}"
 
 

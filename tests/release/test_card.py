@@ -144,7 +144,7 @@ def test_what_the_card_must_tell(hub: LoopbackHub, finished: Run) -> None:
         *("### Loading", "### Method", "### Models and source", "### Known limits", "### Columns", "### Citation"),
         *("arXiv:2312.02548", "@article{koohpayegani2023genie", "@article{fashion_mnist", "apache-2.0", "MIT"),
         *("tier T0", "diffaug-tiny, revision ", "https://github.com/zalandoresearch/fashion-mnist", "sheet.png"),
-        *("z_r = sqrt(ab_t) z_0", 'its own colour mode; `image.convert("RGB")` gives one for all.'),
+        *("z_r = sqrt(ab_t) z_0", "Every image is decoded as RGB"),
     ):
         assert told in body, told
     sheet = Image.open(BytesIO(next(d for p, d in hub.files(NAME).items() if p.endswith("sheet.png"))))

@@ -180,10 +180,10 @@ def test_a_step_that_overflowed_is_told_and_ends_nothing(tmp_path: Path) -> None
     worker.context.folder = run.fit_folder(run.plan.fits[0].name)
     worker.context.report(1, 2, math.nan)
     progress.poll()
-    assert progress.fit.endswith("1/2 overflowed, step left out")
+    assert progress.fit.endswith("1/2, overflowed, step left out")
     worker.context.report(2, 2, 0.25)
     progress.poll()
-    assert progress.fit.endswith("2/2 loss 0.2500")
+    assert progress.fit.endswith("2/2, loss 0.2500")
     assert [point.step for point in RunView(run).losses(run.plan.fits[0].name)] == [2]
 
 
