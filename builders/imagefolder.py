@@ -18,17 +18,11 @@ from diffaug_datasets.core.errors import SourceError, few, shown_name
 from diffaug_datasets.core.images import formats
 from diffaug_datasets.core.sources import Listed, Listing, Survey, check_folder_names
 from diffaug_datasets.sources.folders import METADATA_FILES
+from diffaug_datasets.sources.names import TEST, TRAIN, VAL, split_word
 
 NAME = "imagefolder"
 TITLE = "images"
 
-TRAIN, VAL, TEST = "train", "val", "test"
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trn", "trainval"), TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "holdout"), VAL),
-    **dict.fromkeys(("test", "testing", "tst"), TEST),
-}
-FILLERS = ("set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "photos", "pictures")
 INNER = ("images", "image", "imgs", "img", "jpg", "jpeg", "png", "photos", "pictures")
 SYSTEM_FOLDERS = (
     *("__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found"),
@@ -88,10 +82,14 @@ class _Folder:
 class _Passed:
     """What was passed over: image files that are not read by suffix, and the rest by kind."""
 
+    is_partial: bool = False
     unread: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
     special: list[str] = field(default_factory=list)
     hidden: int = 0
+    linked: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     system: set[str] = field(default_factory=set)
 
     def texts(self) -> Iterator[str]:
@@ -103,22 +101,31 @@ class _Passed:
         if self.other:
             kinds = few([kind for kind, _ in self.other.most_common()])
             yield f"{_counted(self.other.total(), 'file that is no image', 'files that are no images')} ({kinds})"
+        for names, why in (
+            (self.linked, "a link, which is not followed"),
+            (self.empty, "no image in it"),
+            (self.unknown, "no such class in training"),
+        ):
+            if names:
+                yield f"{'folder' if len(names) == 1 else f'{len(names):,} folders'} {few(sorted(names))} ({why})"
         if self.hidden:
             yield _counted(self.hidden, "hidden image", "hidden images")
         if self.system:
             yield f"{'folder' if len(self.system) == 1 else 'folders'} {few(sorted(self.system))}"
 
 
-def read(folder: Path) -> Listing:
+def read(folder: Path, partial: bool = False) -> Listing:
     """Classes and images of a folder, in an order that does not depend on the machine.
+
+    `partial`: class folders without an image, linked folders, and test classes that training lacks are left out.
 
     Raises:
         SourceError: no class folder, one without images, a layout that can be read in two ways, names that other
             machines would merge or cannot spell, linked folders, or a test class that has no training folder.
     """
-    passed = _Passed()
+    passed = _Passed(is_partial=partial)
     root = _tree(folder, passed)
-    words = {below.place: _split_word(below.name) for below in root.folders}
+    words = {below.place: split_word(below.name) for below in root.folders}
     training = [below for below in root.folders if words[below.place] == TRAIN and below.folders]
     if len(training) > 1:
         raise SourceError(f"{_at(folder)}: found {_listed(training)}, expected one training folder; merge them.")
@@ -152,15 +159,15 @@ def read(folder: Path) -> Listing:
     if beside := [*others, *flat]:
         left_out += [f"{item.place}/ ({_images(item)} beside {train.place}/)" for item in beside]
         warnings.append(f"not used, for they lie beside {train.place}/: {few([f'{b.place}/' for b in beside])}")
+    test = _items(chosen[0].folders, names, chosen[0], train, passed) if chosen else None
     survey = Survey(layout, (*left_out, *_beside(root), *passed.texts()), tuple(warnings))
-    test = _items(chosen[0].folders, names, chosen[0], train) if chosen else None
-    return Listing(names, _items(classes, names, train, train), test, survey=survey)
+    return Listing(names, _items(classes, names, train, train, passed), test, survey=survey)
 
 
 def _without_split(folder: Path, root: _Folder, held: Sequence[_Folder], passed: _Passed) -> Listing:
     """Class folders at the top; what is called test/ or val/ beside them holds images without a class."""
     full = [below for below in root.folders if below.count]
-    if full and all(_split_word(below.name) for below in full):
+    if full and all(split_word(below.name) for below in full):
         raise SourceError(
             f"{_at(folder)}: found {_listed(full)}, which are splits, but no training folder with class folders; "
             "expected train/CLASS/ and, where there is a test split, test/CLASS/."
@@ -174,7 +181,7 @@ def _without_split(folder: Path, root: _Folder, held: Sequence[_Folder], passed:
     names = tuple(item.name for item in classes)
     flat = [f"{item.place}/ ({_images(item)} without class folders, so no test split)" for item in held if item.count]
     survey = Survey("class folders", (*flat, *_beside(root), *passed.texts()), tuple(_deeper(classes)))
-    return Listing(names, _items(classes, names, root, root), survey=survey)
+    return Listing(names, _items(classes, names, root, root, passed), survey=survey)
 
 
 def _checked_classes(folder: Path, above: _Folder, classes: list[_Folder], passed: _Passed) -> list[_Folder]:
@@ -193,17 +200,23 @@ def _checked_classes(folder: Path, above: _Folder, classes: list[_Folder], passe
     hollow = [item for item in full if item.is_hollow]
     if hollow and len(hollow) == len(full) and not _have_an_inner_folder(hollow):
         _refuse_hollow(folder, where, hollow)
-    if full and all(_split_word(item.name) for item in full):
+    if full and all(split_word(item.name) for item in full):
         raise SourceError(
             f"{where}: found only {_listed(full)}, which are names of splits, not of classes; give the folder that has "
             "train/ with class folders in it."
         )
+    if passed.is_partial:
+        passed.empty += [f"{shown_name(item.place)}/" for item in classes if not item.count]
+        classes = [item for item in classes if item.count]
+        if not classes:
+            raise SourceError(f"{where}: found no image in any class folder; expected one folder of images per class.")
     if empty := next((item for item in classes if not item.count), None):
         kinds = ", ".join(SUFFIXES[:5])
         unread = "; ".join(passed.texts()) if passed.unread else ""
         hint = f" that is read (left out: {unread})" if unread else ""
         raise SourceError(
-            f"{_at(folder / empty.place)}: the class has no image{hint}; add one ({kinds}, ...) or remove the folder."
+            f"{_at(folder / empty.place)}: the class has no image{hint}; add one ({kinds}, ...) or remove the folder, "
+            "or leave it out with `partial: true`."
         )
     return sorted(classes, key=lambda item: (item.name, item.place))
 
@@ -215,7 +228,7 @@ def _have_an_inner_folder(hollow: Sequence[_Folder]) -> bool:
 
 def _refuse_hollow(folder: Path, where: str, hollow: Sequence[_Folder]) -> None:
     shown = few([f"{shown_name(i.name)}/ ({few([f'{b.name}/' for b in i.folders if b.count])})" for i in hollow])
-    if all(_split_word(below.name) for item in hollow for below in item.folders if below.count):
+    if all(split_word(below.name) for item in hollow for below in item.folders if below.count):
         raise SourceError(
             f"{where}: the class folders hold splits: {shown}; expected the splits above the classes; move the images "
             "to train/CLASS/ and test/CLASS/."
@@ -236,13 +249,19 @@ def _is_unlabelled(held: _Folder, names: Sequence[str]) -> bool:
     return not full or (len(full) == 1 and full[0].name not in names and len(names) > 1)
 
 
-def _items(folders: Sequence[_Folder], names: tuple[str, ...], split: _Folder, train: _Folder) -> tuple[Listed, ...]:
+def _items(
+    folders: Sequence[_Folder], names: tuple[str, ...], split: _Folder, train: _Folder, passed: _Passed
+) -> tuple[Listed, ...]:
     places = {name: place for place, name in enumerate(names)}
     items: list[Listed] = []
     if split is not train:
         check_folder_names(PurePosixPath(item.place).name for item in folders)
     for item in sorted(folders, key=lambda item: (item.name, item.place)):
         if item.name not in places:
+            if passed.is_partial:
+                if item.count:
+                    passed.unknown.append(f"{shown_name(item.place)}/")
+                continue
             near = next((name for name in names if name.casefold() == item.name.casefold()), None)
             hint = f" (there it is {near!r})" if near else ""
             raise SourceError(
@@ -270,6 +289,8 @@ def _tree(root: Path, passed: _Passed) -> _Folder:
             if (root / key).is_dir() if entry.is_symlink() else entry.is_dir():
                 if _is_system_folder(entry.name):
                     passed.system.add(shown_name(entry.name))
+                elif entry.is_symlink() and passed.is_partial:
+                    passed.linked.append(f"{shown_name(key)}/")
                 elif entry.is_symlink():
                     raise SourceError(
                         f"{_at(root / key)}: got a linked folder, expected a real one; copy its images here."
@@ -305,15 +326,6 @@ def _is_image(entry: "os.DirEntry[str]", key: str, passed: _Passed) -> bool:
 
 def _is_system_folder(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM_FOLDERS or bool(re.fullmatch(r"found\.\d{3}", name, re.I))
-
-
-def _split_word(name: str) -> str | None:
-    """`train`, `val` or `test` where a name says nothing else: "Training", "test_set", "val2017", "TrainData"."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = [word for word in re.split(r"[\W_\d]+", spaced.casefold()) if word and word not in FILLERS]
-    word = words[0] if len(words) == 1 else ""
-    whole = next((word.removesuffix(end) for end in FILLERS if word.removesuffix(end) in SPLIT_WORDS), word)
-    return SPLIT_WORDS.get(whole)
 
 
 def _beside(folder: _Folder) -> Iterator[str]:

@@ -56,7 +56,7 @@ def test_an_empty_class_folder(plan_own: Callable[..., Answer], images: Path) ->
     (images / "empty").mkdir()
     assert plan_own().sentence == (
         f"'{images / 'empty'}': the class has no image; add one (.jpg, .jpeg, .jpe, .png, .webp, ...) "
-        "or remove the folder."
+        "or remove the folder, or leave it out with `partial: true`."
     )
 
 
@@ -165,7 +165,12 @@ def test_a_dry_run_looks_as_hard_as_a_plan(diffaug: Command, images: Path, tmp_p
     told = [diffaug(*line, "--dry-run"), diffaug(*line)]
     warnings = [[text for text in said.out.splitlines() if "warning:" in text] for said in told]
     assert warnings == 2 * [
-        ["  warning: 1 image is there in more than one class, so its labels contradict each other: a/0.png = b/2.png"]
+        [
+            "  warning: 1 image is there in more than one class, so its labels contradict each other: "
+            "a/0.png = b/2.png",
+            "  warning: 2 classes have a code for a name, which no model knows ('a', 'b'); say under `classes:` in "
+            "the recipe what prompts are to call them",
+        ]
     ]
     picture(images / "b" / "3.png")
     assert diffaug(*line, "--dry-run").sentence == diffaug(*line).sentence
@@ -243,7 +248,7 @@ def test_class_names_that_other_machines_merge(
 
 
 RECIPES = {
-    "an unknown method": ("method=dif_ii", f"method: got 'dif_ii', expected one of {ALLOWED}."),
+    "an unknown method": ("method=dif_ii", f"method: got 'dif_ii', expected one of {ALLOWED}; did you mean 'diff_ii'?"),
     "a misspelt key": ("per_imag=3", "per_imag: unknown key; did you mean 'per_image'; allowed are schema, builder,"),
     "a misspelt key inside": (
         "config.split_rato=1",
@@ -409,7 +414,7 @@ LINES = {
     "no plan there": (["generate", "."], ".: no plan.json here; `diffaug plan RECIPE --run .` makes a run folder."),
     "a config of no builder": (["plan", "fashon_5shot_genie"], "'fashon_5shot_genie': begins with no builder;"),
     "a config of no method": (["plan", "fashion_5shot_gene"], "'fashion_5shot_gene': ends in no method;"),
-    "no such method": (["methods", "gene"], f"method: got 'gene', expected one of {ALLOWED}."),
+    "no such method": (["methods", "gene"], f"method: got 'gene', expected one of {ALLOWED}; did you mean 'genie'?"),
     "no source": (["plan", "imagefolder_full_genie"], "imagefolder: got no source, expected a folder with images"),
     "a source that is not there": (NOT_THERE, "/birds', where no folder is, expected a folder with CUB-200-2011"),
 }  # fmt: skip

@@ -18,8 +18,8 @@ from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting,
 from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.files import load_yaml, sha256_file, write_text
 from diffaug_datasets.core.models import Place
-from diffaug_datasets.planning.catalogue import config_recipe, merged
-from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan, shipped_recipes
+from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
+from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan
 from diffaug_datasets.planning.price import CPU_FLOPS, GPU_FLOPS, Price
 from diffaug_datasets.planning.suffixes import CaptionOptions, write_suffixes
 from diffaug_datasets.run.assembly import Assembled
@@ -49,9 +49,12 @@ def print_recipes() -> None:
 
 
 def copy_recipe(name: str, file: Path | None) -> None:
-    """Write a recipe to a file that is not there yet."""
+    """Write a recipe to a file that is not there yet; `-` prints it."""
     shipped = shipped_recipes()
     text = shipped[name].read_text("utf-8") if name in shipped else config_recipe(name).to_yaml()
+    if file == Path("-"):
+        say(text.rstrip("\n"))
+        return
     target = file or Path(f"{name}.yaml")
     try:
         with target.open("x", encoding="utf-8") as sink:
@@ -118,7 +121,7 @@ def make_plan(
     recipe_name: str, folder: Path | None, source: str | None, words: Sequence[str], *, dry_run: bool, as_json: bool
 ) -> None:
     """Draw, price, write."""
-    recipe = find_recipe(recipe_name, changes_of(words, source))
+    recipe = find_recipe(recipe_name, changes_of(words, source), lambda text: note(f"note: {text}"))
     with waiting(f"reading the real images of {recipe.builder}"):
         drawn = price_plan(recipe, folder)
     if dry_run:

@@ -140,9 +140,31 @@ def demo(
 
 
 @app.command(rich_help_panel=MAKE)
+def new(
+    place: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Your images: a folder, .zip, .tar, .csv, .parquet or a Hub id.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", callback=local, help="The recipe; default: NAME.yaml here.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Diffusion model: a folder or a Hub id.")] = None,
+    changes: Set = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Look at images of your own and write a commented recipe for them."""
+    from diffaug_datasets.cli.new import make_recipe
+
+    make_recipe(place, out, backbone, changes or [], force=force, yes=yes, as_json=json)
+
+
+@app.command(rich_help_panel=MAKE)
 def cp(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A config name or a shipped recipe.")] = None,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here; - prints the recipe.")
+    ] = None,
 ) -> None:
     """Copy a recipe to a file of your own; without a name, list the shipped ones."""
     from diffaug_datasets.cli.make import copy_recipe, print_recipes

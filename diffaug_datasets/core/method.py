@@ -9,6 +9,7 @@ is `MethodConfig.requirements`. What a method may ask of the engine is `Context`
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import json
@@ -443,7 +444,10 @@ def find_method(name: str) -> Method:
     """
     methods = discover_methods()
     if name not in methods:
-        raise RecipeError(f"method: got {name!r}, expected one of {', '.join(sorted(methods))}.")
+        slugs = {known.SLUG: known.NAME for known in methods.values()}
+        near = [slugs.get(word, word) for word in difflib.get_close_matches(name.casefold(), [*methods, *slugs], n=1)]
+        guess = f"; did you mean {near[0]!r}?" if near else "."
+        raise RecipeError(f"method: got {name!r}, expected one of {', '.join(sorted(methods))}{guess}")
     return methods[name]
 
 

@@ -6,6 +6,7 @@ same seed gives the same images, with one departure: a class that is too small k
 images, or fails).
 """
 
+import difflib
 import random
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -60,7 +61,7 @@ def parse_protocol(text: str) -> Protocol:
     """
     match = _PATTERN.fullmatch(text)
     if match is None:
-        raise RecipeError(f"protocol: got {text!r}, expected one of {FORMS}.")
+        raise RecipeError(f"protocol: got {text!r}, expected one of {FORMS}{_guess(text)}")
     seed = int(match["seed"] or 0)
     if match["full"]:
         return Protocol("full", 0, seed)
@@ -295,6 +296,18 @@ def _repeats(protocol: Protocol, places: Mapping[int, list[int]], asked: Mapping
         )
     rng = random.Random(protocol.trial_seed)
     return [i for label, own in places.items() for i in rng.choices(own, k=lacking[label])]
+
+
+def _guess(text: str) -> str:
+    """The end of the sentence: the form that a text is nearest to, with its own number in it."""
+    number = next(iter(re.findall(r"[1-9]\d{0,5}", text)), "5")
+    forms = ["full", f"{number}shot", f"lt{number}", f"{number}pct", f"{number}way1shot"]
+    spelt = {"percent": "pct", "longtail": "lt", "all": "full"}
+    plain = re.sub(r"[\W_]+", "", text.casefold().replace("%", "pct"))
+    for word, short in spelt.items():
+        plain = plain.replace(word, short)
+    near = difflib.get_close_matches(plain, forms, n=1) or [f for f in forms if sorted(f) == sorted(plain)]
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _within(text: str, value: int, low: int, high: int | None) -> int:

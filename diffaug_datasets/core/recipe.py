@@ -19,8 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from diffaug_datasets.core.errors import BackboneError, RecipeError
+from diffaug_datasets.core.errors import BackboneError, RecipeError, few
 from diffaug_datasets.core.files import DEEPEST, dump_yaml, load_yaml, read_text, strange_character
+from diffaug_datasets.core.licences import find_licence
 from diffaug_datasets.core.method import Method, MethodConfig, StepCount, discover_methods, find_method, local_keys
 from diffaug_datasets.core.models import BackboneSpec, Place, absolute_places, model_name, placeless, starting_folder
 from diffaug_datasets.core.protocols import SmallClass, parse_protocol
@@ -39,7 +40,16 @@ MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
     CAPTION_PROBABILITY: "captions",
 }
 TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx", ".xls", ".ods")
+IMAGE_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 HUB_KEYS = ("source_config", "source_split", "image_column", "label_column")
+PROSE = ("title", "citation", "homepage")
+"""What is said of the real images and changes no byte of a shard: it counts for no plan id."""
+STATED = ("name", "licence", *PROSE)
+"""What only images of one's own need to be told; other datasets have it in their fact sheets."""
+OWN_KEYS = ("name", "licence", "metaclass", "classes")
+"""What counts for the plan id where it is set; where it is not, a plan is what it is without these keys."""
+
+LONGEST_PHRASE = 200  # characters of what a prompt calls a class
 
 OnBadImage = Literal["refuse", "skip"]
 
@@ -129,16 +139,50 @@ class Recipe(BaseModel):
     protocol: str = Field(
         default="full", description="full, 5shot, 10shot, 5way1shot, lt100, 10pct; _seed1 for another trial"
     )
-    source: Annotated[str | None, Place(counts=False, bare=True)] = Field(
-        default=None, description="Hub id, image folder or the dataset's own folder"
+    source: Annotated[str | None, Place(counts=False, bare=True, files=IMAGE_TABLES)] = Field(
+        default=None, description="Hub id, image folder, table of paths and labels, or the dataset's own folder"
     )
     source_config: str | None = Field(default=None, min_length=1, description="of a Hub source: the config")
     source_split: str | None = Field(
         default=None, min_length=1, description="of a Hub source: the split to train from; default: the builder's"
     )
-    image_column: str | None = Field(default=None, min_length=1, description="of a Hub source: the column of images")
-    label_column: str | None = Field(default=None, min_length=1, description="of a Hub source: the column of classes")
-    partial: bool = Field(default=False, description="accept a source without the official counts")
+    image_column: str | None = Field(
+        default=None, min_length=1, description="of a Hub source or a table: the column of images"
+    )
+    label_column: str | None = Field(
+        default=None, min_length=1, description="of a Hub source or a table: the column of classes"
+    )
+    partial: bool = Field(
+        default=False,
+        description="accept other than the official counts; leave out classes without images, and links",
+    )
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
+        max_length=60,
+        description="of your own images: what config names begin with",
+    )
+    title: str | None = Field(
+        default=None, min_length=1, max_length=200, description="of your own images, for people; changes no plan"
+    )
+    licence: str | None = Field(
+        default=None, description="of your own images, as the Hub calls it (cc-by-4.0): what you state when you publish"
+    )
+    citation: str | None = Field(
+        default=None, max_length=10_000, description="of your own images, BibTeX or a line; changes no plan"
+    )
+    homepage: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s<>\"'`]+$",
+        max_length=500,
+        description="of your own images, an address; changes no plan",
+    )
+    metaclass: str | None = Field(
+        default=None, max_length=60, description="what all classes are (bird), for {metaclass} in prompts"
+    )
+    classes: dict[str, str] = Field(
+        default_factory=dict, description="label: what prompts call it; labels that are not named keep their own phrase"
+    )
     without: tuple[str, ...] = Field(default=(), description="sha256 of real images that nothing is drawn from")
     withdrawn: tuple[str, ...] = Field(
         default=(), description="sha256 of real images whose rows go after drawing; `diffaug withdraw` fills it in"
@@ -199,6 +243,32 @@ class Recipe(BaseModel):
         parse_protocol(value)
         return value
 
+    @field_validator("licence")
+    @classmethod
+    def _known_licence(cls, value: str | None) -> str | None:
+        return None if value is None else find_licence(value).id
+
+    @field_validator("title", "metaclass")
+    @classmethod
+    def _one_line(cls, value: str | None) -> str | None:
+        return None if value is None else " ".join(value.split())
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_phrases(cls, value: dict[str, str]) -> dict[str, str]:
+        phrases: dict[str, str] = {}
+        for label, text in value.items():
+            phrase = " ".join(text.split())
+            if not phrase or len(phrase) > LONGEST_PHRASE:
+                raise ValueError(
+                    f"the phrase of {label!r} has {len(phrase)} characters, expected 1 to {LONGEST_PHRASE}"
+                )
+            if (other := phrases.setdefault(phrase, label)) != label:
+                raise ValueError(
+                    f"{other!r} and {label!r} are both called {phrase!r}, so prompts cannot tell them apart"
+                )
+        return {label: phrase for phrase, label in phrases.items()}
+
     @field_validator("withdrawn")
     @classmethod
     def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -208,7 +278,10 @@ class Recipe(BaseModel):
     @classmethod
     def _known_config(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         if "method" in info.data:
-            checked(find_method(info.data["method"]).Config, value, starting_folder(info), where="config.")
+            method = find_method(info.data["method"])
+            if sentence := _keys_of_others(method, value):
+                raise RecipeError(sentence)
+            checked(method.Config, value, starting_folder(info), where="config.")
         return value
 
     @model_validator(mode="after")
@@ -237,8 +310,12 @@ class Recipe(BaseModel):
         return config if encoder is None else config.model_copy(update={"encoder": model_name(encoder)})
 
     def identity(self) -> dict[str, object]:
-        """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests."""
-        content = self.model_dump(mode="json", by_alias=True, exclude=local_keys(type(self)))
+        """What counts for the plan id, all defaults filled in: not where images and weights lie, which have digests.
+
+        Nor what is only said of the images (`PROSE`), so that a title may change after the images were made.
+        """
+        unset = {key for key in OWN_KEYS if not getattr(self, key)}
+        content = self.model_dump(mode="json", by_alias=True, exclude={*local_keys(type(self)), *PROSE, *unset})
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
         config = self.planned_config.model_dump(mode="json", exclude=local_keys(self.method_definition.Config))
         return content | {"config": placeless(config), "scores": placeless(content["scores"]), "backbone": weights}
@@ -264,6 +341,28 @@ class Recipe(BaseModel):
         """
         path = Path(path)
         return cls.from_dict(read_mapping(path), None if folder is None else path.parent / folder)
+
+
+def foreign_keys(method: Method, config: Mapping[str, object]) -> dict[str, list[str]]:
+    """Keys of a `config` that the method does not have and others do -> the names of those, in alphabetical order."""
+    others = {other.NAME: other.Config.model_fields for other in discover_methods().values()}
+    owners = {key: sorted(name for name, keys in others.items() if key in keys) for key in config}
+    return {key: names for key, names in owners.items() if names and key not in method.Config.model_fields}
+
+
+def _keys_of_others(method: Method, config: Mapping[str, object]) -> str:
+    """One sentence where a recipe was given another method and kept the keys of the old one; '' where not."""
+    if not (foreign := foreign_keys(method, config)):
+        return ""
+    keys = ", ".join(foreign)
+    them, are = ("them", "are") if len(foreign) > 1 else ("it", "is")
+    meant = [name for name in next(iter(foreign.values())) if all(name in names for names in foreign.values())]
+    whose = few(meant, 4) if meant else "other methods"
+    back = f", or set method: {meant[0]}" if len(meant) == 1 else ""
+    return (
+        f"config: {keys} {are} of {whose}, not of {method.NAME}; take {them} out{back} (`diffaug methods "
+        f"{method.NAME}` explains the keys that it has)."
+    )
 
 
 def with_absolute_places(content: Mapping[str, object], folder: Path) -> dict[str, object]:
@@ -384,6 +483,8 @@ def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str
     first = next((e for e in faults if e["type"] == "extra_forbidden"), faults[0])
     key = where + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        if model is Recipe and len(first["loc"]) == 1 and (owners := _owners(key)):
+            return f"{key}: is a key of config, where the parameters of a method stand ({few(owners)}); move it there."
         return f"{key}: unknown key{_suggestion(model, first['loc'])}."
     if first["type"] == "missing":
         return f"{key}: missing; a recipe needs it."
@@ -391,6 +492,11 @@ def _sentence(model: type[BaseModel], error: ValidationError, where: str) -> str
         rule = str(first["ctx"]["error"]).rstrip(".")
         return f"{key.rstrip('.')}: {rule}." if key else f"{rule}."
     return f"{key}: got {first['input']!r}, {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def _owners(key: str) -> list[str]:
+    """The methods that have a parameter of that name."""
+    return sorted(method.NAME for method in discover_methods().values() if key in method.Config.model_fields)
 
 
 def _suggestion(model: type[BaseModel], place: tuple[int | str, ...]) -> str:

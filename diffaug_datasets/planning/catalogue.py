@@ -4,11 +4,14 @@ A preset is a published setting of a method on a dataset: `diff_ii@cub_5shot` is
 that of the authors' code. Both stand for the package's defaults with a few changes on top.
 """
 
+import difflib
 import fnmatch
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import NotRequired, TypedDict
 
 import yaml
@@ -18,6 +21,9 @@ from diffaug_datasets.core.method import discover_methods, find_method
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.sources.real import builder_facts, discover_builders
+
+NAME_PARTS = ("builder", "protocol", "method")  # of a config name
+USUAL_PROTOCOLS = ("full", "5shot", "10shot", "lt100", "10pct")
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,19 @@ class _Default(TypedDict):
     set: dict[str, object]
 
 
-def config_recipe(name: str, **overrides: object) -> Recipe:
+def config_recipe(name: str, /, **overrides: object) -> Recipe:
     """The recipe of a config name or preset, with the caller's changes on top (`config` is merged key by key).
+
+    Where these name another builder, protocol or method, the defaults are the ones that go with it.
 
     Raises:
         RecipeError: no such name, or a change that a recipe does not take.
     """
     preset = find_preset(name) if "@" in name else None
-    builder, protocol, method = parse_config_name(preset.config if preset else name)
-    names = {"builder": builder, "protocol": protocol, "method": method}
+    names = dict(zip(NAME_PARTS, parse_config_name(preset.config if preset else name), strict=True))
+    names |= {key: value for key in NAME_PARTS if isinstance(value := overrides.get(key), str)}
+    if preset and names["method"] != preset.method:
+        preset = None  # its settings are those of another method
     content: dict[str, object] = dict(names)
     for rule in _defaults():
         if all(fnmatch.fnmatchcase(names[key], pattern) for key, pattern in rule["when"].items()):
@@ -85,10 +95,13 @@ def merged(content: Mapping[str, object], changes: Mapping[str, object]) -> dict
     return result
 
 
-def config_name(builder: str, protocol: str, method: str) -> str:
-    """`{builder}_{protocol}_{slug}`, which `parse_config_name` takes apart; a fixed protocol is left out."""
+def config_name(builder: str, protocol: str, method: str, own: str | None = None) -> str:
+    """`{builder}_{protocol}_{slug}`, which `parse_config_name` takes apart; a fixed protocol is left out.
+
+    `own`: what the recipe calls images of one's own, in the builder's place.
+    """
     fixed = builder_facts(builder).protocol
-    return "_".join(part for part in (builder, protocol, find_method(method).SLUG) if part != fixed)
+    return "_".join(part for part in (own or builder, protocol, find_method(method).SLUG) if part != fixed)
 
 
 def parse_config_name(name: str) -> tuple[str, str, str]:
@@ -100,12 +113,14 @@ def parse_config_name(name: str) -> tuple[str, str, str]:
     builders = sorted(discover_builders(), key=len, reverse=True)
     builder = next((b for b in builders if name == b or name.startswith(f"{b}_")), None)
     if builder is None:
-        raise RecipeError(f"{name!r}: begins with no builder; expected one of {', '.join(sorted(builders))}.")
+        guess = _guess(name)
+        raise RecipeError(f"{name!r}: begins with no builder; {guess}expected one of {', '.join(sorted(builders))}.")
     slugs = {method.SLUG: method.NAME for method in discover_methods().values()}
     protocol, _, slug = name.removeprefix(builder).removeprefix("_").rpartition("_")
     if slug not in slugs:
+        guess = _guess(name)
         raise RecipeError(
-            f"{name!r}: ends in no method; expected {builder}_..._ and one of {', '.join(sorted(slugs))}."
+            f"{name!r}: ends in no method; {guess}expected {builder}_..._ and one of {', '.join(sorted(slugs))}."
         )
     fixed = builder_facts(builder).protocol
     return builder, parse_protocol(protocol or fixed or "full").name, slugs[slug]
@@ -129,8 +144,32 @@ def find_preset(name: str) -> Preset:
         method = name.partition("@")[0]
         known = [one for one in presets() if one.startswith(f"{method}@")]
         allowed = ", ".join(known) or f"one of {', '.join(sorted({p.method for p in presets().values()}))}, then @"
-        raise RecipeError(f"{name!r}: no such preset; expected {allowed}.")
+        near = difflib.get_close_matches(name, presets(), n=1)
+        guess = f"; did you mean {near[0]!r}?" if near else "."
+        raise RecipeError(f"{name!r}: no such preset; expected {allowed}{guess}")
     return presets()[name]
+
+
+@cache
+def shipped_recipes() -> Mapping[str, Traversable]:
+    """Name -> file of every recipe inside the package (`defaults` and `presets` say what names stand for)."""
+    folder = files("diffaug_datasets") / "recipes"
+    named = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
+    return {name: named[name] for name in sorted(named) if name not in ("defaults", "presets")}
+
+
+def _guess(name: str) -> str:
+    """`did you mean 'cub_5shot_genie'; ` where a config or a shipped recipe is near; or ''."""
+    slugs = {method.NAME: method.SLUG for method in discover_methods().values()}
+    spelt = name
+    for method, slug in slugs.items():  # the method's name in the place of its slug is the commonest slip
+        if name.endswith(f"_{method}") and method != slug:
+            spelt = f"{name.removesuffix(method)}{slug}"
+    protocols = {*USUAL_PROTOCOLS, *re.findall(r"_([1-9]\d*shot|lt\d+|\d+pct)(?=_)", spelt)}
+    configs = [f"{b}_{p}_{s}" for b in discover_builders() for p in sorted(protocols) for s in sorted(slugs.values())]
+    known = [*shipped_recipes(), *configs]
+    near = difflib.get_close_matches(spelt, known, n=1, cutoff=0.75)
+    return f"did you mean {near[0]!r}; " if near else ""
 
 
 def _expanded(entry: _Published) -> Iterator[Preset]:

@@ -5,17 +5,16 @@ Needs no torch. The command line, `load_builder` and a person's own script all c
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import load_yaml
+from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.recipe import Recipe, with_absolute_places
-from diffaug_datasets.planning.catalogue import config_recipe, merged
+from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
 from diffaug_datasets.planning.prepare import Prepared, prepare, refuse_other_plan, write_run
 from diffaug_datasets.planning.price import Price, price
 from diffaug_datasets.run.store import RUNS, Run, default_folder, on_this_machine
@@ -98,10 +97,13 @@ def price_plan(recipe: Recipe, folder: str | os.PathLike[str] | None = None, par
     return PricedPlan(prepared, place, price(prepared, place))
 
 
-def find_recipe(recipe: RecipeName, changes: Mapping[str, Any] | None = None) -> Recipe:
+def find_recipe(
+    recipe: RecipeName, changes: Mapping[str, Any] | None = None, tell: Callable[[str], None] = warnings.warn
+) -> Recipe:
     """The recipe that a person means, with changes on top; relative places in the changes start at this folder.
 
     A text is a file where it ends in .yaml or .yml or such a file is there, else a shipped recipe or a config name.
+    Where the changes name another method, keys of `config` that it does not have are dropped, and `tell` is told.
 
     Raises:
         RecipeError: one sentence that names the key or the name, and what is allowed.
@@ -113,17 +115,25 @@ def find_recipe(recipe: RecipeName, changes: Mapping[str, Any] | None = None) ->
         base = Recipe.from_yaml(Path(recipe))
     elif shipped := shipped_recipes().get(recipe):
         base = Recipe.from_dict(load_yaml(shipped.read_text("utf-8")))
+    elif Path(recipe).is_dir():
+        raise RecipeError(f"{recipe!r}: is a folder, not a recipe; `diffaug new {recipe}` writes one for its images.")
     else:
         return config_recipe(recipe, **changes)
     if not changes:
         return base
     placed = with_absolute_places({"method": base.method, **changes}, Path())
-    return Recipe.from_dict(merged(base.model_dump(mode="json", by_alias=True), placed), folder=None)
+    content = base.model_dump(mode="json", by_alias=True)
+    content["config"] = _config_of_method(base, str(placed["method"]), tell)
+    return Recipe.from_dict(merged(content, placed), folder=None)
 
 
-@cache
-def shipped_recipes() -> Mapping[str, Traversable]:
-    """Name -> file of every recipe inside the package (`defaults` and `presets` say what names stand for)."""
-    folder = files("diffaug_datasets") / "recipes"
-    named = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
-    return {name: named[name] for name in sorted(named) if name not in ("defaults", "presets")}
+def _config_of_method(base: Recipe, method: str, tell: Callable[[str], None]) -> dict[str, object]:
+    """What of a recipe's `config` another method has too; what it has not is dropped with a word."""
+    config = dict(base.config)
+    if method == base.method or method not in discover_methods():
+        return config
+    fields = discover_methods()[method].Config.model_fields
+    if dropped := [key for key in config if key not in fields]:
+        keys = ", ".join(dropped)
+        tell(f"method: {method} in the place of {base.method}, so config.{keys} of the recipe is dropped")
+    return {key: value for key, value in config.items() if key in fields}

@@ -21,7 +21,7 @@ from diffaug_datasets.core.models import find_backbone, local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan, without_images
 from diffaug_datasets.core.prompts import read_suffixes, suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_groups, parse_protocol, places_by_label
-from diffaug_datasets.core.recipe import Recipe, check_steps
+from diffaug_datasets.core.recipe import PROSE, Recipe, check_steps
 from diffaug_datasets.core.rows import PlanRow, Row
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.models.model_folder import check_backbone, check_model
@@ -65,7 +65,7 @@ def prepare(recipe: Recipe, images: str | None = None) -> Prepared:
     drawn = draw_subset(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
     subset = drawn.without(recipe.without, "without")
     recipe = resolve(recipe, images)
-    name = config_name(recipe.builder, recipe.protocol, recipe.method)
+    name = config_name(recipe.builder, recipe.protocol, recipe.method, recipe.name)
     table, test = real.train.subset(subset.indices), real.test if recipe.include_test else None
     spec = plan_spec(recipe, name, real, subset)
     plan = draw_plan(name, recipe, table, test, spec, tuple(_warnings(real, subset, spec)))
@@ -189,6 +189,8 @@ def _warnings(real: RealSet, subset: Subset, spec: PlanSpec) -> Iterator[str]:
 def write_run(prepared: Prepared, folder: Path) -> Run:
     """Write recipe, real shards, subset and plan; an existing run of the same plan is completed, never changed.
 
+    Only what its recipe says for people (title, citation, homepage) becomes what it is now.
+
     If anything fails, nothing is left of what this call made.
 
     Raises:
@@ -208,6 +210,8 @@ def write_run(prepared: Prepared, folder: Path) -> Run:
             write_pool_list(prepared.pool, run.pool_path)
         if not is_planned:
             run.write_plan(prepared.recipe, prepared.plan)
+        elif prose := {k: v for k in PROSE if (v := getattr(prepared.recipe, k)) != getattr(run.recipe, k)}:
+            write_text(folder / "recipe.yaml", run.recipe.model_copy(update=prose).to_yaml())
         return Run.open(folder)
 
 

@@ -22,6 +22,7 @@ from diffaug_datasets.release.contents import Contents
 from diffaug_datasets.release.layout import PROVENANCE, SYNTHETIC, Release, split_card
 from diffaug_datasets.release.provenance import provenance_features
 from diffaug_datasets.run.shards import features
+from diffaug_datasets.sources.real import OWN_IMAGES
 
 RAIL = "https://huggingface.co/spaces/CompVis/stable-diffusion-license"
 RAIL_PLUS = "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL"
@@ -256,14 +257,16 @@ def merged_metadata(old: Metadata, contents: Contents, licences: Mapping[str, st
     lists = {
         "annotations_creators": ["machine-generated"],
         "task_categories": ["image-classification"],
-        "source_datasets": [facts.hub_id or facts.name],
+        "source_datasets": [facts.hub_id or ("original" if facts.name == OWN_IMAGES else facts.name)],
         "tags": [*TAGS, *named],
     }
     joined = {
         key: [*(kept := _as_list(old.get(key))), *(word for word in words if word not in kept)]
         for key, words in lists.items()
     }
+    title = contents.run.recipe.title
     return {
+        **({"pretty_name": title} if title else {}),
         **old,
         **_licence(old.get("license"), contents, licences),
         **joined,

@@ -42,7 +42,7 @@ from diffaug_datasets.run.assembly import RunFile, finished
 from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.hub import DATASET_ID
-from diffaug_datasets.sources.real import builder_facts
+from diffaug_datasets.sources.real import recipe_facts
 
 SHEET = "sheet.png"
 SHEET_CLASSES, SHEET_MADE = 10, 3  # columns of the contact sheet, and images made in each
@@ -130,7 +130,7 @@ def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
     Raises:
         PublishError: the run is not finished, or a file is not the one that its receipt names.
     """
-    assembled, facts = finished(run), builder_facts(str(run.plan.header.recipe["builder"]))
+    assembled, facts = finished(run), recipe_facts(run.recipe)
     if assembled is None:
         raise PublishError(f"{run.folder}: not finished; `diffaug generate {run.folder}` continues it.")
     files = [] if options.recipe_only else [f for f in assembled.files if f.origin != "real" or facts.redistributable]

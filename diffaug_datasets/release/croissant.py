@@ -15,6 +15,7 @@ from diffaug_datasets.release.card_metadata import bibtex
 from diffaug_datasets.release.contents import Contents
 from diffaug_datasets.release.layout import PROVENANCE_FILE, RUN_JSON, Release
 from diffaug_datasets.release.provenance import STATUS
+from diffaug_datasets.sources.real import OWN_IMAGES
 
 Node = Mapping[str, object]
 """A node of JSON-LD, as it is written."""
@@ -65,7 +66,6 @@ FORMATS = {"arrow": "application/vnd.apache.arrow.stream", "parquet": "applicati
 DAY = re.compile(r"\d{4}\.\d{1,2}\.\d{1,2}", re.ASCII)  # the day of the newest run, as a version: 2026.11.21
 RAI = {
     "rai:hasSyntheticData": True,
-    "rai:dataCollection": "Real images of a public dataset, and images made from them by a diffusion model.",
     "rai:dataLimitations": "A synthetic image may not show the class of its label; few real images stand behind many.",
     "rai:dataBiases": "Biases of the diffusion model and of the real images are repeated, not removed.",
     "rai:personalSensitiveInformation": "Whatever the real images hold; nothing is added.",
@@ -92,6 +92,7 @@ def croissant(old: str | None, contents: Contents, target: str) -> str:
         "for training.",
         "url": url,
         "license": facts.licence_url or facts.licence,
+        "rai:dataCollection": _collection(contents),
         "citeAs": "\n\n".join(filter(None, (paper, facts.citation))),
         "datePublished": release.finished,
     }
@@ -115,8 +116,15 @@ def croissant(old: str | None, contents: Contents, target: str) -> str:
         "prov:wasGeneratedBy": [_activity(contents)],
     }
     joined = {key: _joined_by_id(known.get(key), new, release.name) for key, new in entries.items()}
-    content = {**fixed, **stated, **RAI, **known, **fixed, **dated, **joined}
+    content = {**fixed, **RAI, **stated, **known, **fixed, **dated, **joined}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _collection(contents: Contents) -> str:
+    """Where the images are from, as far as it is known."""
+    is_own = contents.run.recipe.builder == OWN_IMAGES and not contents.facts.hub_id
+    whose = "of the publisher" if is_own else "of a public dataset"
+    return f"Real images {whose}, and images made from them by a diffusion model."
 
 
 def _parsed(old: str | None) -> Node:
@@ -231,7 +239,7 @@ def _source(contents: Contents) -> Node:
         "@type": "prov:Entity",  # a second sc:Dataset in the file is taken for the first one
         "@id": f"{contents.release.name}/source",
         "name": facts.title,
-        "license": facts.licence,
+        "license": facts.licence_url or facts.licence,
         "citeAs": facts.citation,
         **({"url": url} if url else {}),
     }

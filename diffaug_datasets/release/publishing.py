@@ -28,7 +28,7 @@ from diffaug_datasets.release.leakage import VERSION, Features, Lazily, Leak, Ve
 from diffaug_datasets.release.targets import AddressTarget, HubTarget, Published, Retry, Target
 from diffaug_datasets.run.execute import over_budget, resolve_device
 from diffaug_datasets.run.store import Run
-from diffaug_datasets.sources.real import read_recipe_images
+from diffaug_datasets.sources.real import OWN_IMAGES, UNKNOWN, read_recipe_images
 
 GATES = ("licence", "model-licence", "local-model", "failed-rows", "rows", "test-leak")
 COMPARISON_FILE = "leakage.json"
@@ -78,9 +78,26 @@ def _licence(contents: Contents, options: PublishOptions) -> str:
     facts = contents.facts
     if facts.redistributable or options.recipe_only:
         return ""
+    if contents.run.recipe.builder == OWN_IMAGES:
+        return _own_licence(contents)
     return (
         f"licence: images of {facts.title} may not be redistributed ({facts.licence}), and these are made from them; "
         "publish with --recipe-only, or with --i-have-rights where you hold the rights."
+    )
+
+
+def _own_licence(contents: Contents) -> str:
+    """Why images of one's own may not go out: their licence is not stated, or does not let others pass them on."""
+    stated, folder = contents.run.recipe.licence, contents.run.folder
+    if stated and stated != UNKNOWN:
+        return (
+            f"licence: the recipe states {stated} for {contents.facts.title}, which is not known to let others share "
+            "what is made from them; publish with --recipe-only, or with --i-have-rights where you hold the rights."
+        )
+    return (
+        f"licence: the recipe states no licence for {contents.facts.title}; where they are yours to give, set "
+        f"`licence:` in it (such as cc-by-4.0), plan it again, and `diffaug generate RUN --fits-from {folder}` takes "
+        "the images over; or publish with --recipe-only, or with --i-have-rights."
     )
 
 

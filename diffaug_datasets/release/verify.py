@@ -61,7 +61,7 @@ from diffaug_datasets.run.rebuild import Closeness, levels
 from diffaug_datasets.run.shards import schema_digest
 from diffaug_datasets.run.shown import SEEN_COLUMNS, class_shown
 from diffaug_datasets.run.store import Receipt
-from diffaug_datasets.sources.real import builder_facts
+from diffaug_datasets.sources.real import recipe_facts
 
 Outcome = Literal["ok", "WRONG", "could not check"]
 OK: Outcome = "ok"
@@ -513,7 +513,7 @@ class Statements:
         planned, lost = self.plan.planned.total(), len(release.failed)
         emptied = not any(count.kept for count in release.counts)
         objected = {
-            "licence": not (builder_facts(str(header.recipe["builder"])).redistributable or release.recipe_only),
+            "licence": not (recipe_facts(self.recipe).redistributable or release.recipe_only),
             "model-licence": model_terms(header.backbone) == UNKNOWN_TERMS,
             "failed-rows": lost > self.recipe.failure_budget * planned or emptied,
         }

@@ -24,7 +24,7 @@ from diffaug_datasets.report.rendering import Thumbnail, render, thumbnail
 from diffaug_datasets.report.row import Fact, RowCard, row_card
 from diffaug_datasets.report.run_view import RunView, ScannedRow, by_class, sample, some_labels, worst
 from diffaug_datasets.run.store import Run
-from diffaug_datasets.sources.real import builder_facts
+from diffaug_datasets.sources.real import recipe_facts
 
 PAGE_BYTES = 9_500_000  # above, each class shows fewer cards
 PAGE_CARDS = 720  # of all runs
@@ -275,7 +275,7 @@ def dataset_text(view: RunView) -> DatasetText:
     builder = str(view.header.recipe["builder"])
     protocol = protocol_words(str(view.header.recipe["protocol"]))
     try:
-        facts = builder_facts(builder)
+        facts = recipe_facts(view.run.recipe)
     except DiffAugError:
         return DatasetText(builder, protocol, "", "", False)
     licence = "" if facts.licence == "unknown" else facts.licence

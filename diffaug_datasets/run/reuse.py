@@ -64,13 +64,13 @@ def adoptable(
 
 
 def same_images(plan: Plan, other: Plan) -> bool:
-    """Whether two plans make the same images and scores: all but their filters is equal."""
+    """Whether two plans make the same images and scores: all but filters, name and stated licence is equal."""
     return _without_filters(plan) == _without_filters(other) and plan.rows == other.rows
 
 
 def _without_filters(plan: Plan) -> dict[str, object]:
     header = plan.header.model_dump(mode="json")
-    return {**header, "recipe": {**header["recipe"], "filters": None}}
+    return {**header, "name": None, "recipe": {**header["recipe"], **dict.fromkeys(("filters", "name", "licence"))}}
 
 
 def take_over(origin: Path, target: Path) -> None:

@@ -47,15 +47,15 @@ class FolderFetch:
         """The bytes of a file, by its '/'-separated name below the folder.
 
         Raises:
-            SourceError: the entry is missing, unreadable or outside the folder.
-            BadImage: it is no file of at most MOST_BYTES, and is not opened.
+            SourceError: the entry is missing or unreadable.
+            BadImage: it lies outside the folder, or is no file of at most MOST_BYTES, and is not opened.
         """
         name = shown_name(key)
         try:
             path = (self.root / check_key(key)).resolve()
             if not path.is_relative_to(self.root):
                 where = f"the dataset's folder {str(self.root)!r}"
-                raise SourceError(f"{name}: leads outside {where}; copy the image into it.")
+                raise BadImage(name, f"leads outside {where}", "copy the image into it")
             state = path.stat()
             if stat.S_ISDIR(state.st_mode):
                 raise SourceError(f"{name}: cannot be read (Is a directory); check the file and its rights.")

@@ -21,11 +21,12 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from diffaug_datasets.core import memory
-from diffaug_datasets.core.errors import SourceError, few, shown_name
+from diffaug_datasets.core.errors import RecipeError, SourceError, few, shown_name
 from diffaug_datasets.core.images import BadImage, check_image, has_long_text, pixels_of, reading_bytes, source_id
+from diffaug_datasets.core.licences import LICENCES
 from diffaug_datasets.core.models import local_path, place_of
 from diffaug_datasets.core.protocols import Protocol, episode, parse_protocol
-from diffaug_datasets.core.recipe import HUB_KEYS, OnBadImage, Recipe
+from diffaug_datasets.core.recipe import HUB_KEYS, STATED, OnBadImage, Recipe
 from diffaug_datasets.core.sources import (
     Attribution,
     BuilderFacts,
@@ -41,9 +42,13 @@ from diffaug_datasets.core.sources import (
 )
 from diffaug_datasets.sources.folders import FolderFetch, folder_attributions
 from diffaug_datasets.sources.hub import DATASET_ID, ColumnFetch, HubChoice, hub_images
+from diffaug_datasets.sources.names import code_like
+from diffaug_datasets.sources.tables import TABLES, labelled_folder, labelled_table
 
 PACKAGE = "diffaug_datasets.builders"
 EMBEDDED = "the package"
+OWN_IMAGES = "imagefolder"  # the builder of whatever has no fact sheet
+UNKNOWN = "unknown"  # the licence of images of which nobody states one
 NAMED = 20  # bad images of one reason in a sentence
 COUNTED = MappingProxyType({"classes": "classes", "train": "training images", "test": "test images", "total": "images"})
 IN_SEVERAL_CLASSES = "in more than one class, so its labels contradict each other"
@@ -55,7 +60,7 @@ class RealSet:
     """The real images of a builder: tables, bytes on demand, the builder's facts, and what was found on the way.
 
     `notes`: what was decided where a source leaves a choice. `skipped`: images that cannot be used and were left out
-    by the recipe's word.
+    by the recipe's word. `emptied`: classes without a training image that `partial` left out.
     """
 
     train: SourceTable
@@ -65,6 +70,7 @@ class RealSet:
     notes: tuple[str, ...] = ()
     survey: Survey = field(default_factory=Survey)
     skipped: tuple[BadImage, ...] = ()
+    emptied: int = 0
 
     def table(self, split: str) -> SourceTable:
         """The table of `train`, or of `test` where there is one."""
@@ -103,6 +109,45 @@ def builder_facts(name: str) -> BuilderFacts:
     return BuilderFacts(**{"title": name, **{key: value for key, value in stated.items() if value is not None}})
 
 
+def recipe_facts(recipe: Recipe) -> BuilderFacts:
+    """The fact sheet of a recipe's images: the builder's, or for images of one's own what the recipe states of them."""
+    facts = builder_facts(recipe.builder)
+    own_metaclass = facts.metaclass if recipe.metaclass is None else recipe.metaclass
+    if recipe.builder != OWN_IMAGES:
+        return replace(facts, metaclass=own_metaclass)
+    licence = LICENCES[recipe.licence or "unknown"]
+    on_hub = DATASET_ID.fullmatch(recipe.source or "")
+    return replace(
+        facts,
+        title=recipe.title or recipe.name or facts.title,
+        metaclass=own_metaclass,
+        licence=licence.title,
+        licence_id=licence.id,
+        licence_url=licence.url,
+        homepage=recipe.homepage or "",
+        redistributable=licence.is_open,
+        citation=recipe.citation or "",
+        hub_id=on_hub["name"] if on_hub else None,
+    )
+
+
+def check_identity(recipe: Recipe) -> None:
+    """Refuse what a recipe says of images that are not one's own, or would pass them off as others.
+
+    Raises:
+        RecipeError: a key beside a builder with a fact sheet of its own, or the name of a builder.
+    """
+    stated = [key for key in STATED if getattr(recipe, key) is not None]
+    if recipe.builder != OWN_IMAGES and stated:
+        title = builder_facts(recipe.builder).title
+        raise RecipeError(
+            f"{stated[0]}: is for images of your own (builder: {OWN_IMAGES}); {title} has its own, so leave it out."
+        )
+    taken = recipe.name in discover_builders() and recipe.name != recipe.builder
+    if recipe.name and taken:
+        raise RecipeError(f"name: got {recipe.name!r}, which is a dataset of this package; choose another name.")
+
+
 @cache
 def class_phrases(table: str) -> Mapping[str, str]:
     """Label -> prompt phrase, in the dataset's order, from `builders/names/<table>.json`."""
@@ -119,14 +164,31 @@ def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
     source = here(copy) if copy else recipe.source
     chosen = [key for key in HUB_KEYS if getattr(recipe, key) is not None]
     is_inside = source is None and bool(builder_facts(recipe.builder).embedded)
+    if source and Path(source).suffix.lower() in TABLES:
+        chosen = [key for key in chosen if key not in ("image_column", "label_column")]
     if chosen and copy is None and (is_inside or (source and local_path(source) is not None)):
         what = "inside the package" if is_inside else f"the folder {source!r}"
         raise SourceError(
             f"{chosen[0]}: got {getattr(recipe, chosen[0])!r}, which chooses from a dataset of the Hub, but the source "
             f"is {what}; drop the key, or give the Hub id as source."
         )
-    protocol, choice = parse_protocol(recipe.protocol), hub_choice(recipe, source)
-    return _read(recipe.builder, source, recipe.partial, protocol, choice, recipe.on_bad_image)
+    check_identity(recipe)
+    wanted = _Wanted(
+        builder=recipe.builder,
+        source=source,
+        partial=recipe.partial,
+        protocol=parse_protocol(recipe.protocol),
+        choice=hub_choice(recipe, source),
+        on_bad_image=recipe.on_bad_image,
+        facts=recipe_facts(recipe),
+        phrases=recipe.classes,
+    )
+    real = _read(wanted)
+    codes = [n for n, p in zip(real.train.class_names, real.train.prompt_names, strict=True) if code_like(p)]
+    if recipe.builder == OWN_IMAGES and codes:
+        survey = replace(real.survey, warnings=(*real.survey.warnings, _nameless(codes)))
+        return replace(real, survey=survey)
+    return real
 
 
 def read_real(
@@ -149,7 +211,8 @@ def read_real(
         SourceError: one sentence: what we got, what we expected, what to do.
         RecipeError: fewer classes than the episode has ways.
     """
-    return _read(builder, here(source), partial, protocol, choice or HubChoice(), on_bad_image)
+    facts = builder_facts(builder)
+    return _read(_Wanted(builder, here(source), partial, protocol, choice or HubChoice(), on_bad_image, facts))
 
 
 def here(source: str | os.PathLike[str] | None) -> str | None:
@@ -209,25 +272,34 @@ def repeated_images(tables: Mapping[str, SourceTable]) -> tuple[str, ...]:
     )
 
 
-def _read(
-    builder: str,
-    source: str | None,
-    partial: bool,
-    protocol: Protocol | None,
-    choice: HubChoice,
-    on_bad_image: OnBadImage,
-) -> RealSet:
-    module, facts = find_builder(builder), builder_facts(builder)
-    opened = _open(module, facts, source, choice)
-    if not partial and opened.where != EMBEDDED:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be read, as the arguments of `read_real`. `facts`: what cards say of it; `phrases`: of a recipe."""
+
+    builder: str
+    source: str | None
+    partial: bool
+    protocol: Protocol | None
+    choice: HubChoice
+    on_bad_image: OnBadImage
+    facts: BuilderFacts
+    phrases: Mapping[str, str] = field(default_factory=dict)
+
+
+def _read(wanted: _Wanted) -> RealSet:
+    builder, protocol, facts = wanted.builder, wanted.protocol, wanted.facts
+    module = find_builder(builder)
+    opened = _open(module, builder_facts(builder), wanted)
+    if not wanted.partial and opened.where != EMBEDDED:
         check_counts(facts, opened.listing, opened.where)
-    whole, checked = opened.listing, _CheckedImages(opened)
+    _check_phrases(wanted.phrases, opened.listing.class_names)
+    whole, checked = opened.listing, _CheckedImages(opened, facts)
     while True:  # an image that cannot be used is left out, which may move an episode's draw to others
-        listing = whole.present() if partial else whole
+        listing = whole.present() if wanted.partial else whole
         listing = module.regroup(listing) if hasattr(module, "regroup") else listing
         listing = episode(listing, protocol) if protocol else listing
         checked.add((*listing.train, *(listing.test or ())))
-        if checked.bad and on_bad_image == "refuse":
+        if checked.bad and wanted.on_bad_image == "refuse":
             raise checked.refusal()
         if len(kept := whole.without(checked.bad)) == len(whole):
             break
@@ -241,7 +313,7 @@ def _read(
             builder=facts.name,
             split=split,
             class_names=listing.class_names,
-            prompt_names=prompt_phrases(listing.class_names, module.prompt_name),
+            prompt_names=_phrases(listing.class_names, module, wanted.phrases),
             metaclass=facts.metaclass,
             sources=tuple(map(checked.source, items)),
             revision=opened.revision,
@@ -249,7 +321,7 @@ def _read(
         for split, items in splits.items()
     }
     survey = checked.survey(tables)
-    if empty := len(whole.class_names) - len(whole.present().class_names) if partial else 0:
+    if empty := len(whole.class_names) - len(whole.present().class_names) if wanted.partial else 0:
         left_out = f"{empty:,} class{'es' * (empty > 1)} without a training image (partial)"
         survey = replace(survey, left_out=(*survey.left_out, left_out))
     keys = {split: tuple(item.key for item in items) for split, items in splits.items()}
@@ -261,6 +333,7 @@ def _read(
         notes=opened.notes,
         survey=survey,
         skipped=tuple(checked.bad.values()),
+        emptied=empty,
     )
 
 
@@ -276,7 +349,46 @@ class _Opened:
     notes: tuple[str, ...] = ()
 
 
-def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: HubChoice) -> _Opened:
+def _check_phrases(phrases: Mapping[str, str], class_names: Sequence[str]) -> None:
+    """Refuse phrases of classes that are not there: they may be misspelt."""
+    known = {unicodedata.normalize("NFC", name): name for name in class_names}
+    for label in phrases:
+        if unicodedata.normalize("NFC", label) not in known:
+            near = difflib.get_close_matches(label, known, n=1)
+            guess = f"did you mean {near[0]!r}?" if near else f"there are {few(class_names, 10)}."
+            raise RecipeError(f"classes: the real images have no class {label!r}; {guess}")
+
+
+def _phrases(names: Sequence[str], module: ModuleType, stated: Mapping[str, str]) -> tuple[str, ...]:
+    """What prompts call the classes: the recipe's phrases, else the builder's.
+
+    Raises:
+        RecipeError: a phrase of the recipe is that of another class too.
+    """
+    plain = {unicodedata.normalize("NFC", label): phrase for label, phrase in stated.items()}
+    own = prompt_phrases(names, module.prompt_name)
+    phrases = tuple(
+        plain.get(unicodedata.normalize("NFC", name), phrase) for name, phrase in zip(names, own, strict=True)
+    )
+    owner: dict[str, str] = {}
+    for name, phrase in zip(names, phrases, strict=True):
+        if (other := owner.setdefault(phrase, name)) != name and stated:
+            raise RecipeError(f"classes: {other!r} and {name!r} are both called {phrase!r}; give each its own phrase.")
+    return phrases
+
+
+def _nameless(labels: Sequence[str]) -> str:
+    """The warning where prompts would say a code."""
+    count = "1 class has" if len(labels) == 1 else f"{len(labels):,} classes have"
+    shown = few([repr(label) for label in labels], 5)
+    return (
+        f"{count} a code for a name, which no model knows ({shown}); say under `classes:` in the recipe what prompts "
+        "are to call them"
+    )
+
+
+def _open(module: ModuleType, facts: BuilderFacts, wanted: _Wanted) -> _Opened:
+    source, choice = wanted.source, wanted.choice
     if source is None and facts.embedded:
         return _open_embedded(facts)
     text = source or facts.hub_id or ""
@@ -284,9 +396,12 @@ def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: H
         raise SourceError(f"{facts.name}: got the source '{shown_name(text)}', whose name is not UTF-8; rename it.")
     folder = Path(text)
     if folder.is_absolute() and folder.is_dir():
-        return _open_folder(module, folder)
+        return _open_folder(module, folder, wanted.partial)
+    if folder.is_absolute() and folder.is_file() and folder.suffix.lower() in TABLES:
+        return _open_table(folder, choice)
     hub = f"a Hub id such as {facts.hub_id}" if facts.hub_id else "the Hub id of such a dataset (org/name)"
-    ways = f"a folder with {facts.title} in its own layout or as class folders, or {hub}"
+    table = ", a table of paths and labels (.csv)" if facts.name == OWN_IMAGES else ""
+    ways = f"a folder with {facts.title} in its own layout or as class folders{table}, or {hub}"
     if match := DATASET_ID.fullmatch(text):
         images = hub_images(facts, match["name"], match["revision"], choice, ways)
         where = f"{match['name']} on the Hub"
@@ -302,9 +417,21 @@ def _open(module: ModuleType, facts: BuilderFacts, source: str | None, choice: H
     raise SourceError(f"{facts.name}: got {got}, expected {ways}.")
 
 
-def _open_folder(module: ModuleType, folder: Path) -> _Opened:
-    own = module.read(folder) if hasattr(module, "read") else None
-    listing = own or find_builder("imagefolder").read(folder)
+def _open_table(path: Path, choice: HubChoice) -> _Opened:
+    """A table of paths and labels; the images lie in the table's own folder, or below it."""
+    fetch = FolderFetch(path.parent.resolve())
+    found = labelled_table(fetch, path.name, choice.image, choice.label)
+    return _Opened(f"'{path}'", found.listing, fetch, attributions=found.attributions)
+
+
+def _open_folder(module: ModuleType, folder: Path, partial: bool) -> _Opened:
+    if module.NAME == OWN_IMAGES:
+        if found := labelled_folder(folder):
+            return _Opened(f"'{folder}'", found.listing, FolderFetch(folder.resolve()), attributions=found.attributions)
+        listing = module.read(folder, partial=partial)
+    else:
+        own = module.read(folder) if hasattr(module, "read") else None
+        listing = own or find_builder(OWN_IMAGES).read(folder, partial=partial)
     fetch = FolderFetch(folder.resolve())
     stated = folder_attributions(fetch, [item.key for item in (*listing.train, *(listing.test or ()))])
     own_survey = listing.survey
@@ -334,8 +461,10 @@ class _CheckedImages:
     many images as `memory.WINDOW_BYTES` holds.
     """
 
-    def __init__(self, opened: _Opened) -> None:
+    def __init__(self, opened: _Opened, facts: BuilderFacts) -> None:
         self._opened = opened
+        is_stated = facts.name == OWN_IMAGES and facts.licence_id != UNKNOWN
+        self._licence: Attribution = (("license", facts.licence),) if is_stated else ()
         self.ids: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
         self.bad: dict[str, BadImage] = {}
@@ -383,6 +512,8 @@ class _CheckedImages:
     def source(self, item: Listed) -> Source:
         """A sound image as tables name it."""
         stated = self._opened.attributions.get(item.key, ())
+        if "license" not in dict(stated):
+            stated = (*stated, *self._licence)
         return Source(self.ids[item.key], item.label, _shown(item), stated, self.sizes[item.key])
 
     def refusal(self) -> SourceError:

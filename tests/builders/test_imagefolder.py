@@ -96,7 +96,7 @@ def test_an_empty_class_folder_is_refused_and_one_image_is_enough(tmp_path):
     (tmp_path / "b").mkdir()
     assert refused(tmp_path) == (
         f"{str(tmp_path / 'b')!r}: the class has no image; add one (.jpg, .jpeg, .jpe, .png, .webp, ...) or remove the "
-        "folder."
+        "folder, or leave it out with `partial: true`."
     )
 
 

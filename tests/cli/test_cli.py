@@ -16,11 +16,11 @@ from command_line import Answer, Command
 
 from diffaug_datasets.cli import main
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.planning.new_run import shipped_recipes
+from diffaug_datasets.planning.catalogue import shipped_recipes
 from diffaug_datasets.run.store import Run
 
 GROUPS = {
-    "Make": ["demo", "cp", "plan", "generate", "run", "build"],
+    "Make": ["demo", "new", "cp", "plan", "generate", "run", "build"],
     "Look": ["builders", "methods", "status", "show", "report", "export", "regen", "doctor"],
     "Evaluate": ["measure", "bench"],
     "Publish": ["publish", "verify", "withdraw"],

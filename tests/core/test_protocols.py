@@ -63,7 +63,27 @@ def test_protocols_are_read_and_written_the_same(text, protocol):
 def test_other_texts_are_refused_with_the_allowed_forms(text):
     with pytest.raises(RecipeError) as error:
         parse_protocol(text)
-    assert str(error.value) == f"protocol: got {text!r}, expected one of {FORMS}."
+    assert str(error.value).startswith(f"protocol: got {text!r}, expected one of {FORMS}")
+
+
+@pytest.mark.parametrize(
+    ("text", "guess"),
+    [
+        ("5-shot", "5shot"),
+        ("10 Shots", "10shot"),
+        ("shot5", "5shot"),
+        ("Full", "full"),
+        ("all", "full"),
+        ("10%", "10pct"),
+        ("10percent", "10pct"),
+        ("long_tail_100", "lt100"),
+        ("banana", None),
+    ],
+)
+def test_a_text_that_is_near_to_a_form_gets_it_named(text, guess):
+    with pytest.raises(RecipeError) as error:
+        parse_protocol(text)
+    assert str(error.value).endswith(f"; did you mean {guess!r}?" if guess else f"{FORMS}.")
 
 
 @pytest.mark.parametrize(("text", "allowed"), [("lt1", "2 or more"), ("101pct", "1 to 100")])

@@ -37,9 +37,9 @@ def local_model(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture
 def withheld(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real images may not be passed on."""
-    real = contents.builder_facts
+    real = contents.recipe_facts
     for module in (contents, verify):
-        monkeypatch.setattr(module, "builder_facts", lambda name: replace(real(name), redistributable=False))
+        monkeypatch.setattr(module, "recipe_facts", lambda recipe: replace(real(recipe), redistributable=False))
 
 
 @pytest.fixture

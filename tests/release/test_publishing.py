@@ -11,6 +11,7 @@ from hub.server import LoopbackHub
 from small_release import made
 
 from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.sources import BuilderFacts
 from diffaug_datasets.release import contents as contents_module
 from diffaug_datasets.release.contents import PublishOptions
@@ -24,12 +25,12 @@ NAME = "org/fashion"
 @pytest.fixture
 def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same source under terms that forbid passing images on."""
-    real = contents_module.builder_facts
+    real = contents_module.recipe_facts
 
-    def facts(name: str) -> BuilderFacts:
-        return replace(real(name), redistributable=False, licence="research only", licence_id="other")
+    def facts(recipe: Recipe) -> BuilderFacts:
+        return replace(real(recipe), redistributable=False, licence="research only", licence_id="other")
 
-    monkeypatch.setattr(contents_module, "builder_facts", facts)
+    monkeypatch.setattr(contents_module, "recipe_facts", facts)
 
 
 @pytest.mark.usefixtures("forbidden")

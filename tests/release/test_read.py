@@ -37,8 +37,8 @@ def shelf(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
 @pytest.fixture
 def synthetic_only(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a release that may not carry its real images."""
-    real = contents.builder_facts
-    monkeypatch.setattr(contents, "builder_facts", lambda name: replace(real(name), redistributable=False))
+    real = contents.recipe_facts
+    monkeypatch.setattr(contents, "recipe_facts", lambda recipe: replace(real(recipe), redistributable=False))
     address = f"file://{tmp_path}/fashion"
     publish(finished, address, PublishOptions(with_rights=True))
     return address

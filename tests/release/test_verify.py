@@ -97,8 +97,8 @@ def test_a_row_is_made_again_from_the_repository_alone(
 def test_withheld_sources_come_from_the_reader(
     finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, diffaug: Command
 ) -> None:
-    real = contents.builder_facts
-    monkeypatch.setattr(contents, "builder_facts", lambda name: replace(real(name), redistributable=False))
+    real = contents.recipe_facts
+    monkeypatch.setattr(contents, "recipe_facts", lambda recipe: replace(real(recipe), redistributable=False))
     shelf = Shelf(finished, tmp_path / "fashion", recipe_only=True)
     row = finished.plan.rows[0].row_id
     said = diffaug("regen", shelf.place, row, "--device", "cpu", "--json")

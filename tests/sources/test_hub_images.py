@@ -115,6 +115,22 @@ def test_one_of_several_configs_is_named(hub: LoopbackHub, diffaug: Command, tmp
     assert "source_config: small" in (tmp_path / "run" / "recipe.yaml").read_text()
 
 
+def test_a_hub_id_ends_in_a_recipe_that_plans(
+    hub: LoopbackHub, diffaug: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    train, test = parquet(table([0, 1, 1])), parquet(table([0, 1], start=9))
+    push(README_md=b"---\nlicense: cc-by-4.0\n---\n", train_parquet=train, test_parquet=test)
+    said = diffaug("new", NAME, "-o", tmp_path / "birds.yaml")
+    assert said.code == 0, said
+    recipe = Recipe.from_yaml(tmp_path / "birds.yaml")
+    assert (recipe.source, recipe.name, recipe.licence) == (NAME, "birds", "cc-by-4.0")
+    assert (recipe.metaclass, recipe.classes) == ("bird", {"wren": "wren", "owl": "owl"})
+    planned = diffaug("plan", tmp_path / "birds.yaml", "--dry-run")
+    assert planned.code == 0, planned
+    assert "3 real images for training, 2 for testing" in planned.out
+
+
 # -- why one cannot be had, on a Hub ----------------------------------------------------------------------------------
 
 
