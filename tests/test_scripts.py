@@ -200,6 +200,26 @@ def test_the_table_of_methods_is_current(scripts: None) -> None:
     assert write_methods.FILE.read_text(encoding="utf-8") == write_methods.document()
 
 
+def test_the_page_of_the_papers_tables_is_current(scripts: None) -> None:
+    import write_reproduction
+
+    assert write_reproduction.FILE.read_text(encoding="utf-8") == write_reproduction.document()
+
+
+def test_the_cost_of_a_suite_is_the_formula(scripts: None) -> None:
+    from write_reproduction import size_of
+
+    from diffaug_datasets.evaluate.paper_suites import find_benches
+
+    size = size_of(find_benches("diffii_rn50@cub_5shot")["diffii_rn50@cub_5shot"])
+    assert (size.draws, size.real, size.made) == (3, 200 * 5, 3 * (6 * 5 + 20) * 1000)
+    assert size.steps == 3 * 10 * 128 * 4  # 3 draws, 7 sets and 3 controls, 128 epochs of 4 steps
+    few = size_of(find_benches("genie_noise@mini_imagenet_5way1shot")["genie_noise@mini_imagenet_5way1shot"])
+    assert (few.real, few.made, few.steps) == (5, 600 * 6 * 5 * 4, 0)
+    tail = size_of(find_benches("diffii_lt@cub_lt100")["diffii_lt@cub_lt100"])
+    assert (tail.real, tail.made) == (1242, 4 * 5 * 1242)
+
+
 def test_the_picture_of_the_layers_is_what_the_script_draws(scripts: None) -> None:
     import draw_layers
 

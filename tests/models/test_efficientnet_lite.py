@@ -129,17 +129,17 @@ def test_it_is_an_encoder_and_a_judge_like_any_other() -> None:
 def test_a_damaged_conversion_is_made_again_and_other_weights_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = oracle.converted_oracle()
+    folder = wheel_weights.converted_oracle()
     digests = json.loads((folder / "digests.json").read_text(encoding="utf-8"))
     (folder / "model.safetensors").write_bytes(b"damaged")
-    assert oracle.converted_oracle() == folder == oracle_folder()
+    assert wheel_weights.converted_oracle() == folder == oracle_folder()
     assert json.loads((folder / "digests.json").read_text(encoding="utf-8")) == digests
     assert (folder / "model.safetensors").stat().st_size > 18_000_000
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     shutil.rmtree(folder)
     wrong = tmp_path / "wrong.pth"
     wrong.write_bytes(b"other weights")
-    monkeypatch.setattr(oracle, "oracle_weights", lambda: wrong)
+    monkeypatch.setattr(wheel_weights, "oracle_weights", lambda: wrong)
     with pytest.raises(BackboneError, match=r"wrong\.pth: has the sha256 \w{16}, expected 579344248a93e230"):
         Encoder.load(ORACLE)
     assert not folder.exists()
