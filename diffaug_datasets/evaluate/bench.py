@@ -13,10 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.identity import digest
 from diffaug_datasets.evaluate.cells import Cell, CellFolder, Fitted, Result
-from diffaug_datasets.evaluate.classifiers import Array, fit, unit
+from diffaug_datasets.evaluate.classifiers import Array, fit_best, unit
 from diffaug_datasets.evaluate.draws import Draw, Images, Line, named_apart, read_set
 from diffaug_datasets.evaluate.features import cached_features
 from diffaug_datasets.evaluate.suite import Bench, Mixing, Probe
@@ -83,6 +82,9 @@ def bench(
         for draw in draws.values()
         for job in _jobs(spec, draw, [line for key, line in lines if key == draw.key], Features(encoder, cache))
     ]
+    device = str(encoders[0].device) if encoders else "cpu"
+    for draw in draws.values():
+        waiting += _network_jobs(spec, draw, [line for key, line in lines if key == draw.key], device, cache)
     results: list[Result] = []
     while waiting:
         left = []
@@ -118,7 +120,7 @@ def _jobs(spec: Bench, draw: Draw, lines: Sequence[Line], features: Features) ->
     stack = " ".join(f"{name} {version(name)}" for name in ("scikit-learn", "numpy", "scipy"))
     for classifier in spec.classifiers:
         if not isinstance(classifier, Probe):
-            raise RecipeError(f"classifiers: {classifier.kind} is not built yet.")
+            continue
         for training_set in training_sets(spec, draw, lines):
             for seed in spec.seeds:
                 cell = Cell(
@@ -146,17 +148,40 @@ def _jobs(spec: Bench, draw: Draw, lines: Sequence[Line], features: Features) ->
         yield Job(cell, partial(_zero_shot, draw, features), draw)
 
 
+def _network_jobs(spec: Bench, draw: Draw, lines: Sequence[Line], device: str, cache: Path | None) -> Iterator[Job]:
+    """Cells of networks, which no encoder of the bench has a part in."""
+    for classifier in spec.classifiers:
+        if isinstance(classifier, Probe):
+            continue
+        from diffaug_datasets.evaluate.networks import described, stack, train
+        from diffaug_datasets.models.image_networks import network_name
+
+        name = network_name(classifier.model)
+        for training_set in training_sets(spec, draw, lines):
+            for seed in spec.seeds:
+                cell = Cell(
+                    draw=draw.key,
+                    line=training_set.name,
+                    content=training_set.content,
+                    encoder=name,
+                    classifier=classifier.kind,
+                    setting=described(classifier, spec.mixing),
+                    seed=seed,
+                    stack=stack(device),
+                )
+                make = partial(train, classifier, training_set, draw.test, seed=seed, device=device, cache=cache)
+                yield Job(cell, make, draw)
+
+
 def _setting(classifier: Probe, mixing: Mixing) -> str:
-    return f"{mixing.rule or 'class'}, p {mixing.probability:g}, C {classifier.penalty:g}"
+    grid = classifier.penalty if isinstance(classifier.penalty, tuple) else (classifier.penalty,)
+    return f"{mixing.rule or 'class'}, p {mixing.probability:g}, C {' or '.join(f'{c:g}' for c in grid)}"
 
 
 def _probed(classifier: Probe, training_set: TrainingSet, draw: Draw, features: Features, seed: int) -> Fitted:
     begin = time.perf_counter()
     examples = training_set.examples(features)
-    penalty = classifier.penalty
-    if isinstance(penalty, tuple):
-        raise RecipeError("penalty: a grid is not built yet.")
-    predicted = fit(classifier.kind, examples, penalty, seed).predict(features(draw.test))
+    predicted = fit_best(classifier.kind, examples, classifier.penalty, None, seed).predict(features(draw.test))
     counts = int((examples.targets.sum(1) > 0).sum())
     return Fitted(predicted, counts, examples.mass, time.perf_counter() - begin)
 

@@ -51,7 +51,7 @@ class CellReceipt(BaseModel):
     """A finished cell: its predictions' digest, its accuracy in [0, 1], what went into it and how long it took.
 
     `images`: real and synthetic ones that count; `mass`: what they count together; `evaluations`: U-Net rows that the
-    synthetic ones took, None where a set does not say.
+    synthetic ones took, None where a set does not say. `steps` of `batch_size` images: of a network, else None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,6 +63,8 @@ class CellReceipt(BaseModel):
     mass: float
     seconds: float
     evaluations: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Fitted:
     mass: float
     seconds: float
     evaluations: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
 
 
 class CellFolder:
@@ -145,6 +149,8 @@ class CellFolder:
                 mass=fitted.mass,
                 seconds=round(fitted.seconds, 3),
                 evaluations=fitted.evaluations,
+                steps=fitted.steps,
+                batch_size=fitted.batch_size,
             )
             write_text(self._receipt(cell), receipt.model_dump_json(indent=1) + "\n")
         result = self.result(cell)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from diffaug_datasets.core.errors import RecipeError
+
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
@@ -101,6 +103,35 @@ def fit(kind: Kind, train: Examples, penalty: float = 1.0, seed: int = 0) -> Cla
         return every
 
     return Classifier(scores, penalty)
+
+
+def fit_best(
+    kind: Kind,
+    train: Examples,
+    penalty: float | Sequence[float],
+    val: tuple[Array, Sequence[int]] | None,
+    seed: int = 0,
+) -> Classifier:
+    """The classifier of one penalty, or of that of several that is best on held-out images; of equal ones the smallest.
+
+    `val`: features [n d] and class ids [n] of real images that are neither trained on nor tested.
+
+    Raises:
+        RecipeError: there are several penalties and nothing to choose with, or one of them is not above 0.
+        ValueError: fewer than two classes have a target.
+    """
+    grid = sorted({penalty} if isinstance(penalty, int | float) else set(penalty))
+    if not grid or grid[0] <= 0:
+        raise RecipeError(f"penalty: got {penalty}, expected numbers above 0.")
+    if len(grid) == 1 or kind == "class_mean":
+        return fit(kind, train, grid[0], seed)
+    if val is None or not len(val[1]):
+        raise RecipeError(
+            f"penalty: got {len(grid)} values and no validation image to choose with, expected some; set "
+            "val_per_class, or give one value."
+        )
+    fitted = [fit(kind, train, one, seed) for one in grid]
+    return max(fitted, key=lambda classifier: classifier.accuracy(*val))
 
 
 def _class_means(train: Examples) -> Callable[[Array], Array]:

@@ -91,8 +91,8 @@ def test_finished_cells_are_not_made_again_and_damaged_ones_are(run_bench, tmp_p
     sets = {"a": (table(hard(8, 0), hard(30, 1)), table(hard(50, 9)))}
     first = run_bench(sets)
     fitted = []
-    real_fit = benching.fit
-    monkeypatch.setattr(benching, "fit", lambda kind, *rest: fitted.append(kind) or real_fit(kind, *rest))
+    real_fit = benching.fit_best
+    monkeypatch.setattr(benching, "fit_best", lambda kind, *rest: fitted.append(kind) or real_fit(kind, *rest))
     assert rows_of(run_bench(sets)) == rows_of(first)
     assert not fitted
     victim = next(r for r in first.results if (r.receipt.cell.classifier, r.receipt.cell.line) == ("svm", "real"))

@@ -6,7 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from sklearn.svm import LinearSVC
 
-from diffaug_datasets.evaluate.classifiers import Examples, fit
+from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.evaluate.classifiers import Examples, fit, fit_best
 
 CLASSES = 4
 
@@ -98,3 +99,39 @@ def test_examples_that_cannot_be_are_refused(features, targets) -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="got examples of 1 classes, expected two or more"):
         fit("logistic", Examples.of_labels(np.ones((3, 2)), [0, 0, 0], 2))
+
+
+@pytest.mark.parametrize("kind", ["logistic", "svm"])
+def test_of_several_penalties_the_best_on_held_out_images_is_taken(kind) -> None:
+    (features, labels), val, test = images(16, 0, 1.5), images(200, 2, 1.5), images(50, 1)
+    train, grid = Examples.of_labels(features, labels, CLASSES), (100.0, 1e-4, 0.01, 1.0)
+    rows = unit(features)
+    accuracies = {}
+    for penalty in sorted(grid):
+        model = (
+            LogisticRegression(C=penalty, max_iter=1000) if kind == "logistic" else LinearSVC(C=penalty, random_state=0)
+        )
+        accuracies[penalty] = (model.fit(rows, labels).predict(unit(val[0])) == val[1]).mean()
+    found = fit_best(kind, train, grid, val)
+    assert found.penalty == max(accuracies, key=lambda penalty: (accuracies[penalty], -penalty))
+    assert len(set(accuracies.values())) > 1
+    assert (found.predict(test[0]) == fit(kind, train, found.penalty).predict(test[0])).all()
+
+
+def test_of_equally_good_penalties_the_smallest_is_taken() -> None:
+    features, labels = images(40, 0, spread=0.01)
+    train = Examples.of_labels(features, labels, CLASSES)
+    assert fit_best("logistic", train, (10.0, 2.0, 5.0), (features, labels)).penalty == 2
+    assert fit_best("class_mean", train, (10.0, 2.0), None).penalty is None
+    assert fit_best("logistic", train, 3.0, None).penalty == 3
+    assert fit_best("logistic", train, (3.0, 3.0), None).penalty == 3
+
+
+def test_a_grid_without_held_out_images_is_one_sentence() -> None:
+    train = Examples.of_labels(*images(12, 0), CLASSES)
+    for val in (None, (np.zeros((0, 12)), [])):
+        with pytest.raises(RecipeError, match="penalty: got 2 values and no validation image to choose with, expected"):
+            fit_best("logistic", train, (1.0, 2.0), val)
+    for penalty in (0.0, (1.0, -1.0), ()):
+        with pytest.raises(RecipeError, match=r"penalty: got .*, expected numbers above 0"):
+            fit_best("logistic", train, penalty, None)
