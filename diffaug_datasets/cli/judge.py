@@ -1,70 +1,254 @@
-"""The verb that trains classifiers on a set."""
+"""The verb that trains classifiers on sets: `bench`."""
 
 import csv
-from collections.abc import Sequence
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
+from diffaug_datasets.cli.make import changes_of
 from diffaug_datasets.cli.measuring import check_options
-from diffaug_datasets.cli.screen import note, say, say_json, say_table, waiting
+from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_table, waiting
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.files import write_atomically
-from diffaug_datasets.core.recipe import checked
+from diffaug_datasets.core.files import load_yaml, write_atomically
+from diffaug_datasets.core.recipe import checked, read_mapping
 from diffaug_datasets.evaluate.bench import Answer, bench
-from diffaug_datasets.evaluate.suite import Bench, Mixing, ProbeKind
+from diffaug_datasets.evaluate.cells import Result
+from diffaug_datasets.evaluate.draws import leak_warnings
+from diffaug_datasets.evaluate.groups import by_group
+from diffaug_datasets.evaluate.outlook import outlook
+from diffaug_datasets.evaluate.runs import Doing
+from diffaug_datasets.evaluate.suite import MOST_DRAWS, Bench, Mixing, Probe, ProbeKind
 from diffaug_datasets.evaluate.table import TableRow, table
+from diffaug_datasets.evaluate.worth import Judge, Worth, worths
+from diffaug_datasets.planning.catalogue import merged
+from diffaug_datasets.run.progress import clock
+
+if TYPE_CHECKING:
+    from diffaug_datasets.models.encoders import Encoder
+
+UNFINISHED = 3
+OPTION_OF = {
+    "encoders": "--encoder",
+    "classifiers": "--classifier",
+    "more_real": "--more-real",
+    "images_per_class": "--images-per-class",
+    "draws": "--draws",
+    "mixing": "--rule or -p",
+    "changes": "--set",
+}
 
 
-def bench_of(sets: Sequence[str], encoders: Sequence[str], classifiers: Sequence[str], mixing: Mixing) -> Bench:
-    """A bench of what a person typed.
+@dataclass(frozen=True)
+class BenchOptions:
+    """What a person typed beside the sets; None and empty ones were not given."""
+
+    encoders: Sequence[str] = ()
+    classifiers: Sequence[str] = ()
+    rule: str | None = None
+    probability: float | None = None
+    draws: str | None = None
+    images_per_class: int | None = None
+    more_real: Sequence[int] = ()
+    changes: Sequence[str] = ()
+    config: str | None = None
+    with_real: str | None = None
+
+
+def bench_of(words: Sequence[str], given: BenchOptions) -> Bench:
+    """A bench of what a person typed: a file or a shipped suite, or sets. Options win over a file, and it is said.
 
     Raises:
-        RecipeError: a classifier that is not known.
+        RecipeError: a file or an option that cannot be.
     """
-    for name in classifiers:
+    from_file = _written_bench(words)
+    content = dict(from_file or {"sets": list(words)})
+    told = _told(given, content.get("mixing"), content.get("changes"))
+    if from_file is not None:
+        for key in sorted(told.keys() & from_file.keys()):
+            note(f"{OPTION_OF[key]} wins over `{key}` of {words[0]}.")
+    spec = Bench.from_dict({**content, **told})
+    places = {key: value for key, value in (("config", given.config), ("with_real", given.with_real)) if value}
+    if not places:
+        return spec
+    check_options([entry.set for entry in spec.sets], given.config, given.with_real)
+    return spec.model_copy(update={"sets": tuple(entry.model_copy(update=places) for entry in spec.sets)})
+
+
+def _written_bench(words: Sequence[str]) -> dict[str, object] | None:
+    """The keys of a bench's file, or of a suite that the package ships; None where sets were typed."""
+    if len(words) != 1:
+        return None
+    suite = files("diffaug_datasets") / "evaluate" / "suites" / f"{words[0]}.yaml"
+    if words[0].isidentifier() and suite.is_file():
+        shipped: dict[str, object] = load_yaml(suite.read_text("utf-8"))
+        return shipped
+    if Path(words[0]).suffix not in (".yaml", ".yml"):
+        return None
+    content = read_mapping(Path(words[0]), "bench")
+    return Bench.placed(content, Path(words[0]).parent) if "sets" in content else None
+
+
+def _told(given: BenchOptions, mixing: object, changes: object) -> dict[str, object]:
+    """Keys of a bench that options stand for."""
+    for name in given.classifiers:
         if name not in get_args(ProbeKind):
             raise RecipeError(f"--classifier: got {name!r}, expected one of {', '.join(get_args(ProbeKind))}.")
-    return Bench.from_dict(
-        {"sets": list(sets), "encoders": list(encoders), "classifiers": list(classifiers), "mixing": mixing}
+    rule = {
+        key: value for key, value in (("rule", given.rule), ("probability", given.probability)) if value is not None
+    }
+    checked(Mixing, rule, where="--")
+    told: dict[str, object] = {
+        "encoders": list(given.encoders),
+        "classifiers": list(given.classifiers),
+        "more_real": list(given.more_real),
+        "images_per_class": given.images_per_class,
+        "draws": draws_of(given.draws) if given.draws else None,
+        "mixing": {**(mixing if isinstance(mixing, dict) else {}), **rule} if rule else None,
+    }
+    if given.changes:
+        told["changes"] = merged(changes if isinstance(changes, dict) else {}, changes_of(given.changes, None))
+    return {key: value for key, value in told.items() if value}
+
+
+def draws_of(text: str) -> list[int]:
+    """`5` for the first five, `0,2,7` or `10-19` for those.
+
+    Raises:
+        RecipeError: something else.
+    """
+    if re.fullmatch(r"[0-9]{1,5}", text) and int(text):
+        return list(range(int(text)))
+    if match := re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", text):
+        first, last = int(match[1]), int(match[2])
+        if first <= last < first + MOST_DRAWS:
+            return list(range(first, last + 1))
+    elif re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})+", text):
+        return [int(word) for word in text.split(",")]
+    raise RecipeError(
+        f"--draws: got {text!r}, expected a number (5: the first five), a list (0,2,7) or a span (10-19)."
     )
 
 
-def mixing_of(rule: str | None, probability: float) -> Mixing:
-    """How sets are mixed, of what a person typed.
+def price_bench(spec: Bench, folder: Path, device: str, as_json: bool) -> None:
+    """Say what a bench would take; write nothing.
 
     Raises:
-        RecipeError: a rule that is not known, or a probability outside [0, 1].
+        DiffAugError: a set or an encoder cannot be had.
     """
-    return checked(Mixing, {"rule": rule, "probability": probability}, where="--")
+    encoders = _encoders(spec, device)
+    with waiting("looking at the sets"):
+        found = outlook(spec, encoders, folder, Doing(device=device))
+    if as_json:
+        say_json(asdict(found))
+        return
+    seconds = None if found.cell_seconds is None else found.generation_seconds + found.cell_seconds
+    say_facts(
+        {
+            "draws": f"{found.draws:,}",
+            "images": f"{found.images:,} to make in {found.runs:,} runs, {found.evaluations:,} U-Net evaluations, "
+            f"about {clock(found.generation_seconds)} here",
+            "cells": f"{found.cells:,}: {found.done:,} done, {found.cells - found.done:,} left",
+            "steps": f"{found.steps:,} of optimisers",
+            "time": f"about {clock(seconds)}"
+            if seconds is not None
+            else "not known: no cell of such a kind is done here",
+        }
+    )
+    for sentence in found.notes:
+        note(f"note: {sentence}")
+    say("nothing written (--dry-run)")
 
 
-def run_bench(
-    spec: Bench, folder: Path, *, config: str | None, with_real: str | None, device: str, as_json: bool
-) -> None:
-    """Judge sets by classifiers on frozen features; print the table, and write it beside the cells.
+def run_bench(spec: Bench, folder: Path, *, device: str, workers: int, minutes: float | None, as_json: bool) -> int:
+    """Judge sets by classifiers; print the table, and write it beside the cells. 3 where the time was over before.
 
     Raises:
         DiffAugError: a set or an encoder cannot be had, an option is not for these sets, or the folder is read-only.
     """
+    until = None if minutes is None else time.monotonic() + 60 * minutes
+    progress = None if as_json else sys.stderr
+    encoders = _encoders(spec, device)
+    with waiting(f"training on {len(spec.sets)} sets") if progress is None else nullcontext():
+        answer = bench(spec, encoders, folder, doing=Doing(until, workers, device, progress))
+    if answer.left:
+        what = f"{answer.left.runs:,} runs" if answer.left.runs else f"{answer.left.cells:,} cells"
+        note(f"diffaug: the time is over (--minutes) and {what} are left; the same command goes on.")
+        return UNFINISHED
+    rows, groups = table(answer), by_group(answer, spec.groups, spec.count_bounds)
+    path = folder / "table.csv"
+    write_atomically(path, lambda unfinished: _write_csv(unfinished, [_without_time(row.flat()) for row in rows]))
+    write_atomically(folder / "cells.csv", lambda unfinished: _write_csv(unfinished, [*map(_cell, answer.results)]))
+    if as_json:
+        _say_json(answer, rows, {name: table(part) for name, part in groups.items()})
+        return 0
+    for sentence in leak_warnings(answer.lines):
+        note(f"warning: {sentence}")
+    for sentence in answer.notes:
+        note(f"note: {sentence}")
+    _say_answer(answer, rows)
+    for name, part in groups.items():
+        say(f"\n{name}")
+        _say_rows(table(part))
+    say(f"\ntable: {path}")
+    return 0
+
+
+def help_bench(folder: Path, device: str, cache: str, parent: int) -> None:
+    """Make cells of a bench that another process leads, as long as that lives."""
+    spec = Bench.from_dict(read_mapping(folder / "bench.yaml", "bench"))
+    doing = Doing(device=device, parent=parent)
+    bench(spec, _encoders(spec, device), folder, cache=Path(cache) if cache else None, doing=doing)
+
+
+def _encoders(spec: Bench, device: str) -> "list[Encoder]":
+    """Those of the probes, loaded; none where there is no probe."""
     from diffaug_datasets.models.encoders import Encoder
     from diffaug_datasets.run.execute import resolve_device
 
-    check_options([entry.set for entry in spec.sets], config, with_real)
-    told = {key: value for key, value in (("config", config), ("with_real", with_real)) if value is not None}
-    spec = spec.model_copy(update={"sets": tuple(entry.model_copy(update=told) for entry in spec.sets)})
-    encoders = [Encoder.load(name, resolve_device(device)) for name in spec.encoders]
-    with waiting(f"training on {len(spec.sets)} sets"):
-        answer = bench(spec, encoders, folder / "cells")
-    rows = table(answer)
-    path = folder / "table.csv"
-    write_atomically(path, lambda unfinished: _write_csv(unfinished, rows))
-    if as_json:
-        say_json([row.flat() for row in rows])
-        return
-    _say_leaks(answer)
+    if not any(isinstance(one, Probe) for one in spec.classifiers):
+        return []
+    return [Encoder.load(name, resolve_device(device)) for name in spec.encoders]
+
+
+def _say_json(answer: Answer, rows: Sequence[TableRow], groups: Mapping[str, Sequence[TableRow]]) -> None:
+    say_json(
+        {
+            "rows": [row.flat() for row in rows],
+            "groups": {name: [row.flat() for row in of_group] for name, of_group in groups.items()},
+            "worth": [asdict(worth) for worth in worths(answer)],
+            "warnings": list(leak_warnings(answer.lines)),
+            "notes": list(answer.notes),
+        }
+    )
+
+
+def _say_answer(answer: Answer, rows: Sequence[TableRow]) -> None:
     draws = len(answer.draws)
     test_images = max(len(result.correct) for result in answer.results)
     say(f"{draws} draw{'s' * (draws > 1)} of the real images, {test_images:,} test images")
+    _say_rows(rows)
+    for judge, of_judge in _by_judge(worths(answer)).items():
+        say(f"\n{judge[1]} on {judge[0]}:")
+        for worth in of_judge:
+            say(f"  {worth.sentence}")
+    if draws == 1:
+        note("one draw: intervals are over test images alone; another draw of the real images may differ by more.")
+
+
+def _by_judge(found: Sequence[Worth]) -> Mapping[Judge, list[Worth]]:
+    judged: dict[Judge, list[Worth]] = {}
+    for worth in found:
+        judged.setdefault(worth.judge, []).append(worth)
+    return judged
+
+
+def _say_rows(rows: Sequence[TableRow]) -> None:
     for encoder_name, classifier, setting in dict.fromkeys((r.encoder, r.classifier, r.setting) for r in rows):
         say(f"\n{classifier} on {encoder_name} ({setting})")
         chosen = [r for r in rows if (r.encoder, r.classifier, r.setting) == (encoder_name, classifier, setting)]
@@ -72,18 +256,6 @@ def run_bench(
         verdict = f"verdict (Holm, {compared} lines)" if compared > 1 else "verdict"
         head = ("line", "accuracy", "gain over real (95 %)", verdict, "images")
         say_table(head, [_bench_cells(row) for row in chosen])
-    if draws == 1:
-        note("one draw: intervals are over test images alone; another draw of the real images may differ by more.")
-    say(f"\ntable: {path}")
-
-
-def _say_leaks(answer: Answer) -> None:
-    for line in answer.lines:
-        if line.leaks:
-            note(
-                f"warning: {line.where}: {len(line.leaks)} of its synthetic images are test images (first: "
-                f"{line.leaks[0][:12]}), so what follows flatters it."
-            )
 
 
 def _bench_cells(row: TableRow) -> tuple[str, str, str, str, str]:
@@ -96,9 +268,19 @@ def _bench_cells(row: TableRow) -> tuple[str, str, str, str, str]:
     return row.line, f"{100 * row.accuracy:.1f}{spread}", gain, verdict, f"{row.images:,}"
 
 
-def _write_csv(path: Path, rows: Sequence[TableRow]) -> None:
-    flat = [row.flat() for row in rows]
+def _cell(result: Result) -> dict[str, object]:
+    """A finished cell on one level, with what it took."""
+    content = result.receipt.model_dump(exclude={"cell", "predictions"})
+    return {"key": result.receipt.cell.key, **result.receipt.cell.model_dump(), **content}
+
+
+def _without_time(row: dict[str, object]) -> dict[str, object]:
+    """A row of the table, which is the same whoever made it, and how fast; `cells.csv` has the seconds."""
+    return {key: value for key, value in row.items() if key != "seconds"}
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(flat[0]))
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(flat)
+        writer.writerows(rows)

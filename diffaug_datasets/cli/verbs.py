@@ -405,28 +405,76 @@ def measure(
 
 @app.command(rich_help_panel=EVALUATE)
 def bench(
-    sets: Sets,
+    sets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BENCH|SET...",
+            help="A bench file or suite; or run folders, published sets (org/name, s3://...), config names, recipes.",
+        ),
+    ],
     out: Annotated[
-        Path, typer.Option("--out", callback=local, help="Folder of the table and of finished cells.")
+        Path, typer.Option("--out", callback=local, help="Folder of the table, of finished cells and of runs.")
     ] = Path("runs/bench"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Start nothing more after this time; the same command goes on.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    draws: Annotated[
+        str | None, typer.Option(help="Draws of config names and recipes: 5 (the first five), 0,2,7 or 10-19.")
+    ] = None,
+    images_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Synthetic images: the first so many of every class, for every set.")
+    ] = None,
+    changes: Set = None,
+    more_real: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="A line with so many more real images per class, to measure by; repeatable."),
+    ] = None,
     encoder: Encoders = None,
     classifier: Annotated[
         list[str] | None, typer.Option(help="class_mean, logistic or svm; repeatable; default: logistic.")
     ] = None,
-    rule: Annotated[str, typer.Option(help="What stands in for a real image: class, global, index or lt_inverse.")] = (
-        "class"
-    ),
-    probability: Annotated[float, typer.Option("-p", "--probability", help="Of a real image to be replaced.")] = 0.5,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="What stands in for a real image: class, global, index, lt_inverse; or concatenate. Default: "
+            "lt_inverse for a long tail, else class."
+        ),
+    ] = None,
+    probability: Annotated[
+        float | None, typer.Option("-p", "--probability", help="Of a real image to be replaced; default: 0.5.")
+    ] = None,
     config: Config = None,
     with_real: WithReal = None,
     device: Device = "cpu",
     json: AsJson = False,
 ) -> None:
-    """Does a set help a classifier? Train on frozen features with and without it, at the same budget, and compare."""
-    from diffaug_datasets.cli.judge import bench_of, mixing_of, run_bench
+    """Does a set help a classifier? Train with and without it, at the same budget, and say how sure the answer is.
 
-    spec = bench_of(sets, encoder or ("tiny",), classifier or ("logistic",), mixing_of(rule, probability))
-    run_bench(spec, out, config=config, with_real=with_real, device=device, as_json=json)
+    Config names and recipes are planned and generated for every draw first. Killed, the same command goes on; several
+    at once share the work. Exit code 3 where --minutes ended it.
+    """
+    from diffaug_datasets.cli.judge import BenchOptions, bench_of, price_bench, run_bench
+
+    given = BenchOptions(
+        encoders=encoder or (),
+        classifiers=classifier or (),
+        rule=rule,
+        probability=probability,
+        draws=draws,
+        images_per_class=images_per_class,
+        more_real=more_real or (),
+        changes=changes or (),
+        config=config,
+        with_real=with_real,
+    )
+    spec = bench_of(sets, given)
+    if dry_run:
+        price_bench(spec, out, device, json)
+        return
+    code = run_bench(spec, out, device=device, workers=workers, minutes=minutes, as_json=json)
+    raise typer.Exit(code)
 
 
 @app.command(rich_help_panel=PUBLISH)
@@ -579,3 +627,11 @@ def worker(run: RunFolder, pipe: int, options: str) -> None:
     from diffaug_datasets.run.engines.local import work_for_parent
 
     work_for_parent(run, pipe, options)
+
+
+@app.command(hidden=True)
+def bench_worker(folder: Path, device: str, cache: str, parent: int) -> None:
+    """Work for a `bench` with several workers, which starts this itself."""
+    from diffaug_datasets.cli.judge import help_bench
+
+    help_bench(folder, device, cache, parent)

@@ -7,27 +7,44 @@ is never made again, so a bench that was killed goes on where it was, and any nu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import FileDigest, read_text, sha256_file, write_atomically, write_text
-from diffaug_datasets.core.identity import digest
+from diffaug_datasets.core.identity import __version__, digest
 from diffaug_datasets.run.store import check_locks, lease
 
-SCHEMA = 1
+SCHEMA = 2
+# Modules that decide what a classifier predicts.
+DECIDING = (
+    *(f"evaluate/{name}.py" for name in ("classifiers", "draws", "networks", "training_sets", "views")),
+    "models/image_networks.py",
+    "train/replacement.py",
+)
+
+
+@cache
+def code_version() -> str:
+    """A digest of this package's version and of the modules that decide what a classifier predicts."""
+    texts = {name: files("diffaug_datasets").joinpath(*name.split("/")) for name in DECIDING}
+    return digest([__version__, {name: text.read_text("utf-8") for name, text in texts.items()}])[:16]
 
 
 class Cell(BaseModel):
     """What decides a cell, and how its result is found again.
 
-    `draw`: digest of the real and the test images. `line`: its name; `content`: digest of its synthetic images.
-    `setting`: how they are used and by which classifier, in words that stand in the table.
+    `draw`: digest of the real and the test images. `line`: its name; `content`: digest of what is learned beside the
+    draw's real images, and how. `setting`: how they are used and by which classifier, in words that stand in the table;
+    `held_out`: digest of the images that something is chosen on. `stack`: versions of the libraries; `code`: of what
+    this package does with images, see `code_version`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +57,8 @@ class Cell(BaseModel):
     setting: str
     seed: int
     stack: str
+    held_out: str = ""
+    code: str = ""
 
     @property
     def key(self) -> str:
@@ -50,8 +69,9 @@ class Cell(BaseModel):
 class CellReceipt(BaseModel):
     """A finished cell: its predictions' digest, its accuracy in [0, 1], what went into it and how long it took.
 
-    `images`: real and synthetic ones that count; `mass`: what they count together; `evaluations`: U-Net rows that the
-    synthetic ones took, None where a set does not say. `steps` of `batch_size` images: of a network, else None.
+    `images`: real and synthetic ones that count; `mass`: what they count together. `steps` of the optimiser with
+    `batch_size` images each, None where all images are seen at once. `evaluations`: U-Net rows that the synthetic ones
+    took, None where a set does not say. `chosen`: what was chosen on held-out images, such as C; '' for nothing.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,17 +82,36 @@ class CellReceipt(BaseModel):
     images: int
     mass: float
     seconds: float
-    evaluations: int | None = None
     steps: int | None = None
     batch_size: int | None = None
+    evaluations: int | None = None
+    chosen: str = ""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The test images of a draw, as they stand beside the predictions; all columns are of one length.
+
+    `keys`: pixel digests; `labels`: class ids; `real_counts`: real training images of the image's class; `places`: a
+    key of each image that groups are told by, such as where a bird was photographed, '' where it is not known.
+    """
+
+    keys: Sequence[str]
+    labels: NDArray[np.int64]
+    real_counts: NDArray[np.int64]
+    places: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished cell and whether each test image got its label [n], in the order of the draw's test images."""
+    """A finished cell and whether each test image got its label [n], in the order of the draw's test images.
+
+    `table`: its predictions, one row per test image: pixel_sha256, label, predicted, real_count, place.
+    """
 
     receipt: CellReceipt
     correct: NDArray[np.bool_]
+    table: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +122,10 @@ class Fitted:
     images: int
     mass: float
     seconds: float
-    evaluations: int | None = None
     steps: int | None = None
     batch_size: int | None = None
+    evaluations: int | None = None
+    chosen: str = ""
 
 
 class CellFolder:
@@ -103,6 +143,15 @@ class CellFolder:
             raise RunError(f"{folder}: cannot be made ({error.strerror}); give another place.") from None
         check_locks(folder)
 
+    @classmethod
+    def at(cls, folder: Path) -> "CellFolder | None":
+        """The cells of a folder to look at, whether or not it can be written; None where it is not there."""
+        if not folder.is_dir():
+            return None
+        cells = cls.__new__(cls)
+        cells.folder = folder
+        return cells
+
     def result(self, cell: Cell) -> Result | None:
         """The finished cell, or None where it is missing or its files are not what the receipt says."""
         path = self._receipt(cell)
@@ -110,20 +159,27 @@ class CellFolder:
             return None
         try:
             receipt = CellReceipt.model_validate_json(read_text(path))
-        except (ValidationError, ValueError):
+        except (OSError, ValueError):
             return None
         file = self.folder / receipt.predictions.file
         if receipt.cell != cell or not file.is_file() or sha256_file(file) != receipt.predictions.sha256:
             return None
         table = pq.read_table(file)
-        return Result(receipt, table["label"].to_numpy() == table["predicted"].to_numpy())
+        return Result(receipt, table["label"].to_numpy() == table["predicted"].to_numpy(), table)
 
-    def make(
-        self, cell: Cell, fit: Callable[[], Fitted], test: Sequence[str], labels: NDArray[np.int64]
-    ) -> Result | None:
+    def seconds(self) -> dict[tuple[str, str], list[float]]:
+        """(encoder, classifier) -> how long its finished cells took; unreadable receipts are left out."""
+        taken: dict[tuple[str, str], list[float]] = {}
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                receipt = CellReceipt.model_validate_json(read_text(path))
+            except (OSError, ValueError):
+                continue
+            taken.setdefault((receipt.cell.encoder, receipt.cell.classifier), []).append(receipt.seconds)
+        return taken
+
+    def make(self, cell: Cell, fit: Callable[[], Fitted], test: Tested) -> Result | None:
         """The finished cell, made now if it is missing; None where another process is at it.
-
-        `test`: pixel digests of the test images, in order; `labels`: their class ids.
 
         Raises:
             RunError: the folder cannot be written.
@@ -135,22 +191,25 @@ class CellFolder:
                 return result
             fitted = fit()
             columns = {
-                "pixel_sha256": pa.array(test, pa.string()),
-                "label": pa.array(labels, pa.int32()),
+                "pixel_sha256": pa.array(test.keys, pa.string()),
+                "label": pa.array(test.labels, pa.int32()),
                 "predicted": pa.array(fitted.predicted, pa.int32()),
+                "real_count": pa.array(test.real_counts, pa.int32()),
+                "place": pa.array(test.places, pa.string()),
             }
             table = pa.table(columns)
             done = write_atomically(self.folder / f"{cell.key}.parquet", lambda path: pq.write_table(table, path))
             receipt = CellReceipt(
                 cell=cell,
                 predictions=done,
-                accuracy=float((fitted.predicted == labels).mean()),
+                accuracy=float((fitted.predicted == test.labels).mean()),
                 images=fitted.images,
                 mass=fitted.mass,
                 seconds=round(fitted.seconds, 3),
-                evaluations=fitted.evaluations,
                 steps=fitted.steps,
                 batch_size=fitted.batch_size,
+                evaluations=fitted.evaluations,
+                chosen=fitted.chosen,
             )
             write_text(self._receipt(cell), receipt.model_dump_json(indent=1) + "\n")
         result = self.result(cell)

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.identity import digest
+from diffaug_datasets.evaluate.cells import Tested
 from diffaug_datasets.evaluate.classifiers import Array
 from diffaug_datasets.evaluate.features import places_by_origin
+from diffaug_datasets.evaluate.making import Making, making_of
+from diffaug_datasets.evaluate.suite import Mixing
 from diffaug_datasets.release.read import EmptySplit, load
 
 if TYPE_CHECKING:
@@ -95,35 +98,71 @@ class Images:
         n, of_first, of_second = len(self), self.read, other.read
         return Images(labelled, self.keys + other.keys, lambda i: of_first(i) if i < n else of_second(i - n))
 
-    def per_class(self, most: int) -> "Images":
-        """The first `most` of every class, in their order."""
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many of every class there are."""
+        labelled = self.labelled
+        return tuple(np.bincount(labelled.labels, minlength=labelled.soft.shape[1]).tolist())
+
+    def per_class(self, most: "int | Sequence[int]") -> "Images":
+        """The first `most` of every class, in their order; a sequence says it for each class."""
         seen: Counter[int] = Counter()
         kept = []
         for place, label in enumerate(self.labelled.labels.tolist()):
             seen[label] += 1
-            if seen[label] <= most:
+            if seen[label] <= (most if isinstance(most, int) else most[label]):
                 kept.append(place)
         return self.select(kept)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The real images that methods may see, and the test images."""
+    """The real images that methods may see, and the test images.
+
+    `places`: a key of each test image that groups are told by (the column `place` of a set), '' where there is none.
+    """
 
     key: str
     class_names: tuple[str, ...]
     real: Images
     test: Images
+    places: tuple[str, ...] = ()
+
+    @property
+    def tested(self) -> Tested:
+        """The test images as they stand beside predictions."""
+        labels = self.test.labelled.labels
+        counts = np.asarray(self.real.counts, dtype=np.int64)[labels]
+        return Tested(self.test.keys, labels, counts, self.places or [""] * len(labels))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One set of a draw: where it came from, what it is called, its synthetic images; `leaks`: test images."""
+    """One set of a draw: where it came from, what it is called, its synthetic images; `leaks`: test images among them.
+
+    `mixing`: where it differs from the bench's. `making`: how it was made, where the set says so. `is_control`: the
+    bench added it, and it follows the first set of the draw. `told_by`: what tells it from others of its name; default:
+    where it came from.
+    """
 
     where: str
     name: str
     synthetic: Images
     leaks: tuple[str, ...]
+    mixing: Mixing | None = None
+    making: Making | None = None
+    is_control: bool = False
+    told_by: str = ""
+
+
+def leak_warnings(lines: Sequence[Line]) -> tuple[str, ...]:
+    """A sentence for every set in which test images are among the synthetic ones."""
+    return tuple(
+        f"{line.where}: {len(line.leaks)} of its synthetic images are test images (first: {line.leaks[0][:12]}), so "
+        "what follows flatters it."
+        for line in lines
+        if line.leaks
+    )
 
 
 def read_set(where: str, config: str | None = None, with_real: str | Path | None = None) -> tuple[Draw, Line]:
@@ -156,35 +195,44 @@ def read_set(where: str, config: str | None = None, with_real: str | Path | None
     )
     key = digest(["draw", real.identity_of_any_order, held_out.identity, list(names)])
     leaks = tuple(sorted(set(made.keys) & set(held_out.keys)))
-    return Draw(key, names, real, held_out), Line(where, str(train[made_rows[0]]["method"]), made, leaks)
+    places = tuple(map(str, test["place"])) if "place" in test.column_names else ()
+    method, making = str(train[made_rows[0]]["method"]), making_of(where, config)
+    return Draw(key, names, real, held_out, places), Line(where, method, made, leaks, making=making)
 
 
 def images_of(rows: "datasets.Dataset", classes: int) -> Images:
     """The images of a loaded set, in their order."""
     soft = np.zeros((len(rows), classes))
-    for row, label in zip(soft, rows["soft_label"], strict=True):
+    columns = {name: rows[name][:] for name in ("soft_label", "label", "source_ids", "pixel_sha256")}  # not row by row
+    for row, label in zip(soft, columns["soft_label"], strict=True):
         row[label["class"]] = label["weight"]
-    labels = np.asarray(rows["label"], dtype=np.int64)
+    labels = np.asarray(columns["label"], dtype=np.int64)
 
     def read(place: int) -> "Image":
         picture: Image = rows[place]["image"]
         return picture.convert("RGB")
 
-    return Images(Labelled(labels, soft, list(rows["source_ids"])), tuple(rows["pixel_sha256"]), read)
+    return Images(Labelled(labels, soft, columns["source_ids"]), tuple(columns["pixel_sha256"]), read)
 
 
 def named_apart(lines: Sequence[tuple[str, Line]], taken: Sequence[str]) -> list[tuple[str, Line]]:
     """(draw, line) with names of their own: lines of one name in one draw are told apart by their places' last part.
 
     Where these are the same too, by the whole place. `taken`: names of other lines.
+
+    Raises:
+        RecipeError: two lines of a draw would have one name all the same.
     """
+    short = [line.told_by or Path(line.where).name for _, line in lines]
     names = Counter((key, line.name) for key, line in lines)
-    folders = Counter((key, line.name, Path(line.where).name) for key, line in lines)
+    ends = Counter((key, line.name, end) for (key, line), end in zip(lines, short, strict=True))
     named = []
-    for key, line in lines:
+    for (key, line), end in zip(lines, short, strict=True):
         name = line.name
         if names[key, name] > 1 or name in taken:
-            folder = Path(line.where).name
-            name = f"{name} ({folder if folders[key, name, folder] == 1 else line.where})"
+            name = f"{name} ({end if ends[key, name, end] == 1 else line.told_by or line.where})"
         named.append((key, replace(line, name=name)))
+    repeated = [name for (_, name), count in Counter((key, line.name) for key, line in named).items() if count > 1]
+    if repeated:
+        raise RecipeError(f"sets: two lines of one draw are called {repeated[0]!r}; give each a name of its own.")
     return named

@@ -20,6 +20,7 @@ Control = Literal[
 Baseline = Literal["weak", "strong", "mixup", "cutmix", "cmo", "drw", "cmo_drw"]
 Group = Literal["count", "seen", "place"]
 
+MOST_DRAWS = 10_000
 
 ProbeKind = Literal["class_mean", "logistic", "svm"]
 
@@ -124,12 +125,23 @@ class Entry(BaseModel):
     name: str | None = Field(default=None, description="in the table; default: its method")
     config: str | None = Field(default=None, description="of a published set")
     with_real: str | None = Field(default=None, description="your copy of the real images of a published set")
-    mixing: Mixing | None = Field(default=None, description="where it differs from the bench's (a paper's own p)")
+    mixing: Mixing | None = Field(
+        default=None, description="the whole rule of this line, instead of the bench's (a paper's own p)"
+    )
     changes: Mapping[str, Any] = Field(default_factory=dict, description="recipe keys of a config name")
 
 
 def _by_set(value: object) -> object:
     return {"set": value} if isinstance(value, str) else value
+
+
+def _counted(value: object) -> object:
+    """A number of draws stands for the first so many: 600 for 0 to 599."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= MOST_DRAWS:
+            raise ValueError(f"expected 1 to {MOST_DRAWS:,} draws")
+        return tuple(range(value))
+    return value
 
 
 class Bench(BaseModel):
@@ -146,8 +158,16 @@ class Bench(BaseModel):
     schema_: Literal[1] = Field(default=1, alias="schema", description="version of this file's form")
     title: str = ""
     sets: tuple[Annotated[Entry, BeforeValidator(_by_set)], ...] = Field(min_length=1)
-    draws: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1, description="trial seeds of config names")
+    draws: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_counted)] = Field(
+        default=(0, 1, 2, 3, 4),
+        min_length=1,
+        max_length=MOST_DRAWS,
+        description="trial seeds of config names and recipes; a number stands for the first so many (episodes: 600)",
+    )
     changes: Mapping[str, Any] = Field(default_factory=dict, description="recipe keys set in every config name")
+    fresh_images: bool = Field(
+        default=True, description="the draw is added to the recipe's seed, so that no draw has another's noise"
+    )
     encoders: tuple[str, ...] = Field(
         default=("tiny",), min_length=1, description="of probes: tiny, a folder, a Hub id"
     )
@@ -158,7 +178,15 @@ class Bench(BaseModel):
         description="lines of every draw that need no set; `real` is always there",
     )
     baselines: tuple[Baseline, ...] = Field(default=(), description="real images alone, augmented while training")
-    more_real: tuple[int, ...] = Field(default=(), description="brackets: so many more real images per class")
+    more_real: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(), description="brackets: so many more real images per class"
+    )
+    views_per_image: int = Field(
+        default=5, gt=0, description="of classic and randaugment_cutmix, that a classifier on frozen features sees"
+    )
+    affordable: float = Field(
+        default=60, ge=0, description="seconds of this machine that the images of txt2img or retrieval may take"
+    )
     images_per_class: int | None = Field(
         default=None, gt=0, description="synthetic ones, the first in row order; default: all, equal for all lines"
     )
@@ -166,6 +194,20 @@ class Bench(BaseModel):
     groups: tuple[Group, ...] = ()
     count_bounds: tuple[int, int] = Field(default=(20, 5), description="many: above the first; few: below the second")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="initialisations, crossed with draws")
+
+    @field_validator("draws", "seeds", "more_real", "encoders", "groups")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if repeated := next((one for place, one in enumerate(value) if one in value[:place]), None):
+            raise ValueError(f"{repeated!r} stands there twice; name each once")
+        return value
+
+    @field_validator("count_bounds")
+    @classmethod
+    def _many_above_few(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not value[0] >= value[1] >= 0:
+            raise ValueError("the first number must not be below the second")
+        return value
 
     @field_validator("controls")
     @classmethod
@@ -188,4 +230,19 @@ class Bench(BaseModel):
         Raises:
             RecipeError: the file cannot be read, or holds what a bench cannot have.
         """
-        return cls.from_dict(read_mapping(path, "bench"))
+        return cls.from_dict(cls.placed(read_mapping(path, "bench"), path.parent))
+
+    @staticmethod
+    def placed(content: Mapping[str, object], folder: Path) -> dict[str, object]:
+        """The keys of a file in `folder`: sets that lie there by a relative path have that path from here."""
+        sets = content.get("sets")
+        if not isinstance(sets, list):
+            return dict(content)
+        return {**content, "sets": [_placed(entry, folder) for entry in sets]}
+
+
+def _placed(entry: object, folder: Path) -> object:
+    if isinstance(entry, Mapping):
+        return {key: _placed(value, folder) if key in ("set", "with_real") else value for key, value in entry.items()}
+    is_there = isinstance(entry, str) and entry and (folder / entry).exists()
+    return str(folder / entry) if is_there and isinstance(entry, str) else entry

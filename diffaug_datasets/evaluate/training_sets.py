@@ -27,8 +27,9 @@ class TrainingSet:
     """One line as a classifier learns it.
 
     `real`: images that count 1 each before mixing, or the synthetic ones where a line has these alone. `mass`: what all
-    count together, the number of real images of the draw. `views`: real images are seen through this augmentation.
-    `baseline`: what a network does to them while it trains.
+    count together, the number of real images of the draw. `views`: real images are seen through this augmentation, so
+    many times each (`copies`) where a classifier does not see them anew in every step. `baseline`: what a network does
+    to them while it trains. `evaluations`: U-Net rows that the synthetic ones took, where that is known.
     """
 
     name: str
@@ -38,16 +39,27 @@ class TrainingSet:
     mixing: Mixing = NO_MIXING
     views: View | None = None
     baseline: Baseline | None = None
+    copies: int = 1
+    evaluations: int | None = None
 
     @property
     def content(self) -> str:
         """Digest of what is learned beside the draw's real images, in whatever way."""
         synthetic = self.synthetic.identity if self.synthetic else None
-        return digest([self.real.identity, synthetic, self.mixing.model_dump(), self.views, self.baseline])
+        content = [self.real.identity, synthetic, self.mixing.model_dump(), self.views, self.copies, self.baseline]
+        return digest([*content, self.mass])
 
-    def examples(self, features: Callable[[Images], Array]) -> Examples:
+    def seen(self, seed: int = 0) -> Images:
+        """The real images as a classifier on frozen features sees them. `seed`: of what is drawn in views."""
+        if self.views is None:
+            return self.real
+        from diffaug_datasets.evaluate.views import seen_through
+
+        return seen_through(self.real, self.views, self.copies, seed)
+
+    def examples(self, features: Callable[[Images], Array], seed: int = 0) -> Examples:
         """The images' features with what each counts for each class."""
-        real = self.real
+        real = self.seen(seed)
         if self.synthetic is None:
             return Examples(features(real), real.labelled.soft).with_mass(self.mass)
         made = self.synthetic

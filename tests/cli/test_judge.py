@@ -48,11 +48,62 @@ def test_bench_prints_a_table_and_keeps_it(folder: Path, tmp_path: Path, diffaug
     assert "1 draw of the real images, 1,000 test images" in said.out
     with (tmp_path / "bench" / "table.csv").open(encoding="utf-8") as file:
         rows = {row["line"]: row for row in csv.DictReader(file)}
-    assert rows.keys() == {"real", "duplicate", "txt2img", "txt2img alone", "zero_shot"}
+    assert rows.keys() == {"real", "duplicate", "classic", "txt2img", "txt2img alone", "zero_shot"}
     assert float(rows["duplicate"]["gain_value"]) == 0
     assert rows["real"]["gain_value"] == ""
-    again = json.loads(diffaug(*words, "--json").out)
+    again = json.loads(diffaug(*words, "--json").out)["rows"]
     assert {row["line"]: str(row["accuracy"]) for row in again} == {line: row["accuracy"] for line, row in rows.items()}
+
+
+def test_bench_prices_what_is_missing_and_writes_nothing(folder: Path, tmp_path: Path, diffaug: Command) -> None:
+    small = ("--set", "per_class=2", "--set", "config.num_inference_steps=3")
+    words = ("bench", "fashion_5shot_genie", "--draws", "2", *small, "--out", tmp_path / "bench")
+    found = json.loads(diffaug(*words, "--dry-run", "--json").out)
+    # per draw: 20 images of genie and 20 of txt2img; real, duplicate, classic, txt2img, genie, genie alone, zero_shot
+    assert (found["draws"], found["runs"], found["images"]) == (2, 4, 80)
+    assert (found["cells"], found["done"], found["steps"], found["cell_seconds"]) == (14, 0, 0, None)
+    said = diffaug(*words, "--dry-run")
+    assert "80 to make in 4 runs" in said.out and "nothing written" in said.out
+    assert not (tmp_path / "bench").exists()
+
+
+def test_a_finished_bench_is_priced_at_nothing(folder: Path, tmp_path: Path, diffaug: Command) -> None:
+    words = ("bench", folder, "--out", tmp_path / "bench", "--classifier", "class_mean")
+    assert diffaug(*words).code == 0
+    found = json.loads(diffaug(*words, "--dry-run", "--json").out)
+    assert (found["images"], found["cells"], found["done"], found["cell_seconds"]) == (0, 6, 6, 0)
+
+
+def test_a_bench_stops_by_the_clock_and_says_what_is_left(folder: Path, tmp_path: Path, diffaug: Command) -> None:
+    words = ("bench", folder, "--out", tmp_path / "bench", "--classifier", "class_mean")
+    said = diffaug(*words, "--minutes", "0")
+    assert said.code == 3
+    assert "the time is over (--minutes) and 6 cells are left; the same command goes on." in said.err
+    assert not (tmp_path / "bench" / "table.csv").exists()
+    assert diffaug(*words).code == 0
+
+
+def test_options_win_over_a_file_and_it_is_said(folder: Path, tmp_path: Path, diffaug: Command) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        f"sets: [{{set: {folder}, name: mine}}]\nclassifiers: [svm]\ncontrols: [real]\nimages_per_class: 2\n"
+    )
+    words = ("bench", tmp_path / "mine.yaml", "--out", tmp_path / "bench", "--images-per-class", "1")
+    said = diffaug(*words, "--classifier", "class_mean")
+    assert f"--images-per-class wins over `images_per_class` of {tmp_path / 'mine.yaml'}." in said.err
+    assert f"--classifier wins over `classifiers` of {tmp_path / 'mine.yaml'}." in said.err
+    with (tmp_path / "bench" / "table.csv").open(encoding="utf-8") as file:
+        rows = {row["line"]: row for row in csv.DictReader(file)}
+    assert {row["classifier"] for row in rows.values()} == {"class_mean"}
+    assert rows.keys() == {"real", "mine"} and rows["mine"]["images"] == "30"
+    with (tmp_path / "bench" / "cells.csv").open(encoding="utf-8") as file:
+        cells = {row["line"]: row for row in csv.DictReader(file)}
+    assert "seconds" in cells["mine"] and "seconds" not in rows["mine"]
+    assert int(cells["mine"]["evaluations"]) > 0 and cells["real"]["evaluations"] == ""
+
+
+@pytest.mark.parametrize("draws", ["x", "0", "3-1", "1,1", "-1", "1-99999999"])
+def test_draws_that_cannot_be_are_one_sentence(folder: Path, draws: str, diffaug: Command) -> None:
+    assert "draws" in diffaug("bench", folder, f"--draws={draws}").sentence
 
 
 @pytest.mark.parametrize(

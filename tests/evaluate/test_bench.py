@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from tables import Sets, pictures, table
 
 from diffaug_datasets.core.errors import RunError
@@ -53,7 +54,7 @@ def hard(n: int, seed: int):
 def test_controls_are_there_and_copies_change_nothing(run_bench) -> None:
     test = table(hard(100, 9))
     rows = found(run_bench({"a": (table(hard(8, 0), hard(30, 1)), test)}))
-    lines = {"real", "duplicate", "txt2img", "txt2img alone"}
+    lines = {"real", "duplicate", "classic", "txt2img", "txt2img alone"}
     assert set(rows) == {(kind, line) for kind in EVERY["classifiers"] for line in lines} | {("text", "zero_shot")}
     for kind in EVERY["classifiers"]:
         assert rows[kind, "duplicate"].gain[:4] == (0, 0, 0, 1)
@@ -96,12 +97,12 @@ def test_finished_cells_are_not_made_again_and_damaged_ones_are(run_bench, tmp_p
     assert rows_of(run_bench(sets)) == rows_of(first)
     assert not fitted
     victim = next(r for r in first.results if (r.receipt.cell.classifier, r.receipt.cell.line) == ("svm", "real"))
-    path = tmp_path / "bench" / victim.receipt.predictions.file
+    path = tmp_path / "bench" / "cells" / victim.receipt.predictions.file
     path.write_bytes(path.read_bytes()[:-1])
     run_bench(sets)
     assert fitted == ["svm"]
     run_bench(sets, {"classifiers": ["svm"], "mixing": {"probability": 0.4}})
-    assert fitted == ["svm"] + 4 * ["svm"]
+    assert fitted == ["svm"] + 5 * ["svm"]
 
 
 def test_the_same_images_under_other_labels_are_other_cells(run_bench) -> None:
@@ -134,7 +135,7 @@ def test_images_of_one_class(run_bench) -> None:
     """Among the real ones they leave nothing to tell apart; among the synthetic ones they have no line of their own."""
     test, both, light = table(hard(50, 9)), hard(8, 0), pictures(12, 1, label=1)
     rows = {row.line for row in rows_of(run_bench({"a": (table(both, light), test)}, {}))}
-    assert rows == {"real", "duplicate", "txt2img", "zero_shot"}
+    assert rows == {"real", "duplicate", "classic", "txt2img", "zero_shot"}
     with pytest.raises(RunError, match="a: its real images are of one class, and a bench needs two or more"):
         run_bench({"a": (table(light, both), test)})
 
@@ -180,10 +181,29 @@ def test_a_bench_that_is_killed_at_any_file_goes_on_to_the_same_files(
     assert [r.receipt.accuracy for r in resumed.results] == [r.receipt.accuracy for r in whole.results]
 
 
+def _shared(folder: Path, cache: Path, sets: Sets) -> None:
+    drawing.load = sets
+    bench(TWO, [Encoder.load("tiny")], folder, cache=cache, poll=0.02)
+
+
+def test_eight_processes_make_the_files_of_one(tmp_path: Path, monkeypatch, encoder: Encoder) -> None:
+    sets = Sets(a=(table(hard(8, 0), hard(12, 1)), table(hard(30, 9))))
+    monkeypatch.setattr(drawing, "load", sets)
+    bench(TWO, [encoder], tmp_path / "one", cache=tmp_path / "cache")
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_shared, args=(tmp_path / "eight", tmp_path / "cache", sets)) for _ in range(8)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == 8 * [0]
+    assert files(tmp_path / "eight") == files(tmp_path / "one")
+
+
 def files(folder: Path) -> dict[str, object]:
     """Everything but how long a cell took."""
-    contents = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
-    for path in folder.glob("*.json"):
+    contents = {path.name: path.read_bytes() for path in folder.glob("cells/*.parquet")}
+    for path in folder.glob("cells/*.json"):
         contents[path.name] = {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
     return contents
 
@@ -216,6 +236,22 @@ def test_lines_that_do_nothing_are_rarely_called_different(draws: int) -> None:
         called += bool(verdicts & {"better", "worse"})
     # With one draw the test is over images alone, and a line's own luck in that draw counts as a difference.
     assert called <= (200 * 0.05 + 2 * (200 * 0.05 * 0.95) ** 0.5 if draws > 1 else 40)
+
+
+def test_lines_whose_names_are_shuffled_in_every_draw_are_rarely_called_different() -> None:
+    rng, called = np.random.default_rng(0), 0
+    for _ in range(200):
+        answer = simulated(rng, 10, {"a": 0.02, "b": -0.02, "c": 0.0})
+        names = {draw: rng.permutation(["real", "a", "b", "c"]).tolist() for draw in answer.draws}
+        results = []
+        for result in answer.results:
+            cell = result.receipt.cell
+            name = names[cell.draw]["abc".find(cell.line)]
+            receipt = result.receipt.model_copy(update={"cell": cell.model_copy(update={"line": name})})
+            results.append(Result(receipt, result.correct))
+        rows = rows_of(Answer(answer.draws, (), tuple(results)), resamples=2)
+        called += bool({row.verdict for row in rows} & {"better", "worse"})
+    assert called <= stats.binom.ppf(0.99, 200, 0.05)
 
 
 def test_lines_that_help_or_harm_are_called_so() -> None:

@@ -1,0 +1,216 @@
+"""What stands against what: the draws of a bench, the lines of each, and the controls that the bench adds.
+
+Run folders and published sets are read as they are, config names and recipes are planned and generated for every draw
+before. Whatever is left out for a reason is said in a sentence: `notes`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from diffaug_datasets.core.errors import DiffAugError, RecipeError
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.evaluate.budget import check_budgets
+from diffaug_datasets.evaluate.draws import Draw, Images, Line, named_apart, read_set
+from diffaug_datasets.evaluate.making import Making
+from diffaug_datasets.evaluate.runs import Doing, PlannedRun, is_recipe, made, planned_control, planned_runs
+from diffaug_datasets.evaluate.spare import not_at_hand, spare_images
+from diffaug_datasets.evaluate.suite import Bench, Control, Entry, Mixing
+from diffaug_datasets.sources.real import here
+
+PLANNED_CONTROLS: tuple[Control, ...] = ("txt2img", "retrieval")
+OWN_NAMES = ("real", "duplicate", "zero_shot", "classic", "randaugment_cutmix")  # of lines without synthetic images
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Draws by key; lines with the key of their draw; `spare`: more real images of a draw, those to choose with first.
+
+    `mixing`: of all lines that state none of their own. `waiting`: runs that are not there yet, as the time is over;
+    their lines are left out. `trials`: of the planned runs that are there.
+    """
+
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    lines: tuple[tuple[str, Line], ...] = ()
+    spare: Mapping[str, Images] = field(default_factory=dict)
+    mixing: Mixing = field(default_factory=Mixing)
+    notes: tuple[str, ...] = ()
+    waiting: tuple[PlannedRun, ...] = ()
+    trials: frozenset[int] = frozenset()
+
+    def of(self, draw: Draw) -> list[Line]:
+        """The lines of a draw."""
+        return [line for key, line in self.lines if key == draw.key]
+
+    def held_out(self, draw: Draw, per_class: int) -> Images | None:
+        """The real images to choose with; None where none are asked for."""
+        return self.spare[draw.key].per_class(per_class) if per_class and draw.key in self.spare else None
+
+    def more_real(self, draw: Draw, per_class: int, held_out: int) -> Images | None:
+        """So many more real images of every class, none of which is held out; None where the source is not at hand.
+
+        A class that has fewer left gives what it has.
+        """
+        if draw.key not in self.spare:
+            return None
+        images = self.spare[draw.key]
+        seen: dict[int, int] = {}
+        chosen = []
+        for place, label in enumerate(images.labelled.labels.tolist()):
+            seen[label] = seen.get(label, 0) + 1
+            if held_out < seen[label] <= held_out + per_class:
+                chosen.append(place)
+        return images.select(chosen)
+
+
+def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
+    """Plan, generate and read all that a bench compares.
+
+    Raises:
+        DiffAugError: a set or recipe cannot be had, budgets differ, or sets are of different protocols.
+    """
+    planned = [(one, made(one, doing)) for one in planned_runs(spec, folder, doing.runs)]
+    waiting = [one for one, is_made in planned if not is_made]
+    read = [_read(entry, where, by) for entry, where, by in _places(spec, [one for one, is_made in planned if is_made])]
+    draws = {draw.key: draw for draw, _ in read}
+    lines = named_apart([(draw.key, line) for draw, line in read], OWN_NAMES)
+    if spec.images_per_class:
+        lines = [(key, _first(line, spec.images_per_class)) for key, line in lines]
+    makings = [line.making for _, line in lines]
+    _check_protocols(lines)
+    mixing, notes = _mixing(spec.mixing, makings)
+    notes += check_budgets(draws, lines, spec.images_per_class)
+    added: list[tuple[str, Line]] = []
+    left_out: dict[str, None] = {}
+    for draw in draws.values():
+        of_draw = [line for key, line in lines if key == draw.key]
+        for control in PLANNED_CONTROLS:
+            if control in spec.controls and not any(_method(line) == control for line in of_draw):
+                found = _control(control, draw, of_draw, spec, folder, doing)
+                if isinstance(found, PlannedRun):
+                    waiting.append(found)
+                elif isinstance(found, str):
+                    left_out[f"no line {control}: {found}."] = None
+                else:
+                    added.append((draw.key, found))
+    spare, more_notes = _spare(spec, draws, lines)
+    notes += (*left_out, *more_notes, *_other_mixing(lines))
+    trials = frozenset(one.trial for one, is_made in planned if is_made)
+    return Contest(draws, (*lines, *added), spare, mixing, notes, tuple(waiting), trials)
+
+
+def _places(spec: Bench, planned: Sequence[PlannedRun]) -> Iterable[tuple[Entry, str, str]]:
+    """(entry, where it lies, what tells it apart): sets as they are listed, then planned runs draw after draw."""
+    for entry in spec.sets:
+        if not is_recipe(entry.set):
+            yield entry, entry.set, ""
+    for one in planned:
+        yield one.entry, str(one.folder), one.entry.set
+
+
+def _read(entry: Entry, where: str, told_by: str) -> tuple[Draw, Line]:
+    draw, line = read_set(where, entry.config, entry.with_real)
+    making = line.making
+    if making and entry.with_real:
+        recipe = making.recipe.model_copy(update={"source": here(entry.with_real)})
+        making = replace(making, recipe=recipe)
+    return draw, replace(line, name=entry.name or line.name, mixing=entry.mixing, making=making, told_by=told_by)
+
+
+def _first(line: Line, most: int | Sequence[int]) -> Line:
+    return replace(line, synthetic=line.synthetic.per_class(most))
+
+
+def _method(line: Line) -> str:
+    return line.making.recipe.method if line.making else line.name
+
+
+def _check_protocols(lines: Sequence[tuple[str, Line]]) -> None:
+    """Raises RecipeError where draws are of different things, whose mean says nothing."""
+    known = {line.making.protocol: line for _, line in lines if line.making}
+    if len(known) > 1:
+        (first, one), (second, other) = list(known.items())[:2]
+        raise RecipeError(
+            f"sets: {one.where} is of {first} and {other.where} of {second}, and a mean over both says nothing; make a "
+            "bench of each."
+        )
+
+
+def _mixing(mixing: Mixing, makings: Sequence[Making | None]) -> tuple[Mixing, tuple[str, ...]]:
+    """The bench's mixing with its rule filled in, and what there is to say about that."""
+    if mixing.rule:
+        return mixing, ()
+    known = [making for making in makings if making]
+    rule = "lt_inverse" if any(making.is_long_tailed for making in known) else "class"
+    note = "no set says of which protocol it is, so images are mixed by the rule `class` (--rule)."
+    return mixing.model_copy(update={"rule": rule}), () if known or not makings else (note,)
+
+
+def _other_mixing(lines: Sequence[tuple[str, Line]]) -> Iterable[str]:
+    """A sentence for every line that is mixed in a way of its own."""
+    own = {line.name: line.mixing for _, line in lines if line.mixing}
+    for name, mixing in own.items():
+        stated = ", ".join(f"{key} {value}" for key, value in mixing.model_dump(exclude_defaults=True).items())
+        yield f"{name} is mixed in a way of its own ({stated or 'all defaults'})."
+
+
+def _control(
+    control: Control, draw: Draw, lines: Sequence[Line], spec: Bench, folder: Path, doing: Doing
+) -> Line | str | PlannedRun:
+    """A line of a control's images, or why there is none; its run where the time is over before that is finished."""
+    first = next((line for line in lines if line.making), None)
+    if first is None or first.making is None:
+        return "no set says from which recipe it is"
+    planned = planned_control(control, first.making.recipe, folder, doing.runs, spec.affordable)
+    if isinstance(planned, str):
+        return planned
+    try:
+        if not made(planned, doing):
+            return planned
+        own, line = read_set(str(planned.folder))
+    except DiffAugError as error:
+        return str(error).rstrip(".")
+    if own.key != draw.key:
+        return f"{first.where} has other real or test images than its recipe gives here"
+    line = replace(_first(line, first.synthetic.counts), name=control, is_control=True)
+    if line.synthetic.counts != first.synthetic.counts:
+        return f"its run has fewer images than {first.name}"
+    return line
+
+
+def _spare(
+    spec: Bench, draws: Mapping[str, Draw], lines: Sequence[tuple[str, Line]]
+) -> tuple[Mapping[str, Images], tuple[str, ...]]:
+    """Real images outside each draw, and why brackets are left out.
+
+    Raises:
+        RecipeError: images to choose with are asked for and cannot be had.
+    """
+    asked = spec.val_per_class + max(spec.more_real, default=0)
+    if not asked:
+        return {}, ()
+    spare: dict[str, Images] = {}
+    notes: dict[str, None] = {}
+    for key, draw in draws.items():
+        recipe = next((line.making.recipe for other, line in lines if other == key and line.making), None)
+        images = _spare_of(recipe, draw, asked)
+        if isinstance(images, str):
+            if spec.val_per_class:
+                raise RecipeError(f"val_per_class: {images}, so there is nothing to choose with; set it to 0.")
+            notes[f"no lines of more real images: {images}."] = None
+        else:
+            spare[key] = images
+            if fewer := [name for name, n in zip(draw.class_names, images.counts, strict=True) if n < asked]:
+                notes[f"{fewer[0]} has fewer than {asked} real training images beside the draw; all are used."] = None
+    return spare, tuple(notes)
+
+
+def _spare_of(recipe: Recipe | None, draw: Draw, per_class: int) -> Images | str:
+    if recipe is None:
+        return "no set says from which source it is"
+    if reason := not_at_hand(recipe):
+        return reason
+    try:
+        return spare_images(recipe, draw, per_class)
+    except DiffAugError as error:
+        return str(error).rstrip(".")

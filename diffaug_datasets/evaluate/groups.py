@@ -1,0 +1,66 @@
+"""A bench by groups of test images: classes with many, some or few real images, seen and unseen ones, and places.
+
+Groups are made from the stored predictions alone, so other bounds need no classifier again. A group is an `Answer` of
+its own, over its images, and `table` makes of it what it makes of the whole.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from diffaug_datasets.evaluate.bench import Answer
+from diffaug_datasets.evaluate.cells import Result
+from diffaug_datasets.evaluate.suite import Group
+
+Groups = Mapping[str, NDArray[np.bool_]]
+"""Name of a group -> which test images [n] are in it."""
+
+
+def by_group(answer: Answer, kinds: Sequence[Group], bounds: tuple[int, int] = (20, 5)) -> Mapping[str, Answer]:
+    """The answer over each group of test images, by the group's name; groups without an image are left out.
+
+    `kinds`: `count` (many: above bounds[0] real training images of the class, few: below bounds[1], medium: between),
+    `seen` (classes with a real training image, and those without), `place` (one group for each class and place).
+    """
+    parts: dict[str, list[Result]] = {}
+    for result in answer.results:
+        if result.table is None:
+            continue
+        for name, chosen in groups_of(result.table, kinds, bounds).items():
+            accuracy = float(result.correct[chosen].mean())
+            receipt = result.receipt.model_copy(update={"accuracy": accuracy})
+            part = Result(receipt, result.correct[chosen], result.table.filter(pa.array(chosen)))
+            parts.setdefault(name, []).append(part)
+    return {name: replace(answer, draws=_draws(answer, part), results=tuple(part)) for name, part in parts.items()}
+
+
+def groups_of(table: pa.Table, kinds: Sequence[Group], bounds: tuple[int, int]) -> Groups:
+    """The groups of a table of predictions that have an image."""
+    counts = table["real_count"].to_numpy()
+    found = {name: chosen for kind in kinds for name, chosen in _groups(table, kind, counts, bounds)}
+    return {name: chosen for name, chosen in found.items() if chosen.any()}
+
+
+def _groups(
+    table: pa.Table, kind: Group, counts: NDArray[np.int64], bounds: tuple[int, int]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    many, few = bounds
+    if kind == "count":
+        yield f"many (above {many})", counts > many
+        yield f"medium ({few} to {many})", (counts <= many) & (counts >= few)
+        yield f"few (below {few})", counts < few
+    elif kind == "seen":
+        yield "seen classes", counts > 0
+        yield "unseen classes", counts == 0
+    else:
+        places, labels = np.asarray(table["place"].to_pylist()), table["label"].to_numpy()
+        for label, place in sorted({(int(a), str(b)) for a, b in zip(labels, places, strict=True) if b}):
+            yield f"class {label} at {place}", (labels == label) & (places == place)
+
+
+def _draws(answer: Answer, part: Sequence[Result]) -> tuple[str, ...]:
+    there = {result.receipt.cell.draw for result in part}
+    return tuple(draw for draw in answer.draws if draw in there)

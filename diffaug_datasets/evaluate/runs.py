@@ -1,0 +1,203 @@
+"""The runs behind a bench: config names and recipes, planned for every draw, found again, and generated where missing.
+
+A run is known by its plan id. It lies in the bench's own folder, or is one that somebody made before in `runs/`. Any
+number of processes may work on one bench: shards and assembly of a run are shared by its own leases.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TextIO
+
+from diffaug_datasets.core.errors import DiffAugError, RunError
+from diffaug_datasets.core.models import TINY, local_path
+from diffaug_datasets.core.protocols import parse_protocol
+from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.evaluate.spare import not_at_hand
+from diffaug_datasets.evaluate.suite import Bench, Control, Entry
+from diffaug_datasets.planning.catalogue import config_name, config_recipe, merged, shipped_recipes
+from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan
+from diffaug_datasets.run.assembly import Assembled, finished
+from diffaug_datasets.run.execute import generate, over_budget
+from diffaug_datasets.run.store import RUNS, Run, default_folder, lease
+from diffaug_datasets.sources.real import builder_facts, discover_builders
+
+SAMPLING = ("num_inference_steps", "guidance_scale")  # that a control takes over from the run beside it
+TAKEN_OVER = (  # keys of a recipe that say what is augmented and how much, not by which method
+    *("source", "source_config", "source_split", "image_column", "label_column", "partial", "without", "withdrawn"),
+    *("on_small_class", "on_bad_image", "per_image", "per_class", "targets", "seed", "shard_rows", "batch_size"),
+    *("threads", "attempts", "failure_budget", "image_format"),
+)
+
+
+@dataclass(frozen=True)
+class Doing:
+    """How a bench is worked on; nothing of it decides a number.
+
+    `until`: of `time.monotonic`, after which nothing more is started; None for no end. `workers`: processes that
+    generate, as `generate` counts them, and that make cells. `progress`: where it is shown. `runs`: where finished runs
+    may lie already. `parent`: the process that this one helps and ends with.
+    """
+
+    until: float | None = None
+    workers: int = 1
+    device: str = "cpu"
+    progress: TextIO | None = None
+    runs: Path = RUNS
+    parent: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more may be started."""
+        is_orphan = self.parent is not None and os.getppid() != self.parent
+        return is_orphan or (self.until is not None and time.monotonic() >= self.until)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that a bench needs, drawn and priced: `folder` holds it, or will."""
+
+    entry: Entry
+    trial: int
+    drawn: PricedPlan = field(repr=False)
+    folder: Path = field()
+
+    @cached_property
+    def where(self) -> str:
+        """Its folder as a text."""
+        return str(self.folder)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its images are there."""
+        return _finished(self.folder, self.drawn.prepared.plan.id) is not None
+
+
+def is_recipe(text: str) -> bool:
+    """Whether an entry of `sets` is to be planned: a recipe's file or name, not a run folder or a published set."""
+    if Path(text).is_dir() or "://" in text:
+        return False
+    if Path(text).suffix in (".yaml", ".yml") or text in shipped_recipes():
+        return True
+    return "/" not in text and ("@" in text or any(text.startswith(f"{name}_") for name in discover_builders()))
+
+
+def planned_runs(spec: Bench, folder: Path, runs: Path = RUNS) -> Iterator[PlannedRun]:
+    """The runs of all config names and recipes, draw after draw; drawn and priced, nothing is written.
+
+    Raises:
+        DiffAugError: a recipe that cannot be, or whose real images are missing.
+    """
+    entries = [entry for entry in spec.sets if is_recipe(entry.set)]
+    if not entries:
+        return
+    known = finished_runs(folder, runs)
+    for trial in spec.draws:
+        for entry in entries:
+            recipe = drawn_recipe(entry, spec, trial)
+            if recipe is not None:
+                yield _planned(entry, trial, recipe, folder, known)
+
+
+def drawn_recipe(entry: Entry, spec: Bench, trial: int) -> Recipe | None:
+    """The recipe of a draw; None for all but the first where the protocol takes all images and so has one draw."""
+    recipe = find_recipe(entry.set, merged(spec.changes, entry.changes))
+    protocol = parse_protocol(recipe.protocol)
+    if protocol.kind == "full" and not protocol.ways:
+        return recipe if trial == spec.draws[0] else None
+    seed = recipe.seed + trial if spec.fresh_images else recipe.seed
+    return recipe.model_copy(update={"protocol": replace(protocol, trial_seed=trial).name, "seed": seed})
+
+
+def planned_control(control: Control, first: Recipe, folder: Path, runs: Path, affordable: float) -> PlannedRun | str:
+    """A run of a control's method beside a run: the same images, the same number of synthetic ones, the same sampler.
+
+    A text says why there is none: no real images here, no pool, or more seconds than `affordable`.
+    """
+    try:
+        if reason := not_at_hand(first):
+            return reason
+        recipe = _control_recipe(control, first)
+        pool = recipe.method_config.requirements.pool
+        if pool and not _is_here(pool):
+            return f"its pool {pool} is not on this machine"
+        planned = _planned(Entry(set=control, name=control), 0, recipe, folder, finished_runs(folder, runs))
+    except DiffAugError as error:
+        return str(error).rstrip(".")
+    seconds = planned.drawn.price.seconds_cpu
+    if seconds > affordable and not planned.is_finished:
+        return f"its images would take about {seconds:,.0f} s here, more than {affordable:g} s (`affordable`)"
+    return planned
+
+
+def made(planned: PlannedRun, doing: Doing) -> bool:
+    """Generate what a run lacks; False where the time is over before it is finished.
+
+    Raises:
+        DiffAugError: the folder cannot be written, the model cannot be loaded, or too many rows failed.
+    """
+    if planned.is_finished:
+        return True
+    if doing.is_over:
+        return False
+    place = planned.folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    while True:  # one process plans, the others wait for it
+        with lease(place, f"plan-{planned.drawn.prepared.plan.id[:16]}") as mine:
+            if mine:
+                run = replace(planned.drawn, folder=planned.folder).write()
+                break
+        time.sleep(0.2)
+    done = generate(run, workers=doing.workers, device=doing.device, progress=doing.progress)
+    if trouble := over_budget(run, done):
+        raise RunError(f"{run.folder}: {trouble}")
+    return True
+
+
+def finished_runs(folder: Path, runs: Path) -> Mapping[str, Path]:
+    """Plan id -> folder of the finished runs in `runs` and of a bench's own, which come first."""
+    known: dict[str, Path] = {}
+    for place in sorted(runs.glob("*/run.json")) + sorted((folder / "runs").glob("*/run.json")):
+        try:
+            known[Assembled.model_validate_json(place.read_text("utf-8")).plan_id] = place.parent
+        except (OSError, ValueError):
+            continue
+    return known
+
+
+def _planned(entry: Entry, trial: int, recipe: Recipe, folder: Path, known: Mapping[str, Path]) -> PlannedRun:
+    drawn = price_plan(recipe, parent=folder / "runs")
+    plan = drawn.prepared.plan
+    return PlannedRun(entry, trial, drawn, known.get(plan.id) or default_folder(plan, folder / "runs"))
+
+
+def _finished(folder: Path, plan_id: str) -> Assembled | None:
+    if not (folder / "run.json").is_file():
+        return None
+    try:
+        run = Run.open(folder)
+        return finished(run) if run.plan.id == plan_id else None
+    except RunError:
+        return None
+
+
+def _control_recipe(control: Control, first: Recipe) -> Recipe:
+    """The catalogue's recipe of a method on the real images of another recipe, as many images and as many steps."""
+    keys: dict[str, Any] = {key: getattr(first, key) for key in TAKEN_OVER}
+    keys["backbone"] = first.backbone.model_dump(mode="json")
+    recipe = config_recipe(config_name(first.builder, first.protocol, control), **keys)
+    ours, theirs = type(recipe.method_config).model_fields, first.method_config.model_dump()
+    steps = {key: theirs[key] for key in SAMPLING if key in ours and key in theirs}
+    return Recipe.from_dict(merged(recipe.model_dump(mode="json", by_alias=True), {"config": steps}), folder=None)
+
+
+def _is_here(pool: str) -> bool:
+    place = local_path(pool)
+    if place is not None:
+        return place.exists()
+    if pool in discover_builders():
+        return pool != (inner := builder_facts(pool).pool) and inner is not None and _is_here(inner)
+    return pool == TINY
