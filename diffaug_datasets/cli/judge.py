@@ -1,31 +1,29 @@
 """The verb that trains classifiers on sets: `bench`."""
 
-import csv
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from diffaug_datasets.cli.bench_outputs import bench_json, say_bench
 from diffaug_datasets.cli.make import changes_of
 from diffaug_datasets.cli.measuring import check_options
-from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_table, waiting
+from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.files import load_yaml, write_atomically
+from diffaug_datasets.core.files import load_yaml
 from diffaug_datasets.core.recipe import checked, read_mapping
-from diffaug_datasets.evaluate.bench import Answer, bench
-from diffaug_datasets.evaluate.cells import Result
+from diffaug_datasets.evaluate.bench import bench
 from diffaug_datasets.evaluate.draws import leak_warnings
-from diffaug_datasets.evaluate.groups import by_group
+from diffaug_datasets.evaluate.frame import write_tables
+from diffaug_datasets.evaluate.groups import table_of
 from diffaug_datasets.evaluate.outlook import outlook
 from diffaug_datasets.evaluate.runs import Doing
 from diffaug_datasets.evaluate.suite import MOST_DRAWS, Bench, Mixing, Probe, ProbeKind
-from diffaug_datasets.evaluate.table import TableRow, table
-from diffaug_datasets.evaluate.worth import Judge, Worth, worths
 from diffaug_datasets.planning.catalogue import merged
 from diffaug_datasets.run.progress import clock
 
@@ -180,21 +178,14 @@ def run_bench(spec: Bench, folder: Path, *, device: str, workers: int, minutes: 
         what = f"{answer.left.runs:,} runs" if answer.left.runs else f"{answer.left.cells:,} cells"
         note(f"diffaug: the time is over (--minutes) and {what} are left; the same command goes on.")
         return UNFINISHED
-    rows, groups = table(answer), by_group(answer, spec.groups, spec.count_bounds)
-    path = folder / "table.csv"
-    write_atomically(path, lambda unfinished: _write_csv(unfinished, [_without_time(row.flat()) for row in rows]))
-    write_atomically(folder / "cells.csv", lambda unfinished: _write_csv(unfinished, [*map(_cell, answer.results)]))
+    rows = table_of(answer, spec)
+    path = write_tables(folder, rows, answer.results)
     if as_json:
-        _say_json(answer, rows, {name: table(part) for name, part in groups.items()})
+        say_json(bench_json(answer, rows, leak_warnings(answer.lines)))
         return 0
     for sentence in leak_warnings(answer.lines):
         note(f"warning: {sentence}")
-    for sentence in answer.notes:
-        note(f"note: {sentence}")
-    _say_answer(answer, rows)
-    for name, part in groups.items():
-        say(f"\n{name}")
-        _say_rows(table(part))
+    say_bench(answer, rows)
     say(f"\ntable: {path}")
     return 0
 
@@ -214,73 +205,3 @@ def _encoders(spec: Bench, device: str) -> "list[Encoder]":
     if not any(isinstance(one, Probe) for one in spec.classifiers):
         return []
     return [Encoder.load(name, resolve_device(device)) for name in spec.encoders]
-
-
-def _say_json(answer: Answer, rows: Sequence[TableRow], groups: Mapping[str, Sequence[TableRow]]) -> None:
-    say_json(
-        {
-            "rows": [row.flat() for row in rows],
-            "groups": {name: [row.flat() for row in of_group] for name, of_group in groups.items()},
-            "worth": [asdict(worth) for worth in worths(answer)],
-            "warnings": list(leak_warnings(answer.lines)),
-            "notes": list(answer.notes),
-        }
-    )
-
-
-def _say_answer(answer: Answer, rows: Sequence[TableRow]) -> None:
-    draws = len(answer.draws)
-    test_images = max(len(result.correct) for result in answer.results)
-    say(f"{draws} draw{'s' * (draws > 1)} of the real images, {test_images:,} test images")
-    _say_rows(rows)
-    for judge, of_judge in _by_judge(worths(answer)).items():
-        say(f"\n{judge[1]} on {judge[0]}:")
-        for worth in of_judge:
-            say(f"  {worth.sentence}")
-    if draws == 1:
-        note("one draw: intervals are over test images alone; another draw of the real images may differ by more.")
-
-
-def _by_judge(found: Sequence[Worth]) -> Mapping[Judge, list[Worth]]:
-    judged: dict[Judge, list[Worth]] = {}
-    for worth in found:
-        judged.setdefault(worth.judge, []).append(worth)
-    return judged
-
-
-def _say_rows(rows: Sequence[TableRow]) -> None:
-    for encoder_name, classifier, setting in dict.fromkeys((r.encoder, r.classifier, r.setting) for r in rows):
-        say(f"\n{classifier} on {encoder_name} ({setting})")
-        chosen = [r for r in rows if (r.encoder, r.classifier, r.setting) == (encoder_name, classifier, setting)]
-        compared = sum(row.gain is not None for row in chosen)
-        verdict = f"verdict (Holm, {compared} lines)" if compared > 1 else "verdict"
-        head = ("line", "accuracy", "gain over real (95 %)", verdict, "images")
-        say_table(head, [_bench_cells(row) for row in chosen])
-
-
-def _bench_cells(row: TableRow) -> tuple[str, str, str, str, str]:
-    spread = f" +- {100 * row.deviation:.1f}" if row.deviation is not None else ""
-    gain = ""
-    if row.gain is not None:
-        gain = f"{100 * row.gain.value:+.1f} ({100 * row.gain.low:+.1f} to {100 * row.gain.high:+.1f})"
-    is_open = row.verdict == "no difference seen" and row.needed is not None
-    verdict = f"{row.verdict}; {row.needed:,} draws might show it" if is_open else row.verdict
-    return row.line, f"{100 * row.accuracy:.1f}{spread}", gain, verdict, f"{row.images:,}"
-
-
-def _cell(result: Result) -> dict[str, object]:
-    """A finished cell on one level, with what it took."""
-    content = result.receipt.model_dump(exclude={"cell", "predictions"})
-    return {"key": result.receipt.cell.key, **result.receipt.cell.model_dump(), **content}
-
-
-def _without_time(row: dict[str, object]) -> dict[str, object]:
-    """A row of the table, which is the same whoever made it, and how fast; `cells.csv` has the seconds."""
-    return {key: value for key, value in row.items() if key != "seconds"}
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

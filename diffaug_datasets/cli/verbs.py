@@ -72,6 +72,12 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _was_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
@@ -405,6 +411,7 @@ def measure(
 
 @app.command(rich_help_panel=EVALUATE)
 def bench(
+    context: typer.Context,
     sets: Annotated[
         list[str],
         typer.Argument(
@@ -448,13 +455,29 @@ def bench(
     config: Config = None,
     with_real: WithReal = None,
     device: Device = "cpu",
+    model: Annotated[
+        str | None, typer.Option(help="With publish: a classifier's repository, which gets the result of --line.")
+    ] = None,
+    line: Annotated[str | None, typer.Option(help="With publish: what the classifier of --model learned.")] = None,
     json: AsJson = False,
 ) -> None:
     """Does a set help a classifier? Train with and without it, at the same budget, and say how sure the answer is.
 
     Config names and recipes are planned and generated for every draw first. Killed, the same command goes on; several
     at once share the work. Exit code 3 where --minutes ended it.
+
+    `bench table FOLDER` prints a finished one again, `bench report FOLDER` writes a page with figures and the pictures
+    behind bad classes, `bench publish FOLDER TARGET` adds it to the card of a published set.
     """
+    from diffaug_datasets.cli.bench_outputs import PLACES, OutputOptions, run_output
+
+    if sets[0] in PLACES:
+        typed = frozenset(name for name in context.params if _was_typed(context, name)) - {"sets"}
+        page = out if "out" in typed else None
+        run_output(sets, OutputOptions(typed, page, dry_run, json, model, line, classifier or ()))
+        return
+    if model or line:
+        raise RunError("--model and --line: are for `bench publish`; leave them out.")
     from diffaug_datasets.cli.judge import BenchOptions, bench_of, price_bench, run_bench
 
     given = BenchOptions(

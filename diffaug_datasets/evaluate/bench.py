@@ -7,12 +7,14 @@ classifier becomes a cell (`cells`): made once, by whichever process comes first
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.core.files import dump_yaml, write_text
 from diffaug_datasets.core.identity import digest
 from diffaug_datasets.evaluate.cells import Cell, CellFolder, Fitted, Result, code_version
@@ -21,11 +23,16 @@ from diffaug_datasets.evaluate.contest import Contest, gather
 from diffaug_datasets.evaluate.draws import Draw, Images, Line
 from diffaug_datasets.evaluate.frozen import Features
 from diffaug_datasets.evaluate.helpers import helping
-from diffaug_datasets.evaluate.runs import Doing
+from diffaug_datasets.evaluate.record import keep_answer
+from diffaug_datasets.evaluate.runs import Doing, is_recipe
+from diffaug_datasets.evaluate.seen import SourceDataset, dataset_of, seen_by, source_dataset
 from diffaug_datasets.evaluate.suite import Bench, Mixing, Network, Probe
 from diffaug_datasets.evaluate.training_sets import TrainingSet, View
+from diffaug_datasets.planning.new_run import find_recipe
 
 if TYPE_CHECKING:
+    import pandas
+
     from diffaug_datasets.models.encoders import Encoder
 
 CONTROLS = ("real", "duplicate", "zero_shot")
@@ -59,6 +66,12 @@ class Answer:
     notes: tuple[str, ...] = ()
     more_real: Mapping[str, int] | None = None
     left: Left = Left()
+
+    def frame(self) -> "pandas.DataFrame":
+        """One row per cell, see `frame.cells_frame`."""
+        from diffaug_datasets.evaluate.frame import cells_frame
+
+        return cells_frame(self.results)
 
 
 @dataclass(frozen=True)
@@ -120,14 +133,30 @@ def bench(
         results = _made(jobs, cells, seen, doing, poll)
     order = {draw: place for place, draw in enumerate(contest.draws)}
     results.sort(key=lambda one: (order[one.receipt.cell.draw], *_sorting(one.receipt.cell)))
+    notes = (*contest.notes, *what_was_seen_before(spec, encoders))
+    if len(results) == len(jobs):
+        keep_answer(place, spec, list(contest.draws.values()), contest.lines, results, notes)
     return Answer(
         draws=tuple(contest.draws),
         lines=tuple(line for _, line in contest.lines),
         results=tuple(results),
-        notes=contest.notes,
+        notes=notes,
         more_real={bracket(count): count for count in spec.more_real},
         left=Left(cells=len(jobs) - len(results)),
     )
+
+
+def what_was_seen_before(spec: Bench, encoders: "Sequence[Encoder]") -> tuple[str, ...]:
+    """A sentence for every encoder whose card says, or does not say, that it has seen the images of a set."""
+    datasets: dict[SourceDataset, None] = {}
+    for entry in spec.sets:
+        if is_recipe(entry.set):
+            datasets[source_dataset(find_recipe(entry.set))] = None
+        else:
+            with suppress(DiffAugError):  # a set without its recipe names no dataset
+                datasets[dataset_of(entry.set, entry.config)] = None
+    found = [seen_by(encoder, one, "encoder") for one in datasets for encoder in encoders]
+    return tuple(dict.fromkeys(one.sentence for one in found if one is not None))
 
 
 def bracket(count: int) -> str:

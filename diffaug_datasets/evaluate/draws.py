@@ -19,6 +19,7 @@ from diffaug_datasets.core.identity import digest
 from diffaug_datasets.evaluate.cells import Tested
 from diffaug_datasets.evaluate.classifiers import Array
 from diffaug_datasets.evaluate.features import places_by_origin
+from diffaug_datasets.evaluate.leaks import leaks_of
 from diffaug_datasets.evaluate.making import Making, making_of
 from diffaug_datasets.evaluate.suite import Mixing
 from diffaug_datasets.release.read import EmptySplit, load
@@ -138,7 +139,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Line:
-    """One set of a draw: where it came from, what it is called, its synthetic images; `leaks`: test images among them.
+    """One set of a draw: where it came from, what it is called, its synthetic images; `leaks`: a sentence each.
 
     `mixing`: where it differs from the bench's. `making`: how it was made, where the set says so. `is_control`: the
     bench added it, and it follows the first set of the draw. `told_by`: what tells it from others of its name; default:
@@ -156,13 +157,8 @@ class Line:
 
 
 def leak_warnings(lines: Sequence[Line]) -> tuple[str, ...]:
-    """A sentence for every set in which test images are among the synthetic ones."""
-    return tuple(
-        f"{line.where}: {len(line.leaks)} of its synthetic images are test images (first: {line.leaks[0][:12]}), so "
-        "what follows flatters it."
-        for line in lines
-        if line.leaks
-    )
+    """A sentence for every way in which a set shows test images."""
+    return tuple(f"{line.where}: {sentence}" for line in lines for sentence in line.leaks)
 
 
 def read_set(where: str, config: str | None = None, with_real: str | Path | None = None) -> tuple[Draw, Line]:
@@ -194,7 +190,7 @@ def read_set(where: str, config: str | None = None, with_real: str | Path | None
         images_of(rows, len(names)) for rows in (train.select(real_rows), train.select(made_rows), test)
     )
     key = digest(["draw", real.identity_of_any_order, held_out.identity, list(names)])
-    leaks = tuple(sorted(set(made.keys) & set(held_out.keys)))
+    leaks = leaks_of(where, train, test).warnings
     places = tuple(map(str, test["place"])) if "place" in test.column_names else ()
     method, making = str(train[made_rows[0]]["method"]), making_of(where, config)
     return Draw(key, names, real, held_out, places), Line(where, method, made, leaks, making=making)

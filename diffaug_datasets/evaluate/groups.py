@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from diffaug_datasets.evaluate.bench import Answer
 from diffaug_datasets.evaluate.cells import Result
-from diffaug_datasets.evaluate.suite import Group
+from diffaug_datasets.evaluate.suite import Bench, Group
+from diffaug_datasets.evaluate.table import TableRow, table
 
 Groups = Mapping[str, NDArray[np.bool_]]
 """Name of a group -> which test images [n] are in it."""
@@ -37,15 +38,21 @@ def by_group(answer: Answer, kinds: Sequence[Group], bounds: tuple[int, int] = (
     return {name: replace(answer, draws=_draws(answer, part), results=tuple(part)) for name, part in parts.items()}
 
 
-def groups_of(table: pa.Table, kinds: Sequence[Group], bounds: tuple[int, int]) -> Groups:
+def table_of(answer: Answer, spec: Bench) -> tuple[TableRow, ...]:
+    """The table of a bench, then that of each of its groups."""
+    groups = by_group(answer, spec.groups, spec.count_bounds)
+    return (*table(answer), *(row for name, part in groups.items() for row in table(part, name)))
+
+
+def groups_of(predictions: pa.Table, kinds: Sequence[Group], bounds: tuple[int, int]) -> Groups:
     """The groups of a table of predictions that have an image."""
-    counts = table["real_count"].to_numpy()
-    found = {name: chosen for kind in kinds for name, chosen in _groups(table, kind, counts, bounds)}
+    counts = predictions["real_count"].to_numpy()
+    found = {name: chosen for kind in kinds for name, chosen in _groups(predictions, kind, counts, bounds)}
     return {name: chosen for name, chosen in found.items() if chosen.any()}
 
 
 def _groups(
-    table: pa.Table, kind: Group, counts: NDArray[np.int64], bounds: tuple[int, int]
+    predictions: pa.Table, kind: Group, counts: NDArray[np.int64], bounds: tuple[int, int]
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     many, few = bounds
     if kind == "count":
@@ -56,7 +63,7 @@ def _groups(
         yield "seen classes", counts > 0
         yield "unseen classes", counts == 0
     else:
-        places, labels = np.asarray(table["place"].to_pylist()), table["label"].to_numpy()
+        places, labels = np.asarray(predictions["place"].to_pylist()), predictions["label"].to_numpy()
         for label, place in sorted({(int(a), str(b)) for a, b in zip(labels, places, strict=True) if b}):
             yield f"class {label} at {place}", (labels == label) & (places == place)
 

@@ -1,8 +1,13 @@
 """How sure a difference between two training sets is: paired over draws of the real images, by scipy and statsmodels.
 
-Accuracies come as arrays [draws] or, where every test image counts, as bool arrays `correct` [draws images]. Draws are
-the unit: they differ in the real images that a run may see, and that is most of the spread. Differences are paired, a
-line against another in the same draw.
+Accuracies come as arrays [draws] or, where every test image counts, as `correct` [draws images]: whether an image got
+its label, or the share of initialisations with which it did. Draws are the unit: they differ in the real images that a
+run may see, and that is most of the spread. Differences are paired, a line against another in the same draw.
+
+Student's interval holds 95 % where differences are normal, also for two draws, so verdicts are Student's. The bootstrap
+is a second look: over few draws that differ much it is too narrow, as it knows no spread that they do not show, and
+where test images are few it is too wide, as their luck counts in every draw and once more when they are resampled. A
+simulation in `tests/evaluate/test_statistics.py` shows both.
 """
 
 import math
@@ -16,10 +21,12 @@ from scipy import stats
 
 Values = NDArray[np.float64]
 Correct = NDArray[np.bool_]
+Answers = Values | Correct
 
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 2000
+DIGITS = 12  # of an accuracy that count; what lies below is the order of additions
 COUNTS_AT_ONCE = 2_000_000  # how often each image was drawn, in the resamples that are made together
 
 
@@ -34,7 +41,7 @@ class Difference(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """The mean rank of a line, 1 = best, and the ends of its 95 % bootstrap interval over draws."""
+    """The rank of a line by its mean, 1 = best, and the ends of its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -51,7 +58,7 @@ def paired_difference(line: Values, base: Values) -> Difference:
     """
     if line.shape != base.shape or line.ndim != 1 or len(line) < 2:
         raise ValueError(f"got draws of shapes {line.shape} and {base.shape}, expected two or more of each, in pairs")
-    gaps = line - base
+    gaps = np.round(line - base, DIGITS)
     value = float(gaps.mean())
     if float(np.ptp(gaps)) == 0:
         return Difference(value, value, value, float(value == 0), len(gaps))
@@ -60,13 +67,41 @@ def paired_difference(line: Values, base: Values) -> Difference:
     return Difference(value, float(ends.low), float(ends.high), float(test.pvalue), len(gaps))
 
 
+def mean_interval(values: Values) -> tuple[float, float]:
+    """Student's 95 % interval of the mean over draws or episodes [k]; of no width where all are alike.
+
+    For many episodes it is the 1.96 s / sqrt(k) of few-shot tables, s with k - 1 below.
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"got values of shape {values.shape}, expected two or more")
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1)) / math.sqrt(len(values))
+    return float(values.mean()) - reach, float(values.mean()) + reach
+
+
+def share_interval(correct: Answers) -> tuple[float, float]:
+    """Wilson's 95 % interval of the accuracy on the test images [n] of one draw.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    if correct.ndim != 1 or not correct.size:
+        raise ValueError(f"got answers of shape {correct.shape}, expected those of one image or more")
+    low, high = proportion_confint(float(correct.sum()), len(correct), alpha=1 - LEVEL, method="wilson")
+    return float(low), float(high)
+
+
 def hierarchical_interval(
-    line: Correct, base: Correct, seed: int = 0, resamples: int = RESAMPLES
+    line: Answers, base: Answers, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """95 % bootstrap interval of the mean difference in accuracy: draws are resampled, then test images.
 
     `line` and `base`: [draws images], the same test images in the same order. The images are resampled once for all
-    draws, as they are the same in all.
+    draws, as they are the same in all; `interval_of_apart` is for draws with test images of their own.
 
     Raises:
         ValueError: shapes differ, or there is no draw or image.
@@ -85,6 +120,44 @@ def hierarchical_interval(
         means.append(((of_draws @ gaps) * of_images).sum(1))
     low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def interval_of_apart(
+    line: Sequence[Answers], base: Sequence[Answers], seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The same where every draw has test images of its own, as episodes have: one array [images] for each draw.
+
+    Raises:
+        ValueError: not as many draws of each, not in pairs, or there is no draw or a draw without images.
+    """
+    if not line or [a.shape for a in line] != [b.shape for b in base] or not all(a.size for a in line):
+        raise ValueError(f"got answers of {len(line)} and {len(base)} draws, expected one array or more, in pairs")
+    rng = np.random.default_rng(seed)
+    gaps = [a.astype(np.float64) - b for a, b in zip(line, base, strict=True)]
+    chosen = rng.integers(0, len(gaps), (resamples, len(gaps)))
+    means = np.empty(chosen.shape)
+    for place, gap in enumerate(gaps):
+        slots = chosen == place
+        total, n = int(slots.sum()), len(gap)
+        at_once = max(1, COUNTS_AT_ONCE // n)
+        sizes = [min(at_once, total - begin) for begin in range(0, total, at_once)]
+        resampled = [rng.multinomial(n, np.full(n, 1 / n), size) @ gap / n for size in sizes]
+        means[slots] = np.concatenate(resampled) if resampled else []
+    low, high = np.quantile(means.mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def difference_over_images(line: Answers, base: Answers) -> Difference:
+    """The difference in accuracy of one draw [images]: McNemar's test, or Student's over images for shares.
+
+    Shares are those of several initialisations, which McNemar's test does not know.
+
+    Raises:
+        ValueError: shapes differ, or there is no image (of shares: no two).
+    """
+    if line.dtype == np.bool_ and base.dtype == np.bool_:
+        return mcnemar(line.astype(np.bool_), base.astype(np.bool_))
+    return paired_difference(line.astype(np.float64), base.astype(np.float64))._replace(draws=1)
 
 
 def mcnemar(line: Correct, base: Correct) -> Difference:
@@ -118,19 +191,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def rank_intervals(accuracy: Mapping[str, Values], seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Ranks]:
-    """Ranks of lines by their mean accuracy over draws [k], the draws resampled together; ties share a mean rank.
+    """Ranks of lines by their mean over units [k], which are resampled together; ties share a mean rank.
+
+    Units are draws, each with a line's accuracy, or the test images of one draw.
 
     Raises:
-        ValueError: the lines have not the same number of draws, or none.
+        ValueError: the lines have not the same number of units, or none.
     """
-    table = np.stack(list(accuracy.values()))
-    if table.ndim != 2 or not table.size:
-        raise ValueError(f"got accuracies of shape {table.shape}, expected lines with one or more draws each")
+    shapes = {values.shape for values in accuracy.values()}
+    if len(shapes) != 1 or 0 in (shape := shapes.pop()) or len(shape) != 1:
+        raise ValueError("got lines with other numbers of units or none, expected one or more each, the same number")
+    table = np.stack(list(accuracy.values())).astype(np.float64)
+    units = table.shape[1]
     rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, table.shape[1], (resamples, table.shape[1]))
-    ranks = stats.rankdata(-table[:, chosen].mean(2), axis=0)
-    low, high = np.quantile(ranks, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
-    mean = stats.rankdata(-table.mean(1))
+    at_once = max(1, COUNTS_AT_ONCE // units)
+    sizes = [min(at_once, resamples - begin) for begin in range(0, resamples, at_once)]
+    means = [rng.multinomial(units, np.full(units, 1 / units), size) @ table.T / units for size in sizes]
+    ranks = stats.rankdata(-np.round(np.concatenate(means), DIGITS), axis=1)
+    low, high = np.quantile(ranks, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    mean = stats.rankdata(-np.round(table.mean(1), DIGITS))
     return {name: Ranks(*map(float, numbers)) for name, *numbers in zip(accuracy, mean, low, high, strict=True)}
 
 

@@ -274,7 +274,7 @@ class HubTarget:
         """
         commit = self.api.repo_info(self.name, repo_type=DATASET, revision=branch).sha or ""
         digests = dict(self._tree(commit, folder))
-        shared = {path: self._text(path, commit) for path in (README, CROISSANT) if path in digests}
+        shared = {path: self.text(path, commit) for path in (README, CROISSANT) if path in digests}
         return HubState(commit, digests, shared)
 
     def _tree(self, commit: str, folder: str | None) -> Iterator[tuple[str, str]]:
@@ -293,7 +293,12 @@ class HubTarget:
                 if place is None:
                     raise
 
-    def _text(self, path: str, commit: str) -> str:
+    def text(self, path: str, commit: str) -> str:
+        """A text file of a commit.
+
+        Raises:
+            PublishError: it is no text.
+        """
         local = self.api.hf_hub_download(self.name, path, repo_type=DATASET, revision=commit)
         try:
             return Path(local).read_text(encoding="utf-8")
@@ -472,17 +477,17 @@ class AddressTarget:
 
     def readme(self) -> str | None:
         """The README that lies there."""
-        return self._text(README)
+        return self.text(README)
 
     def upload(self, contents: Contents) -> Published:
         """Send what is not there yet, check each file's size and receipt, then write `run.json`."""
         try:
             sent = sum(self._send(item) for item in contents.items if item.name != RUN_JSON)
-            there = {path: text for path in (README, CROISSANT) if (text := self._text(path)) is not None}
+            there = {path: text for path in (README, CROISSANT) if (text := self.text(path)) is not None}
             for path, text in shared_files(there, contents, self.shown, None).items():
-                self._write(path, text.encode())
+                self.write(path, text.encode())
             run_json = contents.items[-1]
-            self._write(run_json.path, run_json.read())
+            self.write(run_json.path, run_json.read())
         except address_errors(NotImplementedError) as error:
             raise PublishError(
                 f"{self.shown}: cannot be written ({reason_of(error, self.address)}); run the same command again, "
@@ -490,7 +495,7 @@ class AddressTarget:
             ) from None
         return Published(self.shown, contents.release.folder, "", sent=sent)
 
-    def _text(self, path: str) -> str | None:
+    def text(self, path: str) -> str | None:
         """A small file; None where it is not there."""
         place = inside(self.root, path)
         try:
@@ -506,15 +511,15 @@ class AddressTarget:
         """Whether the file had to be sent: it was not there, has another size, or its receipt says something else."""
         receipt, there = {"sha256": item.sha256, "size": item.size}, None
         with suppress(ValueError):  # a receipt that cannot be read is none
-            there = json.loads(self._text(item.path + RECEIPT) or "null")
+            there = json.loads(self.text(item.path + RECEIPT) or "null")
         if there == receipt and self._size(item.path) == item.size:
             return False
-        self._write(item.path, item.content)
+        self.write(item.path, item.content)
         if (size := self._size(item.path)) != item.size:
             raise PublishError(
                 f"{self.shown}: {item.path} has {size} bytes there, sent were {item.size}; publish again."
             )
-        self._write(item.path + RECEIPT, canonical(receipt).encode())
+        self.write(item.path + RECEIPT, canonical(receipt).encode())
         return True
 
     def _size(self, path: str) -> int:
@@ -522,7 +527,7 @@ class AddressTarget:
         place = inside(self.root, path)
         return int(self.files.info(place)["size"]) if self.files.exists(place) else -1
 
-    def _write(self, path: str, content: Path | bytes) -> None:
+    def write(self, path: str, content: Path | bytes) -> None:
         """Write under another name, then rename; copy and remove where the file system takes the name for a pattern."""
         from fsspec.core import has_magic
 

@@ -25,15 +25,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffaug_datasets.core.errors import DiffAugError, PublishError, install, one_line
-from diffaug_datasets.core.files import read_text
+from diffaug_datasets.core.files import read_text, sha256_file
 from diffaug_datasets.core.identity import __version__, canonical
 from diffaug_datasets.core.method import FitUnit, discover_methods
 from diffaug_datasets.core.models import ALIASES, TINY
 from diffaug_datasets.core.plan import PlanHeader
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import ROW_SCHEMA, PlanRow
+from diffaug_datasets.release.bench_files import stated_digests
 from diffaug_datasets.release.card_metadata import UNKNOWN_TERMS, model_terms
-from diffaug_datasets.release.layout import PART_ROWS, PROVENANCE_FILE, RELEASE_SCHEMA, Release, shard_faults
+from diffaug_datasets.release.layout import PART_ROWS, PROVENANCE_FILE, README, RELEASE_SCHEMA, Release, shard_faults
 from diffaug_datasets.release.measures import (
     MEASURES_FILE,
     SELECTION_FILE,
@@ -55,7 +56,7 @@ from diffaug_datasets.release.provenance import (
 )
 from diffaug_datasets.release.read import Provenance, shard_table
 from diffaug_datasets.release.rebuild import Rebuilder
-from diffaug_datasets.release.repository import Repository
+from diffaug_datasets.release.repository import MOST_BYTES, Repository
 from diffaug_datasets.run.execute import resolve_device
 from diffaug_datasets.run.rebuild import Closeness, levels
 from diffaug_datasets.run.shards import schema_digest
@@ -173,6 +174,8 @@ def run_checks(repository: Repository, release: Release, rebuilder: Rebuilder, s
     yield _tried("rows", checks.rows_are_whole)
     yield _tried("counts", checks.rows_are_the_same)
     yield _tried("statements", checks.statements_agree)
+    if stated := checks.bench_files():
+        yield _tried("bench", lambda: checks.bench_is_whole(stated))
     method = discover_methods().get(release.method)
     here = f"{method.VERSION}" if method else "none"
     schema = f"release schema {release.release_schema} of {RELEASE_SCHEMA}"
@@ -310,6 +313,17 @@ class ReleaseChecks:
             more = f"; and {len(wrong) - MOST_NAMED} more" if wrong[MOST_NAMED:] else ""
             raise Wrong("; ".join(wrong[:MOST_NAMED]) + more)
         return "run.json agrees with the plan, the recipe, the provenance and the fits"
+
+    def bench_files(self) -> dict[str, str]:
+        """Path -> sha256 of the tables that the card's bench names; none where it has no bench."""
+        return stated_digests(read_text(self.repository.files.local(README), MOST_BYTES[README]))
+
+    def bench_is_whole(self, stated: Mapping[str, str]) -> str:
+        """The tables of the bench have the bytes that the card states."""
+        for path, sha256 in stated.items():
+            if sha256_file(self.repository.files.local(path)) != sha256:
+                raise Wrong(f"{path} has other bytes than README.md states")
+        return f"{len(stated)} tables of a bench have the bytes that README.md states"
 
 
 def _unlike(one: pa.ChunkedArray, other: pa.ChunkedArray) -> int:
