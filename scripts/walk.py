@@ -1,5 +1,5 @@
 """A user's walk on the embedded data and a Hub of this machine: build, publish, load elsewhere, check, make a row
-again, withdraw an image, publish again, load the old tag. What it prints stands in the README.
+again, withdraw an image, publish again, load the old tag. What it prints stands in docs/guides/walk.md.
 
     python scripts/walk.py [--work FOLDER]     in the environment of scripts/demo; about 20 s on two cores
 """

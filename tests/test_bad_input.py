@@ -406,8 +406,8 @@ def test_python_gets_the_same_sentences(tmp_path: Path) -> None:
 
 NOT_THERE = ["plan", "cub_5shot_genie", "--source", "birds"]
 LINES = {
-    "an unknown verb": (["generat"], "No such command 'generat'"),
-    "no run folder": (["generate"], "Missing argument 'RUN'; see `diffaug --help`."),
+    "an unknown verb": (["generat"], "No such command 'generat'; did you mean 'generate'? See `diffaug --help`."),
+    "no run folder": (["generate"], "Missing argument 'RUN'; see `diffaug generate --help`."),
     "an unknown option": (["plan", "fashion_5shot_genie", "--worker", "2"], "No such option: --worker"),
     "workers below none": (["generate", ".", "--workers", "-1"], "Invalid value for '--workers'"),
     "a device that is none": (["generate", ".", "--device", "gpu"], "--device: got 'gpu', expected auto, cpu, cuda or"),

@@ -126,7 +126,7 @@ def test_no_two_modules_share_a_file_name() -> None:
     assert {name for name, count in names.items() if count > 1} <= {"errors.py", "rebuild.py"}
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/docs", ".ci/run"])
 def test_scripts_stop_at_the_first_error(script: str, shell: Command) -> None:
     path = ROOT / script
     assert path.stat().st_mode & 0o111, "not executable"

@@ -1,4 +1,4 @@
-"""The walk from a recipe to the old tag of a published set: it runs, and prints what the README says."""
+"""The walk from a recipe to the old tag of a published set: it runs, and prints what the page of it says."""
 
 import re
 import sys
@@ -17,10 +17,10 @@ def plain(text: str) -> list[str]:
     return [DIFFERS.sub("#", line).rstrip() for line in lines]
 
 
-def test_the_walk_prints_what_the_readme_says(shell: Command) -> None:
+def test_the_walk_prints_what_the_page_says(shell: Command) -> None:
     """A Hub on loopback, an environment with `datasets` and `pillow` alone, everything else the real thing."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    [block] = re.findall(r"^```text\n\$ python scripts/walk\.py\n(.*?)^```$", readme, re.M | re.S)
+    page = (ROOT / "docs" / "guides" / "walk.md").read_text("utf-8")
+    [block] = re.findall(r"^```text\n\$ python scripts/walk\.py\n(.*?)^```$", page, re.M | re.S)
     walked = shell(sys.executable, ROOT / "scripts" / "walk.py")
     assert walked.code == 0, walked
     assert plain(walked.out) == plain(block)

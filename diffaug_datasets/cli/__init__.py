@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 
 import typer
 
-from diffaug_datasets.cli.screen import note
+from diffaug_datasets.cli.screen import note, say
 from diffaug_datasets.cli.verbs import app
 from diffaug_datasets.core.errors import EXTRAS, DiffAugError, install
 
@@ -20,12 +20,39 @@ DISK_ERRORS = (  # that a person can do something about
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 INTERRUPTED = "diffaug: interrupted; what is finished stays, and the same command continues."
+GREETING = """\
+diffaug: reproducible, diffusion-augmented datasets for image classification
+
+See it work, in a minute, without a network or a GPU:
+  diffaug demo --short                       plan, generate, report
+
+A run of your own:
+  diffaug cp fashion_5shot_genie mine.yaml   a recipe, to be changed
+  diffaug plan mine.yaml --run runs/mine     draws and prices every image
+  diffaug generate runs/mine                 makes them; run it again to go on
+  diffaug report runs/mine                   a page to look at
+
+Then:
+  diffaug measure runs/mine                  how near the real images it is
+  diffaug bench runs/mine                    whether it helps a classifier
+  diffaug publish runs/mine org/name         the Hub, with all that it rests on
+
+Every verb: diffaug --help. One verb, with an example: diffaug VERB --help.
+Something is not as it should be: diffaug doctor."""
 GRACE_SECONDS = 5.0  # after Ctrl-C, until the process ends whatever holds it up
+
+
+class Line(Protocol):
+    """What the parser made of a line up to a mistake."""
+
+    command_path: str
 
 
 @runtime_checkable
 class UsageMistake(Protocol):
     """An error of the parser (no such verb, a missing argument), whichever click typer brings along."""
+
+    ctx: "Line | None"
 
     def format_message(self) -> str:
         """What is wrong with the line, in words."""
@@ -38,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _hold_stdin()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    words = [word for word in given if word != "--debug"] or ["--help"]
+    words = [word for word in given if word != "--debug"]
     try:
         with _ctrl_c():
-            code = app(words, prog_name="diffaug", standalone_mode=False)
+            code = app(words, prog_name="diffaug", standalone_mode=False) if words else _greet()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
@@ -58,6 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if code == 130:
         note(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _greet() -> int:
+    say(GREETING)
+    return 0
 
 
 def _nobody_reads() -> int:
@@ -110,7 +142,14 @@ def _sentence(error: Exception) -> str | None:
         return "`~`: this user has no home and HOME is not set; set HOME, or write paths without `~`."
     if isinstance(error, typer.Abort):
         return "interrupted."
-    return f"{error.format_message().rstrip('.')}; see `diffaug --help`." if isinstance(error, UsageMistake) else None
+    return _told(error) if isinstance(error, UsageMistake) else None
+
+
+def _told(mistake: UsageMistake) -> str:
+    """The parser's words as one sentence, and the help that has more."""
+    words = mistake.format_message().rstrip(".").replace(". Did you mean ", "; did you mean ")
+    more = f"see `{mistake.ctx.command_path if mistake.ctx else 'diffaug'} --help`."
+    return f"{words} {more.capitalize()}" if words.endswith("?") else f"{words}; {more}"
 
 
 def _hold_stdin() -> None:

@@ -3,120 +3,35 @@
 What a verb does is in `make`, `look`, `judge` and `publish`, which are imported when it is called.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
+from diffaug_datasets.cli.grouping import EVALUATE, EXPERT, LOOK, MAKE, PUBLISH, GroupedVerbs
+from diffaug_datasets.cli.options import (
+    AsJson,
+    Backbone,
+    Config,
+    Debug,
+    Device,
+    Encoders,
+    FitsFrom,
+    MixedStack,
+    NewRun,
+    Revision,
+    RowPrefix,
+    RunFolder,
+    Set,
+    Sets,
+    Source,
+    Version,
+    WithReal,
+    Workers,
+    local,
+    was_typed,
+)
 from diffaug_datasets.core.errors import RunError
-
-MAKE, LOOK, EVALUATE, PUBLISH, EXPERT = GROUPS = ("Make", "Look", "Evaluate", "Publish", "Expert")
-Given = TypeVar("Given", Path, list[Path], None)
-
-
-class HelpText(Protocol):
-    """What a help page is written with; of click, whichever typer brings along."""
-
-    width: int
-
-    def section(self, name: str) -> AbstractContextManager[None]:
-        """Write a heading; what is written inside is indented."""
-
-    def write_dl(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Write terms and their definitions in two columns."""
-
-
-class GroupedVerbs(TyperGroup):
-    """Lists the verbs below the headings of GROUPS, as plain text."""
-
-    def format_commands(self, ctx: object, formatter: HelpText) -> None:  # noqa: ARG002
-        """One section per group, its verbs in the order of this file."""
-        verbs = [verb for verb in self.commands.values() if isinstance(verb, TyperCommand) and not verb.hidden]
-        longest = max(len(verb.name or "") for verb in verbs)
-        for group in GROUPS:
-            with formatter.section(group):
-                formatter.write_dl(
-                    [
-                        (f"{verb.name:<{longest}}", verb.get_short_help_str(formatter.width - 6 - longest))
-                        for verb in verbs
-                        if verb.rich_help_panel == group
-                    ]
-                )
-
-
-def device_name(device: str) -> str:
-    """The name as it is; RunError where no device is called so."""
-    if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
-        return device
-    raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
-
-
-def local(param: typer.CallbackParam, value: Given) -> Given:
-    """A folder or file, or several; RunError where an address such as s3:// is given."""
-    from diffaug_datasets.run.store import on_this_machine
-
-    for place in value if isinstance(value, list | tuple) else [value]:
-        if place is not None:
-            on_this_machine(place, param.opts[-1] if param.param_type_name == "option" else str(param.metavar))
-    return value
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from diffaug_datasets.core.identity import __version__
-
-        typer.echo(f"diffaug {__version__}")
-        raise typer.Exit
-
-
-def _was_typed(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
-]
-NewRun = Annotated[Path | None, typer.Option("--run", callback=local, help="Run folder; default: runs/NAME-PLANID.")]
-Device = Annotated[str, typer.Option(callback=device_name, help="auto, cpu, cuda or cuda:N.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one per GPU, or one per core.")]
-MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
-FitsFrom = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="RUN",
-        callback=local,
-        help="Take over another run's equal fits, and its images if filters alone differ.",
-    ),
-]
-RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
-Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
-Backbone = Annotated[
-    str | None, typer.Option(help="A folder or Hub id that stands in for a model of the publisher; checked by digest.")
-]
-Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]
-Revision = Annotated[str | None, typer.Option(help="A tag, branch or commit of the Hub.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
-Sets = Annotated[
-    list[str], typer.Argument(metavar="SET...", help="Run folders, Hub datasets (org/name) or published addresses.")
-]
-Encoders = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--encoder", help="Image encoder: tiny, efficientnet-lite0, a folder or a Hub id; repeatable; default: tiny."
-    ),
-]
-WithReal = Annotated[
-    str | None, typer.Option(help="Your copy of the real images (a folder or Hub id), where a set has none.")
-]
-Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]
-
 
 app = typer.Typer(
     cls=GroupedVerbs,
@@ -134,7 +49,7 @@ def root(version: Version = False, debug: Debug = False) -> None:
     """Options of every verb."""
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(rich_help_panel=MAKE, epilog="Example: diffaug demo --short")
 def demo(
     run: Annotated[Path, typer.Option("--run", callback=local, help="Where the demo's runs go.")] = Path("runs"),
     short: Annotated[bool, typer.Option("--short", help="The same path with a few images of two methods.")] = False,
@@ -145,7 +60,7 @@ def demo(
     run_demo(run, short)
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(rich_help_panel=MAKE, epilog="Example: diffaug new photos -o photos.yaml")
 def new(
     place: Annotated[
         str, typer.Argument(metavar="FOLDER", help="Your images: a folder, .zip, .tar, .csv, .parquet or a Hub id.")
@@ -165,20 +80,20 @@ def new(
     make_recipe(place, out, backbone, changes or [], force=force, yes=yes, as_json=json)
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(rich_help_panel=MAKE, epilog="Example: diffaug cp fashion_5shot_genie mine.yaml")
 def cp(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A config name or a shipped recipe.")] = None,
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="Default: NAME.yaml here; - prints the recipe.")
     ] = None,
 ) -> None:
-    """Copy a recipe to a file of your own; without a name, list the shipped ones."""
+    """Copy a recipe to a file of your own; alone, list what there is."""
     from diffaug_datasets.cli.make import copy_recipe, print_recipes
 
     copy_recipe(name, file) if name else print_recipes()
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(rich_help_panel=MAKE, epilog="Example: diffaug plan mine.yaml --set per_class=2 --run runs/mine")
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
     run: NewRun = None,
@@ -193,7 +108,7 @@ def plan(
     make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json)
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(rich_help_panel=MAKE, epilog="Example: diffaug generate runs/mine --workers 2")
 def generate(
     run: RunFolder,
     workers: Workers = 0,
@@ -229,7 +144,7 @@ def run(
     raise typer.Exit(run_all(recipe, run, source, changes or [], options))
 
 
-@app.command(rich_help_panel=MAKE)
+@app.command(rich_help_panel=MAKE, epilog="Example: diffaug build fashion_5shot_genie")
 def build(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A config name, or a published set to make again.")],
     source: Source = None,
@@ -247,7 +162,7 @@ def build(
     run_build(name, source, run, workers, device)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug builders")
 def builders(json: AsJson = False) -> None:
     """List the real datasets that can be augmented."""
     from diffaug_datasets.cli.look import print_builders
@@ -255,7 +170,7 @@ def builders(json: AsJson = False) -> None:
     print_builders(json)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug methods genie")
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, with all its parameters.")] = None,
     json: AsJson = False,
@@ -266,7 +181,7 @@ def methods(
     print_method(name, json) if name else print_methods(json)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug status runs/mine")
 def status(run: RunFolder, json: AsJson = False) -> None:
     """Say how far a run is; works while others work on it."""
     from diffaug_datasets.cli.look import print_status
@@ -337,7 +252,7 @@ def export(
     )  # fmt: skip
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug regen runs/mine 0c4c76fb")
 def regen(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a published set (org/name, s3://...).")],
     row: RowPrefix,
@@ -369,7 +284,7 @@ def regen(
     raise typer.Exit(rebuild_published(published, row, out, json))
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug doctor")
 def doctor(json: AsJson = False) -> None:
     """Say what this machine can do: devices, memory, disk, models."""
     from diffaug_datasets.cli.look import print_doctor
@@ -377,7 +292,7 @@ def doctor(json: AsJson = False) -> None:
     raise typer.Exit(print_doctor(json))
 
 
-@app.command(rich_help_panel=EVALUATE)
+@app.command(rich_help_panel=EVALUATE, epilog="Example: diffaug measure runs/mine")
 def measure(
     sets: Sets,
     encoder: Encoders = None,
@@ -409,7 +324,7 @@ def measure(
     )
 
 
-@app.command(rich_help_panel=EVALUATE)
+@app.command(rich_help_panel=EVALUATE, epilog="Example: diffaug bench runs/mine --out runs/bench")
 def bench(
     context: typer.Context,
     sets: Annotated[
@@ -461,7 +376,9 @@ def bench(
     line: Annotated[str | None, typer.Option(help="With publish: what the classifier of --model learned.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Does a set help a classifier? Train with and without it, at the same budget, and say how sure the answer is.
+    """Train classifiers with and without a set: does it help?
+
+    All at the same budget; gains are paired and printed with their intervals.
 
     Config names and recipes are planned and generated for every draw first. Killed, the same command goes on; several
     at once share the work. Exit code 3 where --minutes ended it.
@@ -472,7 +389,7 @@ def bench(
     from diffaug_datasets.cli.bench_outputs import PLACES, OutputOptions, run_output
 
     if sets[0] in PLACES:
-        typed = frozenset(name for name in context.params if _was_typed(context, name)) - {"sets"}
+        typed = frozenset(name for name in context.params if was_typed(context, name)) - {"sets"}
         page = out if "out" in typed else None
         run_output(sets, OutputOptions(typed, page, dry_run, json, model, line, classifier or ()))
         return
@@ -500,7 +417,7 @@ def bench(
     raise typer.Exit(code)
 
 
-@app.command(rich_help_panel=PUBLISH)
+@app.command(rich_help_panel=PUBLISH, epilog="Example: diffaug publish runs/mine org/name --dry-run")
 def publish(
     run: RunFolder,
     target: Annotated[
@@ -520,7 +437,10 @@ def publish(
     allow: Annotated[list[str] | None, typer.Option(metavar="GATE", help="Overrule a gate; the card says so.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Publish a finished run: shards, provenance, recipe, plan, card. Killed, the same command continues."""
+    """Publish a finished run: shards, provenance, recipe, plan, card.
+
+    Killed, the same command continues.
+    """
     from diffaug_datasets.cli.publish import options_of, print_preview, run_publish
 
     options = options_of(format, (private, create_pr, revision), i_have_rights, recipe_only, allow or [])
@@ -529,7 +449,7 @@ def publish(
     run_publish(run, target, options, json)
 
 
-@app.command(rich_help_panel=PUBLISH)
+@app.command(rich_help_panel=PUBLISH, epilog="Example: diffaug verify org/name --sample 3")
 def verify(
     place: Annotated[str, typer.Argument(metavar="PLACE", help="A published set: org/name, a folder or s3://...")],
     sample: Annotated[int, typer.Option(min=0, help="Rows to make again.")] = 0,
@@ -554,7 +474,7 @@ def verify(
     raise typer.Exit(run_verify(published, sample, json))
 
 
-@app.command(rich_help_panel=PUBLISH)
+@app.command(rich_help_panel=PUBLISH, epilog="Example: diffaug withdraw runs/mine photos/cat/7.jpg")
 def withdraw(
     run: RunFolder,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="The sha256 of a real image, or its file.")],
@@ -572,7 +492,7 @@ def withdraw(
     run_withdraw(run, images, out, json)
 
 
-@app.command(rich_help_panel=EXPERT)
+@app.command(rich_help_panel=EXPERT, epilog="Example: diffaug captions mine.yaml --out suffixes.json")
 def captions(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
     out: Annotated[
@@ -605,7 +525,7 @@ def captions(
     make_suffixes(recipe, out, source, CaptionOptions(captioner, summariser, endpoint, limit, device))
 
 
-@app.command(rich_help_panel=EXPERT)
+@app.command(rich_help_panel=EXPERT, epilog="Example: diffaug fit runs/mine --workers 2")
 def fit(
     run: RunFolder,
     workers: Workers = 0,
@@ -629,7 +549,7 @@ def fit(
     run_fits(run, workers, options)
 
 
-@app.command(rich_help_panel=EXPERT)
+@app.command(rich_help_panel=EXPERT, epilog="Example: diffaug convert learned_embeds.bin tokens/")
 def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A learned_embeds file: pickle or safetensors.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the safetensors go; made if missing.")],

@@ -1,7 +1,8 @@
-"""`diffaug report`: runs as one HTML page that needs no network, no script and no second file.
+"""`diffaug report`: runs as one HTML page that needs no network and no second file.
 
-The page holds a strip per class (a real image, then one result of every run) and a section per run: its method, its
-classes with their cards, counts, failures, times and what the method chose.
+The page holds a strip per class (a real image, then one result of every run), a grid of every image, which a script
+filters and sorts, and a section per run: its method, its classes with their cards, counts, failures, times and what the
+method chose. All but the grid is there without the script too.
 """
 
 import re
@@ -19,6 +20,7 @@ from diffaug_datasets.core.method import find_method
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.release.measures import read_measures
 from diffaug_datasets.report import figures
+from diffaug_datasets.report.grid import Grid, grid
 from diffaug_datasets.report.measured import MeasureTable, measure_tables
 from diffaug_datasets.report.rendering import Thumbnail, render, thumbnail
 from diffaug_datasets.report.row import Fact, RowCard, row_card
@@ -129,6 +131,7 @@ class Page:
     datasets: tuple[DatasetText, ...]
     runs: tuple[RunSection, ...]
     strips: tuple[Strip, ...]
+    grid: Grid
     classes: int
     made: str
 
@@ -144,22 +147,23 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     if not runs:
         raise RunError("report: got no run; name at least one run folder.")
     views = [RunView(run) for run in runs]
-    html = ""
+    html, images = "", grid(views, [method_text(str(view.header.recipe["method"])).title for view in views])
     for per_class in (CLASS_CARDS, 3, 1):
-        html = render("report.html.jinja", page=_page(views, per_class))
+        html = render("report.html.jinja", page=_page(views, per_class, images))
         if len(html.encode()) <= PAGE_BYTES:
             break
     write_text(out, html)
     return out
 
 
-def _page(views: Sequence[RunView], per_class: int) -> Page:
+def _page(views: Sequence[RunView], per_class: int, images: Grid) -> Page:
     at_most = max(20, min(RUN_CARDS, PAGE_CARDS // len(views)))
     sections = [run_section(view, number, per_class, at_most) for number, view in enumerate(views, 1)]
     return Page(
         datasets=tuple(dict.fromkeys(dataset_text(view) for view in views)),
         runs=tuple(sections),
         strips=_strips(views, [section.method.title for section in sections]),
+        grid=images,
         classes=max(section.totals.classes for section in sections),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -263,7 +267,7 @@ def method_text(name: str) -> MethodText:
         method = find_method(name)
     except DiffAugError:
         return MethodText(name, "This method is not installed here.", "", ())
-    text = (method.__doc__ or "").strip()
+    text = method.page.strip()
     line = text.partition("\n")[0].removeprefix(f"{method.TITLE}: ")
     steps = tuple(match["text"].replace("`", "").strip() for match in STEP.finditer(text))
     arxiv = method.PAPER if ARXIV.fullmatch(method.PAPER) else ""

@@ -164,6 +164,11 @@ class RunView:
         """The whole of a scanned row."""
         return _picture(self._tables[row.shard], row.index)
 
+    def data(self, row: ScannedRow) -> bytes:
+        """The encoded image of a scanned row alone."""
+        image = self._tables[row.shard].column("image")[row.index].as_py()
+        return bytes(image["bytes"])
+
     def source(self, source_id: str) -> Picture | None:
         """The real image of that id; None where this run does not hold it (retrieved images, damaged shards)."""
         place = self._sources.get(source_id)

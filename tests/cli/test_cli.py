@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 from command_line import Answer, Command
+from typer.main import get_command
 
 from diffaug_datasets.cli import main
+from diffaug_datasets.cli.verbs import app
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.catalogue import shipped_recipes
 from diffaug_datasets.run.store import Run
@@ -81,9 +84,39 @@ def test_every_verb_explains_itself(diffaug: Command, verb: str) -> None:
 
 
 @pytest.mark.parametrize("line", [(), ("--debug",)])
-def test_the_command_alone_prints_its_help(diffaug: Command, line: tuple[str, ...]) -> None:
+def test_the_command_alone_greets_with_a_screen_of_help(diffaug: Command, line: tuple[str, ...]) -> None:
     said = diffaug(*line)
-    assert (said.code, said.out, said.err) == (0, diffaug("--help").out, "")
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    examples = re.findall(r"^  (diffaug [a-z].*?)(?:  |$)", said.out, re.M)
+    assert len(examples) > 5
+    for example in examples:
+        parsed(example)
+
+
+def parsed(line: str) -> str:
+    """A command line goes through the parser of its verb, which would refuse a wrong word; the verb."""
+    program, verb, *words = shlex.split(line)
+    assert program == "diffaug"
+    get_command(app).commands[verb].make_context(verb, words)
+    return verb
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_every_verb_has_an_example_that_parses(diffaug: Command, verb: str) -> None:
+    examples = re.findall(r"^  Example: (diffaug .*)$", diffaug(verb, "--help").out, re.M)
+    assert examples and {parsed(example) for example in examples} == {verb}
+
+
+def test_an_example_that_does_not_parse_is_caught() -> None:
+    with pytest.raises(Exception, match="No such option: --worker"):
+        parsed("diffaug generate runs/mine --worker 2")
+
+
+def test_summaries_fit_a_narrow_terminal(diffaug: Command) -> None:
+    text = diffaug("--help").out.partition("Options:")[2]
+    assert "..." not in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_whoever_stops_reading_sees_no_error(shell: Command) -> None:
@@ -178,6 +211,17 @@ def test_generate_status_show_regen_and_report(diffaug: Command, finished: Path,
     assert page.stat().st_size > 1000
 
 
+@pytest.mark.parametrize(("has_browser", "said"), [(True, ""), (False, "no browser can be started here; ")])
+def test_a_report_is_opened_where_it_is_asked_for(
+    diffaug: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_browser: bool, said: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: (asked.append(address), has_browser)[1])
+    answer = diffaug("report", finished, "--out", tmp_path / "page.html", "--open")
+    assert answer.code == 0 and answer.err.startswith(said) and bool(answer.err) != has_browser
+    assert asked == [(tmp_path / "page.html").as_uri()]
+
+
 def test_regen_of_another_image_exits_with_1(diffaug: Command, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffaug_datasets.run import rebuild
 
@@ -248,7 +292,7 @@ def test_ctrl_c_ends_a_process_that_swallows_it(shell: Command) -> None:
         "    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
         "    except KeyboardInterrupt: time.sleep(60)\n"
         "cli.app, cli.GRACE_SECONDS = app, 0.1\n"
-        "cli.main([])"
+        "cli.main(['status'])"
     )
     said = shell(sys.executable, "-c", code)
     assert said.code == 130

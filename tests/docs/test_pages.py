@@ -1,4 +1,7 @@
-"""Every command and every block of the README runs, and prints what the README says; digits may differ."""
+"""Commands and blocks of the README and of the pages run, and print what stands there; digits may differ.
+
+Blocks marked `console` are run in the order of PAGES, in one folder, each command once; so are blocks marked `python`.
+"""
 
 import os
 import re
@@ -16,16 +19,16 @@ from PIL import Image
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.sources import real
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ONE_TEST = f"{ROOT / 'tests' / 'test_package.py'} -k one_version"
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/quickstart.md", "docs/guides/does-it-help.md", "docs/guides/publish.md")
+PHOTOS, TRAIN = "docs/guides/own-photos.md", "docs/guides/train.md"
 SHORT = {
     "scripts/demo": f"{sys.executable} -m diffaug_datasets demo --short",
     "scripts/test": f"{sys.executable} -m pytest -q -p no:cacheprovider {ONE_TEST}",
 }
 OF_THE_SCRIPTS = ("environment: ", "demo: ok", "test: ok", "[1/")
 DIGITS = re.compile(r"\b[0-9a-f]{8,64}\b|\d[\d,.:]*|\b[kMGT]B\b")
-RUN = re.compile(r"runs/fashion_5shot_diffii-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,21 @@ class Step:
     lines: tuple[str, ...]
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.M | re.S)
+def text_of(page: str) -> str:
+    """A page as it stands in the repository."""
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
-def steps() -> list[Step]:
-    """All commands of all console blocks."""
-    parts = [part.splitlines() for block in blocks("console") for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language in a page, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(page), re.M | re.S)
+
+
+def steps(page: str) -> list[Step]:
+    """All commands of all console blocks of a page."""
+    parts = [
+        part.splitlines() for block in blocks(page, "console") for part in re.split(r"^\$ ", block, flags=re.M)[1:]
+    ]
     return [Step(lines[0], tuple(lines[1:])) for lines in parts]
 
 
@@ -52,27 +62,35 @@ def plain(line: str) -> str:
     return DIGITS.sub("#", line).rstrip()
 
 
-def test_every_command_prints_what_the_readme_says(tmp_path: Path) -> None:
-    """In the order of the README, in one folder; then its Python, which finds the demo's run."""
+@pytest.mark.timeout(900)
+def test_every_command_prints_what_the_pages_say(tmp_path: Path) -> None:
+    """In one folder; then the first Python of the README and of the quickstart, which load the run."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    found = ""
-    for step in steps():
-        command = SHORT.get(step.command, step.command)
-        done = subprocess.run(["bash", "-euc", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{step.command}: {done.stderr[-2000:]}"
-        said = [plain(line) for line in done.stdout.splitlines()]
-        for line in step.lines:
-            if line != "..." and not line.startswith(OF_THE_SCRIPTS):
-                assert said and closest(plain(line), said), (
-                    f"{step.command}: the README says {line!r}, not so\n{done.stdout}"
+    answers: dict[str, str] = {}
+    for page in PAGES:
+        assert steps(page), page
+        for step in steps(page):
+            command = SHORT.get(step.command, step.command)
+            if command not in answers:
+                done = subprocess.run(
+                    ["bash", "-euc", command], cwd=tmp_path, env=environment, capture_output=True, text=True
                 )
-        found = found or next(iter(RUN.findall(done.stdout)), "")
-    assert found, "the demo named no run folder"
-    run_python(tmp_path, RUN.sub(found, blocks("python")[0]))
-    events = (tmp_path / found / "events.jsonl").read_bytes()
+                assert done.returncode == 0, f"{step.command}: {done.stderr[-2000:]}"
+                answers[command] = done.stdout
+            said = [plain(line) for line in answers[command].splitlines()]
+            for line in step.lines:
+                if line != "..." and not line.startswith(OF_THE_SCRIPTS):
+                    assert said and closest(plain(line), said), (
+                        f"{step.command}: {page} says {line!r}, not so\n{answers[command]}"
+                    )
+    run_python(tmp_path, blocks("README.md", "python")[0] + "assert len(next(iter(loader))) == 32\n")
+    run_python(tmp_path, blocks("docs/quickstart.md", "python")[0] + "assert train.num_rows == 70\n")
+    events = {path: path.read_bytes() for path in tmp_path.glob("runs/fashion_*/events.jsonl")}
     subprocess.run(["bash", "-euc", SHORT["scripts/demo"]], cwd=tmp_path, check=True)
-    assert (tmp_path / found / "events.jsonl").read_bytes() == events, "the second demo made its images again"
+    assert events and all(path.read_bytes() == then for path, then in events.items()), (
+        "the second demo made images again"
+    )
 
 
 def closest(line: str, said: list[str]) -> bool:
@@ -81,17 +99,18 @@ def closest(line: str, said: list[str]) -> bool:
     return any(other == line or (start != line and other.startswith(start)) for other in said)
 
 
-def run_python(folder: Path, code: str) -> None:
-    """A block in a process of its own."""
+def run_python(folder: Path, code: str) -> str:
+    """A block in a process of its own; what it printed."""
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
-def test_own_photographs_are_planned_as_the_readme_says(
+def test_own_photographs_are_planned_as_the_page_says(
     diffaug: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder as it is downloaded: a Mac's and a NAS's leavings, phone photos, a validation split, a double."""
-    [block] = [text for text in blocks("text") if text.startswith("$ diffaug plan")]
+    [block] = [text for text in blocks(PHOTOS, "text") if text.startswith("$ diffaug plan")]
     command, *lines = block.splitlines()
     for place in ("Training/golden_retriever/0.jpg", "Training/golden_retriever/1.jfif", "Training/tabby_cat/0.jpg",
                   "Training/tabby_cat/1.jpg", "val/tabby_cat/0.jpg", "Testing/golden_retriever/0.jpg",
@@ -113,27 +132,27 @@ def test_own_photographs_are_planned_as_the_readme_says(
 
 
 def test_the_builder_block_runs(tmp_path: Path) -> None:
-    block = next(block for block in blocks("python") if "load_builder" in block)
+    block = next(block for block in blocks("docs/quickstart.md", "python") if "load_builder" in block)
     quick = block.replace("per_class=1", 'per_class=1, include_test=False, config={"num_inference_steps": 2}')
     assert quick != block
     run_python(tmp_path, quick + "assert len(train) == 60, train\n")
 
 
 def test_the_front_door_block_runs(tmp_path: Path) -> None:
-    block = next(block for block in blocks("python") if "import generate, load, plan" in block)
+    block = next(block for block in blocks("docs/quickstart.md", "python") if "import generate, load, plan" in block)
     quick = block.replace("per_class=1", 'per_class=1, include_test=False, config={"num_inference_steps": 2}')
     assert quick != block
     run_python(tmp_path, quick + 'assert load("runs/python").num_rows == 60\n')
 
 
 def test_the_recipe_is_one() -> None:
-    [block] = blocks("yaml")
+    [block] = blocks(PHOTOS, "yaml")
     recipe = Recipe.from_dict(yaml.safe_load(block))
     assert (recipe.builder, recipe.method, recipe.config["ratio"]) == ("imagefolder", "genie", 0.8)
 
 
 def test_the_dataset_file_is_a_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = next(block for block in blocks("python") if "HUB_ID" in block)
+    [block] = blocks("docs/contributing/builder.md", "python")
     (tmp_path / "pins.py").write_text(block, encoding="utf-8")
     spec = spec_from_file_location("pins", tmp_path / "pins.py")
     assert spec and spec.loader
@@ -149,30 +168,32 @@ def test_the_dataset_file_is_a_builder(tmp_path: Path, monkeypatch: pytest.Monke
     assert found.facts.licence == "CC BY 4.0"
 
 
-def test_what_the_architecture_names_exists() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    places = re.findall(
-        r"`((?:core|numerics|models|methods|sources|run|planning|release|evaluate|report|train|cli)/[\w./]+)`", text
+def test_the_model_family_of_the_page_draws_its_colours(tmp_path: Path) -> None:
+    [block] = blocks("docs/contributing/family.md", "python")
+    assert run_python(tmp_path, block) == "[[0.9, 0.1, 0.1], [0.1, 0.1, 0.9]]\n"
+
+
+@pytest.fixture(scope="module")
+def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small finished run, `runs/mine`."""
+    folder = tmp_path_factory.mktemp("train")
+    small = (
+        "from diffaug_datasets import generate, plan\ngenerate(plan('fashion_5shot_genie', 'runs/mine', per_class=1, "
     )
-    assert len(places) > 15
-    for place in places:
-        assert (ROOT / "diffaug_datasets" / place).exists(), place
-    folders = re.findall(r"^\| `(\w+)` \|", text, re.M)
-    assert set(folders) == {path.parent.name for path in (ROOT / "diffaug_datasets").glob("*/__init__.py")}
+    run_python(folder, small + "include_test=False, config={'num_inference_steps': 2}), workers=1)")
+    return folder
 
 
-def test_what_the_readme_names_exists() -> None:
-    for name in re.findall(r"`((?:scripts|builders|tests|diffaug_datasets)/[\w./]*|\.ci/run|CITATION\.cff)`", TEXT):
-        assert (ROOT / name).exists(), name
-    assert (ROOT / "diffaug_datasets" / "methods" / "txt2img.py").exists()
+FULL = pytest.mark.full
+LIBRARIES = {"datasets": "rows.num_rows == 60", "PyTorch": "0 < loss.item() < 10"}
+SLOWER = {"transformers": "len(rows) == 60", "Keras": "model.count_params() > 0"}
 
 
-def test_verbs_and_extras_that_the_readme_names_exist(diffaug: Command) -> None:
-    from importlib.metadata import metadata
-
-    verbs = set(re.findall(r"`diffaug ([a-z]+)", TEXT))
-    assert len(verbs) > 5
-    for verb in verbs:
-        assert diffaug(verb, "--help").code == 0, verb
-    extras = set(re.findall(r"\.\[([a-z]+)\]", TEXT))
-    assert extras <= set(metadata("diffaug-datasets").get_all("Provides-Extra") or ())
+@pytest.mark.parametrize(
+    ("title", "truth"), [*LIBRARIES.items(), *(pytest.param(*one, marks=FULL) for one in SLOWER.items())]
+)
+def test_classifiers_train_as_the_page_says(trained_on: Path, title: str, truth: str) -> None:
+    titles = re.findall(r"^(?:# Train|## (PyTorch|transformers|Keras))", text_of(TRAIN), re.M)
+    found = dict(zip([title or "datasets" for title in titles], blocks(TRAIN, "python"), strict=True))
+    assert found.keys() == {*LIBRARIES, *SLOWER}
+    run_python(trained_on, f"{found[title]}\nassert {truth}\n")

@@ -1,0 +1,81 @@
+"""The options and arguments that several verbs share, with what is said of them and the check of what is typed."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from diffaug_datasets.core.errors import RunError
+
+Given = TypeVar("Given", Path, list[Path], None)
+
+
+def device_name(device: str) -> str:
+    """The name as it is; RunError where no device is called so."""
+    if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
+        return device
+    raise RunError(f"--device: got {device!r}, expected auto, cpu, cuda or cuda:N.")
+
+
+def local(param: typer.CallbackParam, value: Given) -> Given:
+    """A folder or file, or several; RunError where an address such as s3:// is given."""
+    from diffaug_datasets.run.store import on_this_machine
+
+    for place in value if isinstance(value, list | tuple) else [value]:
+        if place is not None:
+            on_this_machine(place, param.opts[-1] if param.param_type_name == "option" else str(param.metavar))
+    return value
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        from diffaug_datasets.core.identity import __version__
+
+        typer.echo(f"diffaug {__version__}")
+        raise typer.Exit
+
+
+def was_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
+]
+NewRun = Annotated[Path | None, typer.Option("--run", callback=local, help="Run folder; default: runs/NAME-PLANID.")]
+Device = Annotated[str, typer.Option(callback=device_name, help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one per GPU, or one per core.")]
+MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
+FitsFrom = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="RUN",
+        callback=local,
+        help="Take over another run's equal fits, and its images if filters alone differ.",
+    ),
+]
+RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
+Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="A folder or Hub id that stands in for a model of the publisher; checked by digest.")
+]
+Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]
+Revision = Annotated[str | None, typer.Option(help="A tag, branch or commit of the Hub.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable.")]
+Sets = Annotated[
+    list[str], typer.Argument(metavar="SET...", help="Run folders, Hub datasets (org/name) or published addresses.")
+]
+Encoders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoder", help="Image encoder: tiny, efficientnet-lite0, a folder or a Hub id; repeatable; default: tiny."
+    ),
+]
+WithReal = Annotated[
+    str | None, typer.Option(help="Your copy of the real images (a folder or Hub id), where a set has none.")
+]
+Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]
