@@ -69,9 +69,11 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
     Raises:
         DiffAugError: a set or recipe cannot be had, budgets differ, or sets are of different protocols.
     """
-    planned = [(one, made(one, doing)) for one in planned_runs(spec, folder, doing.runs)]
-    waiting = [one for one, is_made in planned if not is_made]
-    read = [_read(entry, where, by) for entry, where, by in _places(spec, [one for one, is_made in planned if is_made])]
+    there: list[PlannedRun] = []
+    waiting: list[PlannedRun] = []
+    for planned in planned_runs(spec, folder, doing.runs):
+        (there if made(planned, doing) else waiting).append(planned.light())
+    read = [_read(entry, where, by) for entry, where, by in _places(spec, there)]
     draws = {draw.key: draw for draw, _ in read}
     lines = named_apart([(draw.key, line) for draw, line in read], OWN_NAMES)
     if spec.images_per_class:
@@ -88,14 +90,14 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
             if control in spec.controls and not any(_method(line) == control for line in of_draw):
                 found = _control(control, draw, of_draw, spec, folder, doing)
                 if isinstance(found, PlannedRun):
-                    waiting.append(found)
+                    waiting.append(found.light())
                 elif isinstance(found, str):
                     left_out[f"no line {control}: {found}."] = None
                 else:
                     added.append((draw.key, found))
     spare, more_notes = _spare(spec, draws, lines)
     notes += (*left_out, *more_notes, *_other_mixing(lines))
-    trials = frozenset(one.trial for one, is_made in planned if is_made)
+    trials = frozenset(one.trial for one in there)
     return Contest(draws, (*lines, *added), spare, mixing, notes, tuple(waiting), trials)
 
 

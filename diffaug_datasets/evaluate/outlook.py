@@ -49,7 +49,7 @@ def outlook(spec: Bench, encoders: "Sequence[Encoder]", folder: Path, doing: Doi
     finished = CellFolder.at(folder / "cells")
     left = [cell for cell in cells if finished is None or finished.result(cell) is None]
     waiting, more_cells, more_draws = _not_there(spec, contest, encoders, folder, doing)
-    prices = [run.drawn.price for run in waiting]
+    prices = [run.price for run in waiting]
     measured = {} if finished is None else finished.seconds()
     return Outlook(
         draws=len(contest.draws) + more_draws,
@@ -93,14 +93,14 @@ def _not_there(
     cells += len(trials) * cells_of_draw(spec, encoders)
     for trial in trials:
         of_trial = [run for run in sets if run.trial == trial]
-        recipe = of_trial[0].drawn.prepared.recipe
-        methods = {run.drawn.prepared.recipe.method for run in of_trial}
+        recipe = of_trial[0].recipe
+        methods = {run.recipe.method for run in of_trial}
         for control in PLANNED_CONTROLS:
             if control in spec.controls and control not in methods:
                 run = planned_control(control, recipe, folder, doing.runs, spec.affordable)
                 if isinstance(run, PlannedRun):
                     cells += cells_of_line(spec, len(encoders), False)
-                    waiting += [] if run.is_finished else [run]
+                    waiting += [] if run.is_finished else [run.light()]
     return waiting, cells, len(trials)
 
 

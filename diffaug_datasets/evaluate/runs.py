@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +19,7 @@ from diffaug_datasets.evaluate.spare import not_at_hand
 from diffaug_datasets.evaluate.suite import Bench, Control, Entry
 from diffaug_datasets.planning.catalogue import config_name, config_recipe, merged, shipped_recipes
 from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan
+from diffaug_datasets.planning.price import Price
 from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.execute import generate, over_budget
 from diffaug_datasets.run.store import RUNS, Run, default_folder, lease
@@ -58,22 +58,27 @@ class Doing:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that a bench needs, drawn and priced: `folder` holds it, or will."""
+    """A run that a bench needs, drawn and priced: `folder` holds it, or will.
+
+    `drawn` holds the tables of all real images, and is kept no longer than the run is being made.
+    """
 
     entry: Entry
     trial: int
-    drawn: PricedPlan = field(repr=False)
-    folder: Path = field()
+    recipe: Recipe
+    plan_id: str
+    price: Price
+    folder: Path
+    drawn: PricedPlan | None = field(default=None, repr=False)
 
-    @cached_property
-    def where(self) -> str:
-        """Its folder as a text."""
-        return str(self.folder)
+    def light(self) -> "PlannedRun":
+        """The same without what it was drawn from."""
+        return replace(self, drawn=None)
 
     @property
     def is_finished(self) -> bool:
         """Whether all its images are there."""
-        return _finished(self.folder, self.drawn.prepared.plan.id) is not None
+        return _finished(self.folder, self.plan_id) is not None
 
 
 def is_recipe(text: str) -> bool:
@@ -127,7 +132,7 @@ def planned_control(control: Control, first: Recipe, folder: Path, runs: Path, a
         planned = _planned(Entry(set=control, name=control), 0, recipe, folder, finished_runs(folder, runs))
     except DiffAugError as error:
         return str(error).rstrip(".")
-    seconds = planned.drawn.price.seconds_cpu
+    seconds = planned.price.seconds_cpu
     if seconds > affordable and not planned.is_finished:
         return f"its images would take about {seconds:,.0f} s here, more than {affordable:g} s (`affordable`)"
     return planned
@@ -146,9 +151,10 @@ def made(planned: PlannedRun, doing: Doing) -> bool:
     place = planned.folder.parent
     place.mkdir(parents=True, exist_ok=True)
     while True:  # one process plans, the others wait for it
-        with lease(place, f"plan-{planned.drawn.prepared.plan.id[:16]}") as mine:
+        with lease(place, f"plan-{planned.plan_id[:16]}") as mine:
             if mine:
-                run = replace(planned.drawn, folder=planned.folder).write()
+                drawn = planned.drawn or price_plan(planned.recipe, planned.folder)
+                run = replace(drawn, folder=planned.folder).write()
                 break
         time.sleep(0.2)
     done = generate(run, workers=doing.workers, device=doing.device, progress=doing.progress)
@@ -171,7 +177,8 @@ def finished_runs(folder: Path, runs: Path) -> Mapping[str, Path]:
 def _planned(entry: Entry, trial: int, recipe: Recipe, folder: Path, known: Mapping[str, Path]) -> PlannedRun:
     drawn = price_plan(recipe, parent=folder / "runs")
     plan = drawn.prepared.plan
-    return PlannedRun(entry, trial, drawn, known.get(plan.id) or default_folder(plan, folder / "runs"))
+    place = known.get(plan.id) or default_folder(plan, folder / "runs")
+    return PlannedRun(entry, trial, drawn.prepared.recipe, plan.id, drawn.price, place, drawn)
 
 
 def _finished(folder: Path, plan_id: str) -> Assembled | None:

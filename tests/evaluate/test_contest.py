@@ -164,7 +164,7 @@ def test_every_draw_of_a_config_name_is_a_trial_with_noise_of_its_own(tmp_path: 
     assert [(one.recipe.per_class, one.recipe.seed) for one in (first, second)] == [(2, 0), (2, 1)]
     assert first.plan.header.recipe["config"]["num_inference_steps"] == 2
     shared = bench_of(["fashion_5shot_txt2img"], draws=[3], changes=SHORT, fresh_images=False)
-    assert next(planned_runs(shared, tmp_path, tmp_path / "none")).drawn.prepared.recipe.seed == 0
+    assert next(planned_runs(shared, tmp_path, tmp_path / "none")).recipe.seed == 0
     full = bench_of(["fashion_full_txt2img"], draws=3, changes=SHORT)
     assert len(list(planned_runs(full, tmp_path, tmp_path / "none"))) == 1
     assert not list(tmp_path.iterdir())
@@ -174,7 +174,7 @@ def test_a_control_is_made_as_its_neighbour_is(tmp_path: Path) -> None:
     first = config_recipe("fashion_5shot_seed2_genie", per_class=3, seed=7, config={"num_inference_steps": 4})
     planned = planned_control("txt2img", first, tmp_path, tmp_path, 60)
     assert not isinstance(planned, str)
-    recipe = planned.drawn.prepared.recipe
+    recipe = planned.recipe
     assert (recipe.method, recipe.protocol, recipe.per_class, recipe.seed) == ("txt2img", "5shot_seed2", 3, 7)
     assert recipe.method_config.num_inference_steps == 4  # type: ignore[attr-defined]
     assert prepare(recipe).subset.ids == prepare(first).subset.ids
