@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from diffaug_datasets.cli.bench_outputs import bench_json, say_bench
 from diffaug_datasets.cli.make import changes_of
@@ -23,12 +23,9 @@ from diffaug_datasets.evaluate.frame import write_tables
 from diffaug_datasets.evaluate.groups import table_of
 from diffaug_datasets.evaluate.outlook import outlook
 from diffaug_datasets.evaluate.runs import Doing
-from diffaug_datasets.evaluate.suite import MOST_DRAWS, Bench, Mixing, Probe, ProbeKind
+from diffaug_datasets.evaluate.suite import MOST_DRAWS, Bench, Mixing, ProbeKind
 from diffaug_datasets.planning.catalogue import merged
 from diffaug_datasets.run.progress import clock
-
-if TYPE_CHECKING:
-    from diffaug_datasets.models.encoders import Encoder
 
 UNFINISHED = 3
 OPTION_OF = {
@@ -139,7 +136,7 @@ def price_bench(spec: Bench, folder: Path, device: str, as_json: bool) -> None:
     Raises:
         DiffAugError: a set or an encoder cannot be had.
     """
-    encoders = _encoders(spec, device)
+    encoders = loadload_encoders(spec, device)
     with waiting("looking at the sets"):
         found = outlook(spec, encoders, folder, Doing(device=device))
     if as_json:
@@ -171,7 +168,7 @@ def run_bench(spec: Bench, folder: Path, *, device: str, workers: int, minutes: 
     """
     until = None if minutes is None else time.monotonic() + 60 * minutes
     progress = None if as_json else sys.stderr
-    encoders = _encoders(spec, device)
+    encoders = loadload_encoders(spec, device)
     with waiting(f"training on {len(spec.sets)} sets") if progress is None else nullcontext():
         answer = bench(spec, encoders, folder, doing=Doing(until, workers, device, progress))
     if answer.left:
@@ -194,14 +191,4 @@ def help_bench(folder: Path, device: str, cache: str, parent: int) -> None:
     """Make cells of a bench that another process leads, as long as that lives."""
     spec = Bench.from_dict(read_mapping(folder / "bench.yaml", "bench"))
     doing = Doing(device=device, parent=parent)
-    bench(spec, _encoders(spec, device), folder, cache=Path(cache) if cache else None, doing=doing)
-
-
-def _encoders(spec: Bench, device: str) -> "list[Encoder]":
-    """Those of the probes, loaded; none where there is no probe."""
-    from diffaug_datasets.models.encoders import Encoder
-    from diffaug_datasets.run.execute import resolve_device
-
-    if not any(isinstance(one, Probe) for one in spec.classifiers):
-        return []
-    return [Encoder.load(name, resolve_device(device)) for name in spec.encoders]
+    bench(spec, loadload_encoders(spec, device), folder, cache=Path(cache) if cache else None, doing=doing)

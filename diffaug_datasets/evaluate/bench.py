@@ -84,6 +84,32 @@ class Job:
     images: Callable[[], Sequence[Images]] = tuple
 
 
+def compare(spec: Bench, folder: str | os.PathLike[str], *, doing: Doing | None = None) -> Answer:
+    """`bench` with the encoders that `spec` names, on the device of `doing`.
+
+    >>> from diffaug_datasets.evaluate import Bench, compare
+    >>> bench = Bench.from_dict({"sets": ["runs/shirts"], "controls": ["real", "duplicate"]})
+    >>> len(compare(bench, "runs/bench").draws)
+    1
+    """
+    doing = doing or Doing()
+    return bench(spec, load_encoders(spec, doing.device), folder, doing=doing)
+
+
+def load_encoders(spec: Bench, device: str) -> "list[Encoder]":
+    """The encoders of the probes of a bench; none where there is no probe.
+
+    Raises:
+        BackboneError: one cannot be reached or read.
+    """
+    from diffaug_datasets.models.encoders import Encoder
+    from diffaug_datasets.run.execute import resolve_device
+
+    if not any(isinstance(one, Probe) for one in spec.classifiers):
+        return []
+    return [Encoder.load(name, resolve_device(device)) for name in spec.encoders]
+
+
 def bench(
     spec: Bench,
     encoders: "Sequence[Encoder]",
