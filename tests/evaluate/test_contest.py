@@ -17,7 +17,7 @@ from diffaug_datasets.evaluate.contest import gather
 from diffaug_datasets.evaluate.draws import Draw, Images, Labelled, read_set
 from diffaug_datasets.evaluate.groups import by_group
 from diffaug_datasets.evaluate.making import Making
-from diffaug_datasets.evaluate.runs import Doing, is_recipe, planned_control, planned_runs
+from diffaug_datasets.evaluate.runs import Doing, is_recipe, made, planned_control, planned_runs
 from diffaug_datasets.evaluate.spare import not_at_hand, spare_images
 from diffaug_datasets.evaluate.suite import Bench
 from diffaug_datasets.evaluate.table import table as rows_of
@@ -326,3 +326,16 @@ def test_reading_a_set_finds_nothing_of_its_making_where_it_says_none(use) -> No
     use({"a": (table(pictures(8, 0), pictures(8, 1)), table(pictures(20, 9)))})
     draw, line = read_set("a")
     assert line.making is None and draw.places == ()
+
+
+def test_a_finished_run_of_the_same_plan_is_used_again(tmp_path: Path) -> None:
+    spec = bench_of(["fashion_5shot_txt2img"], draws=1, changes=SHORT)
+    (planned,) = planned_runs(spec, tmp_path / "first", tmp_path / "none")
+    assert planned.folder.parent == tmp_path / "first" / "runs" and not planned.is_finished
+    assert not made(planned, Doing(until=0)) and not planned.folder.exists()
+    assert made(planned, Doing()) and planned.is_finished
+    (again,) = planned_runs(spec, tmp_path / "second", tmp_path / "first" / "runs")
+    assert (again.folder, again.is_finished) == (planned.folder, True)
+    other = bench_of(["fashion_5shot_txt2img"], draws=[1], changes=SHORT)
+    (next_draw,) = planned_runs(other, tmp_path / "second", tmp_path / "first" / "runs")
+    assert next_draw.folder.parent == tmp_path / "second" / "runs"
