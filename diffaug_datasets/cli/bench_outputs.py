@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
@@ -16,6 +17,10 @@ from diffaug_datasets.evaluate.record import KeptBench, read_bench
 from diffaug_datasets.evaluate.table import Judge, TableRow, by_judge
 from diffaug_datasets.evaluate.words import columns, heading, what_could_be_seen, what_was_seen
 from diffaug_datasets.evaluate.worth import worths
+
+if TYPE_CHECKING:
+    from diffaug_datasets.evaluate.hub_results import Trained
+    from diffaug_datasets.release.bench_files import BenchPublished
 
 PLACES = {"table": ("FOLDER",), "report": ("FOLDER",), "publish": ("FOLDER", "TARGET")}
 OPTIONS = {  # by the names of the verb's parameters
@@ -115,13 +120,17 @@ def report_bench(kept: KeptBench, out: Path | None) -> None:
 
 def publish_bench(kept: KeptBench, target: str, options: OutputOptions) -> None:
     """Put a finished bench beside a published set, and its result into a trained classifier's repository."""
-    from diffaug_datasets.evaluate.hub_results import bench_files
+    from diffaug_datasets.evaluate.hub_results import Trained, bench_files, row_of
     from diffaug_datasets.release.bench_files import send_bench
 
     if (options.model is None) != (options.line is None):
         raise RecipeError("--model and --line belong together: the repository of a classifier, and what it learned.")
     _warn(kept)
     rows = table_of(kept.answer, kept.spec)
+    trained = None
+    if options.model and options.line:
+        trained = Trained(options.model, options.line, options.classifiers[0] if options.classifiers else None)
+        row_of(rows, trained)
     files = bench_files(kept, rows)
     done = send_bench(files, target, options.dry_run)
     told: dict[str, object] = {
@@ -129,8 +138,8 @@ def publish_bench(kept: KeptBench, target: str, options: OutputOptions) -> None:
         "commit": done.commit,
         "files": [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in done.items],
     }
-    if options.model:
-        told["result"] = _publish_result(rows, options, done.target, done.commit)
+    if trained:
+        told["result"] = _publish_result(rows, trained, done, options.dry_run)
     if options.as_json:
         say_json({**told, "dry_run": options.dry_run})
         return
@@ -148,23 +157,24 @@ def publish_bench(kept: KeptBench, target: str, options: OutputOptions) -> None:
         say(f"published: {done.target}, {sent}" + (f", commit {done.commit[:12]}" if done.commit else ""))
 
 
-def _publish_result(rows: Sequence[TableRow], options: OutputOptions, dataset: str, commit: str) -> str:
+def _publish_result(rows: Sequence[TableRow], trained: "Trained", bench: "BenchPublished", dry_run: bool) -> str:
     """Send the result of a classifier, or only make it; returns its file as text."""
-    from diffaug_datasets.evaluate.hub_results import Benchmark, Trained, eval_result, results_file, send_result
+    from diffaug_datasets.evaluate.hub_results import Benchmark, eval_result, results_file, send_result
     from diffaug_datasets.release.bench_files import configs_with_test
     from diffaug_datasets.release.layout import README, split_card
     from diffaug_datasets.release.repository import Repository
 
-    if not commit:
-        raise PublishError(f"{dataset}: results of a model name a dataset on the Hub; give org/name as the target.")
-    card = Repository.open(dataset, commit).files.local(README).read_text(encoding="utf-8")
+    if not bench.commit:
+        raise PublishError(
+            f"{bench.target}: results of a model name a dataset on the Hub; give org/name as the target."
+        )
+    card = Repository.open(bench.target, bench.commit).files.local(README).read_text(encoding="utf-8")
     tasks = configs_with_test(split_card(card)[0])
     if not tasks:
-        raise PublishError(f"{dataset}: no config there has a test split, so no result can be stated on it.")
-    trained = Trained(str(options.model), str(options.line), options.classifiers[0] if options.classifiers else None)
+        raise PublishError(f"{bench.target}: no config there has a test split, so no result can be stated on it.")
     today = datetime.now(UTC).date().isoformat()
-    entry = eval_result(rows, trained, Benchmark(dataset, tasks[0], commit, today))
-    if not options.dry_run:
+    entry = eval_result(rows, trained, Benchmark(bench.target, tasks[0], bench.commit, today))
+    if not dry_run:
         send_result(entry, trained.model)
     path, text = results_file(entry)
     return f"{trained.model}, {path}:\n{text}".rstrip()

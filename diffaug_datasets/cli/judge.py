@@ -136,7 +136,7 @@ def price_bench(spec: Bench, folder: Path, device: str, as_json: bool) -> None:
     Raises:
         DiffAugError: a set or an encoder cannot be had.
     """
-    encoders = loadload_encoders(spec, device)
+    encoders = load_encoders(spec, device)
     with waiting("looking at the sets"):
         found = outlook(spec, encoders, folder, Doing(device=device))
     if as_json:
@@ -168,7 +168,7 @@ def run_bench(spec: Bench, folder: Path, *, device: str, workers: int, minutes: 
     """
     until = None if minutes is None else time.monotonic() + 60 * minutes
     progress = None if as_json else sys.stderr
-    encoders = loadload_encoders(spec, device)
+    encoders = load_encoders(spec, device)
     with waiting(f"training on {len(spec.sets)} sets") if progress is None else nullcontext():
         answer = bench(spec, encoders, folder, doing=Doing(until, workers, device, progress))
     if answer.left:
@@ -191,4 +191,4 @@ def help_bench(folder: Path, device: str, cache: str, parent: int) -> None:
     """Make cells of a bench that another process leads, as long as that lives."""
     spec = Bench.from_dict(read_mapping(folder / "bench.yaml", "bench"))
     doing = Doing(device=device, parent=parent)
-    bench(spec, loadload_encoders(spec, device), folder, cache=Path(cache) if cache else None, doing=doing)
+    bench(spec, load_encoders(spec, device), folder, cache=Path(cache) if cache else None, doing=doing)

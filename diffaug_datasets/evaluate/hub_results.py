@@ -114,7 +114,7 @@ def eval_result(rows: Sequence[TableRow], trained: Trained, benchmark: Benchmark
         from huggingface_hub import EvalResultEntry
     except ImportError:
         raise PublishError("huggingface_hub is older than .eval_results; update it.") from None
-    row = _row(rows, trained)
+    row = row_of(rows, trained)
     low, high = row.interval
     notes = [
         f"top-1 accuracy in percent, 95 % interval {100 * low:.2f} to {100 * high:.2f}",
@@ -136,7 +136,14 @@ def eval_result(rows: Sequence[TableRow], trained: Trained, benchmark: Benchmark
     )
 
 
-def _row(rows: Sequence[TableRow], trained: Trained) -> TableRow:
+def row_of(rows: Sequence[TableRow], trained: Trained) -> TableRow:
+    """The row of a trained classifier, over all test images.
+
+    Raises:
+        PublishError: its repository can have no such name, or the bench has no such line or several such classifiers.
+    """
+    if not HUB_NAME.fullmatch(trained.model):
+        raise PublishError(f"--model: got {trained.model!r}, expected org/name of a model repository on the Hub.")
     whole = [row for row in rows if not row.group]
     of_line = [row for row in whole if row.line == trained.line]
     if not of_line:
@@ -166,8 +173,6 @@ def send_result(entry: "EvalResultEntry", model: str, retry: Retry | None = None
     from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-    if not HUB_NAME.fullmatch(model):
-        raise PublishError(f"--model: got {model!r}, expected org/name of a model repository on the Hub.")
     path, text = results_file(entry)
     api = HfApi(library_name="diffaug-datasets", library_version=__version__)
 

@@ -104,6 +104,8 @@ def test_publish_adds_the_bench_to_the_set_and_the_result_to_the_model(
         (["publish", "FOLDER"], "bench publish: got 1 places, expected FOLDER TARGET;"),
         (["report", "FOLDER", "-p", "0.3"], "--probability: is not for `bench report`; leave it out."),
         (["publish", "FOLDER", "org/x", "--line", "real"], "--model and --line belong together"),
+        (["publish", "FOLDER", "org/x", "--model", "org/m", "--line", "z"], "--line: got 'z', expected one of "),
+        (["publish", "FOLDER", "org/x", "--model", "m", "--line", "real"], "--model: got 'm', expected org/name of"),
         (["publish", "FOLDER", "x"], "got the target 'x', expected org/name for the Hub or an address"),
     ],
 )
