@@ -26,7 +26,7 @@ PLACES = {"table": ("FOLDER",), "report": ("FOLDER",), "publish": ("FOLDER", "TA
 OPTIONS = {  # by the names of the verb's parameters
     "table": {"json"},
     "report": {"out"},
-    "publish": {"dry_run", "json", "model", "line", "classifier"},
+    "publish": {"dry_run", "json", "model", "line", "classifier", "config"},
 }
 
 
@@ -41,6 +41,7 @@ class OutputOptions:
     model: str | None = None
     line: str | None = None
     classifiers: Sequence[str] = ()
+    config: str | None = None
 
 
 def run_output(words: Sequence[str], options: OutputOptions) -> None:
@@ -139,7 +140,7 @@ def publish_bench(kept: KeptBench, target: str, options: OutputOptions) -> None:
         "files": [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in done.items],
     }
     if trained:
-        told["result"] = _publish_result(rows, trained, done, options.dry_run)
+        told["result"] = _publish_result(rows, trained, done, options)
     if options.as_json:
         say_json({**told, "dry_run": options.dry_run})
         return
@@ -157,7 +158,9 @@ def publish_bench(kept: KeptBench, target: str, options: OutputOptions) -> None:
         say(f"published: {done.target}, {sent}" + (f", commit {done.commit[:12]}" if done.commit else ""))
 
 
-def _publish_result(rows: Sequence[TableRow], trained: "Trained", bench: "BenchPublished", dry_run: bool) -> str:
+def _publish_result(
+    rows: Sequence[TableRow], trained: "Trained", bench: "BenchPublished", options: OutputOptions
+) -> str:
     """Send the result of a classifier, or only make it; returns its file as text."""
     from diffaug_datasets.evaluate.hub_results import Benchmark, eval_result, results_file, send_result
     from diffaug_datasets.release.bench_files import configs_with_test
@@ -172,9 +175,12 @@ def _publish_result(rows: Sequence[TableRow], trained: "Trained", bench: "BenchP
     tasks = configs_with_test(split_card(card)[0])
     if not tasks:
         raise PublishError(f"{bench.target}: no config there has a test split, so no result can be stated on it.")
+    task = options.config or tasks[0]
+    if task not in tasks:
+        raise PublishError(f"--config: got {task!r}, expected a config with a test split: {', '.join(tasks)}.")
     today = datetime.now(UTC).date().isoformat()
-    entry = eval_result(rows, trained, Benchmark(bench.target, tasks[0], bench.commit, today))
-    if not dry_run:
+    entry = eval_result(rows, trained, Benchmark(bench.target, task, bench.commit, today))
+    if not options.dry_run:
         send_result(entry, trained.model)
     path, text = results_file(entry)
     return f"{trained.model}, {path}:\n{text}".rstrip()

@@ -391,7 +391,7 @@ def bench(
     if sets[0] in PLACES:
         typed = frozenset(name for name in context.params if was_typed(context, name)) - {"sets"}
         page = out if "out" in typed else None
-        run_output(sets, OutputOptions(typed, page, dry_run, json, model, line, classifier or ()))
+        run_output(sets, OutputOptions(typed, page, dry_run, json, model, line, classifier or (), config))
         return
     if model or line:
         raise RunError("--model and --line: are for `bench publish`; leave them out.")
