@@ -27,10 +27,8 @@ See it work, in a minute, without a network or a GPU:
   diffaug demo --short                       plan, generate, report
 
 A run of your own:
-  diffaug cp fashion_5shot_genie mine.yaml   a recipe, to be changed
-  diffaug plan mine.yaml --run runs/mine     draws and prices every image
-  diffaug generate runs/mine                 makes them; run it again to go on
-  diffaug report runs/mine                   a page to look at
+  diffaug new photos -o mine.yaml            looks at a folder, writes a recipe
+  diffaug run mine.yaml --run runs/mine      makes its images; repeat to go on
 
 Then:
   diffaug measure runs/mine                  how near the real images it is

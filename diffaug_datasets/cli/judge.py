@@ -3,10 +3,9 @@
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import get_args
 
@@ -15,13 +14,13 @@ from diffaug_datasets.cli.make import changes_of
 from diffaug_datasets.cli.measuring import check_options
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.files import load_yaml
 from diffaug_datasets.core.recipe import checked, read_mapping
-from diffaug_datasets.evaluate.bench import bench
+from diffaug_datasets.evaluate.bench import bench, load_encoders
 from diffaug_datasets.evaluate.draws import leak_warnings
 from diffaug_datasets.evaluate.frame import write_tables
 from diffaug_datasets.evaluate.groups import table_of
 from diffaug_datasets.evaluate.outlook import outlook
+from diffaug_datasets.evaluate.paper_suites import find_benches, suite_names
 from diffaug_datasets.evaluate.runs import Doing
 from diffaug_datasets.evaluate.suite import MOST_DRAWS, Bench, Mixing, ProbeKind
 from diffaug_datasets.planning.catalogue import merged
@@ -55,13 +54,23 @@ class BenchOptions:
     with_real: str | None = None
 
 
-def bench_of(words: Sequence[str], given: BenchOptions) -> Bench:
-    """A bench of what a person typed: a file or a shipped suite, or sets. Options win over a file, and it is said.
+def benches_of(words: Sequence[str], given: BenchOptions) -> Mapping[str, Bench]:
+    """What a person typed: the benches of a shipped suite by their names, else one, of a file or of sets, named ''.
+
+    Options win over a file or a suite, and it is said.
 
     Raises:
-        RecipeError: a file or an option that cannot be.
+        RecipeError: a name, a file or an option that cannot be.
     """
-    from_file = _written_bench(words)
+    if len(words) == 1 and words[0].partition("@")[0] in suite_names():
+        benches = {
+            name: bench.model_dump(by_alias=True, exclude_unset=True) for name, bench in find_benches(words[0]).items()
+        }
+        return {name: _bench_of(words, content, given) for name, content in benches.items()}
+    return {"": _bench_of(words, _written_bench(words), given)}
+
+
+def _bench_of(words: Sequence[str], from_file: Mapping[str, object] | None, given: BenchOptions) -> Bench:
     content = dict(from_file or {"sets": list(words)})
     told = _told(given, content.get("mixing"), content.get("changes"))
     if from_file is not None:
@@ -76,14 +85,8 @@ def bench_of(words: Sequence[str], given: BenchOptions) -> Bench:
 
 
 def _written_bench(words: Sequence[str]) -> dict[str, object] | None:
-    """The keys of a bench's file, or of a suite that the package ships; None where sets were typed."""
-    if len(words) != 1:
-        return None
-    suite = files("diffaug_datasets") / "evaluate" / "suites" / f"{words[0]}.yaml"
-    if words[0].isidentifier() and suite.is_file():
-        shipped: dict[str, object] = load_yaml(suite.read_text("utf-8"))
-        return shipped
-    if Path(words[0]).suffix not in (".yaml", ".yml"):
+    """The keys of a bench's file; None where sets were typed."""
+    if len(words) != 1 or Path(words[0]).suffix not in (".yaml", ".yml"):
         return None
     content = read_mapping(Path(words[0]), "bench")
     return Bench.placed(content, Path(words[0]).parent) if "sets" in content else None
@@ -91,9 +94,10 @@ def _written_bench(words: Sequence[str]) -> dict[str, object] | None:
 
 def _told(given: BenchOptions, mixing: object, changes: object) -> dict[str, object]:
     """Keys of a bench that options stand for."""
+    known = (*get_args(ProbeKind), "scratch")  # others need a model, which a bench file names
     for name in given.classifiers:
-        if name not in get_args(ProbeKind):
-            raise RecipeError(f"--classifier: got {name!r}, expected one of {', '.join(get_args(ProbeKind))}.")
+        if name not in known:
+            raise RecipeError(f"--classifier: got {name!r}, expected one of {', '.join(known)}.")
     rule = {
         key: value for key, value in (("rule", given.rule), ("probability", given.probability)) if value is not None
     }
@@ -189,6 +193,6 @@ def run_bench(spec: Bench, folder: Path, *, device: str, workers: int, minutes: 
 
 def help_bench(folder: Path, device: str, cache: str, parent: int) -> None:
     """Make cells of a bench that another process leads, as long as that lives."""
-    spec = Bench.from_dict(read_mapping(folder / "bench.yaml", "bench"))
+    spec = Bench.model_validate_json(sys.stdin.buffer.read())
     doing = Doing(device=device, parent=parent)
     bench(spec, load_encoders(spec, device), folder, cache=Path(cache) if cache else None, doing=doing)

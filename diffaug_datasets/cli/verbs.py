@@ -355,7 +355,7 @@ def bench(
     ] = None,
     encoder: Encoders = None,
     classifier: Annotated[
-        list[str] | None, typer.Option(help="class_mean, logistic or svm; repeatable; default: logistic.")
+        list[str] | None, typer.Option(help="class_mean, logistic, svm or scratch; repeatable; default: logistic.")
     ] = None,
     rule: Annotated[
         str | None,
@@ -395,7 +395,7 @@ def bench(
         return
     if model or line:
         raise RunError("--model and --line: are for `bench publish`; leave them out.")
-    from diffaug_datasets.cli.judge import BenchOptions, bench_of, price_bench, run_bench
+    from diffaug_datasets.cli.judge import BenchOptions, benches_of, price_bench, run_bench
 
     given = BenchOptions(
         encoders=encoder or (),
@@ -409,11 +409,13 @@ def bench(
         config=config,
         with_real=with_real,
     )
-    spec = bench_of(sets, given)
-    if dry_run:
-        price_bench(spec, out, device, json)
-        return
-    code = run_bench(spec, out, device=device, workers=workers, minutes=minutes, as_json=json)
+    code = 0
+    for name, spec in benches_of(sets, given).items():
+        folder = out / name.replace("@", "-") if name else out
+        if dry_run:
+            price_bench(spec, folder, device, json)
+        else:
+            code |= run_bench(spec, folder, device=device, workers=workers, minutes=minutes, as_json=json)
     raise typer.Exit(code)
 
 

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffaug_datasets.core.errors import DiffAugError
-from diffaug_datasets.core.files import dump_yaml, write_text
 from diffaug_datasets.core.identity import digest
+from diffaug_datasets.evaluate.bench_workers import helping
 from diffaug_datasets.evaluate.cells import Cell, CellFolder, Fitted, Result, code_version
 from diffaug_datasets.evaluate.classifiers import fit_best, unit
 from diffaug_datasets.evaluate.contest import Contest, gather
 from diffaug_datasets.evaluate.draws import Draw, Images, Line
 from diffaug_datasets.evaluate.frozen import Features
-from diffaug_datasets.evaluate.helpers import helping
-from diffaug_datasets.evaluate.record import keep_answer
+from diffaug_datasets.evaluate.record import keep_answer, keep_spec
 from diffaug_datasets.evaluate.runs import Doing, is_recipe
 from diffaug_datasets.evaluate.seen import SourceDataset, dataset_of, seen_by, source_dataset
 from diffaug_datasets.evaluate.suite import Bench, Mixing, Network, Probe
@@ -149,13 +148,13 @@ def bench(
     doing = doing or Doing()
     place = Path(folder)
     cells = CellFolder(place / "cells")
-    write_text(place / "bench.yaml", dump_yaml(spec.model_dump(mode="json", by_alias=True)))
+    keep_spec(place, spec)
     contest = gather(spec, place, doing)
     if contest.waiting:
         return Answer((), (), (), contest.notes, left=Left(runs=len(contest.waiting)))
     seen = [Features(encoder, cells.folder, cache, poll) for encoder in encoders]
     jobs = [job for draw in contest.draws.values() for job in jobs_of(spec, contest, draw, seen, doing.device, cache)]
-    with helping(place, doing, cache, sum(cells.result(job.cell) is None for job in jobs)):
+    with helping(spec, place, doing, cache, sum(cells.result(job.cell) is None for job in jobs)):
         results = _made(jobs, cells, seen, doing, poll)
     order = {draw: place for place, draw in enumerate(contest.draws)}
     results.sort(key=lambda one: (order[one.receipt.cell.draw], *_sorting(one.receipt.cell)))

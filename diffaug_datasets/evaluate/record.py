@@ -151,8 +151,20 @@ def keep_answer(
         cells=tuple(sorted(result.receipt.cell.key for result in results)),
         notes=tuple(notes),
     )
-    write_text(folder / BENCH, dump_yaml(spec.model_dump(mode="json", by_alias=True)))
+    keep_spec(folder, spec)
     write_text(folder / ANSWER, record.model_dump_json(indent=1, by_alias=True) + "\n")
+
+
+def keep_spec(folder: Path, spec: Bench) -> None:
+    """Write `bench.yaml`; addresses are without their passwords.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    content = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    for entry in content["sets"]:
+        entry |= {key: shown(entry[key]) for key in ("set", "with_real") if "://" in (entry.get(key) or "")}
+    write_text(folder / BENCH, dump_yaml(content))
 
 
 def read_bench(folder: Path) -> KeptBench:

@@ -109,7 +109,7 @@ def test_draws_that_cannot_be_are_one_sentence(folder: Path, draws: str, diffaug
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--classifier", "forest"], "--classifier: got 'forest', expected one of class_mean, logistic, svm."),
+        (["--classifier", "forest"], "--classifier: got 'forest', expected one of class_mean, logistic, svm, scratch."),
         (["-p", "2"], "--probability: got 2.0, input should be less than or equal to 1."),
         (
             ["--rule", "any"],
