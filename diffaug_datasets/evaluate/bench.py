@@ -23,7 +23,7 @@ from diffaug_datasets.evaluate.contest import Contest, gather
 from diffaug_datasets.evaluate.draws import Draw, Images, Line
 from diffaug_datasets.evaluate.frozen import Features
 from diffaug_datasets.evaluate.record import keep_answer, keep_spec
-from diffaug_datasets.evaluate.runs import Doing, is_recipe
+from diffaug_datasets.evaluate.runs import Doing, check_recipes, is_recipe
 from diffaug_datasets.evaluate.seen import SourceDataset, dataset_of, seen_by, source_dataset
 from diffaug_datasets.evaluate.suite import Bench, Mixing, Network, Probe
 from diffaug_datasets.evaluate.training_sets import TrainingSet, View
@@ -146,6 +146,7 @@ def bench(
     ['duplicate', 'real', 'txt2img']
     """
     doing = doing or Doing()
+    check_recipes(spec)
     place = Path(folder)
     cells = CellFolder(place / "cells")
     keep_spec(place, spec)

@@ -90,6 +90,17 @@ def is_recipe(text: str) -> bool:
     return "/" not in text and ("@" in text or any(text.startswith(f"{name}_") for name in discover_builders()))
 
 
+def check_recipes(spec: Bench) -> None:
+    """Refuse what no recipe can be, before anything is read or written.
+
+    Raises:
+        RecipeError: a name, a file or a change that cannot be.
+    """
+    for entry in spec.sets:
+        if is_recipe(entry.set):
+            drawn_recipe(entry, spec, spec.draws[0])
+
+
 def planned_runs(spec: Bench, folder: Path, runs: Path = RUNS) -> Iterator[PlannedRun]:
     """The runs of all config names and recipes, draw after draw; drawn and priced, nothing is written.
 
@@ -149,7 +160,10 @@ def made(planned: PlannedRun, doing: Doing) -> bool:
     if doing.is_over:
         return False
     place = planned.folder.parent
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{place}: cannot be made ({error.strerror}); give another place.") from None
     while True:  # one process plans, the others wait for it
         with lease(place, f"plan-{planned.plan_id[:16]}") as mine:
             if mine:

@@ -202,6 +202,14 @@ class Bench(BaseModel):
             raise ValueError(f"{repeated!r} stands there twice; name each once")
         return value
 
+    @field_validator("sets")
+    @classmethod
+    def _told_apart(cls, value: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        known = [(entry.set, entry.config, entry.name) for entry in value]
+        if repeated := next((one for place, one in enumerate(known) if one in known[:place]), None):
+            raise ValueError(f"{repeated[0]} stands there twice; give each a name of its own (`name`)")
+        return value
+
     @field_validator("count_bounds")
     @classmethod
     def _many_above_few(cls, value: tuple[int, int]) -> tuple[int, int]:

@@ -117,8 +117,18 @@ def test_draws_of_two_protocols_are_refused(use, tmp_path: Path) -> None:
 
 def test_two_lines_of_one_name_are_refused(use, tmp_path: Path) -> None:
     use({"a": (table(pictures(8, 0), pictures(8, 1)), table(pictures(20, 9)))})
-    with pytest.raises(RecipeError, match="two lines of one draw are called 'txt2img"):
-        gather(bench_of(["a", "a"]), tmp_path, Doing())
+    with pytest.raises(RecipeError, match="a stands there twice; give each a name of its own"):
+        bench_of(["a", "a"])
+    with pytest.raises(RecipeError, match="two lines of one draw are called 'mine"):
+        gather(bench_of([{"set": "a", "name": "mine"}, {"set": "a", "name": "mine", "config": "b"}]), tmp_path, Doing())
+
+
+def test_a_recipe_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for keys in ({"changes": {"foo": 1}}, {"sets": ["fashion_5shot_geni"]}):
+        spec = Bench.from_dict({"sets": ["fashion_5shot_genie"], **keys})
+        with pytest.raises(RecipeError):
+            bench(spec, [], tmp_path / "bench")
+    assert not (tmp_path / "bench").exists()
 
 
 def test_the_same_line_twice_differs_by_exactly_nothing(use, tmp_path: Path, encoder: Encoder) -> None:
