@@ -126,7 +126,6 @@ def publish_bench(kept: KeptBench, target: str, options: OutputOptions) -> None:
 
     if (options.model is None) != (options.line is None):
         raise RecipeError("--model and --line belong together: the repository of a classifier, and what it learned.")
-    _warn(kept)
     rows = table_of(kept.answer, kept.spec)
     trained = None
     if options.model and options.line:
@@ -134,6 +133,7 @@ def publish_bench(kept: KeptBench, target: str, options: OutputOptions) -> None:
         row_of(rows, trained)
     files = bench_files(kept, rows)
     done = send_bench(files, target, options.dry_run)
+    _warn(kept)
     told: dict[str, object] = {
         "target": done.target,
         "commit": done.commit,

@@ -74,7 +74,7 @@ def new(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Look at images of your own and write a commented recipe for them."""
+    """Look at images of your own and write a recipe for them."""
     from diffaug_datasets.cli.new import make_recipe
 
     make_recipe(place, out, backbone, changes or [], force=force, yes=yes, as_json=json)
@@ -189,7 +189,7 @@ def status(run: RunFolder, json: AsJson = False) -> None:
     print_status(run, json)
 
 
-@app.command(rich_help_panel=LOOK, epilog="Examples: diffaug show RUN ROW; diffaug show picture.png")
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug show runs/mine 0c4c76fb --out row.png")
 def show(
     run: Annotated[
         Path, typer.Argument(metavar="RUN|FILE", callback=local, help="A run folder, or a picture from anywhere.")

@@ -305,7 +305,10 @@ def test_links_that_leave_the_folder_are_refused(tmp_path):
     put(tmp_path, "secret/0.png", "data/a/0.png")
     (tmp_path / "data/a/1.png").symlink_to(tmp_path / "secret/0.png")
     message = refused(tmp_path / "data")
-    assert message == f"a/1.png: leads outside the dataset's folder {str(tmp_path / 'data')!r}; copy the image into it."
+    assert message == (
+        f"a/1.png: leads outside the dataset's folder {str(tmp_path / 'data')!r}; copy the image into it, or leave it "
+        "out with `on_bad_image: skip`."
+    )
 
 
 @pytest.mark.parametrize("place", ["b", "a/deep"])

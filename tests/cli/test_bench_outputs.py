@@ -53,7 +53,7 @@ def test_table_is_understood_without_a_legend(folder: Path, diffaug: Command) ->
     assert lines[3].split("  ")[0] == "line" and all(name in lines[3] for name in head)
     assert {line.split("  ")[0] for line in lines[4:7]} == {"real", "txt2img", "zero_shot"}
     assert lines[7].startswith("One draw: intervals and verdicts are about its test images alone (McNemar")
-    rows = json.loads(diffaug("bench", "table", folder, "--json").out)
+    rows = json.loads(diffaug("bench", "table", folder, "--json").out)["rows"]
     assert {row["line"] for row in rows} == {"real", "txt2img", "zero_shot"}
     assert {"table.csv", "cells.csv", "cells.parquet", "answer.json", "bench.yaml"} <= {
         p.name for p in folder.iterdir()

@@ -211,14 +211,14 @@ def test_generate_status_show_regen_and_report(diffaug: Command, finished: Path,
     assert page.stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("has_browser", "said"), [(True, ""), (False, "no browser can be started here; ")])
+@pytest.mark.parametrize(("has_browser", "said"), [(True, ""), (False, "no browser could be started here; ")])
 def test_a_report_is_opened_where_it_is_asked_for(
     diffaug: Command, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_browser: bool, said: str
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: (asked.append(address), has_browser)[1])
     answer = diffaug("report", finished, "--out", tmp_path / "page.html", "--open")
-    assert answer.code == 0 and answer.err.startswith(said) and bool(answer.err) != has_browser
+    assert answer.code == 0 and said in answer.err and bool(answer.err) != has_browser
     assert asked == [(tmp_path / "page.html").as_uri()]
 
 
