@@ -19,12 +19,12 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_read_gives_the_same_table(tmp_path: Path) -> None:
     answer = simulated(tmp_path, {"a": 0.1}, draws=3, seeds=(0, 1))
-    kept(tmp_path, answer, leaks=("f" * 64,))
+    kept(tmp_path, answer, leaks=("1 of the synthetic images are test images.",))
     found = read_bench(tmp_path)
     assert table(found.answer) == table(answer)
     assert found.draws == answer.draws and found.lines == ("a",) and found.class_names == ("cat", "dog", "fox")
     assert found.record.draws[0].real == (1, 1, 1)
-    assert found.leaks[0].startswith("gone/set: 1 of its synthetic images are test images (first: ffffffffffff)")
+    assert found.leaks[0].startswith("gone/set: 1 of the synthetic images are test images.")
 
 
 def test_a_cell_of_another_bench_in_the_folder_is_no_part_of_the_answer(folder: Path) -> None:
