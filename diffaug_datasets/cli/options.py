@@ -79,3 +79,46 @@ WithReal = Annotated[
 ]
 Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]
+
+# Of `bench`
+
+BenchSets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="BENCH|SET...",
+        help="A bench file or suite; or run folders, published sets (org/name, s3://...), config names, recipes.",
+    ),
+]
+BenchFolder = Annotated[
+    Path, typer.Option("--out", callback=local, help="Folder of the table, of finished cells and of runs.")
+]
+Minutes = Annotated[
+    float | None, typer.Option(min=0, help="Start nothing more after this time; the same command goes on.")
+]
+Draws = Annotated[
+    str | None, typer.Option(help="Draws of config names and recipes: 5 (the first five), 0,2,7 or 10-19.")
+]
+ImagesPerClass = Annotated[
+    int | None, typer.Option(min=1, help="Synthetic images: the first so many of every class, for every set.")
+]
+MoreReal = Annotated[
+    list[int] | None,
+    typer.Option(min=1, help="A line with so many more real images per class, to measure by; repeatable."),
+]
+Classifiers = Annotated[
+    list[str] | None, typer.Option(help="class_mean, logistic, svm or scratch; repeatable; default: logistic.")
+]
+Rule = Annotated[
+    str | None,
+    typer.Option(
+        help="What stands in for a real image: class, global, index, lt_inverse; or concatenate. Default: "
+        "lt_inverse for a long tail, else class."
+    ),
+]
+Probability = Annotated[
+    float | None, typer.Option("-p", "--probability", help="Of a real image to be replaced; default: 0.5.")
+]
+ModelRepository = Annotated[
+    str | None, typer.Option(help="With publish: a classifier's repository, which gets the result of --line.")
+]
+LineName = Annotated[str | None, typer.Option(help="With publish: what the classifier of --model learned.")]

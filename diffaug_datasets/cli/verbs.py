@@ -12,15 +12,26 @@ from diffaug_datasets.cli.grouping import EVALUATE, EXPERT, LOOK, MAKE, PUBLISH,
 from diffaug_datasets.cli.options import (
     AsJson,
     Backbone,
+    BenchFolder,
+    BenchSets,
+    Classifiers,
     Config,
     Debug,
     Device,
+    Draws,
     Encoders,
     FitsFrom,
+    ImagesPerClass,
+    LineName,
+    Minutes,
     MixedStack,
+    ModelRepository,
+    MoreReal,
     NewRun,
+    Probability,
     Revision,
     RowPrefix,
+    Rule,
     RunFolder,
     Set,
     Sets,
@@ -327,53 +338,24 @@ def measure(
 @app.command(rich_help_panel=EVALUATE, epilog="Example: diffaug bench runs/mine --out runs/bench")
 def bench(
     context: typer.Context,
-    sets: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="BENCH|SET...",
-            help="A bench file or suite; or run folders, published sets (org/name, s3://...), config names, recipes.",
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", callback=local, help="Folder of the table, of finished cells and of runs.")
-    ] = Path("runs/bench"),
+    sets: BenchSets,
+    out: BenchFolder = Path("runs/bench"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
-    minutes: Annotated[
-        float | None, typer.Option(min=0, help="Start nothing more after this time; the same command goes on.")
-    ] = None,
+    minutes: Minutes = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
-    draws: Annotated[
-        str | None, typer.Option(help="Draws of config names and recipes: 5 (the first five), 0,2,7 or 10-19.")
-    ] = None,
-    images_per_class: Annotated[
-        int | None, typer.Option(min=1, help="Synthetic images: the first so many of every class, for every set.")
-    ] = None,
+    draws: Draws = None,
+    images_per_class: ImagesPerClass = None,
     changes: Set = None,
-    more_real: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="A line with so many more real images per class, to measure by; repeatable."),
-    ] = None,
+    more_real: MoreReal = None,
     encoder: Encoders = None,
-    classifier: Annotated[
-        list[str] | None, typer.Option(help="class_mean, logistic, svm or scratch; repeatable; default: logistic.")
-    ] = None,
-    rule: Annotated[
-        str | None,
-        typer.Option(
-            help="What stands in for a real image: class, global, index, lt_inverse; or concatenate. Default: "
-            "lt_inverse for a long tail, else class."
-        ),
-    ] = None,
-    probability: Annotated[
-        float | None, typer.Option("-p", "--probability", help="Of a real image to be replaced; default: 0.5.")
-    ] = None,
+    classifier: Classifiers = None,
+    rule: Rule = None,
+    probability: Probability = None,
     config: Config = None,
     with_real: WithReal = None,
     device: Device = "cpu",
-    model: Annotated[
-        str | None, typer.Option(help="With publish: a classifier's repository, which gets the result of --line.")
-    ] = None,
-    line: Annotated[str | None, typer.Option(help="With publish: what the classifier of --model learned.")] = None,
+    model: ModelRepository = None,
+    line: LineName = None,
     json: AsJson = False,
 ) -> None:
     """Train classifiers with and without a set: does it help?
@@ -398,17 +380,9 @@ def bench(
     from diffaug_datasets.cli.judge import BenchOptions, benches_of, price_bench, run_bench
 
     given = BenchOptions(
-        encoders=encoder or (),
-        classifiers=classifier or (),
-        rule=rule,
-        probability=probability,
-        draws=draws,
-        images_per_class=images_per_class,
-        more_real=more_real or (),
-        changes=changes or (),
-        config=config,
-        with_real=with_real,
-    )
+        encoder or (), classifier or (), rule, probability, draws, images_per_class, more_real or (), changes or (),
+        config, with_real,
+    )  # fmt: skip
     code = 0
     for name, spec in benches_of(sets, given).items():
         folder = out / name.replace("@", "-") if name else out

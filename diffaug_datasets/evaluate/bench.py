@@ -145,9 +145,8 @@ def bench(
     >>> sorted(row.line for row in table(answer))
     ['duplicate', 'real', 'txt2img']
     """
-    doing = doing or Doing()
+    doing, place = doing or Doing(), Path(folder)
     check_recipes(spec)
-    place = Path(folder)
     cells = CellFolder(place / "cells")
     keep_spec(place, spec)
     contest = gather(spec, place, doing)

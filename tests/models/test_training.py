@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from test_concepts import CFG, EXAMPLES, NAMES
 from torch import Tensor
@@ -36,6 +37,7 @@ def learn(backbone: Backbone, folder: Path, team: Team = ALONE, die_at: int = 0)
 def _member(rank: int, port: int, backbone: Backbone, folder: Path, die_at: int) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in place.items()}
+    AcceleratorState._reset_state(reset_partial_state=True)  # what the process that forked may have begun alone
     team = Processes("cpu")
     assert (team.rank, team.size) == (rank, 2)
     assert (broadcast(team, 7 + rank), total(team, 2**25 + rank)) == (7, 2**26 + 1)

@@ -243,13 +243,17 @@ def test_progress_is_shown_as_datasets_shows_it(
     assert ("10/10 images" in said.err) == shown and said.out == "" and "\x1b" not in said.err
 
 
-def test_a_terminal_or_notebook_gets_a_bar_and_a_file_gets_lines(tmp_path: Path) -> None:
+def test_a_terminal_or_notebook_gets_a_bar_and_a_file_gets_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffaug_datasets.run.progress.LINE_SECONDS", 0)
+
     class Terminal(StringIO):
         def isatty(self) -> bool:
             return True
 
     run = load_builder("fashion_2shot_txt2img", run_dir=tmp_path / "run", per_class=1, include_test=False).run
-    for out, sign in ((Terminal(), "━"), (StringIO(), "  10/10 images, ")):
+    for out, sign in ((Terminal(), "━"), (StringIO(), " %, 10/10 images, ")):
         with following(run, out) as on_progress:
             run.event(event="batch", unit="synthetic-00000", rows=10, failed=0)
             on_progress()
