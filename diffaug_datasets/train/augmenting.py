@@ -65,7 +65,8 @@ def augment(
         method: see `diffaug methods`; its own parameters go into the key `config`.
         protocol: which real images may be seen: `full`, `5shot`, `lt100`, `10pct`, ...
         out: the run folder; default: `runs/NAME-PLANID`.
-        workers, device: as `generate` takes them.
+        workers: processes that share the work; 0 = one per GPU, or one per core.
+        device: auto, cpu, cuda or cuda:N.
         progress: the stream that shows how far it is; True is standard error, None or False is nowhere.
         keys: of a recipe: `per_class=20`, `backbone="tiny"`, `config={"ratio": 0.7}`, ...
 

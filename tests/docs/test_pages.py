@@ -17,6 +17,7 @@ from command_line import Command
 from PIL import Image
 
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.evaluate.suite import Bench
 from diffaug_datasets.sources import real
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,3 +198,9 @@ def test_classifiers_train_as_the_page_says(trained_on: Path, title: str, truth:
     found = dict(zip([title or "datasets" for title in titles], blocks(TRAIN, "python"), strict=True))
     assert found.keys() == {*LIBRARIES, *SLOWER}
     run_python(trained_on, f"{found[title]}\nassert {truth}\n")
+
+
+def test_the_bench_file_is_one() -> None:
+    [block] = blocks("docs/guides/does-it-help.md", "yaml")
+    bench = Bench.from_dict(yaml.safe_load(block))
+    assert bench.sets[1].name == "mine" and bench.more_real == (1, 5) and bench.draws == tuple(range(10))
