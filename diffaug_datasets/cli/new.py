@@ -46,7 +46,7 @@ def make_recipe(
         return
     say(f"{target}: written")
     say_facts(_suggestion_lines(made))
-    say(f"next: diffaug plan {target}")
+    say(f"next: diffaug run {target}")
 
 
 def inspection_lines(found: Inspection) -> Mapping[str, str]:

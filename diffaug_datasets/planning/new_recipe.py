@@ -24,7 +24,7 @@ GROUPS = (
     ("", ("citation", "homepage", "metaclass")),
     ("label: what prompts call it", ("classes",)),
     ("What is made of them; `diffaug methods` lists the methods", ("protocol", "method", "config")),
-    ("", ("per_image", "per_class", "backbone", "batch_size", "seed")),
+    ("", ("per_image", "per_class", "backbone", "batch_size", "seed", "scores")),
 )
 
 

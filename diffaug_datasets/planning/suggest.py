@@ -15,7 +15,7 @@ from statistics import median
 from typing import Literal
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec
+from diffaug_datasets.core.models import DEFAULT_ID, ORACLE, ORACLE_PACKAGE, TINY, BackboneSpec
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.inspect import Inspection
 from diffaug_datasets.planning.prepare import check_models
@@ -40,10 +40,14 @@ Kind = Literal["few", "tail", "plenty"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What images can be made with here. `gpu`: its name, or ''; `gpu_bytes`: its memory."""
+    """What images can be made with here. `gpu`: its name, or ''; `gpu_bytes`: its memory.
+
+    `has_encoder`: whether the weights of the extra `oracle` are installed, which tell photographs apart.
+    """
 
     gpu: str = ""
     gpu_bytes: int = 0
+    has_encoder: bool = False
 
     @property
     def has_room(self) -> bool:
@@ -62,13 +66,14 @@ class Suggested:
 
 def this_machine() -> Machine:
     """The first GPU that torch sees; none where torch is not installed."""
+    has_encoder = find_spec(ORACLE_PACKAGE) is not None
     if find_spec("torch") is None:
-        return Machine()
+        return Machine(has_encoder=has_encoder)
     import torch
 
     if not torch.cuda.is_available():
-        return Machine()
-    return Machine(torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory)
+        return Machine(has_encoder=has_encoder)
+    return Machine(torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory, has_encoder)
 
 
 def suggest(found: Inspection, machine: Machine, backbone: str | None = None) -> Suggested:
@@ -96,6 +101,7 @@ def suggest(found: Inspection, machine: Machine, backbone: str | None = None) ->
         "backbone": spec,
         "batch_size": _batch_size(machine, spec),
         "seed": 0,
+        **({"scores": {"encoder": ORACLE}} if machine.has_encoder and spec["id"] != TINY else {}),
     }
     reasons = {
         "name": "config names begin with it",
@@ -112,6 +118,8 @@ def suggest(found: Inspection, machine: Machine, backbone: str | None = None) ->
         "batch_size": "images at once, part of the plan: fix it before a long run",
         next(iter(counts)): count_why,
     }
+    if "scores" in content:
+        reasons["scores"] = "says how often images show their class, by weights that are installed here"
     return Suggested({**content, **_cleaning(found, reasons)}, reasons, kind)
 
 

@@ -11,6 +11,7 @@ import pytest
 from command_line import Command
 from typer.main import get_command
 
+from diffaug_datasets.cli import main
 from diffaug_datasets.cli.verbs import app
 from diffaug_datasets.report.page import write_report
 from diffaug_datasets.run.store import Run
@@ -121,12 +122,14 @@ def test_the_readme_is_short() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run with a fit and a report."""
+    """A finished run with a fit, measures and a report."""
     from diffaug_datasets import generate, plan
 
     few = {"num_inference_steps": 2, "inversion_steps": 2, "concepts": {"steps": 1}}
     run = plan("fashion_2shot_diffii", tmp_path_factory.mktemp("run") / "run", per_class=1, config=few)
     generate(run, workers=1)
+    with pytest.raises(SystemExit, match="0"):
+        main(["measure", str(run.folder)])
     write_report([run], run.folder / "report.html")
     return run
 

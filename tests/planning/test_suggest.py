@@ -92,3 +92,10 @@ def test_a_plural_says_what_all_classes_are(name: str, metaclass: str) -> None:
 def test_names_and_titles() -> None:
     assert [config_stem(name) for name in ("cub", "a" * 80, "..", "Ä b")] == ["my_cub", "a" * 40, "photos", "a_b"]
     assert [title_of(name) for name in ("my_photos", "", "birds")] == ["My photos", "Photographs", "Birds"]
+
+
+def test_images_are_judged_where_real_weights_are_installed(few: Inspection) -> None:
+    gpu = Machine("A100", 40 << 30, has_encoder=True)
+    assert suggest(few, gpu).content["scores"] == {"encoder": "efficientnet-lite0"}
+    assert "scores" not in suggest(few, GPU).content
+    assert "scores" not in suggest(few, Machine(has_encoder=True)).content  # the packaged model draws no photographs
