@@ -1,19 +1,25 @@
-"""Equal budgets: lines of a draw that are compared have as many synthetic images of every class, or are refused."""
+"""Equal budgets: lines of a draw that are compared have as many synthetic images of every class, or are refused.
+
+Where a class is drawn before an image of it (`lt_inverse`) its number of images decides little, and methods for long
+tails spread theirs differently by design; there the lines have as many in all.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.evaluate.draws import Draw, Line
+from diffaug_datasets.evaluate.suite import Rule
 
 
 def check_budgets(
-    draws: Mapping[str, Draw], lines: Sequence[tuple[str, Line]], images_per_class: int | None
+    draws: Mapping[str, Draw], lines: Sequence[tuple[str, Line]], images_per_class: int | None, rule: Rule | None = None
 ) -> tuple[str, ...]:
     """Refuse lines of a draw that differ in their number of synthetic images; gives sentences on what may be unequal.
 
-    `draws` by key, `lines` with the key of their draw. Under `images_per_class` a line may lack images of a class that
-    another has where it has none at all, as with methods that augment few classes alone.
+    `draws` by key, `lines` with the key of their draw; `rule`: how their images are mixed with the real ones. Under
+    `images_per_class` a line may lack images of a class that another has where it has none at all, as with methods that
+    augment few classes alone.
 
     Raises:
         RecipeError: names two lines, a class and their numbers, and how they become equal.
@@ -24,6 +30,14 @@ def check_budgets(
         of_draw = [line for other, line in lines if other == key]
         for first, second in pairwise(of_draw):
             ours, theirs = first.synthetic.counts, second.synthetic.counts
+            if rule == "lt_inverse":
+                if sum(ours) != sum(theirs):
+                    raise RecipeError(
+                        f"budget: {first.name} has {sum(ours):,} synthetic images and {second.name} has "
+                        f"{sum(theirs):,}, so more images might win and not better ones; plan both with the same "
+                        "number."
+                    )
+                continue
             differing = [label for label, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]]
             if not differing:
                 continue

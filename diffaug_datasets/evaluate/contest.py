@@ -81,7 +81,7 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
     makings = [line.making for _, line in lines]
     _check_protocols(lines)
     mixing, notes = _mixing(spec.mixing, makings)
-    notes += check_budgets(draws, lines, spec.images_per_class)
+    notes += check_budgets(draws, lines, spec.images_per_class, mixing.rule)
     added: list[tuple[str, Line]] = []
     left_out: dict[str, None] = {}
     for draw in draws.values():

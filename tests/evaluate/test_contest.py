@@ -72,6 +72,20 @@ def test_lines_of_unlike_numbers_are_refused_and_the_first_ones_compared(use, tm
         gather(bench_of(["a", "b"], images_per_class=5), tmp_path, Doing())
 
 
+def test_where_classes_are_drawn_first_as_many_in_all_are_enough(use, tmp_path: Path) -> None:
+    test, real = table(pictures(20, 9)), pictures(8, 0)
+    uneven = [*pictures(3, 2, label=0), *pictures(9, 3, label=1)]
+    rule = {"rule": "lt_inverse"}
+    use({"a": (table(real, pictures(12, 1), "one"), test), "b": (table(real, uneven, "two"), test)})
+    found = gather(bench_of(["a", "b"], mixing=rule), tmp_path, Doing())
+    assert [line.synthetic.counts for _, line in found.lines] == [(6, 6), (3, 9)]
+    with pytest.raises(RecipeError, match="one has 6 synthetic images of 'dark' and two has 3"):
+        gather(bench_of(["a", "b"]), tmp_path, Doing())
+    use({"a": (table(real, pictures(10, 1), "one"), test), "b": (table(real, uneven, "two"), test)})
+    with pytest.raises(RecipeError, match="budget: one has 10 synthetic images and two has 12, so more images might"):
+        gather(bench_of(["a", "b"], mixing=rule), tmp_path, Doing())
+
+
 def test_a_class_that_one_method_leaves_out_is_said(use, tmp_path: Path) -> None:
     test, real = table(pictures(20, 9)), pictures(8, 0)
     use(
