@@ -72,6 +72,7 @@ def test_report_is_one_page(folder: Path, tmp_path: Path, diffaug: Command) -> N
 def test_publish_adds_the_bench_to_the_set_and_the_result_to_the_model(
     run: Run, folder: Path, tmp_path: Path, diffaug: Command
 ) -> None:
+    assert diffaug("bench", "table", folder).code == 0
     with loopback_hub(tmp_path) as hub:
         publish(run, NAME)
         writes = len(hub.writes())
