@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from PIL import Image
+from yaml import YAMLError
 
 from diffaug_datasets.core.errors import RecipeError, SourceError, few
 from diffaug_datasets.core.files import read_text
@@ -290,12 +292,14 @@ def _stated_licence(real: RealSet, source: str) -> str | None:
 
 
 def _card_licence(name: str, revision: str | None) -> str | None:
-    """What the card on the Hub says; nothing where there is none, or it cannot be had."""
+    """What the card on the Hub says; None where there is none, or neither it nor its head can be read."""
     from huggingface_hub import DatasetCard, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
+    unanswered: Any = HfHubHTTPError.__mro__[1]  # whatever the HTTP library of this huggingface_hub raises
     try:
         path = hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
         licence = DatasetCard(read_text(Path(path))).data.get("license")
-    except Exception:
+    except (unanswered, OSError, ValueError, YAMLError):
         return None
     return licence if isinstance(licence, str) else None
