@@ -1,6 +1,7 @@
 """Waterbirds: CUB birds on land or water backgrounds, to test how far a classifier leans on the background.
 
 The classes are CUB's 200 species, so that a classifier trained on CUB is tested here; split 0 trains, split 2 tests.
+Every row keeps the kind of its bird and the place behind it, whose four pairs are the groups of the dataset.
 """
 
 import csv
@@ -28,7 +29,14 @@ CITATION = """@inproceedings{waterbirds,
   year = {2020}
 }"""
 
+COLUMNS = {
+    "kind": "land bird or water bird, by the species",
+    "place": "the background: land or water",
+}
+
 TABLE = "metadata.csv"
+VALUES = {"kind": {"0": "land bird", "1": "water bird"}, "place": {"0": "land", "1": "water"}}
+HEADINGS = {"kind": "y", "place": "place"}  # in the table
 
 
 def prompt_name(label: str) -> str:
@@ -37,7 +45,7 @@ def prompt_name(label: str) -> str:
 
 
 def read(folder: Path) -> Listing | None:
-    """metadata.csv with the columns img_filename and split, beside the species folders; None if it is not there."""
+    """metadata.csv with the columns img_filename, y, split and place, beside the species folders; None without it."""
     if not (folder / TABLE).is_file():
         return None
     rows = list(csv.DictReader(StringIO(FolderFetch(folder.resolve()).text(TABLE))))
@@ -50,4 +58,9 @@ def _listed(names: tuple[str, ...], row: dict[str, str]) -> Listed:
     path = row.get("img_filename") or ""
     if path.split("/")[0] not in names:
         raise SourceError(f"{TABLE}: got the file {path!r}, expected one in a CUB species folder.")
-    return Listed(path, names.index(path.split("/")[0]))
+    columns = []
+    for name, heading in HEADINGS.items():
+        if (value := VALUES[name].get(row.get(heading) or "")) is None:
+            raise SourceError(f"{TABLE}: {path}: got {row.get(heading)!r} as {heading}, expected 0 or 1; restore the file.")
+        columns.append((name, value))
+    return Listed(path, names.index(path.split("/")[0]), tuple(columns))

@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import accumulate, chain, islice
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer
 
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.identity import RowKey, canonical
@@ -42,7 +42,8 @@ class PlanHeader(BaseModel):
 
     `sizes`: rows per shard by kind of shard, where shards were cut by bytes (`SHARD_BYTES`) or rows were taken out of a
     plan that was made; shards of other kinds have a fixed number of rows. `gaps`: the places in a synthetic shard's
-    order of work that are empty since rows were taken out, by its name.
+    order of work that are empty since rows were taken out, by its name. `columns`: of the dataset's own, that rows have
+    behind the published ones; a dataset without any has a header without the key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +62,11 @@ class PlanHeader(BaseModel):
     warnings: tuple[str, ...] = ()
     sizes: dict[ShardKind, tuple[NonNegativeInt, ...]] = {}
     gaps: dict[str, tuple[NonNegativeInt, ...]] = {}
+    columns: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key != "columns" or value}
 
 
 Batch = tuple[PlanRow | None, ...]
@@ -196,8 +202,9 @@ def draw_plan(
     test: SourceTable | None,
     spec: PlanSpec,
     warnings: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> Plan:
-    """The plan of a recipe, under a config name, over the real images of its protocol.
+    """The plan of a recipe, under a config name, over the real images of its protocol; `columns`: of the dataset's own.
 
     Raises:
         PlanError: more rows than a plan holds, which is seen before any is drawn; two rows share an id, the method
@@ -229,6 +236,7 @@ def draw_plan(
         backbone=spec.backbone,
         warnings=warned,
         sizes=_sizes_by_bytes(recipe, rows, real, (*table.sources, *(test.sources if test else ()))),
+        columns=tuple(columns),
     )
     return Plan(header, rows, real, method.fits(config, table, spec, rows))
 

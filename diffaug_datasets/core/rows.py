@@ -202,7 +202,10 @@ class Outcome(RowScores):
 
 
 class Row(BaseModel):
-    """A finished row: its encoded image, the plan that it was made under, what was planned and what came of it."""
+    """A finished row: its encoded image, the plan that it was made under, what was planned and what came of it.
+
+    `own`: values of the dataset's own columns, see `core.sources.BuilderFacts`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -210,17 +213,21 @@ class Row(BaseModel):
     plan_id: Text = Field(description="sha256 of the plan that the row was made under")
     plan: PlanRow
     outcome: Outcome
+    own: Mapping[str, str | None] = Field(default_factory=dict)
 
     @classmethod
-    def of(cls, columns: Mapping[str, Any], image: bytes) -> Self:
+    def of(cls, columns: Mapping[str, Any], image: bytes, own: Sequence[str] = ()) -> Self:
         """A row from its published columns, and its encoded image (empty where it is not there).
+
+        `own`: names of columns of its dataset's own.
 
         Raises:
             LookupError: there is no `plan_id`.
             ValueError: as `PlanRow.of`.
         """
         outcome = Outcome(**{name: columns[name] for name in Outcome.model_fields.keys() & columns.keys()})
-        return cls(image=image, plan_id=columns["plan_id"], plan=PlanRow.of(columns), outcome=outcome)
+        stated = {name: columns.get(name) for name in own}
+        return cls(image=image, plan_id=columns["plan_id"], plan=PlanRow.of(columns), outcome=outcome, own=stated)
 
     @property
     def id(self) -> str:
@@ -230,7 +237,7 @@ class Row(BaseModel):
     def columns(self) -> dict[str, object]:
         """The published columns, as an Arrow writer takes them."""
         image = {"bytes": self.image, "path": None}
-        return {"image": image, "plan_id": self.plan_id, **self.plan.columns(), **self.outcome.model_dump()}
+        return {"image": image, "plan_id": self.plan_id, **self.plan.columns(), **self.outcome.model_dump(), **self.own}
 
 
 class SourceFacts(BaseModel):
@@ -306,10 +313,10 @@ def column_types(model: type[BaseModel]) -> dict[str, str]:
     return {name: column.kind for name, column in _columns(model).items()}
 
 
-def published_columns() -> dict[str, str]:
-    """Name -> kind of every published column, in the order of `COLUMNS`."""
+def published_columns(own: Sequence[str] = ()) -> dict[str, str]:
+    """Name -> kind of every published column, in the order of `COLUMNS`, then those of a dataset's own, as texts."""
     types = column_types(Row) | column_types(PlanRow) | column_types(Outcome)
-    return {name: types[name] for name in COLUMNS}
+    return {name: types[name] for name in COLUMNS} | dict.fromkeys(own, "string")
 
 
 def column_meanings() -> dict[str, str]:

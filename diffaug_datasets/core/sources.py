@@ -32,6 +32,9 @@ LONGEST = 500  # characters of one statement
 Attribution = tuple[tuple[str, str], ...]
 """Pairs of `url`, `author` or `license` and what is stated, in that order; what nobody stated is absent."""
 
+Stated = tuple[tuple[str, str], ...]
+"""Pairs of a column of the dataset's own, such as `place`, and its value for one image."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -39,7 +42,8 @@ class Source:
 
     `key`: its name inside the dataset, '/'-separated, NFC; for messages only, never a path to open. `attribution`: as
     its dataset states it; like the key it counts in no digest, so the same images elsewhere are the same plan.
-    `size`: encoded bytes, 0 where they were not looked at; it follows from the id.
+    `size`: encoded bytes, 0 where they were not looked at; it follows from the id. `columns`: names and values of
+    what the dataset says of the image besides, see `BuilderFacts`; they follow from the builder and the id.
     """
 
     id: str
@@ -47,6 +51,7 @@ class Source:
     key: str
     attribution: Attribution = ()
     size: int = 0
+    columns: Stated = ()
 
 
 @dataclass(frozen=True)
@@ -129,10 +134,14 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One image that a list or a folder names; `key` is what `fetch` needs to find it."""
+    """One image that a list or a folder names; `key` is what `fetch` needs to find it.
+
+    `columns`: values of columns that the builder declares, see `BuilderFacts`.
+    """
 
     key: str
     label: int
+    columns: Stated = ()
 
 
 @dataclass(frozen=True)
@@ -186,7 +195,8 @@ class BuilderFacts:
     `hub_train`: Hub splits that make up training, all that exist; `hub_test`: the first of these that exists.
     `official`: counts of `classes`, `train`, `test` or `total` images. `embedded`: split -> file inside the package.
     `pool`: images to retrieve from, where they are not the dataset's own. `protocol`: fixed where the dataset is a
-    protocol itself. `groups`: the thresholds of `frequency_groups`.
+    protocol itself. `groups`: the thresholds of `frequency_groups`. `columns`: name -> meaning of what is known of an
+    image beside its class; each becomes a text column of all rows, made ones have the values of their first source.
     """
 
     name: str
@@ -207,6 +217,7 @@ class BuilderFacts:
     pool: str | None = None
     protocol: str | None = None
     groups: tuple[int, int] = (100, 20)
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -362,4 +373,4 @@ def stated_attribution(row: Mapping[str, object]) -> Attribution:
 
 
 def _renumbered(items: Sequence[Listed], new: Mapping[int, int]) -> tuple[Listed, ...]:
-    return tuple(Listed(item.key, new[item.label]) for item in items if item.label in new)
+    return tuple(replace(item, label=new[item.label]) for item in items if item.label in new)

@@ -68,7 +68,7 @@ def prepare(recipe: Recipe, images: str | None = None) -> Prepared:
     name = config_name(recipe.builder, recipe.protocol, recipe.method, recipe.name)
     table, test = real.train.subset(subset.indices), real.test if recipe.include_test else None
     spec = plan_spec(recipe, name, real, subset)
-    plan = draw_plan(name, recipe, table, test, spec, tuple(_warnings(real, subset, spec)))
+    plan = draw_plan(name, recipe, table, test, spec, tuple(_warnings(real, subset, spec)), tuple(real.facts.columns))
     if recipe.withdrawn:
         subset = subset.without(recipe.withdrawn, "withdrawn")
         plan = without_images(plan, recipe.withdrawn)

@@ -82,7 +82,7 @@ def card_section(contents: Contents, target: str, tag: str | None) -> str:
     method = discover_methods().get(release.method)
     withdrawn = learned_with(contents.run.plan, header.recipe.get("withdrawn", ()), fits_by_image(contents.run))
     papers = [bibtex(paper, method.TITLE if method else "") for paper in papers_used(method, header)]
-    meanings = column_meanings()
+    meanings = {**column_meanings(), **contents.facts.columns}
     counts = [count.model_dump(exclude={"name"}) for count in release.counts]
     return (
         _environment()
@@ -99,7 +99,7 @@ def card_section(contents: Contents, target: str, tag: str | None) -> str:
             models=models(header, release.package),
             settings=settings(header),
             types={kind: stored.text for kind, stored in KINDS.items()},
-            columns={name: (kind, meanings[name]) for name, kind in published_columns().items()},
+            columns={name: (kind, meanings[name]) for name, kind in published_columns(release.columns).items()},
             beside={name: meanings[name] for name in (*STATUS, *release.extra)},
             measured=measured_tables(contents),
             quality=[

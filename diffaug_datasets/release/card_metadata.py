@@ -357,7 +357,8 @@ def info_entries(contents: Contents) -> list[Metadata]:
     release, plan = contents.release, contents.run.plan
     files = {f"{release.folder}/{file.path}": file for file in release.files}
     sizes_there = {item.path: item.size for item in contents.items}
-    columns, all_columns = features(release.class_names), provenance_features(release.class_names, release.extra)
+    columns = features(release.class_names, release.columns)
+    all_columns = provenance_features(release.class_names, release.extra, release.columns)
     entries = []
     for config in config_entries(release):
         splits, is_provenance = config["data_files"], config["config_name"].endswith(PROVENANCE)

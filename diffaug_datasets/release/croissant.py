@@ -111,7 +111,7 @@ def croissant(old: str | None, contents: Contents, target: str) -> str:
     }
     entries: Mapping[str, Sequence[Node]] = {
         "distribution": [repository, *_files(release, url)],
-        "recordSet": [*_record_sets(release), _labels(release)],
+        "recordSet": [*_record_sets(contents), _labels(release)],
         "prov:wasDerivedFrom": [_source(contents)],
         "prov:wasGeneratedBy": [_activity(contents)],
     }
@@ -179,22 +179,22 @@ def _files(release: Release, url: str) -> list[Node]:
     return nodes
 
 
-def _record_sets(release: Release) -> list[Node]:
+def _record_sets(contents: Contents) -> list[Node]:
     """One per split, over its shards; and every planned row without pixels, over a Parquet file whatever the shards."""
-    sets = []
+    sets, release = [], contents.release
+    meanings, kinds = {**column_meanings(), **contents.facts.columns}, published_columns(release.columns)
     for split in dict.fromkeys(file.split for file in release.files):
         place = f"{release.name}/{split}"
-        sets.append(_record_set(place, {"fileSet": {"@id": f"{place}-files"}}, published_columns()))
+        sets.append(_record_set(place, {"fileSet": {"@id": f"{place}-files"}}, kinds, meanings))
     if any(file.file == PROVENANCE_FILE for file in release.beside):
-        columns = {name: kind for name, kind in published_columns().items() if kind != "image"}
+        columns = {name: kind for name, kind in kinds.items() if kind != "image"}
         source = {"fileObject": {"@id": f"{release.name}/{PROVENANCE_FILE}"}}
-        sets.append(_record_set(f"{release.name}/provenance", source, {**columns, **STATUS}))
+        sets.append(_record_set(f"{release.name}/provenance", source, {**columns, **STATUS}, meanings))
     return sets
 
 
-def _record_set(place: str, source: Node, columns: Mapping[str, str]) -> Node:
+def _record_set(place: str, source: Node, columns: Mapping[str, str], meanings: Mapping[str, str]) -> Node:
     """`columns`: type name by column, as `published_columns` gives them; soft labels have no type in Croissant."""
-    meanings = column_meanings()
     fields = [
         {
             "@type": "cr:Field",

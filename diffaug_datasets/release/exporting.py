@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from diffaug_datasets.core.errors import PublishError, RunError
 from diffaug_datasets.core.files import sha256_file, temporary_path, write_atomically, write_text
 from diffaug_datasets.core.images import decode_image, encode_image
-from diffaug_datasets.core.rows import COLUMNS, Outcome, PlanRow, row_urn
+from diffaug_datasets.core.rows import Outcome, PlanRow, row_urn
 from diffaug_datasets.release.layout import RESERVED
 from diffaug_datasets.release.provenance import write_parquet
 from diffaug_datasets.release.read import EmptySplit, load
@@ -275,7 +275,7 @@ class Writer:
         self.journal.add(name, done.sha256)
 
     def _rows(self, rows: "datasets.Dataset") -> "Iterator[ExportRow]":
-        columns = [name for name in COLUMNS if name != "image"]
+        columns = [name for name in rows.column_names if name != "image"]
         for batch in rows.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
             images = batch.column("image")
             for index, facts in enumerate(batch.select(columns).to_pylist()):

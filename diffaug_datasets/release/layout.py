@@ -177,14 +177,16 @@ def open_table(content: Path | bytes, file_format: FileFormat) -> pa.Table:
     return pa.ipc.open_stream(content).read_all() if isinstance(content, bytes) else read_stream(str(content))
 
 
-def shard_faults(table: pa.Table, file: RunFile, class_names: Sequence[str], schema: str) -> Iterator[str]:
+def shard_faults(table: pa.Table, file: RunFile, stated: Assembled) -> Iterator[str]:
     """A sentence for whatever is wrong with schema, number of rows, labels or images; none where all is well.
 
-    `schema`: the digest of the features that `run.json` states; features for `datasets`, label order included, count.
+    `stated`: what `run.json` says of classes and features; features for `datasets`, label order included, count.
     """
-    expected, key = arrow_schema(class_names), b"huggingface"
+    class_names = stated.class_names
+    expected, key = arrow_schema(class_names, stated.columns), b"huggingface"
     has_features = (table.schema.metadata or {}).get(key) == expected.metadata[key]
-    if schema != schema_digest(class_names) or not table.schema.equals(expected) or not has_features:
+    digest = schema_digest(class_names, stated.columns)
+    if stated.schema_digest != digest or not table.schema.equals(expected) or not has_features:
         yield f"{file.path} has another schema than run.json"
         return
     if table.num_rows != file.rows:

@@ -65,9 +65,12 @@ class ProvenanceRow(TypedDict, total=False):
     pixel_sha256: str
 
 
-def provenance_features(class_names: Sequence[str], extra: Sequence[str] = ()) -> Features:
-    """The published columns but the image, how each row ended, and those of `EXTRA` that were stated or measured."""
-    columns = {name: kind for name, kind in published_columns().items() if name != "image"}
+def provenance_features(class_names: Sequence[str], extra: Sequence[str] = (), own: Sequence[str] = ()) -> Features:
+    """The published columns but the image, how each row ended, and those of `EXTRA` that were stated or measured.
+
+    `own`: the dataset's own columns.
+    """
+    columns = {name: kind for name, kind in published_columns(own).items() if name != "image"}
     return features_of({**columns, **STATUS, **{name: EXTRA[name] for name in extra}}, class_names)
 
 
@@ -92,7 +95,7 @@ def provenance_table(run: Run, release: Release) -> pa.Table:
         }
         for row in rows
     ]
-    schema = provenance_features(release.class_names, [*origins, *scored]).arrow_schema
+    schema = provenance_features(release.class_names, [*origins, *scored], release.columns).arrow_schema
     return pa.Table.from_pylist(content, schema)
 
 

@@ -134,7 +134,7 @@ def _rows(contents: Contents) -> Iterator[str]:
     release, kept = contents.release, 0
     for item, file in zip(contents.items, release.files, strict=False):
         table = open_table(item.content, release.file_format)
-        for fault in shard_faults(table, file, release.class_names, release.schema_digest):
+        for fault in shard_faults(table, file, release):
             yield f"rows: {fault}; `diffaug generate {contents.run.folder}` makes it again."
         kept += table.num_rows if file.origin != "real" else 0
     stated = sum(count.kept for count in release.counts)

@@ -168,11 +168,11 @@ def load_real_rows(repository: Repository, release: Release, split: str, source:
     real = read_own_images(recipe, str(source))
     places = located(real, rows, str(source))
     path = Path(datasets.config.HF_DATASETS_CACHE) / "diffaug_datasets" / f"{release.plan_id[:16]}-{split}.arrow"
-    schema = arrow_schema(release.class_names)
+    schema = arrow_schema(release.class_names, release.columns)
 
     def rows_with_images() -> Iterator[Row]:
         for row in rows:
-            yield Row.of(row, real.read(*places[row["source_ids"][0]]))
+            yield Row.of(row, real.read(*places[row["source_ids"][0]]), release.columns)
 
     def write(unfinished: Path) -> None:
         with unfinished.open("wb") as sink:
@@ -263,7 +263,8 @@ class Provenance:
         Raises:
             PublishError: it cannot be read, or a column is missing or of another type; more columns do no harm.
         """
-        wanted = {field.name: field.type for field in arrow_schema(release.class_names) if field.name != "image"}
+        schema = arrow_schema(release.class_names, release.columns)
+        wanted = {field.name: field.type for field in schema if field.name != "image"}
         wanted |= {name: arrow_type(kind) for name, kind in column_types(Ending).items()}
         with _unreadable_refused(path, "parquet"), pq.ParquetFile(path) as file:
             types = {field.name: field.type for field in file.schema_arrow}

@@ -275,12 +275,15 @@ class ReleaseChecks:
     def rows_are_whole(self) -> str:
         """Schema, labels, origin and images of every shard."""
         release = self.release
-        if (release.row_schema, release.schema_digest) != (ROW_SCHEMA, schema_digest(release.class_names)):
+        if (release.row_schema, release.schema_digest) != (
+            ROW_SCHEMA,
+            schema_digest(release.class_names, release.columns),
+        ):
             raise Wrong(f"the columns are not those of row schema {ROW_SCHEMA}, which this version writes; update it")
         total = 0
         for file in release.files:
             table = shard_table(self.repository, release, file.path, check=False)
-            for fault in shard_faults(table, file, release.class_names, release.schema_digest):
+            for fault in shard_faults(table, file, release):
                 raise Wrong(fault)
             if not pc.all(pc.equal(table.column("origin"), file.origin), min_count=0).as_py():
                 raise Wrong(f"{file.path} has rows that are not {file.origin}, as run.json states")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import sha256_file, write_atomically, write_text
@@ -77,7 +77,10 @@ class ClassCount(BaseModel):
 
 
 class Assembled(BaseModel):
-    """`run.json`: what a finished run consists of. `shown`: how often the kept images show their class."""
+    """`run.json`: what a finished run consists of.
+
+    `shown`: how often the kept images show their class. `columns`: of the dataset's own, as the plan's header has them.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -96,6 +99,11 @@ class Assembled(BaseModel):
     seconds: float
     evaluations: int
     finished: str
+    columns: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key != "columns" or value}
 
     def split_files(self, split: str) -> tuple[RunFile, ...]:
         """The files of a split, in order: real rows first."""
@@ -121,7 +129,7 @@ def assemble(run: Run) -> Assembled:
         plan_id=plan.id,
         method=str(plan.header.recipe["method"]),
         class_names=plan.header.class_names,
-        schema_digest=schema_digest(plan.header.class_names),
+        schema_digest=schema_digest(plan.header.class_names, plan.header.columns),
         files=tuple(_files(run, dropped)),
         counts=_counts(plan, {row.row_id for row in failed}, dropped),
         shown=_shown(run, dropped),
@@ -131,6 +139,7 @@ def assemble(run: Run) -> Assembled:
         seconds=round(sum(receipt.seconds for receipt in [*receipts, *fits]), 3),
         evaluations=sum(receipt.evaluations for receipt in [*receipts, *fits]),
         finished=max((receipt.finished for receipt in receipts), default=""),
+        columns=plan.header.columns,
     )
     write_text(run.folder / "README.md", _card(assembled))
     write_text(run.folder / "run.json", assembled.model_dump_json(indent=1, by_alias=True))
@@ -266,7 +275,9 @@ def _files(run: Run, dropped: Set[str]) -> Iterator[RunFile]:
             if not kept:
                 continue
             path = f"kept/{shard.name}-{digest(sorted(dropped))[:8]}.arrow"
-            written = write_arrow(run.folder / path, stored_rows(table, kept), run.plan.header.class_names)
+            header = run.plan.header
+            rows_left = stored_rows(table, kept, header.columns)
+            written = write_arrow(run.folder / path, rows_left, header.class_names, header.columns)
             file, rows, num_bytes = written.done, written.rows, written.num_bytes
         yield RunFile(
             path=path,

@@ -172,7 +172,7 @@ def _shard(run: Run, new: Run, shard: Shard) -> bool:
         take_over(run.shard_path(shard.name), new.shard_path(shard.name))
         changes: dict[str, object] = {"plan_id": new.plan.id, "failed": failed}
     else:
-        written = new.write_shard(shard, stored_rows(table, wanted))
+        written = new.write_shard(shard, stored_rows(table, wanted, new.plan.header.columns))
         sizes = {"files": written.files, "rows": written.rows, "num_bytes": written.num_bytes}
         changes = {"plan_id": new.plan.id, "failed": failed, **sizes}
     new.write_receipt(receipt.model_copy(update=changes))

@@ -72,19 +72,19 @@ def features_of(columns: Mapping[str, str], class_names: Sequence[str] = ()) -> 
     return Features({name: feature(kind) for name, kind in columns.items()})
 
 
-def features(class_names: Sequence[str]) -> "Features":
-    """The published columns, in order, for these labels."""
-    return features_of(published_columns(), class_names)
+def features(class_names: Sequence[str], own: Sequence[str] = ()) -> "Features":
+    """The published columns, in order, for these labels; `own`: names of the dataset's own columns, which come last."""
+    return features_of(published_columns(own), class_names)
 
 
-def arrow_schema(class_names: Sequence[str]) -> pa.Schema:
+def arrow_schema(class_names: Sequence[str], own: Sequence[str] = ()) -> pa.Schema:
     """The schema of every shard; its metadata lets plain `datasets` decode images and labels."""
-    return features(class_names).arrow_schema
+    return features(class_names, own).arrow_schema
 
 
-def schema_digest(class_names: Sequence[str]) -> str:
+def schema_digest(class_names: Sequence[str], own: Sequence[str] = ()) -> str:
     """sha256 of the features: shards of one set must agree on it, label order included."""
-    return digest(features(class_names).to_dict())
+    return digest(features(class_names, own).to_dict())
 
 
 def write_stream(sink: IO[bytes], rows: Iterable[Row], schema: pa.Schema) -> tuple[int, int]:
@@ -131,12 +131,12 @@ def read_stream(path: str) -> pa.Table:
         return pa.ipc.open_stream(source).read_all()
 
 
-def stored_rows(table: pa.Table, kept: Collection[str]) -> Iterator[Row]:
-    """The rows of these ids as they stand in a shard, read batch by batch."""
+def stored_rows(table: pa.Table, kept: Collection[str], own: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of these ids as they stand in a shard, read batch by batch; `own`: the dataset's own columns."""
     wanted = pa.array(list(kept), pa.string())
     for batch in table.to_batches():
         for columns in batch.filter(pc.is_in(batch.column("row_id"), wanted)).to_pylist():
-            yield Row.of(columns, columns["image"]["bytes"])
+            yield Row.of(columns, columns["image"]["bytes"], own)
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,15 @@ class ArrowFile:
     schema_digest: str
 
 
-def write_arrow(path: Path, rows: Iterable[Row], class_names: Sequence[str]) -> ArrowFile:
-    """Write rows, taken one by one, as one Arrow stream, atomically.
+def write_arrow(
+    path: Path, rows: Iterable[Row], class_names: Sequence[str], own: Sequence[str] = ()
+) -> ArrowFile:
+    """Write rows, taken one by one, as one Arrow stream, atomically; `own`: the dataset's own columns.
 
     Raises:
         RunError: the disk is full or the folder is read-only.
     """
-    schema: pa.Schema = arrow_schema(class_names)
+    schema: pa.Schema = arrow_schema(class_names, own)
     sizes: list[tuple[int, int]] = []
 
     def write(temporary: Path) -> None:
@@ -163,7 +165,7 @@ def write_arrow(path: Path, rows: Iterable[Row], class_names: Sequence[str]) -> 
             sizes.append(write_stream(sink, rows, schema))
 
     done = write_atomically(path, write)
-    return ArrowFile(done, *sizes[0], schema_digest(class_names))
+    return ArrowFile(done, *sizes[0], schema_digest(class_names, own))
 
 
 class Spool:
@@ -227,7 +229,7 @@ def real_row(planned: PlanRow, data: bytes, plan_id: str, source: Source) -> Row
         image_format=format_of(data),
         pixel_sha256=pixel_sha256(picture),
     )
-    return Row(image=data, plan_id=plan_id, plan=planned, outcome=outcome)
+    return Row(image=data, plan_id=plan_id, plan=planned, outcome=outcome, own=dict(source.columns))
 
 
 def made_rows(

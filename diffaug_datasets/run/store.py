@@ -281,7 +281,10 @@ class Run:
         Raises:
             RunError: the disk is full or the folder is read-only.
         """
-        written = write_arrow(self.shard_path(shard.name), rows, self.plan.header.class_names)
+        header = self.plan.header
+        if header.columns and shard.kind == "synthetic":
+            rows = self._with_own_columns(rows)
+        written = write_arrow(self.shard_path(shard.name), rows, header.class_names, header.columns)
         return Receipt(
             plan_id=self.plan.id,
             unit=shard.name,
@@ -290,6 +293,18 @@ class Run:
             num_bytes=written.num_bytes,
             schema_digest=written.schema_digest,
         )
+
+    def _with_own_columns(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows with what the dataset says of their first source; those without a source say nothing."""
+        names = self.plan.header.columns
+        stated: dict[str, dict[str, str | None]] = {}
+        for shard in self.plan.real_shards():
+            if shard.kind == "real":
+                for row in self.table(shard).select(["source_ids", *names]).to_pylist():
+                    stated[row["source_ids"][0]] = {name: row[name] for name in names}
+        for row in rows:
+            ids = row.plan.source_ids
+            yield row.model_copy(update={"own": stated[ids[0]]}) if ids and ids[0] in stated else row
 
     @property
     def pool_path(self) -> Path:

@@ -27,6 +27,7 @@ from diffaug_datasets.core.licences import LICENCES
 from diffaug_datasets.core.models import local_path, place_of
 from diffaug_datasets.core.protocols import Protocol, episode, parse_protocol
 from diffaug_datasets.core.recipe import HUB_KEYS, STATED, OnBadImage, Recipe
+from diffaug_datasets.core.rows import column_meanings
 from diffaug_datasets.core.sources import (
     Attribution,
     BuilderFacts,
@@ -103,10 +104,17 @@ def find_builder(name: str) -> ModuleType:
 
 
 def builder_facts(name: str) -> BuilderFacts:
-    """The fact sheet of a builder: the upper-case constants of its module."""
+    """The fact sheet of a builder: the upper-case constants of its module.
+
+    Raises:
+        SourceError: no such builder, or it declares a column that every set has.
+    """
     module = find_builder(name)
     stated = {fact.name: getattr(module, fact.name.upper(), None) for fact in fields(BuilderFacts)}
-    return BuilderFacts(**{"title": name, **{key: value for key, value in stated.items() if value is not None}})
+    facts = BuilderFacts(**{"title": name, **{key: value for key, value in stated.items() if value is not None}})
+    if taken := facts.columns.keys() & column_meanings().keys():
+        raise SourceError(f"{name}: declares the column {min(taken)!r}, which every set has; call it otherwise.")
+    return facts
 
 
 def recipe_facts(recipe: Recipe) -> BuilderFacts:
@@ -514,7 +522,7 @@ class _CheckedImages:
         stated = self._opened.attributions.get(item.key, ())
         if "license" not in dict(stated):
             stated = (*stated, *self._licence)
-        return Source(self.ids[item.key], item.label, _shown(item), stated, self.sizes[item.key])
+        return Source(self.ids[item.key], item.label, _shown(item), stated, self.sizes[item.key], item.columns)
 
     def refusal(self) -> SourceError:
         """One sentence that names every image that cannot be used (of many, the first for each reason)."""

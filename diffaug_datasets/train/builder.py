@@ -109,7 +109,8 @@ class RunBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         return assembled
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=features(self.run.plan.header.class_names))
+        header = self.run.plan.header
+        return datasets.DatasetInfo(features=features(header.class_names, header.columns))
 
     def _split_generators(self, dl_manager: object) -> list[datasets.SplitGenerator]:  # noqa: ARG002
         assembled = self.finish()

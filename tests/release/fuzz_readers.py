@@ -148,7 +148,7 @@ class Readers:
     def shard(self, path: Path) -> None:
         """As `verify` reads it, its digest being right."""
         table = read_foreign(path, "arrow" if path.suffix == ".arrow" else "parquet")
-        list(shard_faults(table, self.release.files[0], self.release.class_names, self.release.schema_digest))
+        list(shard_faults(table, self.release.files[0], self.release))
         table.to_pylist()
 
     def picture(self, path: Path) -> None:
