@@ -133,11 +133,10 @@ def section(name: str, suite: Suite) -> Iterator[str]:
     recipes = [config_recipe(entry.set, **entry.changes) for bench in benches.values() for entry in bench.sets]
     tables = [paper_tables()[table] for table in suite.tables]
     yield f"\n## {name}\n\n{suite.title} ([{suite.paper}](https://arxiv.org/abs/{suite.arxiv})).\n\n"
-    if suite.unbuilt:
-        yield f"- Not run yet: {suite.unbuilt}.\n"
-    else:
-        first = next(iter(benches))
-        yield f"- Command: `diffaug bench {name}`, or one of its benches: `diffaug bench {name}@{first}`.\n"
+    first = next(iter(benches))
+    yield f"- Command: `diffaug bench {name}`, or one of its benches: `diffaug bench {name}@{first}`.\n"
+    for builder in dict.fromkeys(bench.test.builder for bench in benches.values() if bench.test):
+        yield f"- Tested on {builder_facts(builder).title}, whose copy is given with `--test-source FOLDER`.\n"
     yield f"- Stands for: {', '.join(map(link, tables)) or 'no table that was at hand'}.\n"
     yield f"- Data: {'; '.join(data(recipes))}.\n"
     yield f"- Weights: {', '.join(f'`{one}`' for one in weights(benches, recipes))}.\n"

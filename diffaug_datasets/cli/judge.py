@@ -25,6 +25,7 @@ from diffaug_datasets.evaluate.runs import Doing
 from diffaug_datasets.evaluate.suite import MOST_DRAWS, Bench, Mixing, ProbeKind
 from diffaug_datasets.planning.catalogue import merged
 from diffaug_datasets.run.progress import clock
+from diffaug_datasets.sources.real import here
 
 UNFINISHED = 3
 OPTION_OF = {
@@ -35,6 +36,7 @@ OPTION_OF = {
     "draws": "--draws",
     "mixing": "--rule or -p",
     "changes": "--set",
+    "test": "--test-source",
 }
 
 
@@ -52,6 +54,7 @@ class BenchOptions:
     changes: Sequence[str] = ()
     config: str | None = None
     with_real: str | None = None
+    test_source: str | None = None
 
 
 def benches_of(words: Sequence[str], given: BenchOptions) -> Mapping[str, Bench]:
@@ -73,6 +76,13 @@ def benches_of(words: Sequence[str], given: BenchOptions) -> Mapping[str, Bench]
 def _bench_of(words: Sequence[str], from_file: Mapping[str, object] | None, given: BenchOptions) -> Bench:
     content = dict(from_file or {"sets": list(words)})
     told = _told(given, content.get("mixing"), content.get("changes"))
+    if given.test_source:
+        if not isinstance(test := content.get("test"), Mapping):
+            raise RecipeError(
+                "--test-source: is for a bench that names other test images (`test.builder` of a bench file), and this "
+                "one is tested on those of its sets; leave it out."
+            )
+        told["test"] = {**test, "source": here(given.test_source)}
     if from_file is not None:
         for key in sorted(told.keys() & from_file.keys()):
             note(f"{OPTION_OF[key]} wins over `{key}` of {words[0]}.")

@@ -77,6 +77,9 @@ Encoders = Annotated[
 WithReal = Annotated[
     str | None, typer.Option(help="Your copy of the real images (a folder or Hub id), where a set has none.")
 ]
+TestSource = Annotated[
+    str | None, typer.Option(help="The folder or Hub id of the other images that a bench tests on (`test:`).")
+]
 Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")]
 

@@ -36,6 +36,7 @@ from diffaug_datasets.cli.options import (
     Set,
     Sets,
     Source,
+    TestSource,
     Version,
     WithReal,
     Workers,
@@ -353,6 +354,7 @@ def bench(
     probability: Probability = None,
     config: Config = None,
     with_real: WithReal = None,
+    test_source: TestSource = None,
     device: Device = "cpu",
     model: ModelRepository = None,
     line: LineName = None,
@@ -381,7 +383,7 @@ def bench(
 
     given = BenchOptions(
         encoder or (), classifier or (), rule, probability, draws, images_per_class, more_real or (), changes or (),
-        config, with_real,
+        config, with_real, test_source,
     )  # fmt: skip
     code = 0
     for name, spec in benches_of(sets, given).items():

@@ -212,7 +212,7 @@ def _read(kept: KeptBench, harm: Harm) -> tuple[Draw, Line] | str:
     if line is None:
         return "the bench does not say where this set lies"
     try:
-        return read_set(line.place, line.config, line.with_real)
+        return read_set(line.place, line.config, line.with_real, kept_tests(kept.spec.test, kept.folder))
     except (DiffAugError, OSError) as error:
         return f"the set is not there any more ({one_line(error)})"
 

@@ -93,20 +93,23 @@ class Tested:
     """The test images of a draw, as they stand beside the predictions; all columns are of one length.
 
     `keys`: pixel digests; `labels`: class ids; `real_counts`: real training images of the image's class; `places`: a
-    key of each image that groups are told by, such as where a bird was photographed, '' where it is not known.
+    key of each image that groups are told by, such as where a bird was photographed, '' where it is not known; `kinds`:
+    of what kind it is besides its class, empty where nothing says so.
     """
 
     keys: Sequence[str]
     labels: NDArray[np.int64]
     real_counts: NDArray[np.int64]
     places: Sequence[str]
+    kinds: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Result:
     """A finished cell and whether each test image got its label [n], in the order of the draw's test images.
 
-    `table`: its predictions, one row per test image: pixel_sha256, label, predicted, real_count, place.
+    `table`: its predictions, one row per test image: pixel_sha256, label, predicted, real_count, place,
+    and `kind` where kinds are known.
     """
 
     receipt: CellReceipt
@@ -197,6 +200,8 @@ class CellFolder:
                 "real_count": pa.array(test.real_counts, pa.int32()),
                 "place": pa.array(test.places, pa.string()),
             }
+            if test.kinds:
+                columns["kind"] = pa.array(test.kinds, pa.string())
             table = pa.table(columns)
             done = write_atomically(self.folder / f"{cell.key}.parquet", lambda path: pq.write_table(table, path))
             receipt = CellReceipt(

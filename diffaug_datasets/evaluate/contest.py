@@ -13,6 +13,7 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.evaluate.budget import check_budgets
 from diffaug_datasets.evaluate.draws import Draw, Images, Line, named_apart, read_set
 from diffaug_datasets.evaluate.making import Making
+from diffaug_datasets.evaluate.other_tests import TestsOf, other_tests
 from diffaug_datasets.evaluate.runs import Doing, PlannedRun, is_recipe, made, planned_control, planned_runs
 from diffaug_datasets.evaluate.spare import not_at_hand, spare_images
 from diffaug_datasets.evaluate.suite import Bench, Control, Entry, Mixing
@@ -71,9 +72,10 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
     """
     there: list[PlannedRun] = []
     waiting: list[PlannedRun] = []
-    for planned in planned_runs(spec, folder, doing.runs):
+    for planned in planned_runs(spec, folder, doing.runs, one_stands_for_all=doing.only_price):
         (there if made(planned, doing) else waiting).append(planned.light())
-    read = [_read(entry, where, by) for entry, where, by in _places(spec, there)]
+    tests_of = other_tests(spec.test, folder)
+    read = [_read(entry, where, by, tests_of) for entry, where, by in _places(spec, there)]
     draws = {draw.key: draw for draw, _ in read}
     lines = named_apart([(draw.key, line) for draw, line in read], OWN_NAMES)
     if spec.images_per_class:
@@ -88,7 +90,7 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
         of_draw = [line for key, line in lines if key == draw.key]
         for control in PLANNED_CONTROLS:
             if control in spec.controls and not any(_method(line) == control for line in of_draw):
-                found = _control(control, draw, of_draw, spec, folder, doing)
+                found = _control(control, draw, of_draw, spec, folder, doing, tests_of)
                 if isinstance(found, PlannedRun):
                     waiting.append(found.light())
                 elif isinstance(found, str):
@@ -110,8 +112,8 @@ def _places(spec: Bench, planned: Sequence[PlannedRun]) -> Iterable[tuple[Entry,
         yield one.entry, str(one.folder), one.entry.set
 
 
-def _read(entry: Entry, where: str, told_by: str) -> tuple[Draw, Line]:
-    draw, line = read_set(where, entry.config, entry.with_real)
+def _read(entry: Entry, where: str, told_by: str, tests_of: TestsOf | None) -> tuple[Draw, Line]:
+    draw, line = read_set(where, entry.config, entry.with_real, tests_of)
     making = line.making
     if making and entry.with_real:
         recipe = making.recipe.model_copy(update={"source": here(entry.with_real)})
@@ -157,7 +159,13 @@ def _other_mixing(lines: Sequence[tuple[str, Line]]) -> Iterable[str]:
 
 
 def _control(
-    control: Control, draw: Draw, lines: Sequence[Line], spec: Bench, folder: Path, doing: Doing
+    control: Control,
+    draw: Draw,
+    lines: Sequence[Line],
+    spec: Bench,
+    folder: Path,
+    doing: Doing,
+    tests_of: TestsOf | None,
 ) -> Line | str | PlannedRun:
     """A line of a control's images, or why there is none; its run where the time is over before that is finished."""
     first = next((line for line in lines if line.making), None)
@@ -169,7 +177,7 @@ def _control(
     try:
         if not made(planned, doing):
             return planned
-        own, line = read_set(str(planned.folder))
+        own, line = read_set(str(planned.folder), tests_of=tests_of)
     except DiffAugError as error:
         return str(error).rstrip(".")
     if own.key != draw.key:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import datasets
     from PIL.Image import Image
 
+    from diffaug_datasets.evaluate.other_tests import TestsOf
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -120,7 +122,8 @@ class Images:
 class Draw:
     """The real images that methods may see, and the test images.
 
-    `places`: a key of each test image that groups are told by (the column `place` of a set), '' where there is none.
+    `kinds`, `places`: what groups of test images are told by (the columns `kind` and `place` of a set), '' where that
+    is not known.
     """
 
     key: str
@@ -128,13 +131,14 @@ class Draw:
     real: Images
     test: Images
     places: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
     @property
     def tested(self) -> Tested:
         """The test images as they stand beside predictions."""
         labels = self.test.labelled.labels
         counts = np.asarray(self.real.counts, dtype=np.int64)[labels]
-        return Tested(self.test.keys, labels, counts, self.places or [""] * len(labels))
+        return Tested(self.test.keys, labels, counts, self.places or [""] * len(labels), self.kinds)
 
 
 @dataclass(frozen=True)
@@ -161,8 +165,15 @@ def leak_warnings(lines: Sequence[Line]) -> tuple[str, ...]:
     return tuple(f"{line.where}: {sentence}" for line in lines for sentence in line.leaks)
 
 
-def read_set(where: str, config: str | None = None, with_real: str | Path | None = None) -> tuple[Draw, Line]:
+def read_set(
+    where: str,
+    config: str | None = None,
+    with_real: str | Path | None = None,
+    tests_of: "TestsOf | None" = None,
+) -> tuple[Draw, Line]:
     """A run folder, published set or address as a draw and a line of it, named after its method.
+
+    `tests_of`: gives test images in the place of the set's own.
 
     Raises:
         DiffAugError: it cannot be loaded, lacks its real, its synthetic or its test images, or has one class alone.
@@ -178,22 +189,30 @@ def read_set(where: str, config: str | None = None, with_real: str | Path | None
         raise RunError(f"{where}: holds no synthetic image, and a bench needs some; choose another run or config.")
     if len(set(train.select(real_rows)["label"])) < 2:
         raise RunError(f"{where}: its real images are of one class, and a bench needs two or more to tell apart.")
-    try:
-        test = load(where, config, "test", with_real=with_real)
-    except EmptySplit:
-        raise RunError(
-            f"{where}: holds no test image, and a bench needs some; plan with include_test: true and a source that has "
-            "a test split."
-        ) from None
     names = tuple(train.features["label"].names)
+    test = tests_of(names) if tests_of else _own_tests(where, config, with_real)
     real, made, held_out = (
         images_of(rows, len(names)) for rows in (train.select(real_rows), train.select(made_rows), test)
     )
     key = digest(["draw", real.identity_of_any_order, held_out.identity, list(names)])
     leaks = leaks_of(where, train, test).warnings
-    places = tuple(map(str, test["place"])) if "place" in test.column_names else ()
+    places, kinds = (_texts(test, column) for column in ("place", "kind"))
     method, making = str(train[made_rows[0]]["method"]), making_of(where, config)
-    return Draw(key, names, real, held_out, places), Line(where, method, made, leaks, making=making)
+    return Draw(key, names, real, held_out, places, kinds), Line(where, method, made, leaks, making=making)
+
+
+def _own_tests(where: str, config: str | None, with_real: str | Path | None) -> "datasets.Dataset":
+    try:
+        return load(where, config, "test", with_real=with_real)
+    except EmptySplit:
+        raise RunError(
+            f"{where}: holds no test image, and a bench needs some; plan with include_test: true and a source that has "
+            "a test split."
+        ) from None
+
+
+def _texts(rows: "datasets.Dataset", column: str) -> tuple[str, ...]:
+    return tuple(value or "" for value in rows[column][:]) if column in rows.column_names else ()
 
 
 def images_of(rows: "datasets.Dataset", classes: int) -> Images:

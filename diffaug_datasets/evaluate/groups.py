@@ -16,6 +16,8 @@ from diffaug_datasets.evaluate.cells import Result
 from diffaug_datasets.evaluate.suite import Bench, Group
 from diffaug_datasets.evaluate.table import TableRow, table
 
+AT, WORST = " at ", "worst group"
+
 Groups = Mapping[str, NDArray[np.bool_]]
 """Name of a group -> which test images [n] are in it."""
 
@@ -24,7 +26,9 @@ def by_group(answer: Answer, kinds: Sequence[Group], bounds: tuple[int, int] = (
     """The answer over each group of test images, by the group's name; groups without an image are left out.
 
     `kinds`: `count` (many: above bounds[0] real training images of the class, few: below bounds[1], medium: between),
-    `seen` (classes with a real training image, and those without), `place` (one group for each class and place).
+    `seen` (classes with a real training image, and those without), `place` (one group for each place and kind of thing,
+    or class where no kind is told). Of places there is also `WORST`: of every line the group where it is least often
+    right, in each draw.
     """
     parts: dict[str, list[Result]] = {}
     for result in answer.results:
@@ -35,6 +39,8 @@ def by_group(answer: Answer, kinds: Sequence[Group], bounds: tuple[int, int] = (
             receipt = result.receipt.model_copy(update={"accuracy": accuracy})
             part = Result(receipt, result.correct[chosen], result.table.filter(pa.array(chosen)))
             parts.setdefault(name, []).append(part)
+    if worst := _worst([part for name, part in parts.items() if AT in name]):
+        parts[WORST] = worst
     return {name: replace(answer, draws=_draws(answer, part), results=tuple(part)) for name, part in parts.items()}
 
 
@@ -63,9 +69,36 @@ def _groups(
         yield "seen classes", counts > 0
         yield "unseen classes", counts == 0
     else:
-        places, labels = np.asarray(predictions["place"].to_pylist()), predictions["label"].to_numpy()
-        for label, place in sorted({(int(a), str(b)) for a, b in zip(labels, places, strict=True) if b}):
-            yield f"class {label} at {place}", (labels == label) & (places == place)
+        places = np.asarray(predictions["place"].to_pylist())
+        if "kind" in predictions.column_names:
+            things = np.asarray(predictions["kind"].to_pylist())
+        else:
+            things = np.asarray([f"class {label}" for label in predictions["label"].to_pylist()])
+        for thing, place in sorted({(str(a), str(b)) for a, b in zip(things, places, strict=True) if b}, key=_natural):
+            yield f"{thing}{AT}{place}", (things == thing) & (places == place)
+
+
+def _natural(group: tuple[str, str]) -> list[tuple[int, str]]:
+    """`class 2` before `class 10`."""
+    return [(len(text) if text.startswith("class ") else 0, text) for text in group]
+
+
+def _worst(groups: Sequence[Sequence[Result]]) -> list[Result]:
+    """Of every line and draw its results in the group where it is least often right, over its initialisations."""
+    found: dict[tuple[str, ...], list[list[Result]]] = {}
+    for part in groups:
+        by_line: dict[tuple[str, ...], list[Result]] = {}
+        for result in part:
+            cell = result.receipt.cell
+            key = (cell.draw, cell.line, cell.encoder, cell.classifier, cell.setting)
+            by_line.setdefault(key, []).append(result)
+        for key, results in by_line.items():
+            found.setdefault(key, []).append(results)
+    return [one for several in found.values() for one in min(several, key=_accuracy)]
+
+
+def _accuracy(results: Sequence[Result]) -> float:
+    return float(np.mean([result.receipt.accuracy for result in results]))
 
 
 def _draws(answer: Answer, part: Sequence[Result]) -> tuple[str, ...]:

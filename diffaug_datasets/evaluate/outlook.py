@@ -43,7 +43,7 @@ def outlook(spec: Bench, encoders: "Sequence[Encoder]", folder: Path, doing: Doi
     Raises:
         DiffAugError: as `bench`, for whatever can be known before.
     """
-    contest = gather(spec, folder, Doing(until=0, device=doing.device, runs=doing.runs))
+    contest = gather(spec, folder, Doing(until=0, device=doing.device, runs=doing.runs, only_price=True))
     seen = [Features(encoder, folder) for encoder in encoders]
     cells = [job.cell for draw in contest.draws.values() for job in jobs_of(spec, contest, draw, seen)]
     finished = CellFolder.at(folder / "cells")

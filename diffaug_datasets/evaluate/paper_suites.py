@@ -57,7 +57,6 @@ class Suite(BaseModel):
     model_config = STRICT
 
     title: str
-    unbuilt: str = Field(default="", description="what `bench` cannot do yet, without which the suite is not run")
     paper: str
     arxiv: str = Field(pattern=r"^\d{4}\.\d{5}$")
     tables: tuple[str, ...] = ()
@@ -138,12 +137,10 @@ def find_benches(name: str) -> Mapping[str, Bench]:
     'diff_ii@cub_5shot'
 
     Raises:
-        RecipeError: no such suite or bench, says which there are; or one that is not run yet, says why.
+        RecipeError: no such suite or bench, says which there are.
     """
     suite_name, _, wanted = name.partition("@")
     suite = load_suite(suite_name)
-    if suite.unbuilt:
-        raise RecipeError(f"{suite_name}: is not run yet: {suite.unbuilt}.")
     if wanted and wanted not in suite.benches:
         raise RecipeError(f"{name!r}: no such bench; {suite_name} has {', '.join(suite.benches)}.")
     return {f"{suite_name}@{one}": suite.plans[one] for one in suite.benches if wanted in ("", one)}

@@ -23,7 +23,7 @@ from diffaug_datasets.planning.price import Price
 from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.execute import generate, over_budget
 from diffaug_datasets.run.store import RUNS, Run, default_folder, lease
-from diffaug_datasets.sources.real import builder_facts, discover_builders
+from diffaug_datasets.sources.real import SeenSources, builder_facts, discover_builders
 
 SAMPLING = ("num_inference_steps", "guidance_scale")  # that a control takes over from the run beside it
 TAKEN_OVER = (  # keys of a recipe that say what is augmented and how much, not by which method
@@ -39,7 +39,8 @@ class Doing:
 
     `until`: of `time.monotonic`, after which nothing more is started; None for no end. `workers`: processes that
     generate, as `generate` counts them, and that make cells. `progress`: where it is shown. `runs`: where finished runs
-    may lie already. `parent`: the process that this one helps and ends with.
+    may lie already. `parent`: the process that this one helps and ends with. `only_price`: nothing will be
+    made, see `planned_runs`.
     """
 
     until: float | None = None
@@ -48,6 +49,7 @@ class Doing:
     progress: TextIO | None = None
     runs: Path = RUNS
     parent: int | None = None
+    only_price: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -101,8 +103,11 @@ def check_recipes(spec: Bench) -> None:
             drawn_recipe(entry, spec, spec.draws[0])
 
 
-def planned_runs(spec: Bench, folder: Path, runs: Path = RUNS) -> Iterator[PlannedRun]:
+def planned_runs(spec: Bench, folder: Path, runs: Path = RUNS, *, one_stands_for_all: bool = False) -> Iterator[PlannedRun]:
     """The runs of all config names and recipes, draw after draw; drawn and priced, nothing is written.
+
+    `one_stands_for_all`: where no run is finished yet, only the first draw of each is planned, and the others are said
+    to cost the same: for a price, since only plans tell which runs are there.
 
     Raises:
         DiffAugError: a recipe that cannot be, or whose real images are missing.
@@ -110,12 +115,20 @@ def planned_runs(spec: Bench, folder: Path, runs: Path = RUNS) -> Iterator[Plann
     entries = [entry for entry in spec.sets if is_recipe(entry.set)]
     if not entries:
         return
-    known = finished_runs(folder, runs)
+    known, seen = finished_runs(folder, runs), SeenSources()
+    first: dict[int, PlannedRun] = {}
     for trial in spec.draws:
-        for entry in entries:
+        for number, entry in enumerate(entries):
             recipe = drawn_recipe(entry, spec, trial)
-            if recipe is not None:
-                yield _planned(entry, trial, recipe, folder, known)
+            if recipe is None:
+                continue
+            if number in first:
+                yield replace(first[number], trial=trial, recipe=recipe)
+                continue
+            planned = _planned(entry, trial, recipe, folder, known, seen)
+            if one_stands_for_all and not known:
+                first[number] = planned.light()
+            yield planned
 
 
 def drawn_recipe(entry: Entry, spec: Bench, trial: int) -> Recipe | None:
@@ -188,8 +201,10 @@ def finished_runs(folder: Path, runs: Path) -> Mapping[str, Path]:
     return known
 
 
-def _planned(entry: Entry, trial: int, recipe: Recipe, folder: Path, known: Mapping[str, Path]) -> PlannedRun:
-    drawn = price_plan(recipe, parent=folder / "runs")
+def _planned(
+    entry: Entry, trial: int, recipe: Recipe, folder: Path, known: Mapping[str, Path], seen: SeenSources | None = None
+) -> PlannedRun:
+    drawn = price_plan(recipe, parent=folder / "runs", seen=seen)
     plan = drawn.prepared.plan
     place = known.get(plan.id) or default_folder(plan, folder / "runs")
     return PlannedRun(entry, trial, drawn.prepared.recipe, plan.id, drawn.price, place, drawn)

@@ -131,6 +131,16 @@ class Entry(BaseModel):
     changes: Mapping[str, Any] = Field(default_factory=dict, description="recipe keys of a config name")
 
 
+class OtherTest(BaseModel):
+    """Images to test on that are not those of the sets; classes go by their names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    builder: str = Field(description="of the dataset whose test split it is")
+    source: str | None = Field(default=None, description="its folder or Hub id; default: what the builder knows")
+    partial: bool = Field(default=False, description="accept other than the official counts")
+
+
 def _by_set(value: object) -> object:
     return {"set": value} if isinstance(value, str) else value
 
@@ -186,6 +196,9 @@ class Bench(BaseModel):
     )
     affordable: float = Field(
         default=60, ge=0, description="seconds of this machine that the images of txt2img or retrieval may take"
+    )
+    test: OtherTest | None = Field(
+        default=None, description="test images of another dataset, for all lines; default: those of the sets"
     )
     images_per_class: int | None = Field(
         default=None, gt=0, description="synthetic ones, the first in row order; default: all, equal for all lines"
@@ -243,14 +256,17 @@ class Bench(BaseModel):
     @staticmethod
     def placed(content: Mapping[str, object], folder: Path) -> dict[str, object]:
         """The keys of a file in `folder`: sets that lie there by a relative path have that path from here."""
-        sets = content.get("sets")
-        if not isinstance(sets, list):
-            return dict(content)
-        return {**content, "sets": [_placed(entry, folder) for entry in sets]}
+        placed = dict(content)
+        if isinstance(sets := content.get("sets"), list):
+            placed["sets"] = [_placed(entry, folder) for entry in sets]
+        if "test" in content:
+            placed["test"] = _placed(content["test"], folder)
+        return placed
 
 
 def _placed(entry: object, folder: Path) -> object:
     if isinstance(entry, Mapping):
-        return {key: _placed(value, folder) if key in ("set", "with_real") else value for key, value in entry.items()}
+        places = ("set", "with_real", "source")
+        return {key: _placed(value, folder) if key in places else value for key, value in entry.items()}
     is_there = isinstance(entry, str) and entry and (folder / entry).exists()
     return str(folder / entry) if is_there and isinstance(entry, str) else entry

@@ -260,6 +260,8 @@ def _difference(line: Line, base: Line) -> Difference | None:
     if not pairs:
         return None
     if len(pairs) == 1:
+        if not pairs[0][0].has_images_of(pairs[0][1]):  # the worst groups of two lines
+            return None
         return statistics.difference_over_images(pairs[0][0].correct, pairs[0][1].correct)
     ours, theirs = (np.array([pair[side].accuracy for pair in pairs]) for side in (0, 1))
     return statistics.paired_difference(ours, theirs)
@@ -286,6 +288,9 @@ def _ranks(lines: Mapping[str, Line], resamples: int) -> dict[str, Ranks]:
     whole = {line: by_draw for line, by_draw in lines.items() if draws <= by_draw.keys()}
     if len(whole) < 2:
         return {}
+    first = next(iter(next(iter(whole.values())).values()))
+    if len(draws) == 1 and not all(first.has_images_of(cross) for found in whole.values() for cross in found.values()):
+        return {}
     if len(draws) > 1:
         units = {line: np.array([cross.accuracy for cross in found.values()]) for line, found in whole.items()}
     else:
@@ -299,6 +304,8 @@ def _spread(line: Line, base: Line, resamples: int) -> Spread:
     if not resamples or len(pairs) < 2:
         return {"bootstrap": None, "spread": None}
     spread = float(np.std([ours.accuracy - theirs.accuracy for ours, theirs in pairs], ddof=1))
+    if not all(cross.has_images_of(beside) for cross, beside in pairs):
+        return {"bootstrap": None, "spread": spread}
     ours, theirs = ([pair[side].correct for pair in pairs] for side in (0, 1))
     if all(cross.has_images_of(pairs[0][0]) for cross, _ in pairs):
         stacked = [np.stack([one.astype(np.float64) for one in side]) for side in (ours, theirs)]

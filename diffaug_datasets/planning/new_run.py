@@ -18,6 +18,7 @@ from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_r
 from diffaug_datasets.planning.prepare import Prepared, prepare, refuse_other_plan, write_run
 from diffaug_datasets.planning.price import Price, price
 from diffaug_datasets.run.store import RUNS, Run, default_folder, on_this_machine
+from diffaug_datasets.sources.real import SeenSources
 
 RecipeName = Recipe | str | os.PathLike[str]
 """A recipe; or the name of one: a YAML file, a shipped recipe, a config name or preset such as `cub_5shot_diffii`."""
@@ -83,16 +84,21 @@ class PricedPlan:
         return write_run(self.prepared, self.folder)
 
 
-def price_plan(recipe: Recipe, folder: str | os.PathLike[str] | None = None, parent: Path = RUNS) -> PricedPlan:
+def price_plan(
+    recipe: Recipe,
+    folder: str | os.PathLike[str] | None = None,
+    parent: Path = RUNS,
+    seen: SeenSources | None = None,
+) -> PricedPlan:
     """Read the real images, draw the plan and price it; writes nothing.
 
-    `folder` is where the run would go; by default `NAME-PLANID` in `parent`.
+    `folder` is where the run would go; by default `NAME-PLANID` in `parent`. `seen`: of plans before, see `prepare`.
 
     Raises:
         DiffAugError: one sentence on the source, the recipe, a model or the plan.
     """
     given = None if folder is None else on_this_machine(os.fspath(folder))
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, seen=seen)
     place = given or default_folder(prepared.plan, parent)
     return PricedPlan(prepared, place, price(prepared, place))
 

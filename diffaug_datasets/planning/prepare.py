@@ -30,7 +30,15 @@ from diffaug_datasets.planning.confusion import compute_confusion, most_confused
 from diffaug_datasets.run.shards import real_row
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.pools import DatasetPool, write_pool_list
-from diffaug_datasets.sources.real import RealSet, builder_facts, by_reason, discover_builders, here, read_recipe_images
+from diffaug_datasets.sources.real import (
+    RealSet,
+    SeenSources,
+    builder_facts,
+    by_reason,
+    discover_builders,
+    here,
+    read_recipe_images,
+)
 
 CONFUSION_IMAGES = 50  # of each class, that a classifier is tried on
 
@@ -52,16 +60,17 @@ class Prepared:
         return {row.row_id: place for row, place in zip(self.plan.real, [*train, *test], strict=False)}
 
 
-def prepare(recipe: Recipe, images: str | None = None) -> Prepared:
+def prepare(recipe: Recipe, images: str | None = None, seen: SeenSources | None = None) -> Prepared:
     """Look at the models, read the real images, draw the protocol's subset of them, draw the plan.
 
-    `images`: a copy of the recipe's real images elsewhere, which the prepared recipe names as its source.
+    `images`: a copy of the recipe's real images elsewhere, which the prepared recipe names as its source. `seen`: what
+    plans before have opened and looked at.
 
     Raises:
         DiffAugError: one sentence on a model, the source, the recipe or the plan.
     """
     check_models(recipe)
-    real = read_recipe_images(recipe, images)
+    real = read_recipe_images(recipe, images, seen)
     drawn = draw_subset(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
     subset = drawn.without(recipe.without, "without")
     recipe = resolve(recipe, images)

@@ -78,6 +78,38 @@ class RealSet:
         return self.train if split == "train" or self.test is None else self.test
 
 
+class SeenSources:
+    """What several readings in a row share: a source is opened once, and each image of it is looked at once.
+
+    The last set is handed out again where the same is asked for. Bytes of images are compared with what was seen
+    whenever they are read, as ever.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[str, _Opened] = {}
+        self._checked: dict[str, _CheckedImages] = {}
+        self._last: tuple[str, RealSet] | None = None
+
+    def read(self, wanted: "_Wanted") -> RealSet:
+        """As `read_real`."""
+        protocol = wanted.protocol if wanted.protocol and wanted.protocol.ways else None
+        key = repr(replace(wanted, protocol=protocol))
+        if self._last is None or self._last[0] != key:
+            self._last = key, _read(wanted, self)
+        return self._last[1]
+
+    def open(self, wanted: "_Wanted") -> "tuple[_Opened, _CheckedImages]":
+        """A source, and what is known of its images; where bad ones are skipped, each reading finds its own."""
+        key = repr(replace(wanted, protocol=None, phrases={}))
+        if key not in self._opened:
+            self._opened[key] = _open(find_builder(wanted.builder), builder_facts(wanted.builder), wanted)
+        opened = self._opened[key]
+        checked = self._checked.get(key) or _CheckedImages(opened, wanted.facts)
+        if wanted.on_bad_image == "refuse":
+            self._checked[key] = checked
+        return opened, checked
+
+
 @cache
 def discover_builders() -> Mapping[str, ModuleType]:
     """Name -> module of every shipped and plugged-in builder, by name; a shipped one is never replaced."""
@@ -163,8 +195,10 @@ def class_phrases(table: str) -> Mapping[str, str]:
     return {entry[0]: entry[-1] for entry in json.loads(text)}
 
 
-def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
+def read_recipe_images(recipe: Recipe, copy: str | None = None, seen: SeenSources | None = None) -> RealSet:
     """The real images of a recipe, or of a reader's own copy of them, as `read_real` gives them.
+
+    `seen`: what readings before have opened and looked at.
 
     Raises:
         DiffAugError: as `read_real`; also keys of a Hub source beside a folder.
@@ -191,7 +225,7 @@ def read_recipe_images(recipe: Recipe, copy: str | None = None) -> RealSet:
         facts=recipe_facts(recipe),
         phrases=recipe.classes,
     )
-    real = _read(wanted)
+    real = (seen or SeenSources()).read(wanted)
     codes = [n for n, p in zip(real.train.class_names, real.train.prompt_names, strict=True) if code_like(p)]
     if recipe.builder == OWN_IMAGES and codes:
         survey = replace(real.survey, warnings=(*real.survey.warnings, _nameless(codes)))
@@ -220,7 +254,8 @@ def read_real(
         RecipeError: fewer classes than the episode has ways.
     """
     facts = builder_facts(builder)
-    return _read(_Wanted(builder, here(source), partial, protocol, choice or HubChoice(), on_bad_image, facts))
+    wanted = _Wanted(builder, here(source), partial, protocol, choice or HubChoice(), on_bad_image, facts)
+    return SeenSources().read(wanted)
 
 
 def here(source: str | os.PathLike[str] | None) -> str | None:
@@ -294,14 +329,14 @@ class _Wanted:
     phrases: Mapping[str, str] = field(default_factory=dict)
 
 
-def _read(wanted: _Wanted) -> RealSet:
+def _read(wanted: _Wanted, seen: SeenSources) -> RealSet:
     builder, protocol, facts = wanted.builder, wanted.protocol, wanted.facts
     module = find_builder(builder)
-    opened = _open(module, builder_facts(builder), wanted)
+    opened, checked = seen.open(wanted)
     if not wanted.partial and opened.where != EMBEDDED:
         check_counts(facts, opened.listing, opened.where)
     _check_phrases(wanted.phrases, opened.listing.class_names)
-    whole, checked = opened.listing, _CheckedImages(opened, facts)
+    whole = opened.listing
     while True:  # an image that cannot be used is left out, which may move an episode's draw to others
         listing = whole.present() if wanted.partial else whole
         listing = module.regroup(listing) if hasattr(module, "regroup") else listing
@@ -476,7 +511,7 @@ class _CheckedImages:
         self.ids: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
         self.bad: dict[str, BadImage] = {}
-        self._long_texts: list[str] = []
+        self._long_texts: list[str] = []  # as they are shown
 
     def add(self, items: Sequence[Listed]) -> None:
         """Check what was not checked before.
@@ -539,8 +574,9 @@ class _CheckedImages:
         """What the source said of itself, and what its images show: the same one twice, texts that others refuse."""
         said, where = self._opened.listing.survey, self._opened.where
         warnings = [*said.warnings, *(() if where == EMBEDDED else repeated_images(tables))]
-        if self._long_texts:
-            names = f"{few(self._long_texts)}: carry more text than Pillow reads by itself (PNG metadata)"
+        here = {source.key for table in tables.values() for source in table.sources} if self._long_texts else set()
+        if long_texts := [name for name in self._long_texts if name in here]:
+            names = f"{few(long_texts)}: carry more text than Pillow reads by itself (PNG metadata)"
             warnings.append(f"{names}; strip it, or raise PIL.PngImagePlugin.MAX_TEXT_CHUNK where the rows are loaded")
         layout = said.layout or ("inside the package" if where == EMBEDDED else where)
         return Survey(shown_name(layout), tuple(map(shown_name, said.left_out)), tuple(map(shown_name, warnings)))

@@ -280,6 +280,12 @@ def test_waterbirds_have_the_species_of_cub(tmp_path):
     write(tmp_path, "metadata.csv", head + f"1,{names[3]}/b.jpg,0,0,1,/p\n2,{names[0]}/a.jpg,0,2,0,/p\n")
     listing = find_builder("waterbirds").read(tmp_path)
     assert (len(listing.class_names), listing.train[0].label, listing.test[0].label) == (200, 3, 0)
+    assert listing.train[0].columns == (("kind", "land bird"), ("place", "water"))
+    assert listing.test[0].columns == (("kind", "land bird"), ("place", "land"))
+    write(tmp_path, "metadata.csv", head + f"1,{names[3]}/b.jpg,0,0,2,/p\n")
+    assert refused("waterbirds", tmp_path) == (
+        f"metadata.csv: {names[3]}/b.jpg: got '2' as place, expected 0 or 1; restore the file."
+    )
     write(tmp_path, "metadata.csv", head + "1,../x.jpg,0,0,1,/p\n")
     assert refused("waterbirds", tmp_path) == (
         "metadata.csv: got the file '../x.jpg', expected one in a CUB species folder."

@@ -175,8 +175,9 @@ def test_every_row_of_a_suites_tables_has_a_line_or_a_reason(name: str) -> None:
 def test_datasets_of_a_suite_are_those_of_its_tables(name: str) -> None:
     suite = load_suite(name)
     asked = {config_recipe(entry.set).builder for bench in suite.plans.values() for entry in bench.sets}
+    asked |= {bench.test.builder for bench in suite.plans.values() if bench.test}
     printed = {c.dataset for table in suite.tables for c in paper_tables()[table].columns.values()} - {"average"}
-    assert printed <= asked or (suite.unbuilt and printed == {"waterbirds"})
+    assert printed <= asked
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -236,10 +237,10 @@ def test_names_that_are_not_there() -> None:
     assert list(find_benches("diffii_lt").values()) == [EVERY[name] for name in of("diffii_lt@.*")]
 
 
-def test_a_suite_that_would_test_on_other_images_is_not_run() -> None:
-    assert [name for name in suite_names() if load_suite(name).unbuilt] == ["diffii_ood"]
-    with pytest.raises(RecipeError, match=r"^diffii_ood: is not run yet: the test images of Waterbirds"):
-        find_benches("diffii_ood@cub_5shot")
+def test_a_classifier_of_cub_is_tested_on_waterbirds() -> None:
+    [bench] = find_benches("diffii_ood@cub_5shot").values()
+    assert (bench.test.builder, bench.test.source, bench.groups) == ("waterbirds", None, ("place",))
+    assert {config_recipe(entry.set).builder for entry in bench.sets} == {"cub"}
 
 
 def test_epochs_are_of_the_real_images() -> None:
