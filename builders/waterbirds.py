@@ -61,6 +61,8 @@ def _listed(names: tuple[str, ...], row: dict[str, str]) -> Listed:
     columns = []
     for name, heading in HEADINGS.items():
         if (value := VALUES[name].get(row.get(heading) or "")) is None:
-            raise SourceError(f"{TABLE}: {path}: got {row.get(heading)!r} as {heading}, expected 0 or 1; restore the file.")
+            raise SourceError(
+                f"{TABLE}: {path}: got {row.get(heading)!r} as {heading}, expected 0 or 1; restore the file."
+            )
         columns.append((name, value))
     return Listed(path, names.index(path.split("/")[0]), tuple(columns))

@@ -19,6 +19,7 @@ from diffaug_datasets.evaluate import plots
 from diffaug_datasets.evaluate.cells import Result
 from diffaug_datasets.evaluate.classes import ByClass, Harm, by_class, harms
 from diffaug_datasets.evaluate.draws import Draw, Images, Line, read_set
+from diffaug_datasets.evaluate.other_tests import kept_tests
 from diffaug_datasets.evaluate.record import KeptBench
 from diffaug_datasets.evaluate.table import BASE, Judge, TableRow, by_judge
 from diffaug_datasets.evaluate.words import columns, heading, points, what_could_be_seen, what_was_seen

@@ -17,7 +17,8 @@ from diffaug_datasets.evaluate.other_tests import TestsOf, other_tests
 from diffaug_datasets.evaluate.runs import Doing, PlannedRun, is_recipe, made, planned_control, planned_runs
 from diffaug_datasets.evaluate.spare import not_at_hand, spare_images
 from diffaug_datasets.evaluate.suite import Bench, Control, Entry, Mixing
-from diffaug_datasets.sources.real import here
+from diffaug_datasets.release.leakage import Looks
+from diffaug_datasets.sources.real import SeenSources, here
 
 PLANNED_CONTROLS: tuple[Control, ...] = ("txt2img", "retrieval")
 OWN_NAMES = ("real", "duplicate", "zero_shot", "classic", "randaugment_cutmix")  # of lines without synthetic images
@@ -72,10 +73,12 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
     """
     there: list[PlannedRun] = []
     waiting: list[PlannedRun] = []
-    for planned in planned_runs(spec, folder, doing.runs, one_stands_for_all=doing.only_price):
+    seen = SeenSources()
+    for planned in planned_runs(spec, folder, doing.runs, only_price=doing.only_price, seen=seen):
         (there if made(planned, doing) else waiting).append(planned.light())
     tests_of = other_tests(spec.test, folder)
-    read = [_read(entry, where, by, tests_of) for entry, where, by in _places(spec, there)]
+    looks = Looks()
+    read = [_read(entry, where, by, tests_of, looks) for entry, where, by in _places(spec, there)]
     draws = {draw.key: draw for draw, _ in read}
     lines = named_apart([(draw.key, line) for draw, line in read], OWN_NAMES)
     if spec.images_per_class:
@@ -90,7 +93,7 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
         of_draw = [line for key, line in lines if key == draw.key]
         for control in PLANNED_CONTROLS:
             if control in spec.controls and not any(_method(line) == control for line in of_draw):
-                found = _control(control, draw, of_draw, spec, folder, doing, tests_of)
+                found = _control(control, draw, of_draw, spec, folder, doing, tests_of, seen)
                 if isinstance(found, PlannedRun):
                     waiting.append(found.light())
                 elif isinstance(found, str):
@@ -112,8 +115,8 @@ def _places(spec: Bench, planned: Sequence[PlannedRun]) -> Iterable[tuple[Entry,
         yield one.entry, str(one.folder), one.entry.set
 
 
-def _read(entry: Entry, where: str, told_by: str, tests_of: TestsOf | None) -> tuple[Draw, Line]:
-    draw, line = read_set(where, entry.config, entry.with_real, tests_of)
+def _read(entry: Entry, where: str, told_by: str, tests_of: TestsOf | None, looks: Looks) -> tuple[Draw, Line]:
+    draw, line = read_set(where, entry.config, entry.with_real, tests_of, looks)
     making = line.making
     if making and entry.with_real:
         recipe = making.recipe.model_copy(update={"source": here(entry.with_real)})
@@ -166,12 +169,13 @@ def _control(
     folder: Path,
     doing: Doing,
     tests_of: TestsOf | None,
+    seen: SeenSources,
 ) -> Line | str | PlannedRun:
     """A line of a control's images, or why there is none; its run where the time is over before that is finished."""
     first = next((line for line in lines if line.making), None)
     if first is None or first.making is None:
         return "no set says from which recipe it is"
-    planned = planned_control(control, first.making.recipe, folder, doing.runs, spec.affordable)
+    planned = planned_control(control, first.making.recipe, folder, doing.runs, spec.affordable, seen)
     if isinstance(planned, str):
         return planned
     try:

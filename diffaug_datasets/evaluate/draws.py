@@ -22,6 +22,7 @@ from diffaug_datasets.evaluate.features import places_by_origin
 from diffaug_datasets.evaluate.leaks import leaks_of
 from diffaug_datasets.evaluate.making import Making, making_of
 from diffaug_datasets.evaluate.suite import Mixing
+from diffaug_datasets.release.leakage import Looks
 from diffaug_datasets.release.read import EmptySplit, load
 
 if TYPE_CHECKING:
@@ -170,10 +171,11 @@ def read_set(
     config: str | None = None,
     with_real: str | Path | None = None,
     tests_of: "TestsOf | None" = None,
+    looks: Looks | None = None,
 ) -> tuple[Draw, Line]:
     """A run folder, published set or address as a draw and a line of it, named after its method.
 
-    `tests_of`: gives test images in the place of the set's own.
+    `tests_of`: gives test images in the place of the set's own. `looks`: of test images, from sets before.
 
     Raises:
         DiffAugError: it cannot be loaded, lacks its real, its synthetic or its test images, or has one class alone.
@@ -195,7 +197,7 @@ def read_set(
         images_of(rows, len(names)) for rows in (train.select(real_rows), train.select(made_rows), test)
     )
     key = digest(["draw", real.identity_of_any_order, held_out.identity, list(names)])
-    leaks = leaks_of(where, train, test).warnings
+    leaks = leaks_of(where, train, test, looks=looks).warnings
     places, kinds = (_texts(test, column) for column in ("place", "kind"))
     method, making = str(train[made_rows[0]]["method"]), making_of(where, config)
     return Draw(key, names, real, held_out, places, kinds), Line(where, method, made, leaks, making=making)
@@ -221,10 +223,10 @@ def images_of(rows: "datasets.Dataset", classes: int) -> Images:
     columns = {name: rows[name][:] for name in ("soft_label", "label", "source_ids", "pixel_sha256")}  # not row by row
     for row, label in zip(soft, columns["soft_label"], strict=True):
         row[label["class"]] = label["weight"]
-    labels = np.asarray(columns["label"], dtype=np.int64)
+    labels, pictures = np.asarray(columns["label"], dtype=np.int64), rows.select_columns("image")
 
     def read(place: int) -> "Image":
-        picture: Image = rows[place]["image"]
+        picture: Image = pictures[place]["image"]
         return picture.convert("RGB")
 
     return Images(Labelled(labels, soft, columns["source_ids"]), tuple(columns["pixel_sha256"]), read)

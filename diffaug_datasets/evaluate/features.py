@@ -6,6 +6,7 @@ adds one Parquet file of what was missing. The last bits of a feature may depend
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -105,6 +106,8 @@ def _kept_features(place: Path, wanted: set[str]) -> dict[str, NDArray[np.float3
     values = pa.array(sorted(wanted), pa.string())
     for path in sorted(place.glob("*.parquet")):
         try:
+            if _keys_of(path).isdisjoint(wanted):
+                continue
             table = pq.read_table(path, filters=pa.compute.field("pixel_sha256").isin(values))
         except (OSError, pa.ArrowException):
             continue
@@ -113,3 +116,9 @@ def _kept_features(place: Path, wanted: set[str]) -> dict[str, NDArray[np.float3
         numbers = rows.flatten().to_numpy().reshape(-1, width)
         known |= dict(zip(table.column("pixel_sha256").to_pylist(), numbers, strict=True))
     return known
+
+
+@lru_cache(maxsize=10_000)
+def _keys_of(path: Path) -> frozenset[str]:
+    """The pixel digests in a file, whose name stands for them; raises what reading it raises."""
+    return frozenset(pq.read_table(path, columns=["pixel_sha256"])["pixel_sha256"].to_pylist())

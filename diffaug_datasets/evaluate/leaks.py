@@ -19,7 +19,7 @@ from diffaug_datasets.core.identity import digest
 from diffaug_datasets.core.models import TINY, find_model
 from diffaug_datasets.evaluate.features import BATCH, ImageEncoder, default_folder, places_by_origin
 from diffaug_datasets.evaluate.seen import Known, Seen, SourceDataset, seen_by
-from diffaug_datasets.release.leakage import VERSION, Features, Lazily, Leak, Vectors, find_leaks
+from diffaug_datasets.release.leakage import VERSION, Features, Lazily, Leak, Looks, Vectors, find_leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,11 +90,12 @@ def leaks_of(
     dataset: SourceDataset | None = None,
     features: Features | None = None,
     cache: Path | None = None,
+    looks: Looks | None = None,
 ) -> Leaks:
     """Look for leaks in a loaded set, as `load` gives it, and in the cards of the models that judge it.
 
     `dataset`: the real one, see `seen.dataset_of`; without it no card is asked. `features`: see `leak_features`.
-    `cache`: the folder of features.
+    `cache`: the folder of features. `looks`: of test images, from sets before.
 
     Raises:
         RunError: the set holds no images, or the folder cannot be written.
@@ -111,7 +112,7 @@ def leaks_of(
     known = tuple(one for one in seen if one is not None)
     if test is None:
         return Leaks({}, {}, rows, (), known, 0)
-    found = {leak.source: leak for leak in reversed(_compared(made, test, features, cache))}
+    found = {leak.source: leak for leak in reversed(_compared(made, test, features, cache, looks))}
     exact = {name: leak for name, leak in found.items() if leak.grounds[0] in EXACT}
     near = {name: leak for name, leak in found.items() if name not in exact}
     held_out = set(test["pixel_sha256"])
@@ -140,7 +141,11 @@ def leak_features(encoder: ImageEncoder) -> Features | None:
 
 
 def _compared(
-    made: "datasets.Dataset", test: "datasets.Dataset", features: Features | None, cache: Path | None
+    made: "datasets.Dataset",
+    test: "datasets.Dataset",
+    features: Features | None,
+    cache: Path | None,
+    looks: Looks | None,
 ) -> tuple[Leak, ...]:
     """Every pair that a ground speaks for, by pixel digests; from disk where these images were compared before."""
     names = [list(dict.fromkeys(rows["pixel_sha256"])) for rows in (made, test)]
@@ -150,7 +155,7 @@ def _compared(
         known = Comparison.model_validate_json(path.read_text(encoding="utf-8"))
         if known.key == key:
             return known.leaks
-    comparison = Comparison(key=key, leaks=tuple(find_leaks(_encoded(made), _encoded(test), features)))
+    comparison = Comparison(key=key, leaks=tuple(find_leaks(_encoded(made), _encoded(test), features, looks)))
     write_text(path, comparison.model_dump_json(indent=1))
     return comparison.leaks
 
@@ -159,7 +164,7 @@ def _encoded(rows: "datasets.Dataset") -> Mapping[str, bytes]:
     """Pixel digest -> encoded bytes, read whenever they are asked for."""
     import datasets
 
-    undecoded = rows.cast_column("image", datasets.Image(decode=False))
+    undecoded = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
     places = {name: place for place, name in reversed(list(enumerate(rows["pixel_sha256"])))}
 
     def read(name: str) -> bytes:

@@ -11,6 +11,7 @@ from diffaug_datasets.evaluate.contest import PLANNED_CONTROLS, Contest, gather
 from diffaug_datasets.evaluate.frozen import Features
 from diffaug_datasets.evaluate.runs import Doing, PlannedRun, planned_control
 from diffaug_datasets.evaluate.suite import Bench, Network
+from diffaug_datasets.sources.real import SeenSources
 
 if TYPE_CHECKING:
     from diffaug_datasets.models.encoders import Encoder
@@ -91,13 +92,14 @@ def _not_there(
     trials = {run.trial for run in sets} - contest.trials
     cells = sum(cells_of_line(spec, len(encoders), run in sets) for run in waiting)
     cells += len(trials) * cells_of_draw(spec, encoders)
+    seen = SeenSources()
     for trial in trials:
         of_trial = [run for run in sets if run.trial == trial]
         recipe = of_trial[0].recipe
         methods = {run.recipe.method for run in of_trial}
         for control in PLANNED_CONTROLS:
             if control in spec.controls and control not in methods:
-                run = planned_control(control, recipe, folder, doing.runs, spec.affordable)
+                run = planned_control(control, recipe, folder, doing.runs, spec.affordable, seen)
                 if isinstance(run, PlannedRun):
                     cells += cells_of_line(spec, len(encoders), False)
                     waiting += [] if run.is_finished else [run.light()]

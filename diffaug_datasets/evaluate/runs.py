@@ -6,7 +6,7 @@ number of processes may work on one bench: shards and assembly of a run are shar
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -103,11 +103,13 @@ def check_recipes(spec: Bench) -> None:
             drawn_recipe(entry, spec, spec.draws[0])
 
 
-def planned_runs(spec: Bench, folder: Path, runs: Path = RUNS, *, one_stands_for_all: bool = False) -> Iterator[PlannedRun]:
+def planned_runs(
+    spec: Bench, folder: Path, runs: Path = RUNS, *, only_price: bool = False, seen: SeenSources | None = None
+) -> Iterator[PlannedRun]:
     """The runs of all config names and recipes, draw after draw; drawn and priced, nothing is written.
 
-    `one_stands_for_all`: where no run is finished yet, only the first draw of each is planned, and the others are said
-    to cost the same: for a price, since only plans tell which runs are there.
+    `only_price`: a run of whose name none is finished is not planned where another draw of it was: it costs the same.
+    `seen`: what plans before have opened and looked at.
 
     Raises:
         DiffAugError: a recipe that cannot be, or whose real images are missing.
@@ -115,18 +117,19 @@ def planned_runs(spec: Bench, folder: Path, runs: Path = RUNS, *, one_stands_for
     entries = [entry for entry in spec.sets if is_recipe(entry.set)]
     if not entries:
         return
-    known, seen = finished_runs(folder, runs), SeenSources()
+    known, seen = finished_runs(folder, runs), seen or SeenSources()
+    named = _names(known.values()) if only_price else set()
     first: dict[int, PlannedRun] = {}
     for trial in spec.draws:
         for number, entry in enumerate(entries):
             recipe = drawn_recipe(entry, spec, trial)
             if recipe is None:
                 continue
-            if number in first:
+            if number in first and _name(recipe) not in named:
                 yield replace(first[number], trial=trial, recipe=recipe)
                 continue
             planned = _planned(entry, trial, recipe, folder, known, seen)
-            if one_stands_for_all and not known:
+            if only_price and not planned.is_finished:
                 first[number] = planned.light()
             yield planned
 
@@ -141,7 +144,9 @@ def drawn_recipe(entry: Entry, spec: Bench, trial: int) -> Recipe | None:
     return recipe.model_copy(update={"protocol": replace(protocol, trial_seed=trial).name, "seed": seed})
 
 
-def planned_control(control: Control, first: Recipe, folder: Path, runs: Path, affordable: float) -> PlannedRun | str:
+def planned_control(
+    control: Control, first: Recipe, folder: Path, runs: Path, affordable: float, seen: SeenSources | None = None
+) -> PlannedRun | str:
     """A run of a control's method beside a run: the same images, the same number of synthetic ones, the same sampler.
 
     A text says why there is none: no real images here, no pool, or more seconds than `affordable`.
@@ -153,7 +158,7 @@ def planned_control(control: Control, first: Recipe, folder: Path, runs: Path, a
         pool = recipe.method_config.requirements.pool
         if pool and not _is_here(pool):
             return f"its pool {pool} is not on this machine"
-        planned = _planned(Entry(set=control, name=control), 0, recipe, folder, finished_runs(folder, runs))
+        planned = _planned(Entry(set=control, name=control), 0, recipe, folder, finished_runs(folder, runs), seen)
     except DiffAugError as error:
         return str(error).rstrip(".")
     seconds = planned.price.seconds_cpu
@@ -199,6 +204,15 @@ def finished_runs(folder: Path, runs: Path) -> Mapping[str, Path]:
         except (OSError, ValueError):
             continue
     return known
+
+
+def _name(recipe: Recipe) -> str:
+    return config_name(recipe.builder, recipe.protocol, recipe.method, recipe.name)
+
+
+def _names(folders: Iterable[Path]) -> set[str]:
+    """Config names of finished runs."""
+    return {Assembled.model_validate_json((place / "run.json").read_text("utf-8")).name for place in folders}
 
 
 def _planned(

@@ -5,7 +5,7 @@ data/<config>/<plan id>/{train,test}-00000-of-00005.arrow  provenance.parquet  r
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Literal

@@ -11,7 +11,7 @@ other grounds remain.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from diffaug_datasets.core.images import decode_image, perceptual_hash, pixel_sha256, source_id
+from diffaug_datasets.core.memory import ByteCache
 
 VERSION = 2
 FREQUENCIES = 16  # along each axis: a hash of 256 bits
@@ -31,6 +32,7 @@ COARSE, FINE = 20, 32  # sides in pixels of the grey images that are laid over e
 SAME, ALIGNED = 0.995, 0.99  # correlations from which whole images and aligned crops are copies
 PAIRS, VIEWS_AT_ONCE = 3, 100
 SCALES, PLACES = (0.9, 0.8), (0.0, 0.5, 1.0)
+LOOKS_BYTES = 256 << 20
 Value = TypeVar("Value", covariant=True)
 Encoded = Mapping[str, bytes]
 Pictures = Mapping[str, Image.Image]
@@ -70,24 +72,65 @@ class Crop(NamedTuple):
 CROPS = (Crop(1.0, 0.0, 0.0), *(Crop(s, x, y) for s in SCALES for x in PLACES for y in PLACES))
 
 
-def find_leaks(sources: Encoded, test: Encoded, features: Features | None = None) -> list[Leak]:
+class Looks:
+    """What test images look like, kept from one comparison to the next; of more than `most` bytes the last used ones.
+
+    An image is known by its encoded bytes, so any sets may share one. Not for several threads at once.
+    """
+
+    def __init__(self, most: int = LOOKS_BYTES) -> None:
+        self._data = b""
+        self._known: ByteCache[tuple[str, str], Vectors] = ByteCache(self._look, lambda look: look.nbytes, most)
+
+    def pixels(self, data: bytes) -> str:
+        """The digest of its pixels."""
+        return self._of("pixels", data).tobytes().hex()
+
+    def views(self, data: bytes) -> Vectors:
+        """Its crops, as they are and mirrored [v d]."""
+        return self._of("views", data)
+
+    def hash(self, data: bytes) -> Vectors:
+        """The bits of its perceptual hash as a vector [d] of unit norm."""
+        return self._of("hash", data)
+
+    def _of(self, kind: str, data: bytes) -> Vectors:
+        self._data = data
+        return self._known((kind, source_id(data)))
+
+    def _look(self, key: tuple[str, str]) -> Vectors:
+        kind, image = key
+        picture = decode_image(self._data, image[:12])
+        if kind == "pixels":
+            return np.frombuffer(bytes.fromhex(pixel_sha256(picture)), dtype=np.float32)
+        return np.stack(list(_views(picture))) if kind == "views" else _signs(picture)
+
+
+def find_leaks(
+    sources: Encoded, test: Encoded, features: Features | None = None, looks: Looks | None = None
+) -> list[Leak]:
     """Every pair of a source and a test image (id -> encoded bytes) that a ground speaks for, in the sources' order.
 
-    Without `features` no encoder is asked. A source that is a test image exactly is compared no further.
+    Without `features` no encoder is asked. A source that is a test image exactly is compared no further. `looks`: of
+    test images, from comparisons before.
 
     Raises:
         SourceError: an image cannot be read.
     """
-    signs = list(_same_bytes_or_pixels(sources, test))
+    looks = looks or Looks(0)
+    signs = list(_same_bytes_or_pixels(sources, test, looks))
     known = {sign.source for sign in signs}
     rest = Lazily((name for name in sources if name not in known), lambda name: decode_image(sources[name], name[:12]))
     originals = Lazily(test, lambda name: decode_image(test[name], name[:12]))
     if rest and originals:
-        for copy in find_copies(rest, originals):
+        for copy in find_copies(rest, originals, lambda name: looks.views(test[name])):
             how = "mirrored copy" if copy.mirrored else "near copy"
             signs.append(Sign(copy.source, copy.original, f"{how}, correlation {copy.correlation:.4f}"))
-        signs += _near_hashes(rest, originals)
-        for source, other, cosine in _nearest(rest, originals, features) if features else ():
+        signs += _near_hashes(rest, [looks.hash(data) for data in test.values()], list(test))
+        pool = features(originals.values()) if features else None
+        for source, other, cosine in (
+            _nearest(rest, list(test), pool, features) if features and pool is not None else ()
+        ):
             if cosine >= COSINE:
                 signs.append(Sign(source, other, f"embedding, cosine {cosine:.4f}"))
     grounds: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -115,10 +158,10 @@ class Lazily(Mapping[str, Value]):
         return len(self._keys)
 
 
-def _same_bytes_or_pixels(sources: Encoded, test: Encoded) -> Iterator[Sign]:
+def _same_bytes_or_pixels(sources: Encoded, test: Encoded, looks: Looks) -> Iterator[Sign]:
     bytes_of, pixels_of = {}, {}
     for name, data in test.items():
-        bytes_of[source_id(data)] = pixels_of[_pixels(data, name)] = name
+        bytes_of[source_id(data)] = pixels_of[looks.pixels(data)] = name
     for name, data in sources.items():
         if other := bytes_of.get(source_id(data)):
             yield Sign(name, other, "same bytes")
@@ -130,23 +173,29 @@ def _pixels(data: bytes, name: str) -> str:
     return pixel_sha256(decode_image(data, name[:12]))
 
 
-def _near_hashes(sources: Pictures, originals: Pictures) -> Iterator[Sign]:
+def _signs(picture: Image.Image) -> Vector:
+    """The hash as a vector of unit norm, so that the cosine of two counts the bits that differ."""
+    bits = perceptual_hash(picture, FREQUENCIES)
+    return np.where(bits, 1 / FREQUENCIES, -1 / FREQUENCIES).astype(np.float32)
+
+
+def _near_hashes(sources: Pictures, pool: Sequence[Vector], names: Sequence[str]) -> Iterator[Sign]:
     count = FREQUENCIES**2
 
     def signs(images: Iterable[Image.Image]) -> Vectors:
-        """The hashes as vectors of unit norm, so that their cosine counts the bits that differ."""
-        bits = np.stack([perceptual_hash(image, FREQUENCIES) for image in images])
-        return np.where(bits, 1 / FREQUENCIES, -1 / FREQUENCIES).astype(np.float32)
+        return np.stack([_signs(image) for image in images])
 
-    for source, other, cosine in _nearest(sources, originals, signs):
+    for source, other, cosine in _nearest(sources, names, np.stack(pool), signs):
         different = round((1 - cosine) * count / 2)
         if different <= DIFFERENT_BITS:
             yield Sign(source, other, f"perceptual hash, {different} of {count} bits differ")
 
 
-def _nearest(sources: Pictures, originals: Pictures, vectors: Features) -> Iterator[tuple[str, str, float]]:
-    """(source, nearest original, their cosine) for each source, as it is or mirrored."""
-    names, pool, waiting = list(originals), vectors(originals.values()), iter(sources)
+def _nearest(
+    sources: Pictures, names: Sequence[str], pool: Vectors, vectors: Features
+) -> Iterator[tuple[str, str, float]]:
+    """(source, nearest original, their cosine) for each source, as it is or mirrored; `pool`: the originals' [n d]."""
+    waiting = iter(sources)
     while block := list(islice(waiting, SOURCES_AT_ONCE)):
         pictures = (sources[name] for name in block)
         both_ways = (way for picture in pictures for way in (picture, ImageOps.mirror(picture)))
@@ -176,10 +225,16 @@ class Pair:
     crop: Crop
 
 
-def find_copies(sources: Pictures, originals: Pictures) -> Iterator[Copy]:
-    """For each source that shows one of the originals, the one most like it; neither may be empty."""
+def find_copies(
+    sources: Pictures, originals: Pictures, views_of: Callable[[str], Vectors] | None = None
+) -> Iterator[Copy]:
+    """For each source that shows one of the originals, the one most like it; neither may be empty.
+
+    `views_of`: the views of an original by its name, where they are known from before.
+    """
     names = list(originals)
-    for name, pairs in zip(sources, _most_alike(sources, originals), strict=True):
+    known = views_of or (lambda name: np.stack(list(_views(originals[name]))))
+    for name, pairs in zip(sources, _most_alike(sources, names, known), strict=True):
         fine, copies = _vector(sources[name], CROPS[0], FINE), []
         for pair in pairs:
             original = originals[names[pair.place]]
@@ -191,14 +246,14 @@ def find_copies(sources: Pictures, originals: Pictures) -> Iterator[Copy]:
             yield max(copies, key=lambda copy: copy.correlation)
 
 
-def _most_alike(sources: Pictures, originals: Pictures) -> list[list[Pair]]:
+def _most_alike(sources: Pictures, originals: Sequence[str], views_of: Callable[[str], Vectors]) -> list[list[Pair]]:
     """Of every source the few originals most like it, compared in blocks of sources and of originals."""
     rows = np.stack([_vector(picture, CROPS[0], COARSE) for picture in sources.values()])
     likeness = np.full((len(rows), PAIRS), -np.inf, dtype=np.float32)
     seen = np.zeros((len(rows), PAIRS), dtype=np.int64)  # number of the original, times its views, plus the view
-    pictures, begin, views_each = iter(originals.values()), 0, 2 * len(CROPS)
+    begin, views_each = 0, 2 * len(CROPS)
     while begin < len(originals):
-        views = np.stack([view for picture in islice(pictures, VIEWS_AT_ONCE) for view in _views(picture)])
+        views = np.concatenate([views_of(name) for name in originals[begin : begin + VIEWS_AT_ONCE]])
         for first in range(0, len(rows), SOURCES_AT_ONCE):
             part = slice(first, first + SOURCES_AT_ONCE)
             table = (rows[part] @ views.T).reshape(len(rows[part]), -1, views_each)

@@ -149,9 +149,7 @@ class ArrowFile:
     schema_digest: str
 
 
-def write_arrow(
-    path: Path, rows: Iterable[Row], class_names: Sequence[str], own: Sequence[str] = ()
-) -> ArrowFile:
+def write_arrow(path: Path, rows: Iterable[Row], class_names: Sequence[str], own: Sequence[str] = ()) -> ArrowFile:
     """Write rows, taken one by one, as one Arrow stream, atomically; `own`: the dataset's own columns.
 
     Raises:

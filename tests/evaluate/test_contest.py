@@ -316,7 +316,12 @@ def test_places_of_test_images_are_groups(use, tmp_path: Path, encoder: Encoder)
     answer = bench(bench_of(["a"]), [encoder], tmp_path, cache=tmp_path / "cache")
     groups = by_group(answer, ("place",))
     sizes = {name: len(part.results[0].correct) for name, part in groups.items()}
+    worst = sizes.pop("worst group")
     assert sizes == {"class 0 at land": 15, "class 0 at water": 5, "class 1 at land": 15, "class 1 at water": 5}
+    assert worst in sizes.values()
+    for whole, part in zip(answer.results, groups["worst group"].results, strict=True):
+        right = whole.table.to_pandas().assign(right=whole.correct).groupby(["label", "place"])["right"].mean()
+        assert whole.receipt.cell == part.receipt.cell and part.receipt.accuracy == right.min() == part.correct.mean()
 
 
 def find(answer: Answer, key: str):

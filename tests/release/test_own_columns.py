@@ -64,7 +64,9 @@ def shelf(birds: Path, run: Run) -> Path:
 def stated(run: Run) -> dict[str, tuple[str, str]]:
     """sha256 of every training image -> its kind and place, by the table of the dataset."""
     rows = real.read_real("waterbirds", run.recipe.source, partial=True).train.sources
-    return {one.id: ("water bird" if one.label else "land bird", "water" if "/3" in one.key else "land") for one in rows}
+    return {
+        one.id: ("water bird" if one.label else "land bird", "water" if "/3" in one.key else "land") for one in rows
+    }
 
 
 def test_real_and_made_rows_have_them(run: Run) -> None:
