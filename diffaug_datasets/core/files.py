@@ -10,6 +10,7 @@ gigabytes), tags, several documents and deep nesting are refused, with their lin
 """
 
 import codecs
+import difflib
 import hashlib
 import os
 import re
@@ -303,3 +304,15 @@ def _check_key(event: Any, keys: dict[str, int], line: int) -> None:
     if name in keys:
         raise ValueError(f"line {line} has the key {name!r}, which line {keys[name]} has too; keep one of them")
     keys[name] = line
+
+
+def mistyped_folder(text: str) -> str:
+    """The folder here that a text such as `runs/mnie` seems to mean; '' where nothing is near it, or it is there.
+
+    For a place that could be a name of the Hub too, before the Hub is asked.
+    """
+    place = Path(text)
+    if place.is_absolute() or not 1 <= len(place.parts) <= 2 or place.exists() or not place.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(place.name, [path.name for path in place.parent.iterdir() if path.is_dir()], n=1)
+    return str(place.parent / near[0]) if near else ""

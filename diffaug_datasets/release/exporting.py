@@ -133,8 +133,6 @@ def _identity(where: str | Path, config: str | None, revision: str | None) -> tu
     if (Path(where) / "plan.json").is_file():
         plan = Run.open(where).plan
         return plan.header.name, plan.id
-    if not Path(where).exists() and "://" not in str(where) and str(where).count("/") != 1:
-        raise RunError(f"{where}: no such folder, expected a run folder, org/name on the Hub, or an address.")
     release = Repository.open(str(where), revision).release(config)
     return config or release.name, release.plan_id
 

@@ -4,6 +4,7 @@ A gate says in one sentence why a run may not go out, and how to pass it on one'
 the real images with those of the test split; what it finds is kept in the run folder.
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -252,11 +253,16 @@ class UploadPreview:
     card: str
 
 
-def publish(run: Run, target: str, options: PublishOptions | None = None, retry: Retry | None = None) -> Published:
+def publish(
+    run: Run | str | os.PathLike[str],
+    target: str,
+    options: PublishOptions | None = None,
+    retry: Retry | None = None,
+) -> Published:
     """Publish a finished run: shards, provenance, recipe, plan and card. What is there already is not sent again.
 
     Args:
-        run: the finished run.
+        run: the finished run, or its folder.
         target: `org/name` on the Hub, or any fsspec address such as `s3://bucket/name` or `file:///folder`.
         options: how it goes out; the default is Arrow shards with all that the licences allow.
         retry: how often a step on the Hub is tried, and how long is waited in between.
@@ -276,7 +282,7 @@ def publish(run: Run, target: str, options: PublishOptions | None = None, retry:
     >>> published.folder == f"data/fashion_5shot_txt2img/{run.plan.id[:16]}"
     True
     """
-    options = options or PublishOptions()
+    options, run = options or PublishOptions(), run if isinstance(run, Run) else Run.open(Path(run))
     place = open_target(target, options, retry)
     with _gathered(run, options) as (release_contents, gates):
         refuse(gates)

@@ -31,7 +31,7 @@ from diffaug_datasets.release.layout import (
     difference_of_form,
 )
 from diffaug_datasets.release.provenance import ProvenanceRow
-from diffaug_datasets.release.repository import Repository, local_path
+from diffaug_datasets.release.repository import Repository, check_hub_name, local_path
 from diffaug_datasets.run.assembly import finished
 from diffaug_datasets.run.shards import arrow_schema, arrow_type, read_stream, write_stream
 from diffaug_datasets.run.store import Run
@@ -110,10 +110,7 @@ def _check_is_place(where: str | Path) -> None:
         raise PublishError(
             f"{where}: is no run folder (no plan.json) and no published set (no README.md); `diffaug plan` makes a run."
         )
-    if path.exists() or str(where).count("/") != 1:
-        raise PublishError(
-            f"{where}: no such folder, expected a run folder, a published set (org/name on the Hub) or an address."
-        )
+    check_hub_name(str(where))
 
 
 def _load_run(run: Run, split: str, augmented_only: bool, check: bool) -> "datasets.Dataset":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from diffaug_datasets.core.errors import LOCAL, PublishError, one_line, shown, without_secrets
-from diffaug_datasets.core.files import FileDigest, read_text, sha256_file
+from diffaug_datasets.core.files import FileDigest, mistyped_folder, read_text, sha256_file
 from diffaug_datasets.core.sources import check_key
 from diffaug_datasets.release.layout import (
     PROVENANCE,
@@ -24,6 +24,7 @@ from diffaug_datasets.release.layout import (
     read_release,
     split_card,
 )
+from diffaug_datasets.run.store import RUNS
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -56,9 +57,14 @@ class Repository:
 
     @classmethod
     def open(cls, where: str, revision: str | None = None, token: str | bool | None = None) -> "Repository":
-        """`org/name`, a folder, or an address with `://`."""
+        """`org/name`, a folder, or an address with `://`.
+
+        Raises:
+            PublishError: it cannot be one of these, or looks like a folder here whose name was mistyped.
+        """
         if (path := local_path(where)) is None or where.startswith(LOCAL) or path.is_dir():
             return cls(shown(where), AddressFiles(where))
+        check_hub_name(where)
         return cls(where, HubFiles(where, revision, token))
 
     @cached_property
@@ -242,6 +248,20 @@ class AddressFiles:
 def _copies() -> "tempfile.TemporaryDirectory[str]":
     """The folder of copied files, which goes with this process."""
     return tempfile.TemporaryDirectory(prefix="diffaug-")
+
+
+def check_hub_name(where: str) -> None:
+    """Refuse, before the Hub is asked, what is no name there, or looks like a folder here that was mistyped.
+
+    Raises:
+        PublishError: says what is expected.
+    """
+    meant = mistyped_folder(where)
+    if meant or where.count("/") != 1 or Path(where).exists() or where.startswith(f"{RUNS}/"):
+        hint = f"; did you mean {meant}?" if meant else "."
+        raise PublishError(
+            f"{where}: no such folder, expected a run folder, a published set (org/name on the Hub) or an address{hint}"
+        )
 
 
 def local_path(address: str) -> Path | None:

@@ -22,6 +22,7 @@ from types import MappingProxyType, ModuleType
 
 from diffaug_datasets.core import memory
 from diffaug_datasets.core.errors import RecipeError, SourceError, few, shown_name
+from diffaug_datasets.core.files import mistyped_folder
 from diffaug_datasets.core.images import BadImage, check_image, has_long_text, pixels_of, reading_bytes, source_id
 from diffaug_datasets.core.licences import LICENCES
 from diffaug_datasets.core.models import local_path, place_of
@@ -445,6 +446,8 @@ def _open(module: ModuleType, facts: BuilderFacts, wanted: _Wanted) -> _Opened:
     hub = f"a Hub id such as {facts.hub_id}" if facts.hub_id else "the Hub id of such a dataset (org/name)"
     table = ", a table of paths and labels (.csv)" if facts.name == OWN_IMAGES else ""
     ways = f"a folder with {facts.title} in its own layout or as class folders{table}, or {hub}"
+    if meant := mistyped_folder(text):
+        raise SourceError(f"{facts.name}: got {text!r}, where no folder is; did you mean {meant!r}?")
     if match := DATASET_ID.fullmatch(text):
         images = hub_images(facts, match["name"], match["revision"], choice, ways)
         where = f"{match['name']} on the Hub"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffaug_datasets.core.errors import DiffAugError, RunError
+from diffaug_datasets.core.errors import DiffAugError, PublishError, RunError
 from diffaug_datasets.core.images import source_id, xmp_identifier
 from diffaug_datasets.release import exporting as module
 from diffaug_datasets.release.exporting import FORMS, ExportRow, Form, export, safe_names
@@ -69,6 +69,53 @@ def test_datasets_reads_class_folders(finished: Run, tmp_path: Path) -> None:
     for row in loaded["train"]:
         assert row["label"] == finished.plan.header.class_names[known[row["row_id"]]["label"]]
         assert row["class_id"] == known[row["row_id"]]["label"]
+
+
+# What the documentation of each says that it takes for an image.
+TORCHVISION = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+KERAS = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+
+
+def by_class_folders(folder: Path, kinds: tuple[str, ...]) -> tuple[list[str], list[tuple[Path, int]]]:
+    """Classes and (file, class id) as `torchvision.datasets.ImageFolder` and Keras document their layout.
+
+    One folder per class, classes by the order of their names, files of other kinds and files beside the folders passed
+    over. Neither torchvision nor TensorFlow or grain, on which Keras rests here, is a package that tests have.
+    """
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    files = [(f, i) for i, name in enumerate(classes) for f in sorted((folder / name).rglob("*")) if f.is_file()]
+    return classes, [(file, label) for file, label in files if file.suffix.lower() in kinds]
+
+
+@pytest.mark.parametrize("kinds", [TORCHVISION, KERAS])
+def test_class_folders_are_those_of_torchvision_and_keras(
+    with_test: Run, tmp_path: Path, kinds: tuple[str, ...]
+) -> None:
+    done = export(with_test.folder, tmp_path / "out")
+    for split in ("train", "test"):
+        with (tmp_path / "out" / split / "metadata.csv").open(encoding="utf-8", newline="") as file:
+            rows = {row["file_name"]: row for row in csv.DictReader(file)}
+        classes, found = by_class_folders(tmp_path / "out" / split, kinds)
+        assert classes == sorted(done.class_folders.values())
+        assert {str(path.relative_to(tmp_path / "out" / split)) for path, _ in found} == set(rows)
+        names = {folder: name for name, folder in done.class_folders.items()}
+        for path, label in found:
+            assert names[classes[label]] == rows[str(path.relative_to(tmp_path / "out" / split))]["label"]
+            with Image.open(path) as picture:
+                assert picture.size[0] > 0
+
+
+@pytest.mark.full
+def test_keras_reads_class_folders(with_test: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("grain", reason="without TensorFlow, Keras reads folders by grain, which is not installed here")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    import keras
+
+    export(with_test.folder, tmp_path / "out")
+    train = tmp_path / "out" / "train"
+    read = keras.utils.image_dataset_from_directory(train, image_size=(32, 32), format="grain", shuffle=False)
+    labels = [int(label) for _, batch in read for label in batch]
+    assert labels == [label for _, label in by_class_folders(train, KERAS)[1]]
 
 
 def test_splits_stay_apart_whatever_their_columns_lack(tmp_path: Path, with_test: Run) -> None:
@@ -191,7 +238,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(finished: Run, other_p
 
 def test_what_cannot_be_exported_is_told_in_a_sentence(copied: Callable[[], Run], tmp_path: Path) -> None:
     run = copied()
-    with pytest.raises(RunError, match="no such folder, expected a run folder, org/name"):
+    with pytest.raises(PublishError, match="no such folder, expected a run folder, a published set"):
         export(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(RunError, match=r"--as: got 'zip', expected one of imagefolder, webdataset, parquet, csv\."):
         export(run.folder, tmp_path / "out", "zip")  # type: ignore[arg-type]

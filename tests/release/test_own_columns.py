@@ -57,7 +57,7 @@ def run(birds: Path) -> Run:
 @pytest.fixture(scope="module")
 def shelf(birds: Path, run: Run) -> Path:
     place = birds.parent / "shelf"
-    publish(run, place.as_uri(), PublishOptions(with_rights=True))
+    publish(str(run.folder), place.as_uri(), PublishOptions(with_rights=True))
     return place
 
 

@@ -9,10 +9,13 @@ import pytest
 from command_line import Command
 
 from diffaug_datasets import load
-from diffaug_datasets.core.errors import DiffAugError, PublishError, RunError
+from diffaug_datasets.core.errors import DiffAugError, PublishError, RunError, SourceError
+from diffaug_datasets.release.exporting import export
 from diffaug_datasets.release.publishing import publish
-from diffaug_datasets.release.repository import Repository
+from diffaug_datasets.release.repository import HubFiles, Repository
+from diffaug_datasets.release.verify import verify
 from diffaug_datasets.run.store import Run
+from diffaug_datasets.sources.real import read_real
 
 NAMES = (
     "../up",
@@ -103,3 +106,21 @@ def test_a_receipt_names_files_of_its_own_folder_alone(copied: Callable[[], Run]
         if name not in ("con", "NUL.arrow", "a."):  # plain on every system that this runs on
             assert run.receipt("synthetic-00000") is None, name
         assert not run.intact("synthetic-00000")
+
+
+@pytest.mark.parametrize("where", ["runs/mnie", "birds", "a/b/c", "shelf/brids"])
+def test_the_hub_is_not_asked_for_a_folder_that_was_mistyped(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("runs/mine", "shelf/birds"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HubFiles, "local", lambda *_: pytest.fail("the Hub was asked"))
+    meant = {"runs/mnie": "; did you mean runs/mine?", "shelf/brids": "; did you mean shelf/birds?"}.get(where, ".")
+    for asked in (load, verify, lambda place: export(place, tmp_path / "out")):
+        with pytest.raises(PublishError) as refused:
+            asked(where)
+        expected = "no such folder, expected a run folder, a published set (org/name on the Hub) or an address"
+        assert str(refused.value) == f"{where}: {expected}{meant}"
+    with pytest.raises(SourceError, match=r"^imagefolder: got 'shelf/brids', .*; did you mean 'shelf/birds'\?$"):
+        read_real("imagefolder", "shelf/brids")
