@@ -107,6 +107,42 @@ def run_python(folder: Path, code: str) -> str:
     return done.stdout
 
 
+def pets(folder: Path) -> None:
+    """The photographs of the page: three of each class to train with, two to test with."""
+    for number, (split, name, place) in enumerate(
+        (split, name, place)
+        for split, count in (("train", 3), ("test", 2))
+        for name in ("golden_retriever", "tabby_cat")
+        for place in range(count)
+    ):
+        path = folder / "pets" / split / name / f"{place}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((48, 40), 41 + number).convert("RGB").save(path)
+
+
+def test_the_short_way_says_what_the_page_says(
+    diffaug: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for start in ("$ diffaug new", "$ diffaug run"):
+        [block] = [text for text in blocks(PHOTOS, "text") if text.startswith(start)]
+        command, *lines = block.splitlines()
+        said = diffaug(*command.split()[2:])
+        assert said.code == 0, said
+        assert [plain(line) for line in said.out.splitlines() if "images/s" not in line] == [
+            plain(line) for line in lines
+        ], said
+
+
+@pytest.mark.full
+def test_one_call_gives_what_the_page_says(tmp_path: Path) -> None:
+    pets(tmp_path)
+    [block] = [text for text in blocks(TRAIN, "py") if "augment(" in text]
+    [said] = blocks(TRAIN, "text")
+    assert run_python(tmp_path, block) == said
+
+
 def test_own_photographs_are_planned_as_the_page_says(
     diffaug: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,11 +12,13 @@ from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.evaluate import contest as contests
 from diffaug_datasets.evaluate import draws as drawing
+from diffaug_datasets.evaluate import runs
 from diffaug_datasets.evaluate.bench import Answer, bench
 from diffaug_datasets.evaluate.contest import gather
 from diffaug_datasets.evaluate.draws import Draw, Images, Labelled, read_set
 from diffaug_datasets.evaluate.groups import by_group
 from diffaug_datasets.evaluate.making import Making
+from diffaug_datasets.evaluate.outlook import outlook
 from diffaug_datasets.evaluate.runs import Doing, is_recipe, made, planned_control, planned_runs
 from diffaug_datasets.evaluate.spare import not_at_hand, spare_images
 from diffaug_datasets.evaluate.suite import Bench
@@ -368,3 +370,17 @@ def test_a_finished_run_of_the_same_plan_is_used_again(tmp_path: Path) -> None:
     other = bench_of(["fashion_5shot_txt2img"], draws=[1], changes=SHORT)
     (next_draw,) = planned_runs(other, tmp_path / "second", tmp_path / "first" / "runs")
     assert next_draw.folder.parent == tmp_path / "second" / "runs"
+
+
+def test_a_dry_run_plans_each_set_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned, real = [], runs.price_plan
+
+    def price_plan(recipe: Recipe, **options):
+        planned.append(recipe.protocol)
+        return real(recipe, **options)
+
+    monkeypatch.setattr(runs, "price_plan", price_plan)
+    sets = ["fashion_5shot_txt2img", "fashion_5shot_img2img"]
+    spec = Bench.from_dict({"sets": sets, "draws": 4, "changes": {"per_class": 1}, "controls": ["real"]})
+    found = outlook(spec, [], tmp_path, Doing(runs=tmp_path / "none"))
+    assert (planned, found.runs, found.draws, found.images) == (["5shot"] * 2, 8, 4, 80)

@@ -19,7 +19,7 @@ from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.models.encoders import Encoder
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.leakage import Features, Leak, find_leaks
+from diffaug_datasets.release.leakage import Features, Leak, Looks, find_leaks
 from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import RealSet, read_real
@@ -184,3 +184,14 @@ assert "torch" not in sys.modules
     card = (tmp_path / "shelf" / "README.md").read_text(encoding="utf-8")
     assert "None of them shows one of the 1000 test images" in card
     assert "embeddings of the encoder" not in card
+
+
+@pytest.mark.parametrize("most", [0, 1 << 14, 1 << 28])
+def test_what_is_kept_of_test_images_changes_no_answer(fashion: RealSet, most: int) -> None:
+    first, second = test_images(fashion, 100), dict(list(test_images(fashion, 90).items())[::-1])
+    pictures = [decode_image(data) for data in first.values()]
+    sources = {f"{i:016d}": mirrored_crop(picture) for i, picture in enumerate(pictures[:3])}
+    sources["same"] = next(iter(second.values()))
+    looks = Looks(most)
+    for test in (first, second, first):
+        assert find_leaks(sources, test, looks=looks) == find_leaks(sources, test) != []
