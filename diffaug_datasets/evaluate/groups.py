@@ -87,14 +87,17 @@ def _worst(groups: Sequence[Sequence[Result]]) -> list[Result]:
     """Of every line and draw its results in the group where it is least often right, over its initialisations."""
     found: dict[tuple[str, ...], list[list[Result]]] = {}
     for part in groups:
-        by_line: dict[tuple[str, ...], list[Result]] = {}
+        of_lines: dict[tuple[str, ...], list[Result]] = {}
         for result in part:
-            cell = result.receipt.cell
-            key = (cell.draw, cell.line, cell.encoder, cell.classifier, cell.setting)
-            by_line.setdefault(key, []).append(result)
-        for key, results in by_line.items():
-            found.setdefault(key, []).append(results)
+            of_lines.setdefault(_line(result), []).append(result)
+        for line, results in of_lines.items():
+            found.setdefault(line, []).append(results)
     return [one for several in found.values() for one in min(several, key=_accuracy)]
+
+
+def _line(result: Result) -> tuple[str, ...]:
+    cell = result.receipt.cell
+    return cell.draw, cell.line, cell.encoder, cell.classifier, cell.setting
 
 
 def _accuracy(results: Sequence[Result]) -> float:
