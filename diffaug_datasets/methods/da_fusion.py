@@ -58,6 +58,7 @@ class Config(_editing.Editing):
     strengths: _editing.Strengths = Field(default=(0.25, 0.5, 0.75, 1.0), description="drawn uniformly for every row")
     sampler: Sampler = Field(default="plms", description="PLMS (PNDM), DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=2, le=999)
+    sources: _editing.Sources = "drawn"
 
     @model_validator(mode="after")
     def _some_step(self) -> "Config":
@@ -66,18 +67,20 @@ class Config(_editing.Editing):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows per class that has images, each from one of them, uniformly."""
+    """`spec.count` rows per class that has images, each from one of them, drawn or in turn."""
     groups = table.by_class()
     rows: list[PlanRow] = []
     for label, count in counts(table, spec):
         prompt = cfg.concepts.prompt(label, table.metaclass)
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
-            columns = own_source(key, groups[label]) | cfg.steps(key.choice("strength", cfg.strengths))
-            rows.append(new_row(VERSION, key, spec, prompt=prompt, **columns))
+            steps = cfg.steps(key.choice("strength", cfg.strengths)) | cfg.drawn(key)
+            source = own_source(key, groups[label], cfg.sources)
+            rows.append(new_row(VERSION, key, spec, prompt=prompt, **source, **steps))
     tokens = fits(cfg, table, spec, rows)[-1].name
     return (row.model_copy(update={"adapters": (tokens,)}) for row in rows)
 

@@ -38,6 +38,7 @@ class Config(_editing.FromSource):
 
     strength: float = Field(default=0.7, gt=0, le=1, description="share of the schedule: 0.3 is -L, 0.7 is -H")
     prompt: _editing.SynonymPrompt = "a photo of a {name} {metaclass}"
+    sources: _editing.Sources = "drawn"
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
 
     @model_validator(mode="after")
@@ -47,14 +48,15 @@ class Config(_editing.FromSource):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows per class that has images, each from one of them, uniformly."""
+    """`spec.count` rows per class that has images, each from one of them, drawn or in turn."""
     groups = table.by_class()
     for label, count in counts(table, spec):
         prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass, table.class_names[label])
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
-            columns = own_source(key, groups[label]) | cfg.steps(cfg.strength)
+            columns = own_source(key, groups[label], cfg.sources) | cfg.steps(cfg.strength) | cfg.drawn(key)
             yield new_row(VERSION, key, spec, prompt=prompt, **columns)

@@ -39,6 +39,7 @@ class Config(_editing.Editing):
 
     strength: float = Field(default=0.1, gt=0, le=1, description="share of the schedule; t* / 100 in the paper's terms")
     prompt: _editing.ClassPrompt = "a photo of a {name} {metaclass}"
+    sources: _editing.Sources = "drawn"
 
     @model_validator(mode="after")
     def _some_step(self) -> "Config":
@@ -47,14 +48,15 @@ class Config(_editing.Editing):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows per class that has images, each from one of them, uniformly."""
+    """`spec.count` rows per class that has images, each from one of them, drawn or in turn."""
     groups = table.by_class()
     for label, count in counts(table, spec):
         prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
-            columns = own_source(key, groups[label]) | cfg.steps(cfg.strength)
+            columns = own_source(key, groups[label], cfg.sources) | cfg.steps(cfg.strength) | cfg.drawn(key)
             yield new_row(VERSION, key, spec, prompt=prompt, **columns)

@@ -60,6 +60,7 @@ class Config(Mixing):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
@@ -82,7 +83,8 @@ def mixed(cfg: Mixing, key: RowKey, pools: Sequence[Sequence[Source]]) -> dict[s
     source = key.choice("source", key.choice("source_class", pools))
     strength = key.choice("strength", cfg.strengths)
     weights = diff_mix_label(source.label, key.class_id, strength, cfg.gamma, cfg.soft_scaler)
-    return {**_editing.source_columns(source), **cfg.steps(strength), "soft_label": SoftLabel.mixed(weights)}
+    columns = {**_editing.source_columns(source), **cfg.steps(strength), **cfg.drawn(key)}
+    return {**columns, "soft_label": SoftLabel.mixed(weights)}
 
 
 def diff_mix_label(

@@ -9,9 +9,9 @@ seed and i. Several processes may share every batch. While it runs, a few classe
 (`Previews`); nothing but the report reads them, and training ends at the same bits without.
 
 Image embeddings minimise E || eps - eps_theta(z_t, t, c_j) ||^2 over c_j [s d] alone, for every image j of a group
-(Diffusion Inversion, arXiv 2305.15316, stage 1). They follow the authors' code in start, optimiser and rate, and depart
-from it: an image that a step does not show is not touched by that step (theirs decays and drifts on), latents are the
-posterior's mode, and training resumes exactly.
+(Diffusion Inversion, arXiv 2305.15316, stage 1). They follow the authors' code in optimiser and rate, with `start` and
+`order` in those too, and depart from it: an image that a step does not show is not touched by that step (theirs decays
+and drifts on), latents are the posterior's mode, and training resumes exactly.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ FEWEST_LOOKS, MOST_LOOKS = 3, 12
 PREVIEW_CLASSES, PREVIEW_STEPS, PREVIEW_SCALE, PREVIEW_SIDE = 4, 10, 7.5, 256
 # A training step costs about three evaluations per image; pictures may cost a twentieth of them.
 TRAINING_COST, PREVIEW_SHARE = 3, 20
-START_RANGE = 0.1  # a linear map without bias from 100 one-hot inputs starts uniform within 1 / sqrt(100)
+START_RANGE = 0.1  # as for the usual 100 images: a linear map without bias from n one-hot inputs has 1 / sqrt(n)
 
 
 @dataclass(frozen=True)
@@ -380,7 +380,8 @@ class EmbeddingTraining:
         self.optimiser = torch.optim.AdamW(self.embeddings, lr=cfg.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
         self.state = TrainingState({f"{j:06d}": c for j, c in enumerate(self.embeddings)}, self.optimiser)
         steps = backbone.schedule.num_train_timesteps
-        self.draws = StepDraws(cfg, (0,) * len(latents), backbone.latent_shape, steps, purpose="image embeddings")
+        alike, shape = (0,) * len(latents), backbone.latent_shape
+        self.draws = StepDraws(cfg, alike, shape, steps, 1, "image embeddings", shuffled=cfg.order == "shuffled")
         self.descent = Descent(self.optimiser, backbone.dtype, "image embeddings", "embeddings.lr")
 
     def to_the_end(self, checkpoint: Checkpoint, progress: OnStep | None) -> list[float]:
@@ -409,7 +410,8 @@ def _start(backbone: Backbone, cfg: EmbeddingConfig, n: int) -> list[nn.Paramete
     """`n` conditions [s d], embedding j drawn from the seed and j alone."""
     shape = cfg.vectors, int(backbone.unet.config.cross_attention_dim)
     generators = [torch.Generator().manual_seed(uint63(f"{cfg.seed}|image embeddings|start|{j}")) for j in range(n)]
-    rows = [torch.empty(shape).uniform_(-START_RANGE, START_RANGE, generator=g) for g in generators]
+    bound = 1 / math.sqrt(n) if cfg.start == "group" else START_RANGE
+    rows = [torch.empty(shape).uniform_(-bound, bound, generator=g) for g in generators]
     return [nn.Parameter(row.to(backbone.device)) for row in rows]
 
 

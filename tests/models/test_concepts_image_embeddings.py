@@ -136,6 +136,27 @@ def test_the_start_is_that_of_a_linear_map_of_one_hot_groups(backbone: "Backbone
     assert ours.std() == pytest.approx(theirs.std().item(), rel=0.05)
 
 
+@pytest.mark.parametrize("n", [16, 400])
+def test_the_start_of_a_group_is_that_of_a_linear_map_of_so_many_inputs(backbone: "Backbone", n: int) -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.Linear(n, 3 * 32, bias=False).weight.detach()
+    cfg = SHORT.model_copy(update={"start": "group"})
+    found = EmbeddingTraining(backbone, cfg, normal(n, *backbone.latent_shape)).embeddings
+    ours = torch.stack(list(found)).detach()
+    assert ours.abs().max() == pytest.approx(theirs.abs().max().item(), rel=0.02)
+    assert ours.std() == pytest.approx(theirs.std().item(), rel=0.05)
+
+
+def test_a_fixed_order_shows_the_images_as_a_loader_that_does_not_shuffle(backbone: "Backbone") -> None:
+    cfg = SHORT.model_copy(update={"order": "fixed", "batch": 3})
+    training = EmbeddingTraining(backbone, cfg, normal(6, *backbone.latent_shape))
+    loader = torch.utils.data.DataLoader(range(6), batch_size=3, shuffle=False)  # type: ignore[arg-type]
+    theirs = [batch.tolist() for _ in range(2) for batch in loader]
+    assert [training.draws.step(i).images.tolist() for i in range(4)] == theirs
+    shuffled = EmbeddingTraining(backbone, SHORT.model_copy(update={"batch": 3}), normal(6, *backbone.latent_shape))
+    assert [shuffled.draws.step(i).images.tolist() for i in range(4)] != theirs
+
+
 def test_an_image_that_is_not_shown_does_not_move(backbone: "Backbone") -> None:
     training = EmbeddingTraining(backbone, SHORT, normal(5, *backbone.latent_shape))
     training.step(0)
