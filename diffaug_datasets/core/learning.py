@@ -157,10 +157,17 @@ class EmbeddingConfig(Settings):
     )
     by_class: bool = Field(default=False, description="one class per group; False: in the dataset's order")
     lr: float = Field(default=3e-2, gt=0, description="AdamW learning rate, constant")
-    start: Annotated[Literal["tenth", "group"], Later()] = Field(
+    start: Annotated[Literal["tenth", "group", "prompt"], Later()] = Field(
         default="tenth",
-        description="vectors start uniform within 0.1, right for 100 images, or within 1/sqrt(images of the group), as "
-        "the authors' linear layer without bias does",
+        description="vectors start uniform within 0.1, right for 100 images; group: within 1/sqrt(embeddings of the "
+        "group), as the authors' linear layer without bias; prompt: at the encoded prompt of the class, in its length",
+    )
+    clusters: Annotated[int, Later()] = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="0 = an embedding per image; k = k per class, shared by the images of a cluster (k-means of their "
+        "latents); a class is a group then",
     )
     order: Annotated[Literal["shuffled", "fixed"], Later()] = Field(
         default="shuffled", description="images of a step: an order that every epoch draws anew, or the group's own"

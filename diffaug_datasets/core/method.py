@@ -294,8 +294,10 @@ class Context(Protocol):
     ) -> FitFiles:
         """Tokens of the classes of real images (`image_key`) and the LoRA they share. `names`: where tokens start."""
 
-    def learn_embeddings(self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize) -> FitFiles:
-        """A condition [s d] for each real image of one group, by its `image_key`."""
+    def learn_embeddings(
+        self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize, prompts: Mapping[int, str] | None = None
+    ) -> FitFiles:
+        """A condition [s d] for each real image of a group, by its `image_key`. `prompts`: of classes, to start at."""
 
     def report(self, step: int, total: int, loss: float) -> None:
         """Progress of a fit that the method makes itself."""

@@ -15,7 +15,7 @@ the posterior's mode. Read from code and from accounts of others: the paper's te
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -28,6 +28,7 @@ from diffaug_datasets.plugin import (
     FitUnit,
     Generated,
     Guidance,
+    Later,
     PlanRow,
     PlanSpec,
     Resize,
@@ -36,7 +37,9 @@ from diffaug_datasets.plugin import (
     Source,
     SourceTable,
     canonical,
+    fill,
     image_key,
+    image_of,
     new_row,
 )
 
@@ -72,12 +75,28 @@ class Config(_editing.Sampling):
     num_inference_steps: int = Field(default=100, ge=1, le=999)
     guidance_scale: Guidance = Field(default=2.0, description="1 + w of the paper; 1 = none")
     resize: Resize = Field(default="bicubic", description="how sources are fitted")
+    unconditional: Annotated[Literal["mean", "empty"], Later()] = Field(
+        default="mean",
+        description="guidance leads away from the mean embedding of the group, or from the empty prompt, which needs "
+        "embeddings.start: prompt",
+    )
+    prompt: Annotated[str, Later()] = Field(
+        default="a photo of a {name} {metaclass}", description="of a class, where embeddings start at it"
+    )
     downscale: bool = Field(default=True, description="store pictures at their source's size where that is smaller")
 
     @model_validator(mode="after")
     def _enough_steps(self) -> "Config":
         if self.sampler == "plms":
             plms_labels(self.num_inference_steps)
+        return self
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> "Config":
+        if self.unconditional == "empty" and self.embeddings.start != "prompt":
+            raise ValueError(
+                "unconditional: got 'empty', whose length is that of a prompt; set embeddings.start to prompt too"
+            )
         return self
 
 
@@ -143,19 +162,31 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
 
     Groups are cut from all real images and learned whole: what an image becomes depends on those beside it.
     """
-    size = cfg.embeddings.group
+    shared = cfg.embeddings.clusters > 0
+    size = max(1, len(table)) if shared else cfg.embeddings.group
     payload = {"backbone": spec.backbone, "config": cfg.embeddings.identity(), "resize": cfg.resize, "size": spec.size}
-    pools = table.by_class().values() if cfg.embeddings.by_class else [table.sources]
+    pools = table.by_class().values() if cfg.embeddings.by_class or shared else [table.sources]
     images = [list(dict.fromkeys(image_key(source.id, source.label) for source in pool)) for pool in pools]
     groups = [pool[i : i + size] for pool in images for i in range(0, len(pool), size)]
     used = {image for row in rows for image in _images(row)}
     wanted = [group for group in groups if not used.isdisjoint(group)]
-    return tuple(FitUnit.of("image_embeddings", {**payload, "images": group}) for group in wanted)
+    about = [{**payload, "images": group, **_class_prompts(cfg, table, group)} for group in wanted]
+    return tuple(FitUnit.of("image_embeddings", content) for content in about)
+
+
+def _class_prompts(cfg: Config, table: SourceTable, group: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The prompts that a group's embeddings start at, by class id."""
+    if cfg.embeddings.start != "prompt":
+        return {}
+    labels = sorted({image_of(image)[1] for image in group})
+    names, classes = table.prompt_names, table.class_names
+    return {"prompts": {str(i): fill(cfg.prompt, names[i], table.metaclass, classes[i]) for i in labels}}
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """The embeddings [s d] of a group, by `image_key`."""
-    return ctx.learn_embeddings(unit.content["images"], cfg.embeddings, resize=cfg.resize)
+    prompts = {int(label): text for label, text in unit.content.get("prompts", {}).items()}
+    return ctx.learn_embeddings(unit.content["images"], cfg.embeddings, resize=cfg.resize, prompts=prompts)
 
 
 evaluations = _editing.evaluations
@@ -170,6 +201,8 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 
     pairs = [_condition(row, ctx) for row in rows]
     cond, mean = (torch.stack(part).to(ctx.backbone.device) for part in zip(*pairs, strict=True))
+    if cfg.unconditional == "empty":
+        mean = ctx.backbone.prompts([""] * len(rows))
     scale = torch.tensor([1.0 if row.guidance_scale is None else row.guidance_scale for row in rows])
     eps = guided_by_mean(ctx.backbone, cond, mean, scale)
     latents = sampled(ctx.backbone, eps, ctx.noise(rows), cfg.sampler, cfg.num_inference_steps, [0] * len(rows))

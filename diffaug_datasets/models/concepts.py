@@ -349,10 +349,14 @@ def learn_embeddings(
     cfg: EmbeddingConfig,
     *,
     workdir: Path,
+    labels: Sequence[int] | None = None,
+    prompts: Mapping[int, str] | None = None,
     progress: OnStep | None = None,
 ) -> LearnedEmbeddings:
     """Learn the embeddings of images in [-1, 1], one group, taken one by one. The backbone is left without concepts.
 
+    `labels`: the images' classes, inside which images may share an embedding; None = all are of one. `prompts`: of
+    these classes, where embeddings start at those.
     Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
     same bits, as concept learning does. `progress` gets (steps done, of how many, loss).
 
@@ -364,19 +368,36 @@ def learn_embeddings(
     if not encoded:
         raise BackboneError("image embeddings: got no image, expected at least one.")
     latents = torch.cat(encoded)
-    settings = [backbone.name, str(backbone.dtype), cfg.identity()]
+    settings: list[object] = [backbone.name, str(backbone.dtype), cfg.identity()]
+    classes = list(labels or [0] * len(latents))
+    settings += [classes, sorted((prompts or {}).items())] if cfg.clusters or cfg.start == "prompt" else []
     fingerprint = digest([*settings, hashlib.sha256(latents.contiguous().numpy().data).hexdigest()])[:16]
-    training = EmbeddingTraining(backbone, cfg, latents)
+    training = EmbeddingTraining(backbone, cfg, latents, classes, prompts)
     losses = training.to_the_end(Checkpoint(workdir / "embedding-checkpoint", fingerprint), progress)
-    return LearnedEmbeddings(tuple(c.detach().cpu().clone() for c in training.embeddings), tuple(losses))
+    learned = [c.detach().cpu().clone() for c in training.embeddings]
+    return LearnedEmbeddings(tuple(learned[owner].clone() for owner in training.owners), tuple(losses))
 
 
 class EmbeddingTraining:
-    """The embeddings of one group of latents, and how a step changes them."""
+    """The embeddings of one group of latents, and how a step changes them. `owners`: by image, the place of its own."""
 
-    def __init__(self, backbone: Backbone, cfg: EmbeddingConfig, latents: Float[Tensor, "n c h w"]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        cfg: EmbeddingConfig,
+        latents: Float[Tensor, "n c h w"],
+        labels: Sequence[int] | None = None,
+        prompts: Mapping[int, str] | None = None,
+    ) -> None:
         self.backbone, self.cfg, self.latents = backbone, cfg, latents
-        self.embeddings = _start(backbone, cfg, len(latents))
+        labels = labels or [0] * len(latents)
+        self.owners = clusters_of(latents, labels, cfg) if cfg.clusters else list(range(len(latents)))
+        count = max(self.owners) + 1
+        if cfg.start == "prompt":
+            texts = [(prompts or {}).get(labels[self.owners.index(owner)], "") for owner in range(count)]
+            self.embeddings = [nn.Parameter(backbone.prompt(text).clone()) for text in texts]
+        else:
+            self.embeddings = _start(backbone, cfg, count)
         self.optimiser = torch.optim.AdamW(self.embeddings, lr=cfg.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
         self.state = TrainingState({f"{j:06d}": c for j, c in enumerate(self.embeddings)}, self.optimiser)
         steps = backbone.schedule.num_train_timesteps
@@ -401,9 +422,24 @@ class EmbeddingTraining:
         """Mean squared error on eps."""
         device = self.backbone.device
         x0, eps = self.latents[draw.images].to(device), draw.eps.to(device)
-        cond = torch.stack([self.embeddings[j] for j in draw.images.tolist()])
+        cond = torch.stack([self.embeddings[self.owners[j]] for j in draw.images.tolist()])
         xt = add_noise(self.backbone.schedule, x0, eps, draw.t)
         return (self.backbone.eps(xt, draw.t, cond) - eps).square().mean()
+
+
+def clusters_of(latents: Float[Tensor, "n c h w"], labels: Sequence[int], cfg: EmbeddingConfig) -> list[int]:
+    """By image the number of its cluster: `cfg.clusters` per class at most, by k-means, numbered as they occur."""
+    from sklearn.cluster import KMeans
+
+    homes: dict[int, tuple[int, int]] = {}
+    for label in dict.fromkeys(labels):
+        own = [j for j, other in enumerate(labels) if other == label]
+        count = min(cfg.clusters, len(own))
+        means = KMeans(count, n_init=10, random_state=cfg.seed % 2**32)
+        found = means.fit_predict(latents[own].flatten(1).double().numpy()) if count > 1 else [0] * len(own)
+        homes |= {j: (label, int(cluster)) for j, cluster in zip(own, found, strict=True)}
+    numbers: dict[tuple[int, int], int] = {}
+    return [numbers.setdefault(homes[j], len(numbers)) for j in range(len(labels))]
 
 
 def _start(backbone: Backbone, cfg: EmbeddingConfig, n: int) -> list[nn.Parameter]:
