@@ -112,6 +112,31 @@ def episodes(protocol: str, count: int) -> list[Family]:
     return [*found, *sweep]
 
 
+def burg() -> list[Family]:
+    """What retrieval is compared with: reconstructions, as many images as it brings."""
+    guided, plain = ({"guidance_scale": scale, "num_inference_steps": 50} for scale in (7.5, 1.0))
+    tuned = {**guided, "interpolation": 0.0, "noise": 0.0, "unconditional": "empty"}
+    tuned |= {f"embeddings.{k}": v for k, v in {"start": "prompt", "steps": 3000, "batch": 8, "lr": 0.001}.items()}
+    config: dict[str, dict[str, Any]] = {
+        "txt2img_unguided": {**plain, "prompt": ""},
+        "txt2img_class_prompt": {**guided, "prompt": "A photo of {name}."},
+        "txt2img_clip_prompts": {**guided, "prompts": "clip"},
+        "img2img_boomerang": {**plain, "strength": 0.5, "prompt": "", "sources": "each", "encode": "sample"},
+        "diff_gen_textual_inversion": {**guided, "concepts.rank": 0},
+        "diff_gen_tuned_unet": {**guided, "concepts.lr_embedding": 0.0, "concepts.init": "{name}", "concepts.rank": 10},
+        "diff_gen_tuned_unet_conditioning": {**guided, "concepts.init": "{name}", "concepts.lr_embedding": 5e-5},
+        "diffusion_inversion_tuned_conditioning": {**tuned, "embeddings.clusters": 1},
+        "diffusion_inversion_tuned_clusters": {**tuned, "embeddings.clusters": 5},
+    }
+    found: list[Family] = []
+    for name, keys in config.items():
+        method = next(m for m in ("txt2img", "img2img", "diff_gen", "diffusion_inversion") if name.startswith(m))
+        count = {"per_image": 3} if method == "img2img" else {"per_class": 390}
+        size = {"backbone.height": 512, "backbone.width": 512}
+        found.append(([f"{method}@imagenet_10pct{name.removeprefix(method)}"], {**count, **size}, keys))
+    return found
+
+
 TABLE: list[Family] = [
     (spread("diff_ii", FOUR, ("5shot",)), FIVE, {**DIFF_II, "split_ratio": 0.3}),
     (spread("diff_ii", FOUR, ("10shot",)), FIVE, {**DIFF_II, "split_ratio": 0.1}),
@@ -227,6 +252,7 @@ TABLE: list[Family] = [
         )
         for name, alpha in (("", 0.1), ("_alpha_05", 0.05), ("_alpha_0", 0.0))
     ),
+    *burg(),
     (["retrieval@imagenet_10pct"], {"per_class": 390}, {"query": "text", "prompt": "A photo of {name}"}),
 ]
 
