@@ -10,8 +10,10 @@ Paper: "Effective data augmentation with diffusion models", arXiv 2302.07944.
 6. PLMS under `a photo of a <class_i>`                             `numerics.sampling.plms_sample`
 
 Follows the authors' code: no metaclass, Stable Diffusion's own sampler (PNDM, 50 steps) with what diffusers makes of a
-late start, ten images per real one. Departs from it: sources are drawn with replacement, so that a real image has ten
-variants on average, where theirs has ten each, and the tokens' gradient is clipped to norm 1. Theirs is Stable
+late start, ten images per real one. Departs from it where the defaults of all edits do, and presets do not: sources are
+drawn with replacement, so that a real image has ten variants on average, where theirs has ten each (`sources: each`),
+and their latents are the posterior's mode, where img2img of diffusers samples it (`encode: sample`; on the packaged
+model latents are 0.07 apart on average). The tokens' gradient is clipped to norm 1. Theirs is Stable
 Diffusion 1.4, which presets name; the default backbone here is 1.5, as for every method (the base model of Diff-II's
 comparison is not stated). Their switches for masks and for erasing a concept are left out, as is the safety checker.
 """

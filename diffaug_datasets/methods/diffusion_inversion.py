@@ -11,7 +11,15 @@ The resolution is the recipe's `backbone.height` and `width` (the paper: 128 for
 Follows the authors' code in the defaults, in grouping (`embeddings.by_class` is their way on MedMNIST and EuroSAT), and
 in guidance: scale 2 here is w = 1 of the paper's (1 + w) eps_c - w eps_u. Their sampler is PNDM, here `plms`, which
 presets name; the default is DDIM. Departs from it: a partner is never the image itself nor of another class, latents of
-the posterior's mode. Read from code and from accounts of others: the paper's text was not at hand.
+the posterior's mode; embeddings start within 0.1 whatever the group (theirs within 1/sqrt(images): the same for 100
+images, 0.063 for 250; `embeddings.start: group`), and are shown in an order that every epoch draws anew (theirs: always
+the same, `embeddings.order: fixed`), unless a preset of the authors' scripts says otherwise. Read from code and from
+accounts of others: the paper's text was not at hand.
+
+Burg et al. (arXiv 2304.10253) tune conditions of classes instead of images: the encoded class prompt as a whole
+(`embeddings.start: prompt`), one per class or one per cluster of its images (`embeddings.clusters`), guided away from
+the empty prompt (`unconditional: empty`). Only the names of these variants were at hand; the presets
+`tuned_conditioning` and `tuned_clusters` are reconstructions, whose clusters are of latents and not of CLIP's features.
 """
 
 from collections.abc import Iterator, Sequence

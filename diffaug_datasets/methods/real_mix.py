@@ -7,6 +7,7 @@
 5. the label (1 - s^gamma) e_source + s^gamma e_target            `diff_mix_label`
 
 The strategy `real-mix` of the authors' code, which fails there on an empty dictionary; this is what it says it does.
+Sources are the posterior's mode; theirs are sampled, as img2img of diffusers does (`encode: sample`, in their presets).
 Counts, sources and labels are as in `diff_mix`.
 """
 

@@ -138,12 +138,13 @@ def parse_config_name(name: str) -> tuple[str, str, str]:
 def presets() -> Mapping[str, Preset]:
     """Every preset by name, in the order of the file."""
     text = (files("diffaug_datasets") / "recipes" / "presets.yaml").read_text(encoding="utf-8")
-    entries: list[_Published | _Added] = yaml.safe_load(text)
-    found = {preset.name: preset for entry in entries if "also" not in entry for preset in _expanded(entry)}
-    for entry in entries:
-        if "also" in entry:
-            names = [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in entry["also"])]
-            found |= {name: _with(found[name], entry) for name in names}
+    entries = yaml.safe_load(text)
+    published: list[_Published] = [entry for entry in entries if "also" not in entry]
+    added: list[_Added] = [entry for entry in entries if "also" in entry]
+    found = {preset.name: preset for entry in published for preset in _expanded(entry)}
+    for entry in added:
+        names = [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in entry["also"])]
+        found |= {name: _with(found[name], entry) for name in names}
     return found
 
 
