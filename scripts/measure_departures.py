@@ -6,8 +6,8 @@
 taken, and of those alone whose long side comes out as a whole number. `encode`: latents of the packaged pictures, mode
 against sample. `rounding`: grey levels of generated pictures, rounded against cut off. `prompt`: Real-Gen's bracketed
 names, by the packaged judge. `circle`: the share of Eq. 7's circle that A.3's interval covers. `lora`: the start of
-LoRA, by |B A| after 60 steps. `learned`: the same on Fashion-MNIST, by the loss of the last tenth of 300 steps and by
-the packaged judge of images. Everything runs on the packaged model, on one thread.
+LoRA, by |B A| after training, the loss of its last tenth, and the packaged judge of images. Everything runs on the
+packaged model, on one thread.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def prompt(given: argparse.Namespace) -> Iterator[str]:
     phrases = {"as here": {}, "bracketed": {name: f"<{name.replace(' ', '_')}>" for name in NAMES}}
     for what, classes in phrases.items():
         rates = [
-            agreement(made(given, "fashion_5shot_realgen", seed, per_class=20, classes=classes))
+            agreement(made(given, "fashion_5shot_realgen", seed, per_class=given.per_class, classes=classes))
             for seed in seeds(given)
         ]
         yield f"{what}: {fmean(rates):.1%} judged as their class ({len(rates)} seeds)"
@@ -93,26 +93,21 @@ def circle(given: argparse.Namespace) -> Iterator[str]:
 
 
 def lora(given: argparse.Namespace) -> Iterator[str]:
-    """Two starts of the same training, early."""
-    found = dict.fromkeys(STARTS, 0.0)
-    for start, seed in product(STARTS, seeds(given)):
-        found[start] += change(made(given, "fashion_5shot_diffgen", seed, fits_only=True, **learning(start, 60)))
-    means = {start: total / given.seeds for start, total in found.items()}
-    yield f"after 60 steps |B A| is {means['gaussian']:.4f} and {means['uniform']:.4f} (gaussian, uniform)"
-    yield f"that is {means['gaussian'] / means['uniform']:.2f} times as large"
-
-
-def learned(given: argparse.Namespace) -> Iterator[str]:
-    """Two starts of the same training, at its end, and what images come of it; fits are shared where they are alike."""
+    """Two starts of the same training, and what images come of it; fits are shared where they are alike."""
+    size = dict.fromkeys(STARTS, 0.0)
     for start, seed in product(STARTS, seeds(given)):
         done: list[Path] = []
         for slug in given.methods:
-            changes = {"per_class": given.per_class, **learning(start, 300)}
+            changes = {"per_class": given.per_class, **learning(start, given.steps)}
             run = made(given, f"fashion_5shot_{slug}", seed, fits_from=done, **changes)
             done.append(run.folder)
             concept = next(unit for unit in run.plan.fits if unit.kind == "concepts")
-            loss = run.receipt(concept.name).measured["loss_last"]
-            yield f"{slug}, {start}, seed {seed}: loss {loss:.4f}, {agreement(run):.1%} judged as their class"
+            loss, moved = run.receipt(concept.name).measured["loss_last"], change(run)
+            size[start] += moved
+            about = f"|B A| {moved:.4f}, loss {loss:.4f}, {agreement(run):.1%} judged as their class"
+            yield f"{slug}, {start}, seed {seed}, {given.steps} steps: {about}"
+    ratio = size["gaussian"] / size["uniform"]
+    yield f"after {given.steps} steps |B A| is {ratio:.2f} times as large from the gaussian start"
 
 
 def learning(start: str, steps: int) -> dict[str, Any]:
@@ -125,19 +120,11 @@ def seeds(given: argparse.Namespace) -> range:
     return range(given.seeds)
 
 
-def made(
-    given: argparse.Namespace,
-    name: str,
-    seed: int,
-    *,
-    fits_only: bool = False,
-    fits_from: Sequence[Path] = (),
-    **changes: Any,
-) -> Run:
+def made(given: argparse.Namespace, name: str, seed: int, *, fits_from: Sequence[Path] = (), **changes: Any) -> Run:
     """A finished run, in a folder of its own under `--work`."""
     recipe = config_recipe(name, **merged({"per_class": 1, "seed": seed, "include_test": False}, changes))
     run = write_run(prepare(recipe), Path(tempfile.mkdtemp(dir=given.work)) / "run")
-    execute(run, WorkerOptions(only_fits=fits_only, fits_from=tuple(fits_from)), workers=1)
+    execute(run, WorkerOptions(fits_from=tuple(fits_from)), workers=1)
     return run
 
 
@@ -170,7 +157,6 @@ MEASURES: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "prompt": prompt,
     "circle": circle,
     "lora": lora,
-    "learned": learned,
 }
 
 
@@ -179,10 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument(
-        "--methods", nargs="+", default=["diffgen", "diffaug", "diffmix", "diffii"], help="of `learned`"
-    )
-    parser.add_argument("--per-class", type=int, default=10, help="images of `learned`")
+    parser.add_argument("--methods", nargs="+", default=["diffgen", "diffaug", "diffmix", "diffii"], help="of `lora`")
+    parser.add_argument("--steps", type=int, default=300, help="of `lora`")
+    parser.add_argument("--per-class", type=int, default=10, help="images of `lora` and `prompt`")
     parser.add_argument("--work", type=Path, help="where runs go; a temporary folder unless given")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -164,6 +164,7 @@ SAMPLED = "tests/run/test_published.py::test_a_source_is_sampled_as_the_pipeline
 SEEDS = "tests/methods/test_plans.py::test_a_sampled_source_has_a_seed_of_its_own[{}]"
 EACH = "tests/methods/test_plans.py::test_each_image_is_edited_as_often_as_any_other[{}]"
 EMBEDDINGS = "tests/models/test_concepts_image_embeddings.py::{}"
+PROMPTS = "tests/methods/test_txt2img_prompts.py::{}"
 # Option -> the test that is there for it, and a fault.
 OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
     "encode": (
@@ -208,6 +209,35 @@ OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
         (
             EMBEDDINGS.format("test_a_fixed_order_shows_the_images_as_a_loader_that_does_not_shuffle"),
             Fault("models/training.py", "torch.arange(len(self.labels))", "torch.arange(len(self.labels)).flip(0)"),
+        ),
+    ),
+    "conditions": (
+        (
+            EMBEDDINGS.format("test_images_of_a_cluster_share_an_embedding_and_classes_never_do"),
+            Fault("models/concepts.py", "min(cfg.clusters, len(own))", "min(1, len(own))"),
+        ),
+        (
+            EMBEDDINGS.format("test_the_gradient_of_a_shared_embedding_is_that_of_all_its_images"),
+            Fault("models/concepts.py", "self.embeddings[self.owners[j]]", "2 * self.embeddings[self.owners[j]]"),
+        ),
+        (
+            EMBEDDINGS.format("test_embeddings_that_start_at_a_prompt_are_its_hidden_states"),
+            Fault("models/concepts.py", "backbone.prompt(text).clone()", 'backbone.prompt("").clone()'),
+        ),
+        (
+            "tests/methods/test_diffusion_inversion.py::"
+            "test_conditions_that_start_at_a_prompt_and_are_not_tuned_draw_what_the_pipeline_draws",
+            Fault("methods/diffusion_inversion.py", 'mean = ctx.backbone.prompts([""] * len(rows))', "mean = mean / 2"),
+        ),
+    ),
+    "prompts": (
+        (
+            PROMPTS.format("test_a_row_takes_one_of_clips_templates_and_the_rest_of_it_stays"),
+            Fault("methods/txt2img.py", 'key.choice("prompt", prompts)', "prompts[0]"),
+        ),
+        (
+            PROMPTS.format("test_texts_of_ones_own_are_for_all_classes_or_by_label"),
+            Fault("core/prompts.py", "return prompts[label]", "return next(iter(prompts.values()))"),
         ),
     ),
     "later": (
