@@ -88,7 +88,7 @@ pins = "diffaug_pins"
 
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, SourceError
 from diffaug_datasets.core.identity import RowKey, canonical, digest, uint63
-from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, TextualInversionConfig
+from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, TextualInversionConfig, TokenConfig
 from diffaug_datasets.core.method import (
     Context,
     DiffusionModel,
@@ -111,6 +111,7 @@ from diffaug_datasets.core.method import (
 from diffaug_datasets.core.models import Place
 from diffaug_datasets.core.prompts import fill, with_suffix
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
+from diffaug_datasets.core.settings import Later
 from diffaug_datasets.core.sources import BuilderFacts, Listed, Listing, Pool, PoolTable, Source, SourceTable, pairs
 from diffaug_datasets.sources.folders import FolderFetch
 from diffaug_datasets.sources.real import class_phrases
@@ -127,6 +128,7 @@ __all__ = [
     "FolderFetch",
     "Generated",
     "Guidance",
+    "Later",
     "Listed",
     "Listing",
     "Method",
@@ -148,6 +150,7 @@ __all__ = [
     "SourceTable",
     "StepCount",
     "TextualInversionConfig",
+    "TokenConfig",
     "branches",
     "canonical",
     "class_phrases",

@@ -1,11 +1,12 @@
-"""Do the parity tests catch what they are for: one planted fault of every kind in every method.
+"""Do the parity tests catch what they are for: one planted fault of every kind in every method, and of every option.
 
-    python scripts/mutate_parity.py [--methods genie diffmix ...] [--kinds sign step scale label]
+    python scripts/mutate_parity.py [--methods genie diffmix ...] [--kinds sign step scale label] [--options encode ...]
 
 Copies the package and its tests into a temporary folder, checks that a method's parity test passes there, then changes
-one place of the source after the other: a sign, a step offset, a scale, a label rule. A fault counts as caught where
-the test fails in a comparison; any other exception is shown by its name. Prints a line per method as it is done; the
-exit status is 1 where a fault is missed, or where its place is no longer in the source.
+one place of the source after the other: a sign, a step offset, a scale, a label rule. An option has faults of its own,
+each with the test that is there for it. A fault counts as caught where the test fails in a comparison; any other
+exception is shown by its name. Prints a line per method or option as it is done; the exit status is 1 where a fault is
+missed, or where its place is no longer in the source. Methods or options alone: name those and not the others.
 """
 
 import argparse
@@ -55,11 +56,12 @@ LATENT = Fault("models/backbone.py", "0.0)) * config.scaling_factor", "0.0)) * c
 LORA = Fault("models/adapters.py", "weight.float().cpu() + change", "weight.float().cpu() + 2 * change")
 PIXELS = Fault("models/backbone.py", "(2 * levels - 1)", "(2 * levels - 0.98)")
 OTHER_TOKEN = "cfg.concepts.prompt(9 - label, table.metaclass)"
+OTHER_TARGET = "cfg.concepts.prompt(9 - target, table.metaclass)"
 
 
 def other_class(method: str) -> Fault:
     """Sources of another class than the row's."""
-    return Fault(f"methods/{method}.py", "own_source(key, groups[label])", "own_source(key, groups[9 - label])")
+    return Fault(f"methods/{method}.py", "own_source(key, groups[label]", "own_source(key, groups[9 - label]")
 
 
 def other_name(method: str) -> Fault:
@@ -100,6 +102,13 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
             "diff_mix_label(key.class_id, source.label,",
         ),
     ),
+    "timix": (
+        GUIDANCE,
+        FIRST_STEP,
+        SCALE,
+        Fault("methods/diff_mix.py", "cfg.concepts.prompt(target, table.metaclass)", OTHER_TARGET),
+    ),
+    "tiaug": (BRANCHES, NOISED_AT, PIXELS, other_class("diff_aug")),
     "dafusion": (
         Fault("numerics/sampling.py", "(3 / 2, -1 / 2)", "(3 / 2, 1 / 2)"),
         Fault("numerics/sampling.py", "(gap if again else 0)", "0"),
@@ -151,6 +160,95 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
 }
 
 
+SAMPLED = "tests/run/test_published.py::test_a_source_is_sampled_as_the_pipeline_of_diffusers_does[{}]"
+SEEDS = "tests/methods/test_plans.py::test_a_sampled_source_has_a_seed_of_its_own[{}]"
+EACH = "tests/methods/test_plans.py::test_each_image_is_edited_as_often_as_any_other[{}]"
+EMBEDDINGS = "tests/models/test_concepts_image_embeddings.py::{}"
+PROMPTS = "tests/methods/test_txt2img_prompts.py::{}"
+# Option -> the test that is there for it, and a fault.
+OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
+    "encode": (
+        (
+            SAMPLED.format("realguidance"),
+            Fault("models/backbone.py", "drawn + posterior.std", "drawn - posterior.std"),
+        ),
+        (SAMPLED.format("dafusion"), Fault("models/backbone.py", "posterior.std.float()", "posterior.var.float()")),
+        (SEEDS.format("real_mix"), Fault("methods/_editing.py", 'key.seed("posterior")', 'key.seed("noise")')),
+        (
+            SEEDS.format("diff_aug"),
+            Fault("methods/_editing.py", '"seed": key.seed("noise"), **cfg.drawn(key)', '"seed": key.seed("noise")'),
+        ),
+        (
+            SEEDS.format("da_fusion"),
+            Fault("methods/da_fusion.py", " | cfg.drawn(key)", ""),
+        ),
+    ),
+    "sources": (
+        (EACH.format("img2img"), Fault("methods/_editing.py", "key.k % len(images)", "key.k % 2")),
+        (EACH.format("da_fusion"), Fault("methods/da_fusion.py", "groups[label], cfg.sources", "groups[label]")),
+        (
+            EACH.format("real_guidance"),
+            Fault("methods/real_guidance.py", "groups[label], cfg.sources", "groups[label]"),
+        ),
+    ),
+    "resize": (
+        (
+            "tests/models/test_backbone_pixels.py::test_the_long_side_is_torchvisions[512]",
+            Fault("models/backbone.py", "int(height * columns / rows)", "int(columns * (height / rows))"),
+        ),
+        (
+            "tests/models/test_backbone_pixels.py::test_the_long_side_is_torchvisions[224]",
+            Fault("models/backbone.py", "int(width * rows / columns)", "round(width * rows / columns)"),
+        ),
+    ),
+    "embeddings": (
+        (
+            EMBEDDINGS.format("test_the_start_of_a_group_is_that_of_a_linear_map_of_so_many_inputs[16]"),
+            Fault("models/concepts.py", "1 / math.sqrt(n)", "2 / math.sqrt(n)"),
+        ),
+        (
+            EMBEDDINGS.format("test_a_fixed_order_shows_the_images_as_a_loader_that_does_not_shuffle"),
+            Fault("models/training.py", "torch.arange(len(self.labels))", "torch.arange(len(self.labels)).flip(0)"),
+        ),
+    ),
+    "conditions": (
+        (
+            EMBEDDINGS.format("test_images_of_a_cluster_share_an_embedding_and_classes_never_do"),
+            Fault("models/concepts.py", "min(cfg.clusters, len(own))", "min(1, len(own))"),
+        ),
+        (
+            EMBEDDINGS.format("test_the_gradient_of_a_shared_embedding_is_that_of_all_its_images"),
+            Fault("models/concepts.py", "self.embeddings[self.owners[j]]", "2 * self.embeddings[self.owners[j]]"),
+        ),
+        (
+            EMBEDDINGS.format("test_embeddings_that_start_at_a_prompt_are_its_hidden_states"),
+            Fault("models/concepts.py", "backbone.prompt(text).clone()", 'backbone.prompt("").clone()'),
+        ),
+        (
+            "tests/methods/test_diffusion_inversion.py::"
+            "test_conditions_that_start_at_a_prompt_and_are_not_tuned_draw_what_the_pipeline_draws",
+            Fault("methods/diffusion_inversion.py", 'mean = ctx.backbone.prompts([""] * len(rows))', "mean = mean / 2"),
+        ),
+    ),
+    "prompts": (
+        (
+            PROMPTS.format("test_a_row_takes_one_of_clips_templates_and_the_rest_of_it_stays"),
+            Fault("methods/txt2img.py", 'key.choice("prompt", prompts)', "prompts[0]"),
+        ),
+        (
+            PROMPTS.format("test_texts_of_ones_own_are_for_all_classes_or_by_label"),
+            Fault("core/prompts.py", "return prompts[label]", "return next(iter(prompts.values()))"),
+        ),
+    ),
+    "later": (
+        (
+            "tests/methods/test_plans.py::test_golden_plan_ids[img2img]",
+            Fault("core/settings.py", "return bool(getattr(self, key) ==", "return bool(getattr(self, key) !="),
+        ),
+    ),
+}
+
+
 class Failures:
     """A pytest plugin that keeps the names of the exceptions that tests end with."""
 
@@ -162,8 +260,8 @@ class Failures:
         self.names.append(call.excinfo.typename)
 
 
-def run_test(folder: Path, slug: str, answer: Any) -> None:
-    """In a process of its own: the method's parity test on the copy; sends the exceptions' names."""
+def run_test(folder: Path, test: str, answer: Any) -> None:
+    """In a process of its own: a test on the copy; sends the exceptions' names."""
     import pytest
 
     os.chdir(folder)
@@ -174,18 +272,17 @@ def run_test(folder: Path, slug: str, answer: Any) -> None:
     os.dup2(null, 1)
     os.dup2(null, 2)
     failures = Failures()
-    chosen = OWN_TESTS.get(slug, TEST.format(slug))
-    code = pytest.main(["-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", chosen], plugins=[failures])
+    code = pytest.main(["-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", test], plugins=[failures])
     import diffaug_datasets
 
     is_copy = Path(diffaug_datasets.__file__).is_relative_to(folder)
     answer.send(failures.names or ([] if code == 0 and is_copy else [f"pytest ended with {int(code)}"]))
 
 
-def verdict(folder: Path, slug: str, context: Any) -> list[str]:
-    """Names of the exceptions of the method's parity test in the copy; none where it passes."""
+def verdict(folder: Path, test: str, context: Any) -> list[str]:
+    """Names of the exceptions of a test in the copy; none where it passes."""
     ours, theirs = context.Pipe()
-    child = context.Process(target=run_test, args=(folder, slug, theirs))
+    child = context.Process(target=run_test, args=(folder, test, theirs))
     child.start()
     theirs.close()
     try:
@@ -217,10 +314,10 @@ def plant(folder: Path, fault: Fault) -> str:
     return text
 
 
-def tried(folder: Path, slug: str, fault: Fault, context: Any) -> str:
+def tried(folder: Path, test: str, fault: Fault, context: Any) -> str:
     """`caught`, `MISSED`, or what else happened."""
     before = plant(folder, fault)
-    names = verdict(folder, slug, context)
+    names = verdict(folder, test, context)
     (folder / "diffaug_datasets" / fault.file).write_text(before, encoding="utf-8")
     return "caught" if names == ["AssertionError"] else ", ".join(names) or "MISSED"
 
@@ -228,9 +325,15 @@ def tried(folder: Path, slug: str, fault: Fault, context: Any) -> str:
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=FAULTS, default=list(FAULTS))
+    parser.add_argument("--methods", nargs="+", choices=FAULTS)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    return parser.parse_args()
+    parser.add_argument("--options", nargs="+", choices=OPTIONS)
+    given = parser.parse_args()
+    every = given.methods is None and given.options is None
+    given.methods, given.options = (
+        (list(FAULTS), list(OPTIONS)) if every else (given.methods or [], given.options or [])
+    )
+    return given
 
 
 def line(cells: Sequence[str]) -> str:
@@ -247,10 +350,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = copy_package(Path(name).resolve())
         for slug in given.methods:
-            clean = verdict(folder, slug, context)
+            test = OWN_TESTS.get(slug, TEST.format(slug))
+            clean = verdict(folder, test, context)
             faults = [FAULTS[slug][KINDS.index(kind)] for kind in given.kinds]
-            found = [tried(folder, slug, fault, context) for fault in faults]
+            found = [tried(folder, test, fault, context) for fault in faults]
             print(line((slug, ", ".join(clean) or "passes", *found)), flush=True)
+            held = held and not clean and set(found) == {"caught"}
+        for name in given.options:
+            tests = dict.fromkeys(test for test, _ in OPTIONS[name])
+            clean = [failure for test in tests for failure in verdict(folder, test, context)]
+            found = [tried(folder, test, fault, context) for test, fault in OPTIONS[name]]
+            print(line((name, ", ".join(clean) or "passes", *found)), flush=True)
             held = held and not clean and set(found) == {"caught"}
     print("PASS: every fault is caught" if held else "FAIL")
     raise SystemExit(not held)

@@ -5,18 +5,18 @@ sequence of vectors per image (Diffusion Inversion).
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from diffaug_datasets.core.settings import Later, Settings
 
 OnStep = Callable[[int, int, float], None]
 """Called after every step of a training: (steps done, of how many, loss of the last one) -> nothing."""
 
 
-class ConceptConfig(BaseModel):
+class ConceptConfig(Settings):
     """Defaults follow the authors' code (Zhicaiwww/Diff-Mix, arXiv 2403.19600); its 4 GPUs times 2 are one batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tokens_per_class: int = Field(
         default=1, ge=1, le=64, description="vectors per class; the authors use 1; a prompt holds 75 tokens in all"
@@ -84,6 +84,12 @@ class ConceptConfig(BaseModel):
         return self.model_dump(mode="json", exclude=unused)
 
 
+class TokenConfig(ConceptConfig):
+    """Tokens alone, all classes in one run: what the authors' script of Diff-Mix learns under `--ti_only`."""
+
+    rank: int = Field(default=0, ge=0, le=0, description="0: no LoRA")
+
+
 # The templates for objects of Gal et al. (Textual Inversion, arXiv 2208.01618).
 OBJECT_TEMPLATES = tuple(
     f"{before} {{token}}"
@@ -135,10 +141,8 @@ class TextualInversionConfig(ConceptConfig):
         return super().identity() | {"templates": self.texts}
 
 
-class EmbeddingConfig(BaseModel):
-    """Defaults follow the authors' code (yongchaoz/diffusion_inversion, arXiv 2305.15316)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class EmbeddingConfig(Settings):
+    """Defaults follow the authors' code (yongchaoz/diffusion_inversion, arXiv 2305.15316), but for `start`, `order`."""
 
     vectors: int = Field(default=5, ge=1, le=77, description="vectors per image: the length of the condition")
     steps: int = Field(
@@ -153,6 +157,21 @@ class EmbeddingConfig(BaseModel):
     )
     by_class: bool = Field(default=False, description="one class per group; False: in the dataset's order")
     lr: float = Field(default=3e-2, gt=0, description="AdamW learning rate, constant")
+    start: Annotated[Literal["tenth", "group", "prompt"], Later()] = Field(
+        default="tenth",
+        description="vectors start uniform within 0.1, right for 100 images; group: within 1/sqrt(embeddings of the "
+        "group), as the authors' linear layer without bias; prompt: at the encoded prompt of the class, in its length",
+    )
+    clusters: Annotated[int, Later()] = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="0 = an embedding per image; k = k per class, shared by the images of a cluster (k-means of their "
+        "latents); a class is a group then",
+    )
+    order: Annotated[Literal["shuffled", "fixed"], Later()] = Field(
+        default="shuffled", description="images of a step: an order that every epoch draws anew, or the group's own"
+    )
     seed: int = Field(default=42, ge=0, lt=2**63, description="the start and every draw of a step follow from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
 

@@ -30,6 +30,7 @@ from diffaug_datasets.core.identity import RowKey, canonical, digest
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig
 from diffaug_datasets.core.models import place_of
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
+from diffaug_datasets.core.settings import Settings
 from diffaug_datasets.core.sources import Pool, PoolTable, Source, SourceTable
 
 if TYPE_CHECKING:
@@ -97,13 +98,12 @@ class Requirements:
     at_source_size: bool = False
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Settings):
     """Base of every method's `Config`: the keys that a person may set under `config` in a recipe.
 
-    A key that may name a file or folder has the type `Annotated[str, Place()]` (`core.models`).
+    A key that may name a file or folder has the type `Annotated[str, Place()]` (`core.models`); one that is added to a
+    method whose plans are kept, `Annotated[..., Later()]` (`core.settings`).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
     def requirements(self) -> Requirements:
@@ -222,8 +222,10 @@ class DiffusionModel(Protocol):
     def preprocess(self, image: Image, resize: Resize) -> Float[Tensor, "3 H W"]:
         """A picture in [-1, 1] at the model's size in pixels, on the CPU."""
 
-    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """Latents of images in [-1, 1]; nothing is sampled."""
+    def encode(
+        self, images: Float[Tensor, "b 3 H W"], noise: Float[Tensor, "b c h w"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents of images in [-1, 1]: the posterior's mode, or its sample at standard normal `noise`."""
 
     def decode_float(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images in [0, 1]; what is not finite stays so."""
@@ -292,8 +294,10 @@ class Context(Protocol):
     ) -> FitFiles:
         """Tokens of the classes of real images (`image_key`) and the LoRA they share. `names`: where tokens start."""
 
-    def learn_embeddings(self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize) -> FitFiles:
-        """A condition [s d] for each real image of one group, by its `image_key`."""
+    def learn_embeddings(
+        self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize, prompts: Mapping[int, str] | None = None
+    ) -> FitFiles:
+        """A condition [s d] for each real image of a group, by its `image_key`. `prompts`: of classes, to start at."""
 
     def report(self, step: int, total: int, loss: float) -> None:
         """Progress of a fit that the method makes itself."""

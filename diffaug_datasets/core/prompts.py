@@ -1,4 +1,4 @@
-"""Prompt text: templates that a class fills in, and context suffixes such as "in the snow." with how they came about.
+"""Prompt text: templates that a class fills in, lists of them, and context suffixes such as "in the snow.".
 
 A suffix list is shipped with the package, stands in a recipe, or is a `SuffixDocument`: a file with the captions of
 real images that it was summed up from, so that anybody can follow where a suffix is from.
@@ -18,6 +18,10 @@ from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import read_text
 
 MOST = 10  # suffixes of a document
+CLIP = "clip"  # a list of prompts: the 80 templates of CLIP's zero-shot classifier
+
+PromptLists = tuple[str, ...] | dict[str, tuple[str, ...]]
+"""Templates for every class, or by label the texts of each class."""
 
 
 class Caption(BaseModel):
@@ -101,6 +105,51 @@ def fill(template: str, name: str, metaclass: str = "", label: str = "") -> str:
 def synonyms(label: str, name: str) -> str:
     """All names of an ImageNet class, by its WordNet id or as the Hub's label lists them; else the one name."""
     return _imagenet_synonyms().get(label) or (label if ", " in label else name)
+
+
+@cache
+def clip_templates() -> tuple[str, ...]:
+    """The 80 prompt templates for ImageNet that OpenAI published with CLIP; `{name}` is the class."""
+    asset = files("diffaug_datasets") / "assets" / "clip_templates.json"
+    return tuple(json.loads(asset.read_text(encoding="utf-8"))["templates"])
+
+
+def texts_of(prompts: PromptLists | str, label: str) -> tuple[str, ...]:
+    """The templates of a class.
+
+    Raises:
+        RecipeError: a list that is kept by class has none for it, or the name of a list is not known.
+    """
+    if isinstance(prompts, dict):
+        if label not in prompts:
+            known = ", ".join(list(prompts)[:3])
+            raise RecipeError(f"config.prompts: has no texts for class {label!r} (it has {known}, ...); add some.")
+        return prompts[label]
+    if isinstance(prompts, str):
+        if prompts != CLIP:
+            raise RecipeError(f"config.prompts: got {prompts!r}, expected {CLIP!r}, texts, or a file of them (.json).")
+        return clip_templates()
+    return prompts
+
+
+def read_prompts(path: Path) -> PromptLists:
+    """The list in a JSON file: an array of templates, or an object of label -> array of texts.
+
+    Raises:
+        RecipeError: it is not there, or holds anything else; says what.
+    """
+    try:
+        found = json.loads(read_text(path))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"config.prompts: {path} cannot be read ({reason}); give a JSON file of texts.") from None
+    by_class = found if isinstance(found, dict) else {"": found}
+    for label, texts in by_class.items():
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+            where = f"of class {label!r} " if label else ""
+            raise RecipeError(f"config.prompts: {path}: the texts {where}are no list of one or more texts; mend it.")
+    lists = {label: tuple(texts) for label, texts in by_class.items()}
+    return lists if isinstance(found, dict) else lists[""]
 
 
 def with_suffix(prompt: str, suffix: str) -> str:

@@ -1,6 +1,7 @@
 """What methods share that sample from pure noise, or edit a real image as Diff-Mix's code does.
 
 1. the source, stretched to the backbone's size             `FromSource.resize`
+   and encoded: the posterior's mode, or its sample         `FromSource.encode`, `Draw.posterior_seed`
 2. z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps at strength s    `timesteps.img2img_start`, `models.denoising.edit`
 3. guided denoising of the last int(n s) steps                `models.denoising.denoise`
 4. the picture, brought back to the source's own size         `restored`
@@ -9,11 +10,11 @@ From pure noise, z_T ~ N(0, I), step 3 alone, over the whole schedule.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.identity import RowKey
+from diffaug_datasets.core.identity import RowKey, canonical
 from diffaug_datasets.core.method import (
     Context,
     Generated,
@@ -27,11 +28,25 @@ from diffaug_datasets.core.method import (
     branches,
 )
 from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.settings import Later
 from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.numerics.timesteps import img2img_start
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Targets = Annotated[
     Literal["proportional", "even"], Field(description="rows per class: by its images, or even (long tails)")
+]
+Encode = Annotated[
+    Literal["mode", "sample"],
+    Later(),
+    Field(description="latent of a source: the posterior's mode, or sample, as img2img of diffusers takes it"),
+]
+Sources = Annotated[
+    Literal["drawn", "each"],
+    Later(),
+    Field(description="drawn = uniformly for every row; each = the class's images in turn, so that all have as many"),
 ]
 ClassPrompt = Annotated[str, Field(description="{name}, {metaclass} are filled in")]
 SynonymPrompt = Annotated[str, Field(description="{name}, {metaclass}, {synonyms} are filled in")]
@@ -90,6 +105,11 @@ class FromSource(Prompted):
     """How sources are fitted, noised and denoised."""
 
     resize: Resize = Field(default="crop", description="how sources are fitted")
+    encode: Encode = "mode"
+
+    def drawn(self, key: RowKey) -> dict[str, object]:
+        """The column of a row's own draws: empty, unless sources are sampled."""
+        return {} if self.encode == "mode" else {"draw": _draw_json(key)}
 
     def steps(self, strength: float) -> dict[str, object]:
         """The columns of a row that is denoised over the last int(n s) of n steps.
@@ -114,6 +134,23 @@ class Editing(FromSource):
         return Requirements(steps=super().requirements.steps, at_source_size=at_source_size)
 
 
+class Draw(BaseModel):
+    """posterior_seed: of the noise that chooses the source's latent; None = the posterior's mode, which needs none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    posterior_seed: int | None = None
+
+
+def _draw_json(key: RowKey) -> str:
+    return canonical(Draw(posterior_seed=key.seed("posterior")).model_dump())
+
+
+def redraw(row: PlanRow, key: RowKey, cfg: FromSource) -> PlanRow:
+    """A later attempt has other noise, and another latent of its source where that is sampled."""
+    return row.model_copy(update={"seed": key.seed("noise"), **cfg.drawn(key)})
+
+
 def counts(table: SourceTable, spec: PlanSpec, targets: Targets = "proportional") -> Iterator[tuple[int, int]]:
     """(class id, rows) of every class: m times its images, or m times the mean of all classes (`even`)."""
     mean = len(table) / len(table.class_names)
@@ -122,9 +159,9 @@ def counts(table: SourceTable, spec: PlanSpec, targets: Targets = "proportional"
             yield label, spec.count(mean if targets == "even" else len(images))
 
 
-def own_source(key: RowKey, images: Sequence[Source]) -> dict[str, object]:
-    """The columns of one image of the row's own class, uniform."""
-    return source_columns(key.choice("source", images))
+def own_source(key: RowKey, images: Sequence[Source], sources: Sources = "drawn") -> dict[str, object]:
+    """The columns of one image of the row's own class: uniform, or the class's images in turn (`each`)."""
+    return source_columns(images[key.k % len(images)] if sources == "each" else key.choice("source", images))
 
 
 def source_columns(source: Source) -> dict[str, object]:
@@ -155,7 +192,8 @@ def from_source(rows: Sequence[PlanRow], cfg: FromSource, ctx: Context) -> list[
     _use_cited_concepts(rows, ctx)
     labels = timesteps(ctx.backbone, cfg.sampler, cfg.num_inference_steps)
     starts = [row.start_step or 0 for row in rows]
-    made = edit(ctx, rows, row_conditions(rows), cfg, [labels[s] for s in starts], starts)
+    noised_at = [labels[s] for s in starts]
+    made = edit(ctx, rows, row_conditions(rows), cfg, noised_at, starts, _posterior_noise(rows, cfg, ctx))
     return [restored(image, row, cfg, ctx) for image, row in zip(made, rows, strict=True)]
 
 
@@ -174,6 +212,14 @@ def restored(image: Generated, row: PlanRow, cfg: FromSource, ctx: Context) -> G
         return image
     picture = ctx.image(image.pixels).resize(size, FILTERS[cfg.resize])
     return Generated(torch.from_numpy(array(picture)), image.measured, image.chosen)
+
+
+def _posterior_noise(rows: Sequence[PlanRow], cfg: FromSource, ctx: Context) -> "Tensor | None":
+    """Standard normal draws [b c h w] from the rows' posterior seeds; None where the mode is taken."""
+    if cfg.encode == "mode":
+        return None
+    seeds = [Draw.model_validate_json(row.draw).posterior_seed for row in rows]
+    return ctx.noise([row.model_copy(update={"seed": seed}) for row, seed in zip(rows, seeds, strict=True)])
 
 
 def _use_cited_concepts(rows: Sequence[PlanRow], ctx: Context) -> None:

@@ -10,8 +10,10 @@ Paper: "Effective data augmentation with diffusion models", arXiv 2302.07944.
 6. PLMS under `a photo of a <class_i>`                             `numerics.sampling.plms_sample`
 
 Follows the authors' code: no metaclass, Stable Diffusion's own sampler (PNDM, 50 steps) with what diffusers makes of a
-late start, ten images per real one. Departs from it: sources are drawn with replacement, so that a real image has ten
-variants on average, where theirs has ten each, and the tokens' gradient is clipped to norm 1. Theirs is Stable
+late start, ten images per real one. Departs from it where the defaults of all edits do, and presets do not: sources are
+drawn with replacement, so that a real image has ten variants on average, where theirs has ten each (`sources: each`),
+and their latents are the posterior's mode, where img2img of diffusers samples it (`encode: sample`; on the packaged
+model latents are 0.07 apart on average). The tokens' gradient is clipped to norm 1. Theirs is Stable
 Diffusion 1.4, which presets name; the default backbone here is 1.5, as for every method (the base model of Diff-II's
 comparison is not stated). Their switches for masks and for erasing a concept are left out, as is the safety checker.
 """
@@ -58,6 +60,7 @@ class Config(_editing.Editing):
     strengths: _editing.Strengths = Field(default=(0.25, 0.5, 0.75, 1.0), description="drawn uniformly for every row")
     sampler: Sampler = Field(default="plms", description="PLMS (PNDM), DPM-Solver++(2M) or DDIM")
     num_inference_steps: int = Field(default=50, ge=2, le=999)
+    sources: _editing.Sources = "drawn"
 
     @model_validator(mode="after")
     def _some_step(self) -> "Config":
@@ -66,18 +69,20 @@ class Config(_editing.Editing):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows per class that has images, each from one of them, uniformly."""
+    """`spec.count` rows per class that has images, each from one of them, drawn or in turn."""
     groups = table.by_class()
     rows: list[PlanRow] = []
     for label, count in counts(table, spec):
         prompt = cfg.concepts.prompt(label, table.metaclass)
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
-            columns = own_source(key, groups[label]) | cfg.steps(key.choice("strength", cfg.strengths))
-            rows.append(new_row(VERSION, key, spec, prompt=prompt, **columns))
+            steps = cfg.steps(key.choice("strength", cfg.strengths)) | cfg.drawn(key)
+            source = own_source(key, groups[label], cfg.sources)
+            rows.append(new_row(VERSION, key, spec, prompt=prompt, **source, **steps))
     tokens = fits(cfg, table, spec, rows)[-1].name
     return (row.model_copy(update={"adapters": (tokens,)}) for row in rows)
 

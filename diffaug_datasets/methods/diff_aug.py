@@ -47,14 +47,21 @@ class Config(_editing.Editing):
 
 fits, fit = _concepts.fits, _concepts.fit
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows per class that has images, each from one of them, uniformly."""
+    return edits(NAME, VERSION, cfg, table, spec)
+
+
+def edits(name: str, version: int, cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """The rows of Diff-AUG, or of its like with other concepts."""
     concept, groups = _concepts.concept_unit(cfg, table, spec), table.by_class()
     for label, count in counts(table, spec):
         prompt = cfg.concepts.prompt(label, table.metaclass)
         for k in range(count if groups[label] else 0):
-            key = RowKey(spec.seed, NAME, label, k)
-            columns = own_source(key, groups[label]) | cfg.steps(key.choice("strength", cfg.strengths))
-            yield new_row(VERSION, key, spec, prompt=prompt, adapters=(concept.name,), **columns)
+            key = RowKey(spec.seed, name, label, k)
+            steps = cfg.steps(key.choice("strength", cfg.strengths)) | cfg.drawn(key)
+            columns = own_source(key, groups[label]) | steps
+            yield new_row(version, key, spec, prompt=prompt, adapters=(concept.name,), **columns)

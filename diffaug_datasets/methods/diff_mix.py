@@ -44,14 +44,20 @@ class Config(Mixing):
 
 fits, fit = _concepts.fits, _concepts.fit
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """Rows of every target class that has images, each from an image of any class, its own among them."""
+    return edits(NAME, VERSION, cfg, table, spec)
+
+
+def edits(name: str, version: int, cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
+    """The rows of Diff-Mix, or of its like with other concepts."""
     concept, pools = _concepts.concept_unit(cfg, table, spec), source_pools(cfg, table)
     learned = {source.label for source in table.sources}
     for target, count in _editing.counts(table, spec, cfg.targets):
         prompt = cfg.concepts.prompt(target, table.metaclass)
         for k in range(count if target in learned else 0):
-            key = RowKey(spec.seed, NAME, target, k)
-            yield new_row(VERSION, key, spec, prompt=prompt, adapters=(concept.name,), **mixed(cfg, key, pools))
+            key = RowKey(spec.seed, name, target, k)
+            yield new_row(version, key, spec, prompt=prompt, adapters=(concept.name,), **mixed(cfg, key, pools))

@@ -11,11 +11,19 @@ The resolution is the recipe's `backbone.height` and `width` (the paper: 128 for
 Follows the authors' code in the defaults, in grouping (`embeddings.by_class` is their way on MedMNIST and EuroSAT), and
 in guidance: scale 2 here is w = 1 of the paper's (1 + w) eps_c - w eps_u. Their sampler is PNDM, here `plms`, which
 presets name; the default is DDIM. Departs from it: a partner is never the image itself nor of another class, latents of
-the posterior's mode. Read from code and from accounts of others: the paper's text was not at hand.
+the posterior's mode; embeddings start within 0.1 whatever the group (theirs within 1/sqrt(images): the same for 100
+images, 0.063 for 250; `embeddings.start: group`), and are shown in an order that every epoch draws anew (theirs: always
+the same, `embeddings.order: fixed`), unless a preset of the authors' scripts says otherwise. Read from code and from
+accounts of others: the paper's text was not at hand.
+
+Burg et al. (arXiv 2304.10253) tune conditions of classes instead of images: the encoded class prompt as a whole
+(`embeddings.start: prompt`), one per class or one per cluster of its images (`embeddings.clusters`), guided away from
+the empty prompt (`unconditional: empty`). Only the names of these variants were at hand; the presets
+`tuned_conditioning` and `tuned_clusters` are reconstructions, whose clusters are of latents and not of CLIP's features.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -28,6 +36,7 @@ from diffaug_datasets.plugin import (
     FitUnit,
     Generated,
     Guidance,
+    Later,
     PlanRow,
     PlanSpec,
     Resize,
@@ -36,7 +45,9 @@ from diffaug_datasets.plugin import (
     Source,
     SourceTable,
     canonical,
+    fill,
     image_key,
+    image_of,
     new_row,
 )
 
@@ -72,12 +83,28 @@ class Config(_editing.Sampling):
     num_inference_steps: int = Field(default=100, ge=1, le=999)
     guidance_scale: Guidance = Field(default=2.0, description="1 + w of the paper; 1 = none")
     resize: Resize = Field(default="bicubic", description="how sources are fitted")
+    unconditional: Annotated[Literal["mean", "empty"], Later()] = Field(
+        default="mean",
+        description="guidance leads away from the mean embedding of the group, or from the empty prompt, which needs "
+        "embeddings.start: prompt",
+    )
+    prompt: Annotated[str, Later()] = Field(
+        default="a photo of a {name} {metaclass}", description="of a class, where embeddings start at it"
+    )
     downscale: bool = Field(default=True, description="store pictures at their source's size where that is smaller")
 
     @model_validator(mode="after")
     def _enough_steps(self) -> "Config":
         if self.sampler == "plms":
             plms_labels(self.num_inference_steps)
+        return self
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> "Config":
+        if self.unconditional == "empty" and self.embeddings.start != "prompt":
+            raise ValueError(
+                "unconditional: got 'empty', whose length is that of a prompt; set embeddings.start to prompt too"
+            )
         return self
 
 
@@ -143,19 +170,31 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
 
     Groups are cut from all real images and learned whole: what an image becomes depends on those beside it.
     """
-    size = cfg.embeddings.group
+    shared = cfg.embeddings.clusters > 0
+    size = max(1, len(table)) if shared else cfg.embeddings.group
     payload = {"backbone": spec.backbone, "config": cfg.embeddings.identity(), "resize": cfg.resize, "size": spec.size}
-    pools = table.by_class().values() if cfg.embeddings.by_class else [table.sources]
+    pools = table.by_class().values() if cfg.embeddings.by_class or shared else [table.sources]
     images = [list(dict.fromkeys(image_key(source.id, source.label) for source in pool)) for pool in pools]
     groups = [pool[i : i + size] for pool in images for i in range(0, len(pool), size)]
     used = {image for row in rows for image in _images(row)}
     wanted = [group for group in groups if not used.isdisjoint(group)]
-    return tuple(FitUnit.of("image_embeddings", {**payload, "images": group}) for group in wanted)
+    about = [{**payload, "images": group, **_class_prompts(cfg, table, group)} for group in wanted]
+    return tuple(FitUnit.of("image_embeddings", content) for content in about)
+
+
+def _class_prompts(cfg: Config, table: SourceTable, group: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The prompts that a group's embeddings start at, by class id."""
+    if cfg.embeddings.start != "prompt":
+        return {}
+    labels = sorted({image_of(image)[1] for image in group})
+    names, classes = table.prompt_names, table.class_names
+    return {"prompts": {str(i): fill(cfg.prompt, names[i], table.metaclass, classes[i]) for i in labels}}
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """The embeddings [s d] of a group, by `image_key`."""
-    return ctx.learn_embeddings(unit.content["images"], cfg.embeddings, resize=cfg.resize)
+    prompts = {int(label): text for label, text in unit.content.get("prompts", {}).items()}
+    return ctx.learn_embeddings(unit.content["images"], cfg.embeddings, resize=cfg.resize, prompts=prompts)
 
 
 evaluations = _editing.evaluations
@@ -170,6 +209,8 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 
     pairs = [_condition(row, ctx) for row in rows]
     cond, mean = (torch.stack(part).to(ctx.backbone.device) for part in zip(*pairs, strict=True))
+    if cfg.unconditional == "empty":
+        mean = ctx.backbone.prompts([""] * len(rows))
     scale = torch.tensor([1.0 if row.guidance_scale is None else row.guidance_scale for row in rows])
     eps = guided_by_mean(ctx.backbone, cond, mean, scale)
     latents = sampled(ctx.backbone, eps, ctx.noise(rows), cfg.sampler, cfg.num_inference_steps, [0] * len(rows))

@@ -3,13 +3,18 @@
 The baselines Img2Img-L (strength 0.3) and Img2Img-H (0.7) of GeNIe (arXiv 2312.02548, section 4.1).
 
 1. a source image of the class itself                `plan`, role `source`
-2. z_0 = mode of the posterior, scaled               `Backbone.encode`
+2. z_0 = mode of the posterior, scaled, or a sample  `Backbone.encode`, `encode`
 3. z_t = sqrt(ab_t) z_0 + sqrt(1 - ab_t) eps         `numerics.schedule.add_noise`, t the first label that runs
 4. guided denoising of the last int(n s) steps       `models.denoising.denoise`
 
 Departs from the authors' edits in step 3: theirs noise at int(1000 s), up to a level beside the first label that runs,
-and above 0.999 they start from pure noise, where strength 1 here still holds some signal of the source. The script's
-`txt2img` is such an edit at ratio 0.8 (presets `txt2img_code`).
+and above 0.999 they start from pure noise, where strength 1 here still holds some signal of the source. Sources are
+drawn; theirs are edited in turn, each as often as any other, which is `sources: each` and what their presets take. The
+script's `txt2img` is such an edit at ratio 0.8 (presets `txt2img_code`).
+
+`encode: sample` takes the latent as img2img of diffusers does, which GeNIe's own edit does not. Without prompt and
+guidance this is Boomerang (Luzi et al., arXiv 2210.12100), which Burg et al. (arXiv 2304.10253) compare with; how much
+noise they add is not known here, and the preset of that name is a reconstruction.
 """
 
 from collections.abc import Iterator
@@ -38,6 +43,7 @@ class Config(_editing.FromSource):
 
     strength: float = Field(default=0.7, gt=0, le=1, description="share of the schedule: 0.3 is -L, 0.7 is -H")
     prompt: _editing.SynonymPrompt = "a photo of a {name} {metaclass}"
+    sources: _editing.Sources = "drawn"
     sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
 
     @model_validator(mode="after")
@@ -47,14 +53,15 @@ class Config(_editing.FromSource):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows per class that has images, each from one of them, uniformly."""
+    """`spec.count` rows per class that has images, each from one of them, drawn or in turn."""
     groups = table.by_class()
     for label, count in counts(table, spec):
         prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass, table.class_names[label])
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
-            columns = own_source(key, groups[label]) | cfg.steps(cfg.strength)
+            columns = own_source(key, groups[label], cfg.sources) | cfg.steps(cfg.strength) | cfg.drawn(key)
             yield new_row(VERSION, key, spec, prompt=prompt, **columns)

@@ -9,8 +9,10 @@ Paper: "Is synthetic data from generative models ready for image recognition?", 
 Follows Diff-Mix's code (its strategy `real-aug`), which the later papers compare with: Stable Diffusion without any
 fine-tuning, strength 0.1. The original runs GLIDE and starts at t* = 15, 20, 35, 40, 50 of 100 steps for 16, 8, 4, 2, 1
 shots, that is `strength: 0.15` to `0.5` with `num_inference_steps: 100`; DA-Fusion's comparison takes Stable Diffusion
-1.4 with its own sampler, 0.5 and the prompt `a photo`. Departs from Diff-Mix's code in drawing: every class gets its
-planned number of rows, where theirs is itself drawn. He et al.'s Real-Filter and CLIP filter are recipes
+1.4 with its own sampler, 0.5 and the prompt `a photo`, every image ten times (`sources: each`) from a sampled latent
+(`encode: sample`). Departs from Diff-Mix's code in drawing: every class gets its planned number of rows, where theirs
+is itself drawn. Their strategy makes no image as it was released: without a checkpoint it looks the class's name up in
+an empty dictionary of tokens, and stops. This is what it says it does. He et al.'s Real-Filter and CLIP filter are recipes
 (`real_filter`, `clip_filter`); their language enhancement, sentences made from class names, is not built.
 """
 
@@ -39,6 +41,7 @@ class Config(_editing.Editing):
 
     strength: float = Field(default=0.1, gt=0, le=1, description="share of the schedule; t* / 100 in the paper's terms")
     prompt: _editing.ClassPrompt = "a photo of a {name} {metaclass}"
+    sources: _editing.Sources = "drawn"
 
     @model_validator(mode="after")
     def _some_step(self) -> "Config":
@@ -47,14 +50,15 @@ class Config(_editing.Editing):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows per class that has images, each from one of them, uniformly."""
+    """`spec.count` rows per class that has images, each from one of them, drawn or in turn."""
     groups = table.by_class()
     for label, count in counts(table, spec):
         prompt = fill(cfg.prompt, table.prompt_names[label], table.metaclass)
         for k in range(count if groups[label] else 0):
             key = RowKey(spec.seed, NAME, label, k)
-            columns = own_source(key, groups[label]) | cfg.steps(cfg.strength)
+            columns = own_source(key, groups[label], cfg.sources) | cfg.steps(cfg.strength) | cfg.drawn(key)
             yield new_row(VERSION, key, spec, prompt=prompt, **columns)

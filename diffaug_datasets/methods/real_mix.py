@@ -7,6 +7,7 @@
 5. the label (1 - s^gamma) e_source + s^gamma e_target            `diff_mix_label`
 
 The strategy `real-mix` of the authors' code, which fails there on an empty dictionary; this is what it says it does.
+Sources are the posterior's mode; theirs are sampled, as img2img of diffusers does (`encode: sample`, in their presets).
 Counts, sources and labels are as in `diff_mix`.
 """
 
@@ -60,6 +61,7 @@ class Config(Mixing):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
@@ -82,7 +84,8 @@ def mixed(cfg: Mixing, key: RowKey, pools: Sequence[Sequence[Source]]) -> dict[s
     source = key.choice("source", key.choice("source_class", pools))
     strength = key.choice("strength", cfg.strengths)
     weights = diff_mix_label(source.label, key.class_id, strength, cfg.gamma, cfg.soft_scaler)
-    return {**_editing.source_columns(source), **cfg.steps(strength), "soft_label": SoftLabel.mixed(weights)}
+    columns = {**_editing.source_columns(source), **cfg.steps(strength), **cfg.drawn(key)}
+    return {**columns, "soft_label": SoftLabel.mixed(weights)}
 
 
 def diff_mix_label(

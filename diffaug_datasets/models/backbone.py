@@ -67,13 +67,24 @@ def preprocess(image: Image.Image, resize: Resize, height: int, width: int) -> F
     return (2 * levels - 1).permute(2, 0, 1).contiguous()
 
 
+def covering_size(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """(width, height) in pixels of a picture of that size once it covers height x width.
+
+    One side becomes what is asked for, the other int(asked * long / short), as torchvision's Resize has it: the product
+    is a whole number before it is divided, so that no rounding takes a pixel away.
+    """
+    columns, rows = size
+    if height * columns >= width * rows:
+        return int(height * columns / rows), height
+    return width, int(width * rows / columns)
+
+
 def _covering(image: Image.Image, height: int, width: int) -> Image.Image:
     """Follows torchvision's Resize(size) and CenterCrop(size), bilinear, for a square size.
 
     A picture so thin that it would be enlarged beyond `MOST_PIXELS` is cropped first: at most one grey level off.
     """
-    scale = max(height / image.height, width / image.width)
-    size = max(width, int(image.width * scale)), max(height, int(image.height * scale))
+    size = covering_size(image.size, height, width)
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     if size[0] * size[1] > MOST_PIXELS:
         return _cropped_first(image, size, (left, top, left + width, top + height))
@@ -291,12 +302,16 @@ class Backbone:
         """A picture in [-1, 1] at the backbone's size, on the CPU; see the function `preprocess`."""
         return preprocess(image, resize, self.height, self.width)
 
-    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """Latents of images in [-1, 1]: the posterior's mode, scaled; nothing is sampled."""
+    def encode(
+        self, images: Float[Tensor, "b 3 H W"], noise: Float[Tensor, "b c h w"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents of images in [-1, 1], scaled: the posterior's mode, or mean + std * noise where noise is given."""
         with torch.no_grad():
             posterior = self._vae.encode(images.to(self.device, self.dtype)).latent_dist
-        config = self._vae.config
-        latents: Tensor = (posterior.mode().float() - (config.shift_factor or 0.0)) * config.scaling_factor
+        config, drawn = self._vae.config, posterior.mode().float()
+        if noise is not None:
+            drawn = drawn + posterior.std.float() * noise.to(self.device)
+        latents: Tensor = (drawn - (config.shift_factor or 0.0)) * config.scaling_factor
         return latents
 
     def decode_float(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:

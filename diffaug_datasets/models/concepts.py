@@ -9,9 +9,9 @@ seed and i. Several processes may share every batch. While it runs, a few classe
 (`Previews`); nothing but the report reads them, and training ends at the same bits without.
 
 Image embeddings minimise E || eps - eps_theta(z_t, t, c_j) ||^2 over c_j [s d] alone, for every image j of a group
-(Diffusion Inversion, arXiv 2305.15316, stage 1). They follow the authors' code in start, optimiser and rate, and depart
-from it: an image that a step does not show is not touched by that step (theirs decays and drifts on), latents are the
-posterior's mode, and training resumes exactly.
+(Diffusion Inversion, arXiv 2305.15316, stage 1). They follow the authors' code in optimiser and rate, with `start` and
+`order` in those too, and depart from it: an image that a step does not show is not touched by that step (theirs decays
+and drifts on), latents are the posterior's mode, and training resumes exactly.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ FEWEST_LOOKS, MOST_LOOKS = 3, 12
 PREVIEW_CLASSES, PREVIEW_STEPS, PREVIEW_SCALE, PREVIEW_SIDE = 4, 10, 7.5, 256
 # A training step costs about three evaluations per image; pictures may cost a twentieth of them.
 TRAINING_COST, PREVIEW_SHARE = 3, 20
-START_RANGE = 0.1  # a linear map without bias from 100 one-hot inputs starts uniform within 1 / sqrt(100)
+START_RANGE = 0.1  # as for the usual 100 images: a linear map without bias from n one-hot inputs has 1 / sqrt(n)
 
 
 @dataclass(frozen=True)
@@ -349,10 +349,14 @@ def learn_embeddings(
     cfg: EmbeddingConfig,
     *,
     workdir: Path,
+    labels: Sequence[int] | None = None,
+    prompts: Mapping[int, str] | None = None,
     progress: OnStep | None = None,
 ) -> LearnedEmbeddings:
     """Learn the embeddings of images in [-1, 1], one group, taken one by one. The backbone is left without concepts.
 
+    `labels`: the images' classes, inside which images may share an embedding; None = all are of one. `prompts`: of
+    these classes, where embeddings start at those.
     Killed and called again with the same arguments, it goes on from the last checkpoint under `workdir` and ends at the
     same bits, as concept learning does. `progress` gets (steps done, of how many, loss).
 
@@ -364,23 +368,41 @@ def learn_embeddings(
     if not encoded:
         raise BackboneError("image embeddings: got no image, expected at least one.")
     latents = torch.cat(encoded)
-    settings = [backbone.name, str(backbone.dtype), cfg.identity()]
+    settings: list[object] = [backbone.name, str(backbone.dtype), cfg.identity()]
+    classes = list(labels or [0] * len(latents))
+    settings += [classes, sorted((prompts or {}).items())] if cfg.clusters or cfg.start == "prompt" else []
     fingerprint = digest([*settings, hashlib.sha256(latents.contiguous().numpy().data).hexdigest()])[:16]
-    training = EmbeddingTraining(backbone, cfg, latents)
+    training = EmbeddingTraining(backbone, cfg, latents, classes, prompts)
     losses = training.to_the_end(Checkpoint(workdir / "embedding-checkpoint", fingerprint), progress)
-    return LearnedEmbeddings(tuple(c.detach().cpu().clone() for c in training.embeddings), tuple(losses))
+    learned = [c.detach().cpu().clone() for c in training.embeddings]
+    return LearnedEmbeddings(tuple(learned[owner].clone() for owner in training.owners), tuple(losses))
 
 
 class EmbeddingTraining:
-    """The embeddings of one group of latents, and how a step changes them."""
+    """The embeddings of one group of latents, and how a step changes them. `owners`: by image, the place of its own."""
 
-    def __init__(self, backbone: Backbone, cfg: EmbeddingConfig, latents: Float[Tensor, "n c h w"]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        cfg: EmbeddingConfig,
+        latents: Float[Tensor, "n c h w"],
+        labels: Sequence[int] | None = None,
+        prompts: Mapping[int, str] | None = None,
+    ) -> None:
         self.backbone, self.cfg, self.latents = backbone, cfg, latents
-        self.embeddings = _start(backbone, cfg, len(latents))
+        labels = labels or [0] * len(latents)
+        self.owners = clusters_of(latents, labels, cfg) if cfg.clusters else list(range(len(latents)))
+        count = max(self.owners) + 1
+        if cfg.start == "prompt":
+            texts = [(prompts or {}).get(labels[self.owners.index(owner)], "") for owner in range(count)]
+            self.embeddings = [nn.Parameter(backbone.prompt(text).clone()) for text in texts]
+        else:
+            self.embeddings = _start(backbone, cfg, count)
         self.optimiser = torch.optim.AdamW(self.embeddings, lr=cfg.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
         self.state = TrainingState({f"{j:06d}": c for j, c in enumerate(self.embeddings)}, self.optimiser)
         steps = backbone.schedule.num_train_timesteps
-        self.draws = StepDraws(cfg, (0,) * len(latents), backbone.latent_shape, steps, purpose="image embeddings")
+        alike, shape = (0,) * len(latents), backbone.latent_shape
+        self.draws = StepDraws(cfg, alike, shape, steps, 1, "image embeddings", shuffled=cfg.order == "shuffled")
         self.descent = Descent(self.optimiser, backbone.dtype, "image embeddings", "embeddings.lr")
 
     def to_the_end(self, checkpoint: Checkpoint, progress: OnStep | None) -> list[float]:
@@ -400,16 +422,32 @@ class EmbeddingTraining:
         """Mean squared error on eps."""
         device = self.backbone.device
         x0, eps = self.latents[draw.images].to(device), draw.eps.to(device)
-        cond = torch.stack([self.embeddings[j] for j in draw.images.tolist()])
+        cond = torch.stack([self.embeddings[self.owners[j]] for j in draw.images.tolist()])
         xt = add_noise(self.backbone.schedule, x0, eps, draw.t)
         return (self.backbone.eps(xt, draw.t, cond) - eps).square().mean()
+
+
+def clusters_of(latents: Float[Tensor, "n c h w"], labels: Sequence[int], cfg: EmbeddingConfig) -> list[int]:
+    """By image the number of its cluster: `cfg.clusters` per class at most, by k-means, numbered as they occur."""
+    from sklearn.cluster import KMeans
+
+    homes: dict[int, tuple[int, int]] = {}
+    for label in dict.fromkeys(labels):
+        own = [j for j, other in enumerate(labels) if other == label]
+        count = min(cfg.clusters, len(own))
+        means = KMeans(count, n_init=10, random_state=cfg.seed % 2**32)
+        found = means.fit_predict(latents[own].flatten(1).double().numpy()) if count > 1 else [0] * len(own)
+        homes |= {j: (label, int(cluster)) for j, cluster in zip(own, found, strict=True)}
+    numbers: dict[tuple[int, int], int] = {}
+    return [numbers.setdefault(homes[j], len(numbers)) for j in range(len(labels))]
 
 
 def _start(backbone: Backbone, cfg: EmbeddingConfig, n: int) -> list[nn.Parameter]:
     """`n` conditions [s d], embedding j drawn from the seed and j alone."""
     shape = cfg.vectors, int(backbone.unet.config.cross_attention_dim)
     generators = [torch.Generator().manual_seed(uint63(f"{cfg.seed}|image embeddings|start|{j}")) for j in range(n)]
-    rows = [torch.empty(shape).uniform_(-START_RANGE, START_RANGE, generator=g) for g in generators]
+    bound = 1 / math.sqrt(n) if cfg.start == "group" else START_RANGE
+    rows = [torch.empty(shape).uniform_(-bound, bound, generator=g) for g in generators]
     return [nn.Parameter(row.to(backbone.device)) for row in rows]
 
 

@@ -75,12 +75,17 @@ def edit(
     cfg: EditSettings,
     noised_at: Sequence[int | None],
     start: Sequence[int],
+    posterior: Float[Tensor, "b c h w"] | None = None,
 ) -> list[Generated]:
-    """Noise every row's first source to label `noised_at[j]` (None = keep no source) and denoise it from `start[j]`."""
+    """Noise every row's first source to label `noised_at[j]` (None = keep no source) and denoise it from `start[j]`.
+
+    `posterior`: standard normal draws that choose the sources' latents; None = the posterior's mode.
+    """
     backbone = ctx.backbone
     sources = torch.stack([backbone.preprocess(ctx.source(row.source_ids[0]), cfg.resize) for row in rows])
     eps = ctx.noise(rows)
-    noised = add_noise(backbone.schedule, backbone.encode(sources), eps, [t or 0 for t in noised_at])
+    clean = backbone.encode(sources, posterior)
+    noised = add_noise(backbone.schedule, clean, eps, [t or 0 for t in noised_at])
     pure = torch.tensor([t is None for t in noised_at], device=eps.device)[:, None, None, None]
     xt = torch.where(pure, eps, noised)
     latents = denoise(backbone, xt, conditions, cfg.sampler, cfg.num_inference_steps, start)

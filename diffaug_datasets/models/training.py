@@ -147,7 +147,10 @@ class StepDraw:
 
 @dataclass(frozen=True)
 class StepDraws:
-    """The random choices of a training run over images with these class ids; `purpose` sets runs apart."""
+    """The random choices of a training run over images with these class ids; `purpose` sets runs apart.
+
+    `shuffled`: every epoch draws an order of its own; else it is the order of the images.
+    """
 
     cfg: DrawConfig
     labels: tuple[int, ...]
@@ -155,6 +158,7 @@ class StepDraws:
     num_train_timesteps: int
     prompts: int = 1
     purpose: str = "concepts"
+    shuffled: bool = True
 
     def step(self, i: int) -> StepDraw:
         """Everything random about step i: the same whether or not the run was interrupted before it."""
@@ -176,13 +180,15 @@ class StepDraws:
         return torch.multinomial(weights, self.cfg.batch, replacement=True, generator=self._generator(i, "image"))
 
     def _in_epochs(self, i: int) -> Int[Tensor, " b"]:
-        """Images without replacement, in an order that every epoch draws anew; a batch may span epochs."""
+        """Images without replacement, in the order of their epoch; a batch may span epochs."""
         count = len(self.labels)
         places = range(i * self.cfg.batch, (i + 1) * self.cfg.batch)
         orders = {epoch: self._order(epoch) for epoch in {place // count for place in places}}
         return torch.stack([orders[place // count][place % count] for place in places])
 
     def _order(self, epoch: int) -> Int[Tensor, " n"]:
+        if not self.shuffled:
+            return torch.arange(len(self.labels))
         return torch.randperm(len(self.labels), generator=self._generator(epoch, "epoch"))
 
 

@@ -8,7 +8,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -55,6 +55,14 @@ class _Published(TypedDict):
     variant: NotRequired[str]
     source: str
     unsure: NotRequired[list[str]]
+    set: dict[str, object]
+
+
+class _Added(TypedDict):
+    """An entry of `presets.yaml` that lays further keys over presets whose names match; it has a source of its own."""
+
+    also: list[str]
+    source: str
     set: dict[str, object]
 
 
@@ -130,8 +138,14 @@ def parse_config_name(name: str) -> tuple[str, str, str]:
 def presets() -> Mapping[str, Preset]:
     """Every preset by name, in the order of the file."""
     text = (files("diffaug_datasets") / "recipes" / "presets.yaml").read_text(encoding="utf-8")
-    entries: list[_Published] = yaml.safe_load(text)
-    return {preset.name: preset for entry in entries for preset in _expanded(entry)}
+    entries = yaml.safe_load(text)
+    published: list[_Published] = [entry for entry in entries if "also" not in entry]
+    added: list[_Added] = [entry for entry in entries if "also" in entry]
+    found = {preset.name: preset for entry in published for preset in _expanded(entry)}
+    for entry in added:
+        names = [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in entry["also"])]
+        found |= {name: _with(found[name], entry) for name in names}
+    return found
 
 
 def find_preset(name: str) -> Preset:
@@ -181,6 +195,11 @@ def _expanded(entry: _Published) -> Iterator[Preset]:
             name = "_".join(filter(None, (f"{entry['method']}@{setting}", entry.get("variant"))))
             unsure = tuple(entry.get("unsure", ()))
             yield Preset(name, f"{setting}_{slug}", entry["source"], unsure, entry["set"])
+
+
+def _with(preset: Preset, added: _Added) -> Preset:
+    changes = merged(preset.changes, added["set"])
+    return replace(preset, source=f"{preset.source}; {added['source']}", changes=changes)
 
 
 @cache

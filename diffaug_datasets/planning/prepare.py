@@ -19,7 +19,7 @@ from diffaug_datasets.core.images import pixels_of, reading_bytes
 from diffaug_datasets.core.method import PlanSpec
 from diffaug_datasets.core.models import find_backbone, local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan, without_images
-from diffaug_datasets.core.prompts import read_suffixes, suffix_list, suffixes_for
+from diffaug_datasets.core.prompts import read_prompts, read_suffixes, suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_groups, parse_protocol, places_by_label
 from diffaug_datasets.core.recipe import PROSE, Recipe, check_steps
 from diffaug_datasets.core.rows import PlanRow, Row
@@ -103,16 +103,19 @@ def check_models(recipe: Recipe) -> None:
 def resolve(recipe: Recipe, images: str | None = None) -> Recipe:
     """The recipe that a run folder keeps: it says the same to a worker anywhere.
 
-    A suffix file gives way to its texts, for a plan rests on what it says, not on where it lies; a builder's name as
-    pool to the place of that builder's pool; the source to the copy that is read, where one is.
+    A file of suffixes or prompts gives way to its texts, for a plan rests on what it says, not on where it lies; a
+    builder's name as pool to the place of that builder's pool; the source to the copy that is read, where one is.
 
     Raises:
-        RecipeError: the suffix file cannot be read, or the builder has no pool.
+        RecipeError: a file of texts cannot be read, or the builder has no pool.
     """
     config = dict(recipe.config)
     suffixes, pool = config.get("suffixes"), recipe.method_config.requirements.pool
     if isinstance(suffixes, str) and suffixes.endswith(".json"):
         config["suffixes"] = list(read_suffixes(Path(suffixes)).suffixes)
+    if isinstance(prompts := config.get("prompts"), str) and prompts.casefold().endswith(".json"):
+        lists = read_prompts(Path(prompts))
+        config["prompts"] = lists if isinstance(lists, dict) else list(lists)
     if pool:
         config["pool"] = pool
         if local_path(pool) is None and pool in discover_builders():

@@ -189,13 +189,18 @@ class WorkContext:
         )  # fmt: skip
         return FitFiles(learned.concepts.files(), learned.measured())
 
-    def learn_embeddings(self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize) -> FitFiles:
+    def learn_embeddings(
+        self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize, prompts: Mapping[int, str] | None = None
+    ) -> FitFiles:
         """A condition per image; killed and called again, it goes on from its last checkpoint."""
         from diffaug_datasets.models.concepts import learn_embeddings
 
         self._concepts = None
         pixels = (self.backbone.preprocess(self.source(image_of(image)[0]), resize) for image in images)
-        learned = learn_embeddings(self.backbone, pixels, cfg, workdir=self.folder, progress=self.report)
+        labels = [image_of(image)[1] for image in images]
+        learned = learn_embeddings(
+            self.backbone, pixels, cfg, labels=labels, prompts=prompts, workdir=self.folder, progress=self.report
+        )
         files = {"image_embeddings.safetensors": dict(zip(images, learned.embeddings, strict=True))}
         return FitFiles(files, learned.measured())
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -94,6 +94,51 @@ def test_a_group_of_one_class_ends_where_the_class_does() -> None:
     assert [{name.split("/")[1] for name in group} for group in groups] == [{"0"}, {"0"}, {"2"}]
     one, plain = table(3), diffusion_inversion.Config.model_validate({"embeddings": {"group": 3}})
     assert fits(plain, one, spec) == fits(cfg, one, spec)
+
+
+def test_shared_embeddings_make_a_class_one_group_and_their_prompts_are_part_of_it() -> None:
+    cfg = diffusion_inversion.Config.model_validate({"embeddings": {"group": 3, "clusters": 2, "start": "prompt"}})
+    spec = PlanSpec(seed=0, backbone="m", per_class=20)
+    units = fits(cfg, table(4, 0, 2), spec)
+    assert [len(unit.content["images"]) for unit in units] == [4, 2]
+    assert [unit.content["prompts"] for unit in units] == [
+        {"0": "a photo of a class 0 bird"},
+        {"2": "a photo of a class 2 bird"},
+    ]
+    plain = diffusion_inversion.Config.model_validate({"embeddings": {"group": 3}})
+    assert not any("prompts" in unit.content for unit in fits(plain, table(4, 0, 2), spec))
+
+
+def test_guidance_away_from_the_empty_prompt_needs_its_length() -> None:
+    with pytest.raises(ValueError, match=r"set embeddings\.start to prompt too"):
+        diffusion_inversion.Config.model_validate({"unconditional": "empty"})
+
+
+@torch.no_grad()
+def test_conditions_that_start_at_a_prompt_and_are_not_tuned_draw_what_the_pipeline_draws(tmp_path: Path) -> None:
+    """No step of learning, no noise, no partner: DDIM under the class prompt, guided away from the empty one."""
+    learning = {"start": "prompt", "clusters": 1, "steps": 0}
+    config = {
+        "num_inference_steps": 6,
+        "interpolation": 0,
+        "noise": 0,
+        "embeddings": learning,
+        "unconditional": "empty",
+    }
+    small = {"per_class": 1, "batch_size": 5, "include_test": False, "config": config}
+    run = write_run(prepare(config_recipe("fashion_2shot_diffinversion", **small)), tmp_path / "run")
+    execute(run, WorkerOptions(), workers=1)
+    pipe = StableDiffusionPipeline.from_pretrained(PIPELINE, safety_checker=None, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = ddim()
+    names = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+    for row in stored(run)[:3]:
+        noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(row["seed"]))
+        prompt = f"a photo of a {names[row['label']]}"
+        about = {"latents": noise, "num_inference_steps": 6, "guidance_scale": 2.0, "output_type": "np"}
+        wanted = 255 * pipe(prompt, **about).images[0]
+        ours = np.asarray(Image.open(BytesIO(row["image"]["bytes"])).convert("RGB"), dtype=float)
+        assert np.abs(ours - wanted.round()).max() <= 1
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,7 @@ def test_diff_ii_inverts_the_images_of_its_pairs_once_each(batch: int, per_class
     assert all(set(row.adapters[1:]) == {home[f"{i}/{row.label}"] for i in row.source_ids} for row in rows)
 
 
-@pytest.mark.parametrize("method", ["diff_mix", "real_mix"])
+@pytest.mark.parametrize("method", ["diff_mix", "real_mix", "ti_mix"])
 def test_diff_mix_draws_sources_strengths_and_labels(method: str) -> None:
     module, spec = find_method(method), PlanSpec(seed=0, backbone="m", per_image=100)
     rows = list(module.plan(module.Config(gamma=0.8), table((5, 5, 5)), spec))
@@ -199,7 +199,7 @@ def test_a_name_serves_a_class_without_images_and_a_token_does_not() -> None:
     for method in ("real_gen", "real_mix"):
         module = find_method(method)
         assert {r.label for r in module.plan(module.Config(), table((3, 0, 1)), spec)} == {0, 1, 2}
-    for method in ("diff_gen", "diff_mix", "diff_aug", "real_guidance", "img2img"):
+    for method in ("diff_gen", "diff_mix", "diff_aug", "ti_mix", "ti_aug", "real_guidance", "img2img"):
         module = find_method(method)
         assert {r.label for r in module.plan(module.Config(), table((3, 0, 1)), spec)} == {0, 2}
 
@@ -208,6 +208,16 @@ def test_methods_of_the_same_concepts_share_one_fit() -> None:
     names = {plan_of(method).fits[0].name for method in ("diff_mix", "diff_gen", "diff_aug")}
     assert len(names) == 1
     assert plan_of("diff_ii", resize="bilinear").fits[0].name in names
+
+
+def test_tokens_alone_are_one_fit_of_rank_0_whatever_else_is_set() -> None:
+    """Also where a recipe sets a few keys of `concepts`; a rank is refused."""
+    for concepts in ({}, {"steps": 100}):
+        [mix], [aug] = (plan_of(method, concepts=concepts).fits for method in ("ti_mix", "ti_aug"))
+        assert mix.name == aug.name != plan_of("diff_mix", concepts=concepts).fits[0].name
+        assert (mix.content["config"]["rank"], len(mix.content["names"])) == (0, 3)
+    with pytest.raises(RecipeError, match=r"concepts\.rank: got 4"):
+        plan_of("ti_mix", concepts={"rank": 4})
 
 
 def test_a_size_to_learn_at_names_another_fit_and_its_absence_the_same() -> None:
@@ -237,6 +247,34 @@ def test_a_strength_that_runs_no_step_is_refused() -> None:
     for value in ([], [0.0], [1.5]):
         with pytest.raises(RecipeError, match=r"expected one or more strengths in \(0, 1\]"):
             plan_of("diff_aug", strengths=value)
+
+
+EDITS = ["img2img", "real_guidance", "real_mix", "diff_aug", "diff_mix", "ti_aug", "ti_mix", "da_fusion"]
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_sampled_source_has_a_seed_of_its_own(name: str) -> None:
+    method, mode, sample = find_method(name), plan_of(name), plan_of(name, encode="sample")
+    assert {row.draw for row in mode.rows} == {"{}"} and plan_of(name, encode="mode").id == mode.id != sample.id
+    config = Recipe.from_dict({"builder": "toy", "method": name, "config": {"encode": "sample"}}).method_config
+    for row, plain in zip(sample.rows, mode.rows, strict=True):
+        key = RowKey(0, name, row.label, row.k)
+        assert json.loads(row.draw) == {"posterior_seed": key.seed("posterior")} and key.seed("posterior") != row.seed
+        assert row.model_copy(update={"draw": "{}"}) == plain.model_copy(update={"adapters": row.adapters})
+        again = method.redraw(row, key.retry(1), config)
+        assert json.loads(again.draw) == {"posterior_seed": key.retry(1).seed("posterior")}
+        assert again.seed == key.retry(1).seed("noise")
+
+
+@pytest.mark.parametrize("name", ["img2img", "real_guidance", "da_fusion"])
+def test_each_image_is_edited_as_often_as_any_other(name: str) -> None:
+    """As the authors of DA-Fusion and GeNIe do, m times; drawn, some are edited more often than others."""
+    method, spec = find_method(name), PlanSpec(seed=0, backbone="m", per_image=7)
+    each = list(method.plan(method.Config.model_validate({"sources": "each"}), table((3, 2, 4)), spec))
+    assert set(Counter((row.label, row.source_ids) for row in each).values()) == {7} and len(each) == 63
+    drawn = list(method.plan(method.Config(), table((3, 2, 4)), spec))
+    assert len(set(Counter((row.label, row.source_ids) for row in drawn).values())) > 1 and len(drawn) == 63
+    assert plan_of(name, sources="drawn").id == plan_of(name).id != plan_of(name, sources="each").id
 
 
 @pytest.mark.parametrize("levels", [[0.5], [0.7, 0.5], [0.0, 0.5], [0.5, 1.2], [0.5, 0.5]])

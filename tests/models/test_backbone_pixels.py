@@ -9,7 +9,7 @@ from PIL import Image
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import check_image, decode_image, encode_image
 from diffaug_datasets.models import backbone
-from diffaug_datasets.models.backbone import preprocess
+from diffaug_datasets.models.backbone import covering_size, preprocess
 from diffaug_datasets.models.encoders import Encoder
 
 
@@ -29,6 +29,23 @@ def test_cropping_first_is_at_most_one_grey_level_off(
     levels = ((usual - cropped).abs() * 127.5).round()
     assert levels.max() <= 1 and (levels > 0).float().mean() < 0.3
     assert usual.shape == cropped.shape == (3, *sides)
+
+
+@pytest.mark.parametrize("asked", [224, 512])
+def test_the_long_side_is_torchvisions(asked: int) -> None:
+    """torchvision.transforms.Resize: the image is rescaled to (size * height / width, size) if height > width."""
+    for short in range(1, 400, 3):
+        for long in range(short, 700):
+            wanted = int(asked * long / short)
+            assert covering_size((long, short), asked, asked) == (wanted, asked), (long, short)
+            assert covering_size((short, long), asked, asked) == (asked, wanted), (short, long)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((500, 375), (170, 128)), ((375, 500), (96, 128)), ((300, 300), (128, 128))]
+)
+def test_a_picture_covers_what_is_no_square(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    assert covering_size(size, 128, 96) == wanted
 
 
 @pytest.mark.parametrize("size", [(2, 60_000), (60_000, 2), (1, 65_535)])

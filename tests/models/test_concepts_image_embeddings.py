@@ -17,13 +17,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from PIL import Image
+from sd_tiny import pipeline
 from torch import Tensor
 
 import diffaug_datasets
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.learning import EmbeddingConfig
 from diffaug_datasets.models import concepts
-from diffaug_datasets.models.concepts import EmbeddingTraining, guided_by_mean, learn_embeddings, perturbed
+from diffaug_datasets.models.concepts import EmbeddingTraining, clusters_of, guided_by_mean, learn_embeddings, perturbed
 from diffaug_datasets.models.denoising import sampled
 
 if TYPE_CHECKING:
@@ -136,6 +137,27 @@ def test_the_start_is_that_of_a_linear_map_of_one_hot_groups(backbone: "Backbone
     assert ours.std() == pytest.approx(theirs.std().item(), rel=0.05)
 
 
+@pytest.mark.parametrize("n", [16, 400])
+def test_the_start_of_a_group_is_that_of_a_linear_map_of_so_many_inputs(backbone: "Backbone", n: int) -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.Linear(n, 3 * 32, bias=False).weight.detach()
+    cfg = SHORT.model_copy(update={"start": "group"})
+    found = EmbeddingTraining(backbone, cfg, normal(n, *backbone.latent_shape)).embeddings
+    ours = torch.stack(list(found)).detach()
+    assert ours.abs().max() == pytest.approx(theirs.abs().max().item(), rel=0.02)
+    assert ours.std() == pytest.approx(theirs.std().item(), rel=0.05)
+
+
+def test_a_fixed_order_shows_the_images_as_a_loader_that_does_not_shuffle(backbone: "Backbone") -> None:
+    cfg = SHORT.model_copy(update={"order": "fixed", "batch": 3})
+    training = EmbeddingTraining(backbone, cfg, normal(6, *backbone.latent_shape))
+    loader = torch.utils.data.DataLoader(range(6), batch_size=3, shuffle=False)  # type: ignore[arg-type]
+    theirs = [batch.tolist() for _ in range(2) for batch in loader]
+    assert [training.draws.step(i).images.tolist() for i in range(4)] == theirs
+    shuffled = EmbeddingTraining(backbone, SHORT.model_copy(update={"batch": 3}), normal(6, *backbone.latent_shape))
+    assert [shuffled.draws.step(i).images.tolist() for i in range(4)] != theirs
+
+
 def test_an_image_that_is_not_shown_does_not_move(backbone: "Backbone") -> None:
     training = EmbeddingTraining(backbone, SHORT, normal(5, *backbone.latent_shape))
     training.step(0)
@@ -235,3 +257,54 @@ def test_an_embedding_brings_its_own_picture_back(tmp_path: Path) -> None:
         drawn = trained.decode_float(sampled(trained, eps, xt, "ddim", 15, [0] * 4))
     errors = torch.cdist(drawn.flatten(1), (torch.stack(images) / 2 + 0.5).flatten(1))
     assert errors.argmin(1).tolist() == [0, 1, 2, 3], json.dumps(errors.tolist())
+
+
+def blobs(backbone: "Backbone", homes: list[int]) -> Tensor:
+    """Latents around a far point for each home."""
+    spots = normal(max(homes) + 1, *backbone.latent_shape, seed=7) * 5
+    return torch.stack([spots[home] + 0.1 * normal(*backbone.latent_shape, seed=i) for i, home in enumerate(homes)])
+
+
+def test_images_of_a_cluster_share_an_embedding_and_classes_never_do(backbone: "Backbone") -> None:
+    cfg = SHORT.model_copy(update={"clusters": 2})
+    homes, labels = [0, 1, 0, 1, 0, 1, 0], [0, 0, 0, 0, 1, 1, 2]
+    found = clusters_of(blobs(backbone, homes), labels, cfg)
+    assert found == [0, 1, 0, 1, 2, 3, 4]
+    assert clusters_of(blobs(backbone, homes), labels, SHORT.model_copy(update={"clusters": 1})) == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+        2,
+    ]
+    training = EmbeddingTraining(backbone, cfg, blobs(backbone, homes), labels)
+    assert training.owners == found and len(training.embeddings) == 5
+
+
+def test_the_gradient_of_a_shared_embedding_is_that_of_all_its_images(backbone: "Backbone", sd_folder: Path) -> None:
+    latents = normal(4, *backbone.latent_shape)
+    training = EmbeddingTraining(backbone, SHORT.model_copy(update={"clusters": 1, "batch": 4}), latents)
+    draw = training.draws.step(0)
+    training.loss(draw).backward()
+    unet = UNet2DConditionModel.from_pretrained(sd_folder / "unet")
+    scheduler = DDIMScheduler.from_pretrained(sd_folder / "scheduler")
+    own = training.embeddings[0].detach().clone().requires_grad_()
+    t = torch.tensor(draw.t)
+    xt = scheduler.add_noise(latents[draw.images], draw.eps, t)
+    seen = unet(xt, t, encoder_hidden_states=own.expand(4, -1, -1)).sample
+    torch.nn.functional.mse_loss(seen, draw.eps).backward()
+    ours = training.embeddings[0].grad
+    assert ours is not None and own.grad is not None
+    assert (ours - own.grad).abs().max() < TOLERANCE * own.grad.abs().max()
+
+
+def test_embeddings_that_start_at_a_prompt_are_its_hidden_states(backbone: "Backbone", sd_folder: Path) -> None:
+    cfg = SHORT.model_copy(update={"start": "prompt", "clusters": 1, "steps": 0})
+    prompts, work = {0: "a photo of a bird", 3: "a photo of a car"}, sd_folder / "unused"
+    made = learn_embeddings(backbone, pictures(backbone, 3), cfg, labels=[3, 0, 3], prompts=prompts, workdir=work)
+    pipe = pipeline(sd_folder)
+    for own, text in zip(made.embeddings, ("a photo of a car", "a photo of a bird", "a photo of a car"), strict=True):
+        wanted, _ = pipe.encode_prompt(text, "cpu", 1, do_classifier_free_guidance=False)
+        assert (own - wanted[0]).abs().max() < TOLERANCE

@@ -26,6 +26,8 @@ INVERTED = ("cifar10", "cifar100", "stl10", "imagenette")
 POWERS = (1, 2, 4, 8, 16)
 NOVEL = [f"{name}_imagenet_5way{shots}shot" for name in ("mini", "tiered") for shots in (1, 5)]
 ON_EUROSAT = {"protocol", "backbone", "interpolation", "noise", "embeddings", "per_image"}
+# Section 3.11: of what retrieval is compared with, only the names are known.
+BURG = {"per_class", "guidance_scale", "backbone"}
 PRESETS = {
     "retrieval@imagenet_10pct": {"per_class", "query", "prompt"},
     **{
@@ -34,6 +36,17 @@ PRESETS = {
         for variant in ("", "_plain_features")
     },
     "diff_ii@aircraft_10shot_code": {"split_ratio"},
+    **{f"txt2img@imagenet_10pct_{name}": BURG | {"prompt"} for name in ("unguided", "class_prompt")},
+    "txt2img@imagenet_10pct_clip_prompts": BURG,
+    "img2img@imagenet_10pct_boomerang": BURG - {"per_class"} | {"per_image", "strength", "prompt"},
+    **{
+        f"diff_gen@imagenet_10pct_{name}": BURG | {"concepts"}
+        for name in ("textual_inversion", "tuned_unet", "tuned_unet_conditioning")
+    },
+    **{
+        f"diffusion_inversion@imagenet_10pct_{name}": BURG | {"embeddings"}
+        for name in ("tuned_conditioning", "tuned_clusters")
+    },
     **{
         f"diffusion_inversion@{name}_full{variant}": INVERSION
         for name in INVERTED

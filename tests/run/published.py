@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import torch
@@ -118,13 +119,24 @@ class Published:
         return self.pipe(prompt, latents=noise, num_inference_steps=n, guidance_scale=W, output_type="latent").images
 
     def img2img(self, row: Row, prompt: str, n: int, how: str, sampler: str = "dpm") -> Tensor:
-        """Img2Img, Real-Guidance, Real-Mix, Diff-AUG, Diff-Mix, DA-Fusion."""
+        """What edits an image, from the mode of its posterior: Img2Img, Real-Guidance, DA-Fusion, all of Diff-Mix."""
+        return self._img2img(row, prompt, n, sampler, self.latent(row["source_ids"][0], how))
+
+    def img2img_sampled(self, row: Row, prompt: str, n: int, how: str, sampler: str = "dpm") -> Tensor:
+        """The same from a picture, whose latent the pipeline itself draws, with the noise that the row records."""
+        picture = self.images[row["source_ids"][0]][0]
+        picture = picture.resize((self.size, self.size), FILTERS["bilinear" if how == "crop" else how])
+        noise = self.noise(json.loads(row["draw"])["posterior_seed"])
+        with patch("diffusers.models.autoencoders.vae.randn_tensor", lambda *_, **__: noise):
+            return self._img2img(row, prompt, n, sampler, picture)
+
+    def _img2img(self, row: Row, prompt: str, n: int, sampler: str, image: Tensor | Image.Image) -> Tensor:
         pipe = StableDiffusionImg2ImgPipeline(**self.pipe.components, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         pipe.scheduler = PNDMScheduler(**PNDM) if sampler == "plms" else DPMSolverMultistepScheduler(**BETAS)
         return pipe(
             prompt,
-            image=self.latent(row["source_ids"][0], how),
+            image=image,
             strength=row["strength"],
             num_inference_steps=n,
             guidance_scale=W,

@@ -36,6 +36,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "diffaug": {**QUICK, "concepts": CONCEPTS},
     "diffmix": {**QUICK, "concepts": CONCEPTS},
     "realmix": QUICK,
+    "timix": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0}},
+    "tiaug": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0}},
     "dafusion": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0, "templates": ["a {token}", "the {token}"]}},
     "retrieval": {},
     "diffinversion": {

@@ -15,6 +15,7 @@ from published import CLASSES, Expected, Published
 from small_runs import CONCEPTS, METHODS, small_run
 
 import diffaug_datasets
+from diffaug_datasets.core.identity import RowKey
 from diffaug_datasets.core.method import Generated, discover_methods
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.run.context import to_uint8
@@ -28,6 +29,7 @@ N = 8
 GAMMA = 0.8
 TOLERANCE = 1e-4
 LEARNED = {"concepts": {**CONCEPTS, "steps": 2}}
+TOKENS = {"concepts": {**CONCEPTS, "steps": 2, "rank": 0}}
 CONFIG: dict[str, dict[str, Any]] = {
     "txt2img": {},
     "img2img": {"strength": 0.7},
@@ -40,11 +42,13 @@ CONFIG: dict[str, dict[str, Any]] = {
     "diffaug": {**LEARNED, "strengths": [1.0, 0.5]},
     "diffmix": {**LEARNED, "gamma": GAMMA},
     "realmix": {"gamma": GAMMA},
+    "timix": {**TOKENS, "gamma": GAMMA},
+    "tiaug": {**TOKENS, "strengths": [1.0, 0.5]},
     "dafusion": {**METHODS["dafusion"], "strengths": [0.25, 0.5, 0.75, 1.0]},
 }
 # Tests of one method run in one process, where its fits are made once.
 SLUGS = [pytest.param(slug, marks=pytest.mark.xdist_group(f"published-{slug}")) for slug in CONFIG]
-STATES_ITS_PROMPT_WITH_TOKENS = ("diffii", "diffgen", "diffaug", "diffmix", "dafusion")
+STATES_ITS_PROMPT_WITH_TOKENS = ("diffii", "diffgen", "diffaug", "diffmix", "timix", "tiaug", "dafusion")
 
 
 def test_every_method_is_compared() -> None:
@@ -121,7 +125,7 @@ def expected(slug: str, row: PlanRow, reference: Published, run: Run) -> Expecte
     else:
         how = "crop" if slug == "img2img" else "bilinear"
         latent = reference.img2img(record, prompt, N, how, "plms" if slug == "dafusion" else "dpm")
-    mixed = slug in ("diffmix", "realmix")
+    mixed = slug in ("diffmix", "realmix", "timix")
     return Expected([latent], reference.mixed(record, prompt, GAMMA) if mixed else reference.hard(prompt))
 
 
@@ -133,7 +137,7 @@ def images_of(run: Run, label: int) -> list[str]:
 def sources_are_what_they_should_be(slug: str, row: PlanRow, reference: Published) -> bool:
     """Of the class that the row states; the row's own, another one, or any."""
     classes = [reference.images[source][1] for source in row.source_ids]
-    own = {"genie": False, "genieada": False, "diffmix": None, "realmix": None}.get(slug, True)
+    own = {"genie": False, "genieada": False, "diffmix": None, "realmix": None, "timix": None}.get(slug, True)
     return list(row.source_labels) == classes and all(own is None or (c == row.label) is own for c in classes)
 
 
@@ -203,6 +207,27 @@ def test_img2img_at_every_strength(sampler: str, ours: Callable[[str], Ours]) ->
     for row, latent in zip(rows, ours("realguidance").decoded[0], strict=True):
         wanted = reference.img2img(row.model_dump(), row.prompt or "", n, "bilinear", sampler)
         assert float((latent - wanted[0]).abs().max()) < TOLERANCE
+
+
+SAMPLED = ["img2img", "realguidance", "diffmix", "dafusion"]  # the others share all of it with one of these
+
+
+@pytest.mark.parametrize("slug", [pytest.param(s, marks=pytest.mark.xdist_group(f"published-{s}")) for s in SAMPLED])
+@torch.no_grad()
+def test_a_source_is_sampled_as_the_pipeline_of_diffusers_does(slug: str, ours: Callable[[str], Ours]) -> None:
+    """`encode: sample`: another latent than the mode's, from the posterior seed that the row records."""
+    run, reference = ours(slug).run, Published(ASSETS, SIZE, ours(slug).concepts)
+    config = run.recipe.method_config.model_copy(update={"encode": "sample"})
+    planned = four(run.plan.rows)[0]
+    key = RowKey(run.recipe.seed, run.recipe.method, planned.label, planned.k)
+    row = planned.model_copy(update=config.drawn(key))  # type: ignore[attr-defined]
+    ours(slug).decoded.clear()
+    run.recipe.method_definition.generate([row], config, ours(slug).worker.context)
+    how, sampler = "crop" if slug == "img2img" else "bilinear", "plms" if slug == "dafusion" else "dpm"
+    wanted = reference.img2img_sampled(row.model_dump(), row.prompt or "", N, how, sampler)
+    assert float((ours(slug).decoded[0] - wanted).abs().max()) < TOLERANCE
+    mode = reference.img2img(row.model_dump(), row.prompt or "", N, how, sampler)
+    assert float((wanted - mode).abs().max()) > 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("guidance", [7.5, 1.0])

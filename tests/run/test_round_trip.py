@@ -23,7 +23,7 @@ from diffaug_datasets.core.rows import Outcome, PlanRow, Row, float32
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.models import denoising
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.planning.catalogue import config_recipe, presets
+from diffaug_datasets.planning.catalogue import config_recipe, merged, presets
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.provenance import STATUS, provenance_features, write_parquet
 from diffaug_datasets.run.context import sources_in
@@ -118,7 +118,7 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
     """What methods hand to the one function that edits: labels to noise to, first steps, guidance."""
     seen: list[tuple[Any, ...]] = []
 
-    def edit(ctx: Any, rows: Any, conditions: Any, cfg: Any, noised_at: Any, start: Any) -> list[Any]:
+    def edit(ctx: Any, rows: Any, conditions: Any, cfg: Any, noised_at: Any, start: Any, *_: Any) -> list[Any]:
         seen.extend(zip(noised_at, start, conditions.scale, strict=True))
         return [Generated(torch.zeros(1, 1, 3))] * len(noised_at)
 
@@ -173,6 +173,8 @@ def fast(recipe: Recipe, photos: Path) -> Recipe:
     """The preset's own decisions on four images, in few steps and on the embedded model."""
     keys = find_method(recipe.method).Config.model_fields.keys()
     config = {**recipe.config, **{key: value for key, value in FAST.items() if key in keys}}
+    embeddings: Any = recipe.config.get("embeddings", {})
+    config = merged(config, {"embeddings": {"start": "prompt"}} if embeddings.get("start") == "prompt" else {})
     config |= {"pool": small_pool()} if "pool" in keys else {}
     config |= {"sources": "others"} if config.get("sources") == "confused" else {}
     config |= {"num_inference_steps": 4} if keys.isdisjoint({"strength", "strengths"}) and "sampler" in keys else {}
