@@ -232,14 +232,14 @@ class DiffusionModel(Protocol):
         """The conditions of texts, each encoded alone."""
 
     def eps(
-        self, xt: Float[Tensor, "b c h w"], t: int | Sequence[int], cond: Float[Tensor, "b s d"]
+        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Float[Tensor, "b s d"]
     ) -> Float[Tensor, "b c h w"]:
         """The noise that it sees in xt at timestep label t: one network call of b rows."""
 
     def guided_eps(
         self,
         xt: Float[Tensor, "b c h w"],
-        t: int | Sequence[int],
+        t: float | Sequence[float],
         cond: Float[Tensor, "b s d"],
         uncond: Float[Tensor, "b s d"],
         scale: Float[Tensor, " b"],

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from diffaug_datasets.core.method import Context, DiffusionModel, Generated, Resize, Sampler
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.numerics.sampling import Eps, ddim_invert, ddim_sample, dpm_sample, plms_sample
+from diffaug_datasets.numerics.inverting import ddim_invert
+from diffaug_datasets.numerics.sampling import Network, ddim_sample, dpm_sample, plms_sample
 from diffaug_datasets.numerics.schedule import (
     add_noise,
     ddim_inverse_timesteps,
@@ -100,7 +101,7 @@ def denoise(
 
 
 def sampled(
-    backbone: DiffusionModel, eps: Eps, xt: Float[Tensor, "b c h w"], sampler: Sampler, n: int, start: Sequence[int]
+    backbone: DiffusionModel, eps: Network, xt: Float[Tensor, "b c h w"], sampler: Sampler, n: int, start: Sequence[int]
 ) -> Float[Tensor, "b c h w"]:
     """Latents at level 0 under any noise prediction."""
     return SAMPLERS[sampler](eps, xt, backbone.schedule, timesteps(backbone, sampler, n), start)
@@ -111,14 +112,14 @@ def timesteps(backbone: DiffusionModel, sampler: Sampler, n: int) -> tuple[int, 
     return TIMESTEPS[sampler](backbone.schedule, n)
 
 
-def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Eps:
+def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
     """The guided noise prediction of a batch: one network call per step, both guidance branches in it."""
     last, uncond = backbone.prompts(conditions.last), backbone.prompts(conditions.negative)
     first = backbone.prompts(conditions.first) if conditions.first else last
     switch = torch.tensor(list(conditions.switch or [0] * len(conditions.last)), device=last.device)
     scale = torch.tensor(list(conditions.scale), device=last.device, dtype=torch.float32)
 
-    def eps(xt: Tensor, t: int, step: int) -> Tensor:
+    def eps(xt: Tensor, t: float, step: int) -> Tensor:
         cond = torch.where((step < switch)[:, None, None], first, last)
         return backbone.guided_eps(xt, t, cond, uncond, scale)
 
@@ -175,7 +176,7 @@ def reconstructed(
     return images
 
 
-def _unguided_network(backbone: DiffusionModel, prompts: Sequence[str]) -> Eps:
+def _unguided_network(backbone: DiffusionModel, prompts: Sequence[str]) -> Network:
     cond = backbone.prompts(prompts)
     return lambda xt, t, _: backbone.eps(xt, t, cond)
 
