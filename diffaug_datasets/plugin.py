@@ -90,8 +90,10 @@ from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, S
 from diffaug_datasets.core.identity import RowKey, canonical, digest, uint63
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, TextualInversionConfig
 from diffaug_datasets.core.method import (
+    LATER,
     Context,
     DiffusionModel,
+    Final,
     FitFiles,
     FitUnit,
     Generated,
@@ -116,12 +118,14 @@ from diffaug_datasets.sources.folders import FolderFetch
 from diffaug_datasets.sources.real import class_phrases
 
 __all__ = [
+    "LATER",
     "BuilderFacts",
     "ConceptConfig",
     "Context",
     "DiffAugError",
     "DiffusionModel",
     "EmbeddingConfig",
+    "Final",
     "FitFiles",
     "FitUnit",
     "FolderFetch",

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from diffaug_datasets.core.errors import DiffAugError, RecipeError, RunError
@@ -43,6 +43,8 @@ ENTRY_POINTS = "diffaug_datasets.methods"
 
 LabelRule = Literal["source", "target", "mixed"]
 Sampler = Literal["dpm", "ddim", "plms"]
+Final = Literal["zero", "alpha_bar_0"]
+"""Where sampling ends: without noise, or at the level of label 0."""
 Resize = Literal["crop", "bilinear", "bicubic", "lanczos"]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 """Scale of classifier-free guidance in a method's `Config`: 1 = none; papers stay below 20."""
@@ -97,13 +99,35 @@ class Requirements:
     at_source_size: bool = False
 
 
+class Later:
+    """Marks a key of a `Config` that came after plans were published: at its default it is left out of what is written.
+
+    So the ids of these plans stay.
+    """
+
+
+LATER = Later()
+
+
 class MethodConfig(BaseModel):
     """Base of every method's `Config`: the keys that a person may set under `config` in a recipe.
 
-    A key that may name a file or folder has the type `Annotated[str, Place()]` (`core.models`).
+    A key that may name a file or folder has the type `Annotated[str, Place()]` (`core.models`); one that is younger
+    than published plans `Annotated[..., LATER]`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        return {name: value for name, value in content.items() if not self._is_left_out(name)}
+
+    def _is_left_out(self, name: str) -> bool:
+        field = type(self).model_fields.get(name)
+        if field is None or not any(isinstance(mark, Later) for mark in field.metadata):
+            return False
+        return bool(getattr(self, name) == field.get_default(call_default_factory=True))
 
     @property
     def requirements(self) -> Requirements:

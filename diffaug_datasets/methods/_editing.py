@@ -15,7 +15,9 @@ from pydantic import AfterValidator, Field
 
 from diffaug_datasets.core.identity import RowKey
 from diffaug_datasets.core.method import (
+    LATER,
     Context,
+    Final,
     Generated,
     Guidance,
     MethodConfig,
@@ -52,6 +54,12 @@ class Sampling(MethodConfig):
     sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM)")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
     guidance_scale: Guidance = 7.5
+    final: Annotated[Final | None, LATER] = Field(
+        default=None,
+        description="where sampling ends: zero (no noise left) or alpha_bar_0 (the level of label 0, as diffusers 0.19 "
+        "had it for dpm, with a last step of second order from 15 steps on); null = dpm at zero, ddim and plms where "
+        "the model says",
+    )
 
     @property
     def requirements(self) -> Requirements:
@@ -144,7 +152,7 @@ def from_noise(rows: Sequence[PlanRow], cfg: FromNoise, ctx: Context) -> list[Ge
 
     _use_cited_concepts(rows, ctx)
     starts, steps = [0] * len(rows), cfg.num_inference_steps
-    latents = denoise(ctx.backbone, ctx.noise(rows), row_conditions(rows), cfg.sampler, steps, starts)
+    latents = denoise(ctx.backbone, ctx.noise(rows), row_conditions(rows), cfg.sampler, steps, starts, cfg.final)
     return pictures(ctx.backbone, latents)
 
 

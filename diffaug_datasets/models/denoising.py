@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffaug_datasets.core.method import Context, DiffusionModel, Generated, Resize, Sampler
+from diffaug_datasets.core.method import Context, DiffusionModel, Final, Generated, Resize, Sampler
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.numerics.inverting import ddim_invert
 from diffaug_datasets.numerics.sampling import Network, ddim_sample, dpm_sample, plms_sample
@@ -59,6 +59,10 @@ class EditSettings(Protocol):
     def resize(self) -> Resize:
         """How sources are fitted."""
 
+    @property
+    def final(self) -> Final | None:
+        """Where sampling ends."""
+
 
 def row_conditions(rows: Sequence[PlanRow]) -> Conditions:
     """The prompts and guidance scales that the rows were planned with."""
@@ -84,7 +88,7 @@ def edit(
     noised = add_noise(backbone.schedule, backbone.encode(sources), eps, [t or 0 for t in noised_at])
     pure = torch.tensor([t is None for t in noised_at], device=eps.device)[:, None, None, None]
     xt = torch.where(pure, eps, noised)
-    latents = denoise(backbone, xt, conditions, cfg.sampler, cfg.num_inference_steps, start)
+    latents = denoise(backbone, xt, conditions, cfg.sampler, cfg.num_inference_steps, start, cfg.final)
     return pictures(backbone, latents)
 
 
@@ -95,16 +99,23 @@ def denoise(
     sampler: Sampler,
     n: int,
     start: Sequence[int],
+    final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Latents at level 0, under guidance; row j begins at step `start[j]` of `n`."""
-    return sampled(backbone, guided_network(backbone, conditions), xt, sampler, n, start)
+    """Latents at level 0, under guidance; row j begins at step `start[j]` of `n`. `final`: where sampling ends."""
+    return sampled(backbone, guided_network(backbone, conditions), xt, sampler, n, start, final)
 
 
 def sampled(
-    backbone: DiffusionModel, eps: Network, xt: Float[Tensor, "b c h w"], sampler: Sampler, n: int, start: Sequence[int]
+    backbone: DiffusionModel,
+    network: Network,
+    xt: Float[Tensor, "b c h w"],
+    sampler: Sampler,
+    n: int,
+    start: Sequence[int],
+    final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Latents at level 0 under any noise prediction."""
-    return SAMPLERS[sampler](eps, xt, backbone.schedule, timesteps(backbone, sampler, n), start)
+    """Latents at level 0 under any prediction."""
+    return SAMPLERS[sampler](network, xt, backbone.schedule, timesteps(backbone, sampler, n), start, final)
 
 
 def timesteps(backbone: DiffusionModel, sampler: Sampler, n: int) -> tuple[int, ...]:

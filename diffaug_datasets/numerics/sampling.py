@@ -155,7 +155,7 @@ def dpm_sample(
     Follows diffusers' `DPMSolverMultistepScheduler` with algorithm_type 'dpmsolver++', solver_order 2, solver_type
     'midpoint' and final_sigmas_type 'zero'. A row's first step is of first order, for it has no x0 before it; so is the
     last, which ends at sigma 0 (there `lower_order_final` changes nothing, whatever the number of steps). With `final`
-    'alpha_bar_0' the last step ends at the level of label 0, as in diffusers up to 0.23 (later: final_sigmas_type
+    'alpha_bar_0' the last step ends at the level of label 0, as in diffusers 0.19 (today: final_sigmas_type
     'sigma_min'), and is of second order from 15 steps on. A first level without signal is taken as alpha_bar 2^-24, as
     diffusers has it; on a flow, which begins without signal too, the step after it is of first order.
 
