@@ -90,7 +90,6 @@ from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, S
 from diffaug_datasets.core.identity import RowKey, canonical, digest, uint63
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, TextualInversionConfig
 from diffaug_datasets.core.method import (
-    LATER,
     Context,
     DiffusionModel,
     Final,
@@ -98,6 +97,7 @@ from diffaug_datasets.core.method import (
     FitUnit,
     Generated,
     Guidance,
+    Later,
     Method,
     MethodConfig,
     PlanSpec,
@@ -118,7 +118,6 @@ from diffaug_datasets.sources.folders import FolderFetch
 from diffaug_datasets.sources.real import class_phrases
 
 __all__ = [
-    "LATER",
     "BuilderFacts",
     "ConceptConfig",
     "Context",
@@ -131,6 +130,7 @@ __all__ = [
     "FolderFetch",
     "Generated",
     "Guidance",
+    "Later",
     "Listed",
     "Listing",
     "Method",

@@ -15,11 +15,11 @@ from pydantic import AfterValidator, Field
 
 from diffaug_datasets.core.identity import RowKey
 from diffaug_datasets.core.method import (
-    LATER,
     Context,
     Final,
     Generated,
     Guidance,
+    Later,
     MethodConfig,
     PlanSpec,
     Requirements,
@@ -54,7 +54,7 @@ class Sampling(MethodConfig):
     sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM)")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
     guidance_scale: Guidance = 7.5
-    final: Annotated[Final | None, LATER] = Field(
+    final: Annotated[Final | None, Later()] = Field(
         default=None,
         description="where sampling ends: zero (no noise left) or alpha_bar_0 (the level of label 0, as diffusers 0.19 "
         "had it for dpm, with a last step of second order from 15 steps on); null = dpm at zero, ddim and plms where "

@@ -14,15 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffaug_datasets.numerics.inverters import Inverter
 from diffaug_datasets.numerics.levels import Level, Prediction, data_weights, noise_weights, step_weights
 from diffaug_datasets.numerics.sampling import Network, step
 from diffaug_datasets.numerics.schedule import Process, Schedule, widened
 
-Inverter = Literal["ddim", "midpoint", "bdia", "edict"]
 Solver = Literal["euler", "midpoint"]
 
-PAIRED: tuple[Inverter, ...] = ("bdia", "edict")
-"""Those whose state is a pair of latents."""
 MIXING = 0.93
 """p of EDICT, as its authors take it."""
 
@@ -194,17 +192,10 @@ def edict_sample(
     return x.to(pair.dtype)
 
 
-def calls(inverter: Inverter, n: int, *, upwards: bool = False) -> int:
-    """Network calls of n steps of an inverter, on the way back or upwards."""
-    if inverter == "bdia":
-        return n if upwards else n - 1
-    return n if inverter == "ddim" else 2 * n
-
-
 def invert(
     inverter: Inverter, network: Network, x0: Float[Tensor, "b c h w"], process: Process, timesteps: Sequence[float]
 ) -> Float[Tensor, "k b c h w"]:
-    """The latents that x0 comes from, along rising labels: one per row, or a pair where the inverter is `PAIRED`."""
+    """The latents that x0 comes from, along rising labels: one per row, or a pair where the inverter has one."""
     if inverter == "bdia":
         return bdia_invert(network, x0, process, timesteps)
     if inverter == "edict":

@@ -182,8 +182,8 @@ def dpm_sample(
 def plms_sample(
     network: Network,
     xt: Float[Tensor, "b c h w"],
-    schedule: Schedule,
-    timesteps: Sequence[int],
+    process: Process,
+    timesteps: Sequence[float],
     start: Sequence[int],
     final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
@@ -199,12 +199,12 @@ def plms_sample(
         ValueError: start is not one index in 0..n per row, a label lies outside 0..T-1, or what the network says is not
             eps, which alone is extrapolated.
     """
-    if schedule.prediction != "epsilon":
-        raise ValueError(f"got a network that says {schedule.prediction}; PLMS extrapolates eps, use ddim or dpm")
-    end = end_of(schedule, final)
+    if process.prediction != "epsilon":
+        raise ValueError(f"got a network that says {process.prediction}; PLMS extrapolates eps, use ddim or dpm")
+    end = end_of(process, final)
     earliest = _checked_start(xt, timesteps, start)
     state = before = widened(xt)
-    gap = schedule.num_train_timesteps // (len(timesteps) - 1)
+    gap = process.num_train_timesteps // (len(timesteps) - 1)
     seen: dict[int, Tensor] = {}
     for i in range(earliest, len(timesteps)):
         seen[i] = widened(network(state.to(xt.dtype), timesteps[i], i))
@@ -212,7 +212,7 @@ def plms_sample(
         for first in {s for s in start if s <= i}:
             again = i == first + 1
             t = timesteps[i] + (gap if again else 0)
-            level, to = schedule.pair(t), schedule.pair(t - gap) if t >= gap else end
+            level, to = process.pair(t), process.pair(t - gap) if t >= gap else end
             moved = step("epsilon", before if again else state, _noise(seen, first, i), level, to)
             stepped = torch.where(per_row([s == first for s in start], state, torch.bool), moved, stepped)
         before = torch.where(per_row([s == i for s in start], state, torch.bool), state, before)

@@ -5,10 +5,10 @@ import torch
 
 from diffaug_datasets.numerics import inverting
 from diffaug_datasets.numerics.flow import FlowSchedule
+from diffaug_datasets.numerics.inverters import calls
 from diffaug_datasets.numerics.inverting import (
     bdia_invert,
     bdia_sample,
-    calls,
     ddim_invert,
     edict_invert,
     edict_sample,
