@@ -92,6 +92,7 @@ from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, Textu
 from diffaug_datasets.core.method import (
     Context,
     DiffusionModel,
+    Final,
     FitFiles,
     FitUnit,
     Generated,
@@ -123,6 +124,7 @@ __all__ = [
     "DiffAugError",
     "DiffusionModel",
     "EmbeddingConfig",
+    "Final",
     "FitFiles",
     "FitUnit",
     "FolderFetch",

@@ -44,10 +44,13 @@ ENTRY_POINTS = "diffaug_datasets.methods"
 
 LabelRule = Literal["source", "target", "mixed"]
 Sampler = Literal["dpm", "ddim", "plms"]
+Final = Literal["zero", "alpha_bar_0"]
+"""Where sampling ends: without noise, or at the level of label 0."""
 Resize = Literal["crop", "bilinear", "bicubic", "lanczos"]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 """Scale of classifier-free guidance in a method's `Config`: 1 = none; papers stay below 20."""
 ARGUMENTS = {"plan": 3, "fits": 4, "fit": 3, "generate": 3, "evaluations": 2, "redraw": 3, "inversion_psnr": 4}
+ARGUMENTS["inversion_facts"] = 4
 LABEL_WORDS = {
     "source": "hard, the class of its real images",
     "target": "hard, the target class",
@@ -61,6 +64,7 @@ FALLBACKS: Mapping[str, str] = MappingProxyType(
         "self_noise": "the class has one image: it is turned towards noise by at most a quarter circle",
         "diff_aug": "the class has one image: it is edited instead of interpolated",
         "coincident_noise_partner": "the two inversions coincide: the partner is noise of the same norm",
+        "poor_noise_partner": "a source was left out for its inversion: the partner is noise of the same norm",
         "antipodal_noise_partner": "the two inversions are opposite: the partner is noise of the same norm",
         "ada_skipped": "the target class has no image to compare with: the largest level is kept",
         "source_equals_target": "source and target look the same to the encoder: the largest level is kept",
@@ -234,14 +238,14 @@ class DiffusionModel(Protocol):
         """The conditions of texts, each encoded alone."""
 
     def eps(
-        self, xt: Float[Tensor, "b c h w"], t: int | Sequence[int], cond: Float[Tensor, "b s d"]
+        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Float[Tensor, "b s d"]
     ) -> Float[Tensor, "b c h w"]:
         """The noise that it sees in xt at timestep label t: one network call of b rows."""
 
     def guided_eps(
         self,
         xt: Float[Tensor, "b c h w"],
-        t: int | Sequence[int],
+        t: float | Sequence[float],
         cond: Float[Tensor, "b s d"],
         uncond: Float[Tensor, "b s d"],
         scale: Float[Tensor, " b"],
@@ -310,6 +314,7 @@ GenerateFunction = Callable[[Sequence[PlanRow], MethodConfig, Context], list[Gen
 EvaluationsFunction = Callable[[MethodConfig, PlanRow], int]
 RedrawFunction = Callable[[PlanRow, RowKey, MethodConfig], PlanRow]
 InversionPsnrFunction = Callable[[FitUnit, Sequence[str], MethodConfig, Context], list[float]]
+InversionFactsFunction = Callable[[FitUnit, Sequence[str], MethodConfig, Context], list[dict[str, float]]]
 
 
 def learns_nothing(_cfg: MethodConfig, _table: SourceTable, _spec: PlanSpec, _rows: Sequence[PlanRow]) -> tuple[()]:
@@ -339,7 +344,8 @@ class Method:
     With defaults: `NEEDS`, among `concepts`, `inversions`, `image_embeddings`, `encoder` and `pool`. `Draw`: what the
     column `draw` holds. `fits`: what the planned rows rest on and nothing else, whatever the rows' order, each after
     what it needs; `fit` makes one. `redraw`: the row at a later attempt. `inversion_psnr`: PSNR in dB of real images of
-    a finished `inversions` fit against what their inversions give. `FITS_BY_IMAGE`: kinds of fits whose tensors are
+    a finished `inversions` fit against what their inversions give; `inversion_facts`: for each of them other columns of
+    `core.rows.SetScores`. `FITS_BY_IMAGE`: kinds of fits whose tensors are
     named after real images and of which a row reads those of its own sources alone. `USUAL_LABELS`: whether plans
     decide on Stable Diffusion's labels (1000 timesteps, offset 1), so that a backbone with others is refused.
     `PROMPT`, `START`, `FILTER`: what it prompts with, denoises from and sorts out, in words for the table of methods.
@@ -368,6 +374,7 @@ class Method:
     fit: FitFunction = _unplanned
     redraw: RedrawFunction = other_noise
     inversion_psnr: InversionPsnrFunction | None = None
+    inversion_facts: InversionFactsFunction | None = None
     FITS_BY_IMAGE: frozenset[str] = frozenset()
     USUAL_LABELS: bool = False
     PROMPT: str = "-"

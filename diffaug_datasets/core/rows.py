@@ -267,6 +267,17 @@ class SetScores(BaseModel):
     inversion_psnr: OptionalFloat = Field(
         default=None, description="of a real image: dB against what its inversion gives when denoised again"
     )
+    inversion_norm: OptionalFloat = Field(
+        default=None, description="of a real image: root mean square of its inverted latent; 1 for N(0, 1)"
+    )
+    inversion_kurtosis: OptionalFloat = Field(
+        default=None, description="of a real image: kurtosis of its inverted latent's values; 3 for N(0, 1)"
+    )
+    self_interpolation: OptionalFloat = Field(
+        default=None,
+        description="of a real image: dB against the picture half-way on the circle between its inversion and the "
+        "inversion of what that gives back",
+    )
 
 
 class Ending(BaseModel):

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from diffaug_datasets.core.identity import RowKey, canonical
 from diffaug_datasets.core.method import (
     Context,
+    Final,
     Generated,
     Guidance,
     MethodConfig,
@@ -67,6 +68,12 @@ class Sampling(MethodConfig):
     sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM)")
     num_inference_steps: int = Field(default=50, ge=1, le=999)
     guidance_scale: Guidance = 7.5
+    final: Annotated[Final | None, Later()] = Field(
+        default=None,
+        description="where sampling ends: zero (no noise left) or alpha_bar_0 (the level of label 0, as diffusers 0.19 "
+        "had it for dpm, with a last step of second order from 15 steps on); null = dpm at zero, ddim and plms where "
+        "the model says",
+    )
 
     @property
     def requirements(self) -> Requirements:
@@ -181,7 +188,7 @@ def from_noise(rows: Sequence[PlanRow], cfg: FromNoise, ctx: Context) -> list[Ge
 
     _use_cited_concepts(rows, ctx)
     starts, steps = [0] * len(rows), cfg.num_inference_steps
-    latents = denoise(ctx.backbone, ctx.noise(rows), row_conditions(rows), cfg.sampler, steps, starts)
+    latents = denoise(ctx.backbone, ctx.noise(rows), row_conditions(rows), cfg.sampler, steps, starts, cfg.final)
     return pictures(ctx.backbone, latents)
 
 

@@ -11,16 +11,19 @@ suffix (Eq. 8 prints the opposite; `split_convention: paper` gives it). Follows 
 inversion steps, not 200, so that inversion ends at the label where sampling begins. Departs from both in what the paper
 leaves open: classes with one image get a stated policy, angles are computed in float64. Concepts are learned from
 images stretched to a square (the code: random crops) at the backbone's size (current scripts: 224,
-`concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too.
+`concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too. An `inverter` other than `ddim`
+inverts and denoises by a rule of its own (`numerics.inverting`); both latents of a pair turn by one draw.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from diffaug_datasets.methods._concepts import concept_unit, learn
+from diffaug_datasets.numerics.inverters import Inverter, calls, is_paired
 from diffaug_datasets.numerics.timesteps import ddim_labels, img2img_start, suffix_steps
 from diffaug_datasets.plugin import (
     ConceptConfig,
@@ -29,6 +32,7 @@ from diffaug_datasets.plugin import (
     FitUnit,
     Generated,
     Guidance,
+    Later,
     MethodConfig,
     Place,
     PlanError,
@@ -69,6 +73,7 @@ FITS_BY_IMAGE = frozenset({"inversions"})
 USUAL_LABELS = True
 
 _OVERFLOWN = "the inversion of a source is not finite; set backbone.dtype to bfloat16 or float32"
+_POOR = "no source of this row comes back from its inversion at config.minimum_psnr; lower it, or allow for failed rows"
 Policy = Literal["noise_partner", "self_noise", "diff_aug", "skip", "error"]
 
 
@@ -94,6 +99,31 @@ class Config(MethodConfig):
     single_image_policy: Policy = Field(default="noise_partner", description="what a class with one image gets")
     fallback_strength: float = Field(default=0.7, gt=0, le=1, description="img2img strength of the policy diff_aug")
     resize: Resize = Field(default="lanczos", description="how sources are fitted")
+    inverter: Annotated[Inverter, Later()] = Field(
+        default="ddim",
+        description="ddim, or what comes back better: midpoint (second order), bdia or edict (exact, pairs of latents)",
+    )
+    minimum_psnr: Annotated[float | None, Later()] = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="dB; leave out sources that their inversion gives back worse: a noise partner takes their place",
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_inverter(self) -> "Config":
+        if self.inverter == "ddim":
+            return self
+        if self.inversion_steps != self.num_inference_steps:
+            raise ValueError(
+                f"inverter {self.inverter} comes back along the labels it went, so inversion_steps must be "
+                f"{self.num_inference_steps} as num_inference_steps, got {self.inversion_steps}"
+            )
+        if self.inverter == "bdia" and self.num_inference_steps < 2:
+            raise ValueError("inverter bdia needs 2 or more steps")
+        if self.single_image_policy == "diff_aug":
+            raise ValueError(f"single_image_policy diff_aug denoises by ddim, not by {self.inverter}: choose another")
+        return self
 
     @property
     def requirements(self) -> Requirements:
@@ -192,39 +222,118 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
     size, full = 8 * spec.batch_size, len(images) - len(images) % spec.batch_size
     chunks = [images[i : min(i + size, full)] for i in range(0, full, size)] + [images[full:]]
     payload = {"concepts": concept.name, "steps": cfg.inversion_steps, "resize": cfg.resize}
-    payload |= {"metaclass": table.metaclass}
+    payload |= {"metaclass": table.metaclass, **_how_inverted(cfg)}
     inversions = [{**payload, "images": c, "batch": min(len(c), spec.batch_size)} for c in chunks if c]
     return (concept, *(FitUnit.of("inversions", content, after=[concept.name]) for content in inversions))
 
 
+def _how_inverted(cfg: Config) -> dict[str, object]:
+    """What a unit of inversions says beyond the steps, where they are not DDIM's or are measured at once."""
+    back = calls(cfg.inverter, cfg.num_inference_steps)
+    said: dict[str, object] = {} if cfg.inverter == "ddim" else {"inverter": cfg.inverter}
+    if cfg.minimum_psnr is not None:
+        said |= {"minimum_psnr": cfg.minimum_psnr, "back": cfg.num_inference_steps}
+    if said:
+        upwards = calls(cfg.inverter, cfg.inversion_steps, upwards=True)
+        said["calls"] = upwards + (0 if cfg.minimum_psnr is None else back)
+    return said
+
+
 def evaluations(cfg: Config, row: PlanRow) -> int:
-    """U-Net rows for one image: two branches per step, one where w = 1; inversions are counted with the fits."""
-    return branches(row) * (cfg.num_inference_steps - (row.start_step or 0))
+    """U-Net rows for one image: two branches per call, one where w = 1; inversions are counted with the fits."""
+    return branches(row) * (calls(cfg.inverter, cfg.num_inference_steps) - (row.start_step or 0))
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
-    """Learn the concepts, or invert a few images."""
-    from diffaug_datasets.models.denoising import invert
-
+    """Learn the concepts, or invert a few images; those that come back worse than `minimum_psnr` are left out."""
     if unit.kind == "concepts":
         return learn(unit, cfg.concepts, ctx)
     names = unit.content["images"]
     images, prompts = _inverted(unit, names, cfg, ctx)
-    latents = invert(ctx.backbone, images, prompts, steps=cfg.inversion_steps, batch=unit.content["batch"])
-    return FitFiles({"inversions.safetensors": dict(zip(names, latents, strict=True))})
+    latents = dict(zip(names, _inversions(images, prompts, unit, cfg, ctx), strict=True))
+    if cfg.minimum_psnr is None:
+        return FitFiles({"inversions.safetensors": latents})
+    found = dict(zip(names, _psnr_of(latents, unit, names, cfg, ctx), strict=True))
+    kept = {name: latent for name, latent in latents.items() if found[name] >= cfg.minimum_psnr}
+    measured = {"left_out": len(names) - len(kept), "psnr": {name: round(value, 2) for name, value in found.items()}}
+    return FitFiles({"inversions.safetensors": kept}, measured)
+
+
+def _inversions(
+    images: Iterable["Tensor"], prompts: Sequence[str], unit: FitUnit, cfg: Config, ctx: Context
+) -> list["Tensor"]:
+    from diffaug_datasets.models.denoising import invert
+
+    words = {"steps": cfg.inversion_steps, "batch": unit.content["batch"]}
+    return invert(ctx.backbone, images, prompts, inverter=cfg.inverter, **words)
+
+
+def _given_back(
+    latents: Sequence["Tensor"], prompts: Sequence[str], unit: FitUnit, cfg: Config, ctx: Context
+) -> list["Tensor"]:
+    from diffaug_datasets.models.denoising import reconstructed
+
+    words = {"steps": cfg.num_inference_steps, "batch": unit.content["batch"]}
+    return reconstructed(ctx.backbone, latents, prompts, inverter=cfg.inverter, **words)
 
 
 def inversion_psnr(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context) -> list[float]:
     """PSNR in dB of images of a finished unit against what their inversions give, denoised under the same prompt.
 
-    Without guidance or suffix, in as many steps as rows take; what the autoencoder loses counts too.
+    Without guidance or suffix, in as many steps as rows take; what the autoencoder loses counts too. NaN where an image
+    was left out.
     """
-    from diffaug_datasets.models.denoising import psnr, reconstructed
+    return _psnr_of(ctx.fit(unit.name), unit, names, cfg, ctx)
 
-    images, prompts = _inverted(unit, names, cfg, ctx)
-    latents, steps = ctx.fit(unit.name), cfg.num_inference_steps
-    made = reconstructed(ctx.backbone, [latents[n] for n in names], prompts, steps=steps, batch=unit.content["batch"])
-    return [psnr(image / 2 + 0.5, other) for image, other in zip(images, made, strict=True)]
+
+def _psnr_of(
+    latents: Mapping[str, "Tensor"], unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context
+) -> list[float]:
+    from diffaug_datasets.models.denoising import psnr
+
+    known = [name for name in names if name in latents]
+    images, prompts = _inverted(unit, known, cfg, ctx)
+    made = _given_back([latents[name] for name in known], prompts, unit, cfg, ctx)
+    found = {n: psnr(image / 2 + 0.5, back) for n, image, back in zip(known, images, made, strict=True)}
+    return [found.get(name, math.nan) for name in names]
+
+
+def inversion_facts(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context) -> list[dict[str, float]]:
+    """How far inversions of a finished unit are from N(0, 1), and the self-interpolation score of each image.
+
+    Diff-II denoises points between two inversions. So the picture that an image's inversion gives is inverted too, and
+    the point half-way between both is denoised: in dB against the image, high where the way between two latents of one
+    picture shows that picture. After arXiv 2606.03111, whose own formula was not at hand.
+    """
+    from diffaug_datasets.models.denoising import psnr
+    from diffaug_datasets.numerics.interpolation import kurtosis, root_mean_square
+
+    latents = ctx.fit(unit.name)
+    known = [name for name in names if name in latents]
+    images, prompts = _inverted(unit, known, cfg, ctx)
+    first = [latents[name] for name in known]
+    shown = (2 * image - 1 for image in _given_back(first, prompts, unit, cfg, ctx))
+    second = _inversions(shown, prompts, unit, cfg, ctx)
+    between = [_half_way(a, b) for a, b in zip(first, second, strict=True)]
+    made = _given_back(between, prompts, unit, cfg, ctx)
+    found = {
+        name: {
+            "inversion_norm": root_mean_square(latent),
+            "inversion_kurtosis": kurtosis(latent),
+            "self_interpolation": psnr(image / 2 + 0.5, back),
+        }
+        for name, latent, image, back in zip(known, first, images, made, strict=True)
+    }
+    return [found.get(name, {}) for name in names]
+
+
+def _half_way(a: "Tensor", b: "Tensor") -> "Tensor":
+    """The middle of the short arc between two latents, or of the line where they span no circle."""
+    from diffaug_datasets.numerics.interpolation import angle, circle, is_degenerate, lerp, turn
+
+    if not bool(a.isfinite().all() and b.isfinite().all()) or is_degenerate(alpha := angle(a, b)) != "ok":
+        return lerp(a, b, 0.5)
+    return circle(a, b, turn(0.5, alpha, "short"))
 
 
 def _inverted(unit: FitUnit, names: Sequence[str], cfg: Config, ctx: Context) -> tuple[Iterator["Tensor"], list[str]]:
@@ -239,7 +348,14 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     """Interpolate every row's inversions on its circle, then denoise the batch in two stages."""
     import torch
 
-    from diffaug_datasets.models.denoising import Conditions, denoise, pictures, row_conditions
+    from diffaug_datasets.models.denoising import (
+        Conditions,
+        denoise,
+        from_inverted,
+        guided_network,
+        pictures,
+        row_conditions,
+    )
 
     ctx.use_concepts(rows[0].adapters[0])
     draws = [Draw.model_validate_json(row.draw) for row in rows]
@@ -249,12 +365,19 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     first = [row.prompt_first or row.prompt or "" for row in rows]
     conditions = Conditions(plain.last, plain.negative, plain.scale, first, [draw.switch for draw in draws])
     xt, steps = torch.stack([start.latent for start in starts]), [row.start_step or 0 for row in rows]
-    made = pictures(ctx.backbone, denoise(ctx.backbone, xt, conditions, "ddim", cfg.num_inference_steps, steps))
+    if cfg.inverter == "ddim":
+        latents = denoise(ctx.backbone, xt, conditions, "ddim", cfg.num_inference_steps, steps)
+    else:
+        network = guided_network(ctx.backbone, conditions)
+        latents = from_inverted(ctx.backbone, network, xt, cfg.num_inference_steps, cfg.inverter)
+    made = pictures(ctx.backbone, latents)
     return [start.describe(image) for image, start in zip(made, starts, strict=True)]
 
 
 class Start(NamedTuple):
-    """Where a row's denoising begins, a latent [c h w]; what was measured there, and why no picture can follow."""
+    """Where a row's denoising begins, a latent [c h w] or a pair of them; what was measured there, and why no picture
+    can follow.
+    """
 
     latent: "Tensor"
     measured: dict[str, object]
@@ -268,27 +391,50 @@ class Start(NamedTuple):
 
 def start_of(row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context) -> Start:
     """A point of the circle through the row's inversions, or a noised source for the policy `diff_aug`."""
-    from diffaug_datasets.numerics.interpolation import angle, is_degenerate, noise_partner
+    from diffaug_datasets.numerics.interpolation import angle, is_degenerate
 
     if row.start_step:
         return _noised_source(row, noise, cfg, ctx)
+    if is_paired(cfg.inverter):
+        noise = noise.expand(2, *noise.shape)
     known = {name: latent for adapter in row.adapters[1:] for name, latent in ctx.fit(adapter).items()}
-    ends = [known[image_key(i, row.label)].to(noise.device, noise.dtype) for i in row.source_ids]
+    names = [image_key(source, row.label) for source in row.source_ids]
+    ends = [known[name].to(noise.device, noise.dtype) for name in names if name in known or cfg.minimum_psnr is None]
+    if not ends:
+        return Start(noise, {}, lacking=_POOR)
     if not all(bool(end.isfinite().all()) for end in ends):
         return Start(noise, {}, lacking=_OVERFLOWN)
     if len(ends) == 2 and (state := is_degenerate(angle(*ends))) == "ok":
         return _on_circle(ends[0], ends[1], draw, cfg.norm)
     if row.fallback == "self_noise":  # at most a quarter circle, so that the picture stays near its one source
         draw = draw.model_copy(update={"u": draw.u / 4, "arc": "full"})
-    start = _on_circle(ends[0], noise_partner(ends[0], noise), draw, cfg.norm)
-    if len(ends) == 1:
+    start = _on_circle(ends[0], _noise_beside(ends[0], noise), draw, cfg.norm)
+    if len(names) == 1:
         return start
+    if len(ends) == 1:
+        return Start(start.latent, {**start.measured, "fallback": "poor_noise_partner"})
     return Start(start.latent, {**start.measured, "fallback": f"{state}_noise_partner"})
 
 
+def _noise_beside(latent: "Tensor", noise: "Tensor") -> "Tensor":
+    """Noise of the norm of a latent, or of either of a pair."""
+    import torch
+
+    from diffaug_datasets.numerics.interpolation import noise_partner
+
+    if latent.ndim == 3:
+        return noise_partner(latent, noise)
+    return torch.stack([noise_partner(a, b) for a, b in zip(latent, noise, strict=True)])
+
+
 def _on_circle(a: "Tensor", b: "Tensor", draw: Draw, norm: "Norm") -> Start:
+    import torch
+
     from diffaug_datasets.numerics.interpolation import angle, circle, turn
 
+    if a.ndim == 4:  # pairs: both latents turn by one draw, each on its own circle
+        first, second = (_on_circle(a[i], b[i], draw, norm) for i in (0, 1))
+        return Start(torch.stack([first.latent, second.latent]), first.measured)
     alpha = angle(a, b)
     phi = turn(draw.u, alpha, draw.arc)
     point = circle(a, b, phi, norm)

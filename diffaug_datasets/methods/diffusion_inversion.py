@@ -213,7 +213,8 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
         mean = ctx.backbone.prompts([""] * len(rows))
     scale = torch.tensor([1.0 if row.guidance_scale is None else row.guidance_scale for row in rows])
     eps = guided_by_mean(ctx.backbone, cond, mean, scale)
-    latents = sampled(ctx.backbone, eps, ctx.noise(rows), cfg.sampler, cfg.num_inference_steps, [0] * len(rows))
+    steps, starts = cfg.num_inference_steps, [0] * len(rows)
+    latents = sampled(ctx.backbone, eps, ctx.noise(rows), cfg.sampler, steps, starts, cfg.final)
     made = pictures(ctx.backbone, latents)
     return [_at_source_size(image, row, ctx) for image, row in zip(made, rows, strict=True)] if cfg.downscale else made
 

@@ -331,7 +331,7 @@ class Backbone:
         return to_uint8(self.decode_float(z))
 
     def eps(
-        self, xt: Float[Tensor, "b c h w"], t: int | Sequence[int], cond: Float[Tensor, "b s d"]
+        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Float[Tensor, "b s d"]
     ) -> Float[Tensor, "b c h w"]:
         """The noise the network sees in xt at timestep label t (one for all rows, or one per row): one network call.
 
@@ -339,24 +339,24 @@ class Backbone:
         """
         self.calls += 1
         self.rows_evaluated += len(xt)
-        labels = [t] * len(xt) if isinstance(t, int) else list(t)
+        labels = [t] * len(xt) if isinstance(t, int | float) else list(t)
         state = xt.to(self.device)
         time = torch.tensor(labels, device=self.device)
         text = cond.to(self.device, self.dtype)
         predicted: Tensor = self.unet(state.to(self.dtype), time, encoder_hidden_states=text, return_dict=False)[0]
         return self._as_eps(predicted.float(), state.float(), labels)
 
-    def _as_eps(self, predicted: Tensor, xt: Tensor, labels: Sequence[int]) -> Tensor:
+    def _as_eps(self, predicted: Tensor, xt: Tensor, labels: Sequence[float]) -> Tensor:
         if self.prediction_type == "epsilon":
             return predicted
         convert = eps_from_v if self.prediction_type == "v_prediction" else eps_from_x0
         rows = zip(predicted, xt, labels, strict=True)
-        return torch.cat([convert(row[None], state[None], self.schedule.level(t)) for row, state, t in rows])
+        return torch.cat([convert(row[None], state[None], self.schedule.level(int(t))) for row, state, t in rows])
 
     def guided_eps(
         self,
         xt: Float[Tensor, "b c h w"],
-        t: int | Sequence[int],
+        t: float | Sequence[float],
         cond: Float[Tensor, "b s d"],
         uncond: Float[Tensor, "b s d"],
         scale: Float[Tensor, " b"],
@@ -370,7 +370,7 @@ class Backbone:
         unguided = self.eps(xt, t, cond) if bool(plain.any()) else None
         if unguided is not None and bool(plain.all()):
             return unguided
-        twice = t if isinstance(t, int) else [*t, *t]
+        twice = t if isinstance(t, int | float) else [*t, *t]
         both = self.eps(torch.cat([xt, xt]), twice, torch.cat([uncond, cond]))
         low, high = both.chunk(2)
         eps = guided(low, high, scale.to(self.device))

@@ -45,7 +45,7 @@ from diffaug_datasets.models.training import (
     mean_losses,
     run_steps,
 )
-from diffaug_datasets.numerics.sampling import Eps, ddim_sample
+from diffaug_datasets.numerics.sampling import Network, ddim_sample
 from diffaug_datasets.numerics.schedule import Schedule, add_noise, ddim_timesteps
 
 MAX_NORM = 1.0
@@ -298,7 +298,7 @@ class Previews:
         uncond = text.encode(torch.stack([text.ids("")] * len(cond)))
         scale = torch.full((len(cond),), PREVIEW_SCALE)
 
-        def eps(xt: Tensor, t: int, _: int) -> Tensor:
+        def eps(xt: Tensor, t: float, _: int) -> Tensor:
             return backbone.guided_eps(xt, t, cond, uncond, scale)
 
         noise = torch.stack([self._noise(label) for label in self.ids]).to(backbone.device)
@@ -460,6 +460,6 @@ def perturbed(
 
 def guided_by_mean(
     backbone: DiffusionModel, cond: Float[Tensor, "b s d"], mean: Float[Tensor, "b s d"], scale: Float[Tensor, " b"]
-) -> Eps:
+) -> Network:
     """Guidance away from the mean embedding of each row's group: eps(mean) + scale (eps(cond) - eps(mean))."""
     return lambda xt, t, _: backbone.guided_eps(xt, t, cond, mean, scale)

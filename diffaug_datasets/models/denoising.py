@@ -14,18 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffaug_datasets.core.method import Context, DiffusionModel, Generated, Resize, Sampler
+from diffaug_datasets.core.method import Context, DiffusionModel, Final, Generated, Resize, Sampler
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.numerics.sampling import Eps, ddim_invert, ddim_sample, dpm_sample, plms_sample
-from diffaug_datasets.numerics.schedule import (
-    add_noise,
-    ddim_inverse_timesteps,
-    ddim_timesteps,
-    dpm_timesteps,
-    plms_timesteps,
-)
+from diffaug_datasets.numerics import inverting
+from diffaug_datasets.numerics.inverters import Inverter, is_paired
+from diffaug_datasets.numerics.sampling import Network, ddim_sample, dpm_sample, plms_sample
+from diffaug_datasets.numerics.schedule import add_noise, sampler_timesteps
 
-TIMESTEPS = {"ddim": ddim_timesteps, "dpm": dpm_timesteps, "plms": plms_timesteps}
 SAMPLERS = {"ddim": ddim_sample, "dpm": dpm_sample, "plms": plms_sample}
 
 
@@ -58,6 +53,10 @@ class EditSettings(Protocol):
     def resize(self) -> Resize:
         """How sources are fitted."""
 
+    @property
+    def final(self) -> Final | None:
+        """Where sampling ends."""
+
 
 def row_conditions(rows: Sequence[PlanRow]) -> Conditions:
     """The prompts and guidance scales that the rows were planned with."""
@@ -73,7 +72,7 @@ def edit(
     rows: Sequence[PlanRow],
     conditions: Conditions,
     cfg: EditSettings,
-    noised_at: Sequence[int | None],
+    noised_at: Sequence[float | None],
     start: Sequence[int],
     posterior: Float[Tensor, "b c h w"] | None = None,
 ) -> list[Generated]:
@@ -88,7 +87,7 @@ def edit(
     noised = add_noise(backbone.schedule, clean, eps, [t or 0 for t in noised_at])
     pure = torch.tensor([t is None for t in noised_at], device=eps.device)[:, None, None, None]
     xt = torch.where(pure, eps, noised)
-    latents = denoise(backbone, xt, conditions, cfg.sampler, cfg.num_inference_steps, start)
+    latents = denoise(backbone, xt, conditions, cfg.sampler, cfg.num_inference_steps, start, cfg.final)
     return pictures(backbone, latents)
 
 
@@ -99,31 +98,38 @@ def denoise(
     sampler: Sampler,
     n: int,
     start: Sequence[int],
+    final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Latents at level 0, under guidance; row j begins at step `start[j]` of `n`."""
-    return sampled(backbone, guided_network(backbone, conditions), xt, sampler, n, start)
+    """Latents at level 0, under guidance; row j begins at step `start[j]` of `n`. `final`: where sampling ends."""
+    return sampled(backbone, guided_network(backbone, conditions), xt, sampler, n, start, final)
 
 
 def sampled(
-    backbone: DiffusionModel, eps: Eps, xt: Float[Tensor, "b c h w"], sampler: Sampler, n: int, start: Sequence[int]
+    backbone: DiffusionModel,
+    network: Network,
+    xt: Float[Tensor, "b c h w"],
+    sampler: Sampler,
+    n: int,
+    start: Sequence[int],
+    final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Latents at level 0 under any noise prediction."""
-    return SAMPLERS[sampler](eps, xt, backbone.schedule, timesteps(backbone, sampler, n), start)
+    """Latents at level 0 under any prediction."""
+    return SAMPLERS[sampler](network, xt, backbone.schedule, timesteps(backbone, sampler, n), start, final)
 
 
-def timesteps(backbone: DiffusionModel, sampler: Sampler, n: int) -> tuple[int, ...]:
+def timesteps(backbone: DiffusionModel, sampler: Sampler, n: int) -> tuple[float, ...]:
     """The sampler's `n` descending timestep labels; PLMS has one more."""
-    return TIMESTEPS[sampler](backbone.schedule, n)
+    return sampler_timesteps(backbone.schedule, sampler, n)
 
 
-def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Eps:
+def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
     """The guided noise prediction of a batch: one network call per step, both guidance branches in it."""
     last, uncond = backbone.prompts(conditions.last), backbone.prompts(conditions.negative)
     first = backbone.prompts(conditions.first) if conditions.first else last
     switch = torch.tensor(list(conditions.switch or [0] * len(conditions.last)), device=last.device)
     scale = torch.tensor(list(conditions.scale), device=last.device, dtype=torch.float32)
 
-    def eps(xt: Tensor, t: int, step: int) -> Tensor:
+    def eps(xt: Tensor, t: float, step: int) -> Tensor:
         cond = torch.where((step < switch)[:, None, None], first, last)
         return backbone.guided_eps(xt, t, cond, uncond, scale)
 
@@ -142,45 +148,63 @@ def invert(
     *,
     steps: int,
     batch: int,
-) -> list[Float[Tensor, "c h w"]]:
-    """The latent of every image in [-1, 1] at the last label of `steps` DDIM inversion steps, without guidance.
+    inverter: Inverter = "ddim",
+) -> list[Float[Tensor, "..."]]:
+    """What every image in [-1, 1] comes from: its latent [c h w] at the last label of `steps` steps, without guidance,
+    or a pair [2 c h w] where the inverter is one of pairs (`numerics.inverting`).
 
     Implements Eq. 4 of Diff-II. The images, one per prompt, are taken batch by batch, and the latents lie on the CPU.
-    One network row per image and step. A short last batch is padded by its last image; the padding is dropped.
+    A short last batch is padded by its last image; the padding is dropped.
     """
-    labels = ddim_inverse_timesteps(backbone.schedule, steps)
+    labels = timesteps(backbone, "ddim", steps)[::-1]
     inverted: list[Tensor] = []
     pairs = zip(images, prompts, strict=True)
     while part := list(islice(pairs, batch)):
         padded = part + [part[-1]] * (batch - len(part))
-        eps = _unguided_network(backbone, [prompt for _, prompt in padded])
+        network = _unguided_network(backbone, [prompt for _, prompt in padded])
         x0 = backbone.encode(torch.stack([image for image, _ in padded]))
-        inverted += list(ddim_invert(eps, x0, backbone.schedule, labels)[: len(part)].cpu())
+        found = inverting.invert(inverter, network, x0, backbone.schedule, labels)[:, : len(part)].cpu()
+        inverted += list(found.transpose(0, 1) if is_paired(inverter) else found[0])
     return inverted
 
 
 def reconstructed(
     backbone: DiffusionModel,
-    latents: Sequence[Float[Tensor, "c h w"]],
+    latents: Sequence[Float[Tensor, "..."]],
     prompts: Sequence[str],
     *,
     steps: int,
     batch: int,
+    inverter: Inverter = "ddim",
 ) -> list[Float[Tensor, "3 H W"]]:
-    """Images in [0, 1], on the CPU, that inverted latents give back: DDIM over `steps` steps, without guidance."""
-    labels = ddim_timesteps(backbone.schedule, steps)
+    """Images in [0, 1], on the CPU, that what `invert` gave gives back over `steps` steps, without guidance."""
     images: list[Tensor] = []
     for begin in range(0, len(latents), batch):
         part = list(range(begin, min(begin + batch, len(latents))))
         padded = part + [part[-1]] * (batch - len(part))
-        eps = _unguided_network(backbone, [prompts[i] for i in padded])
-        xt = torch.stack([latents[i] for i in padded]).to(backbone.device)
-        clean = ddim_sample(eps, xt, backbone.schedule, labels, [0] * batch)
+        network = _unguided_network(backbone, [prompts[i] for i in padded])
+        states = torch.stack([latents[i] for i in padded]).to(backbone.device)
+        clean = from_inverted(backbone, network, states, steps, inverter)
         images += list(backbone.decode_float(clean)[: len(part)].cpu())
     return images
 
 
-def _unguided_network(backbone: DiffusionModel, prompts: Sequence[str]) -> Eps:
+def from_inverted(
+    backbone: DiffusionModel, network: Network, states: Float[Tensor, "b ..."], steps: int, inverter: Inverter
+) -> Float[Tensor, "b c h w"]:
+    """Latents at level 0 from states at the last label of an inversion, [b c h w] or pairs [b 2 c h w], by the same
+    rule that inverted them and under any prediction.
+    """
+    process, labels = backbone.schedule, timesteps(backbone, "ddim", steps)
+    if inverter == "midpoint":
+        return inverting.midpoint_sample(network, states, process, labels)
+    if is_paired(inverter):
+        sample = inverting.bdia_sample if inverter == "bdia" else inverting.edict_sample
+        return sample(network, states.transpose(0, 1), process, labels)
+    return ddim_sample(network, states, process, labels, [0] * len(states))
+
+
+def _unguided_network(backbone: DiffusionModel, prompts: Sequence[str]) -> Network:
     cond = backbone.prompts(prompts)
     return lambda xt, t, _: backbone.eps(xt, t, cond)
 

@@ -89,6 +89,17 @@ def lerp(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"], u: float) -> Fl
     return ((1 - u) * a.double() + u * b.double()).to(a.dtype)
 
 
+def root_mean_square(a: Float[Tensor, "*shape"]) -> float:
+    """The norm by the square root of the number of values: 1 for N(0, 1)."""
+    return _length(a) / math.sqrt(a.numel())
+
+
+def kurtosis(a: Float[Tensor, "*shape"]) -> float:
+    """The fourth central moment of a latent's values by their squared variance: 3 for N(0, 1), more for heavy tails."""
+    centred = _flat(a) - _flat(a).mean()
+    return float(centred.pow(4).mean() / centred.square().mean().square())
+
+
 def noise_partner(a: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Noise from N(0, I) scaled to the norm of a: the second latent of a class that has one image.
 

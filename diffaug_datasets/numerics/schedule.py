@@ -1,18 +1,22 @@
 """Noise levels: alpha_bar by timestep label, the labels that a sampler visits, and from a network's output to eps.
 
-What the network predicts may be eps, v or x0, and guidance combines two predictions; a sampler sees eps alone. Numbers
-per row meet a batch of latents in the dtype that `widened` and `per_row` give.
+A `Process` is what samplers need of a schedule: the variance-preserving `Schedule` here, or a `FlowSchedule`. What the
+network predicts may be eps, v, x0 or a flow (`levels`), and guidance combines two predictions. Numbers per row meet a
+batch of latents in the dtype that `widened` and `per_row` give.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
+from diffaug_datasets.numerics.flow import FlowSchedule
+from diffaug_datasets.numerics.levels import Level, Prediction, of_alpha_bar
 from diffaug_datasets.numerics.timesteps import Spacing, ddim_labels, dpm_labels, plms_labels
 
 
@@ -38,31 +42,65 @@ def per_row(
     return column.reshape(-1, *[1] * (like.ndim - 1))
 
 
+@runtime_checkable
+class Process(Protocol):
+    """What a sampler needs of a schedule."""
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T."""
+
+    @property
+    def prediction(self) -> Prediction:
+        """What a sampler's network says of a state."""
+
+    @property
+    def end(self) -> Level:
+        """Where sampling ends and inversion begins."""
+
+    @property
+    def lowest_label(self) -> float:
+        """The label of a state at `end`."""
+
+    def pair(self, t: float) -> Level:
+        """The level at label t."""
+
+
 # eq=False: comparing tensors gives no single truth value, so a generated __eq__ would raise; identity it is.
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """The variance-preserving forward process q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I).
 
     Raises:
-        ValueError: alpha_bar is not a CPU float64 vector that falls strictly inside (0, 1).
+        ValueError: alpha_bar is not a CPU float64 vector that falls strictly inside (0, 1); only the last may be 0, and
+            that not where eps is predicted.
     """
 
     alpha_bar: Float64[Tensor, " T"]
-    """Cumulative product of alpha by timestep label 0..T-1; float64, on the CPU, in (0, 1), falling."""
+    """Cumulative product of alpha by timestep label 0..T-1; float64, on the CPU, in (0, 1), falling.
+
+    The last one is 0 where the betas were rescaled to zero terminal SNR."""
     steps_offset: int = 1
     """Added to every 'leading' label; 1 for Stable Diffusion 1.x."""
     set_alpha_to_one: bool = False
     """Whether the level below the last label is 1.0 rather than alpha_bar[0]; False for Stable Diffusion 1.x."""
     spacing: Spacing | None = None
     """How labels are laid out; None = as each solver has it: 'leading' for DDIM and PLMS, 'linspace' for DPM."""
+    prediction: Prediction = "epsilon"
+    """What a sampler's network says of a state."""
+    is_noise_scaled: bool = False
+    """Whether sampling starts from s eps rather than eps, as diffusers' Euler schedulers do off 'leading' labels."""
 
     def __post_init__(self) -> None:
         levels = self.alpha_bar
         if levels.ndim != 1 or levels.dtype != torch.float64 or levels.device.type != "cpu":
             got = f"{levels.dtype} {tuple(levels.shape)} on {levels.device}"
             raise ValueError(f"got alpha_bar as {got}; give a float64 vector on the CPU")
-        if not bool((levels > 0).all() and (levels < 1).all() and (levels.diff() < 0).all()):
+        has_signal = bool((levels[:-1] > 0).all()) and float(levels[-1]) >= 0
+        if not (has_signal and bool((levels < 1).all() and (levels.diff() < 0).all())):
             raise ValueError("alpha_bar must fall strictly and lie in (0, 1); check the betas it was built from")
+        if float(levels[-1]) == 0 and self.prediction == "epsilon":
+            raise ValueError("alpha_bar must not end at 0 where eps is predicted: there it says nothing of the image")
 
     @classmethod
     def from_betas(
@@ -75,17 +113,22 @@ class Schedule:
         steps_offset: int = 1,
         set_alpha_to_one: bool = False,
         spacing: Spacing | None = None,
+        prediction: Prediction = "epsilon",
+        is_zero_snr: bool = False,
     ) -> "Schedule":
         """The schedule of a beta rule: 'linear', 'scaled_linear' or 'squaredcos_cap_v2' (which ignores start and end).
 
         Follows diffusers' `beta_schedule` for the betas, in float32 as there; the product runs in float64, so alpha_bar
-        rounds to diffusers' float32 `alphas_cumprod`.
+        rounds to diffusers' float32 `alphas_cumprod`. `is_zero_snr`: see `without_terminal_signal`.
 
         Raises:
             ValueError: the kind is unknown, or the betas give no falling alpha_bar in (0, 1).
         """
         alphas = 1.0 - _betas(kind, beta_start, beta_end, num_train_timesteps)
-        return cls(torch.cumprod(alphas.double(), dim=0), steps_offset, set_alpha_to_one, spacing)
+        if is_zero_snr:
+            alphas = without_terminal_signal(alphas)
+        levels = torch.cumprod(alphas.double(), dim=0)
+        return cls(levels, steps_offset, set_alpha_to_one, spacing, prediction)
 
     @property
     def num_train_timesteps(self) -> int:
@@ -97,6 +140,22 @@ class Schedule:
         """The level below the lowest label: where DDIM sampling ends and DDIM inversion begins."""
         return 1.0 if self.set_alpha_to_one else self.level(0)
 
+    @property
+    def end(self) -> Level:
+        """The same as a pair."""
+        return of_alpha_bar(self.final_alpha_bar)
+
+    @property
+    def lowest_label(self) -> float:
+        """The label of a state at `end`, as near as there is one."""
+        return 0
+
+    def pair(self, t: float) -> Level:
+        """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at label t, a whole number. Raises ValueError as `level`."""
+        if t != int(t):
+            raise ValueError(f"got timestep {t}; labels of this schedule are whole numbers")
+        return of_alpha_bar(self.level(int(t)))
+
     def level(self, t: int) -> float:
         """alpha_bar at label t.
 
@@ -106,6 +165,18 @@ class Schedule:
         if not 0 <= t < self.num_train_timesteps:
             raise ValueError(f"got timestep {t}; labels run from 0 to {self.num_train_timesteps - 1}")
         return float(self.alpha_bar[t])
+
+
+def without_terminal_signal(alphas: Float32[Tensor, " T"]) -> Float32[Tensor, " T"]:
+    """1 - beta by label, rescaled so that their product ends at 0: sqrt(alpha_bar) is shifted by its last value and
+    stretched to its first.
+
+    Implements algorithm 1 of Lin et al. 2023 (arXiv 2305.08891), in float32 as diffusers' `rescale_zero_terminal_snr`.
+    """
+    roots = alphas.cumprod(0).sqrt()
+    first, last = roots[0].clone(), roots[-1].clone()
+    squares = ((roots - last) * (first / (first - last))) ** 2
+    return 1.0 - (1.0 - torch.cat([squares[:1], squares[1:] / squares[:-1]]))
 
 
 def _betas(kind: str, beta_start: float, beta_end: float, n: int) -> Float32[Tensor, " n"]:
@@ -123,6 +194,21 @@ def _cosine_betas(n: int, shift: float = 0.008, largest: float = 0.999) -> Float
     signal = [math.cos((i / n + shift) / (1 + shift) * math.pi / 2) ** 2 for i in range(n + 1)]
     betas = [min(1 - after / before, largest) for before, after in pairwise(signal)]
     return torch.tensor(betas, dtype=torch.float32)
+
+
+def sampler_timesteps(process: Process, sampler: str, n: int) -> tuple[float, ...]:
+    """The n falling labels of a sampler ('ddim', 'dpm' or 'plms', which has n + 1) on a process of either kind.
+
+    Raises:
+        ValueError: the process cannot be sampled in so many steps, or a flow by 'plms'.
+    """
+    if isinstance(process, FlowSchedule):
+        if sampler == "plms":
+            raise ValueError("PLMS needs the evenly spaced labels of a variance-preserving schedule; use ddim or dpm")
+        return process.labels(n)
+    if not isinstance(process, Schedule):
+        raise TypeError(f"got a process of {type(process)}, expected a Schedule or a FlowSchedule")
+    return {"ddim": ddim_timesteps, "dpm": dpm_timesteps, "plms": plms_timesteps}[sampler](process, n)
 
 
 def ddim_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
@@ -149,19 +235,19 @@ def plms_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:
 
 
 def add_noise(
-    schedule: Schedule, x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], t: Sequence[int]
+    schedule: Process, x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], t: Sequence[float]
 ) -> Float[Tensor, "b c h w"]:
-    """A draw of q(x_t | x_0) = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, each row at its own label t.
+    """A draw of q(x_t | x_0) = a x0 + s eps, each row at its own label t.
 
-    Implements Eq. 4 of Ho et al. 2020 (arXiv 2006.11239). Returns x0's dtype.
+    a = sqrt(alpha_bar_t), s = sqrt(1 - alpha_bar_t) on a variance-preserving schedule, Eq. 4 of Ho et al. 2020 (arXiv
+    2006.11239); a = 1 - s on a flow. Returns x0's dtype.
 
     Raises:
         ValueError: there is not one label per row, or a label lies outside 0..T-1.
     """
-    levels = [schedule.level(label) for label in t]
+    levels = [schedule.pair(label) for label in t]
     clean = widened(x0)
-    signal = per_row([math.sqrt(level) for level in levels], clean)
-    noise = per_row([math.sqrt(1 - level) for level in levels], clean)
+    signal, noise = (per_row([level[i] for level in levels], clean) for i in (0, 1))
     return (signal * clean + noise * widened(eps)).to(x0.dtype)
 
 

@@ -20,6 +20,7 @@ from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, read
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.models.model_folder import STEMS, read_weights
+from diffaug_datasets.numerics.inverters import is_paired
 from diffaug_datasets.planning.prepare import Prepared
 from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
 from diffaug_datasets.run.shards import BATCH_BYTES, BATCH_ROWS
@@ -232,7 +233,8 @@ def _memory_of_worker(prepared: Prepared, network: Network, pixels: int, photos:
     width = 4 if recipe.backbone.dtype == "float32" else 2
     model = network.total * width + recipe.batch_size * pixels * ACTIVATION_BYTES * width // 4
     sources = min(SOURCE_BYTES, RGB_BYTES * photos.pixels) + reading_bytes(photos.largest, photos.most_pixels)
-    inverted = sum(len(unit.content["images"]) for unit in prepared.plan.fits if unit.kind == "inversions")
+    units = [unit.content for unit in prepared.plan.fits if unit.kind == "inversions"]
+    inverted = sum(len(unit["images"]) * (1 + (is_paired(unit.get("inverter", "ddim")))) for unit in units)
     fits = min(FIT_BYTES, inverted * LATENT_BYTES * pixels // network.factor**2)
     made = photos.most_pixels if recipe.method_config.requirements.at_source_size else pixels
     encoded = made * PIXEL_BYTES[recipe.image_format]

@@ -32,10 +32,11 @@ SHOWN = (KEPT, WITHHELD)  # what a card counts and measures
 STATUS = column_types(Ending)
 EXTRA = column_types(SourceFacts) | column_types(SetScores)
 ORIGIN_COLUMNS: Mapping[str, str] = MappingProxyType({f"source_{fact}s": fact for fact in ATTRIBUTION})
-JUDGED, INVERTED = ("judge_accuracy", "judge_confidence"), ("inversion_psnr",)  # measured with the judge, the backbone
 MEANS = ("judge_confidence", "clip_score", "clip_margin", "source_similarity", "test_similarity")
 LARGEST = ("source_similarity", "test_similarity")
-QUALITY_COLUMNS = ("origin", "status", "label", "judge_label", *MEANS, "inversion_psnr")
+INVERSIONS = ("inversion_psnr", "inversion_norm", "inversion_kurtosis", "self_interpolation")
+QUALITY_COLUMNS = ("origin", "status", "label", "judge_label", *MEANS, *INVERSIONS)
+JUDGED, INVERTED = ("judge_accuracy", "judge_confidence"), INVERSIONS  # measured with the judge, with the backbone
 QUALITY_TITLES = {
     "judge_accuracy": "label accuracy: share of images in which the judge sees their label",
     "judge_confidence": "probability that the judge gives the class it sees, mean",
@@ -46,6 +47,9 @@ QUALITY_TITLES = {
     "test_similarity": "cosine to the nearest test image, mean",
     "test_similarity_max": "the same, largest",
     "inversion_psnr": "PSNR in dB of real images, inverted and denoised again, mean",
+    "inversion_norm": "root mean square of their inverted latents (1 for N(0, 1)), mean",
+    "inversion_kurtosis": "kurtosis of these latents (3 for N(0, 1)), mean",
+    "self_interpolation": "PSNR in dB half-way between such a latent and that of what it gives back, mean",
 }
 DIGITS = 4
 
@@ -197,8 +201,8 @@ def quality(table: pa.Table) -> dict[str, float]:
     values = {"judge_accuracy": _mean(pc.equal(judged.column("label"), judged.column("judge_label")))}
     values |= {name: _mean(made.column(name)) for name in MEANS if name in table.column_names}
     values |= {f"{name}_max": pc.max(made.column(name)).as_py() for name in LARGEST if name in table.column_names}
-    if "inversion_psnr" in table.column_names:
-        values["inversion_psnr"] = _mean(table.filter(real).column("inversion_psnr"))
+    inverted = table.filter(real)
+    values |= {name: _mean(inverted.column(name)) for name in INVERSIONS if name in table.column_names}
     return {name: round(value, DIGITS) for name in QUALITY_TITLES if (value := values.get(name)) is not None}
 
 

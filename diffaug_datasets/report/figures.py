@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from diffaug_datasets.release.provenance import INVERTED, QUALITY_TITLES
 from diffaug_datasets.report.rendering import (
     Bar,
     Box,
@@ -23,6 +24,7 @@ from diffaug_datasets.report.rendering import (
 )
 from diffaug_datasets.report.row import Fact
 from diffaug_datasets.report.run_view import FitState, Picture, RunView, ScannedRow
+from diffaug_datasets.run.scores import measured_rows
 
 CONFUSION_CLASSES = 20  # with more, nobody can read the matrix
 LISTED_FAILURES = 40
@@ -221,6 +223,28 @@ def turns(sampled: Sequence[Picture]) -> Turns | None:
     beyond = sum(phi < 360 - alpha for alpha, phi in zip(alphas, phis, strict=True)) / len(known)
     mean = sum(alphas) / len(alphas)
     return Turns(histogram(alphas, 0, 180, 12, "°"), histogram(phis, 0, 360, 12, "°"), len(known), beyond, mean)
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What one score of inversions says of the real images that it was measured of."""
+
+    title: str
+    images: int
+    lowest: float
+    mean: float
+    highest: float
+
+
+def inversions(view: RunView) -> tuple[Inverted, ...]:
+    """How well real images came back from their inversions; none where nothing was inverted or the run goes on."""
+    measured = [scores.model_dump() for scores in measured_rows(view.run).values()]
+    columns = {name: [row[name] for row in measured if row[name] is not None] for name in INVERTED}
+    return tuple(
+        Inverted(QUALITY_TITLES[name].removesuffix(", mean"), len(values), min(values), fmean(values), max(values))
+        for name, values in columns.items()
+        if values
+    )
 
 
 @dataclass(frozen=True)

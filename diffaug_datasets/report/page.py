@@ -93,6 +93,7 @@ class RunSection:
     measures: tuple[MeasureTable, ...]
     levels: figures.Levels | None
     turns: figures.Turns | None
+    inversions: tuple[figures.Inverted, ...]
     failures: tuple[figures.Failure, ...]
     shards: tuple[figures.ShardTime, ...]
     fits: tuple[figures.FitSummary, ...]
@@ -215,6 +216,7 @@ def run_section(view: RunView, number: int, per_class: int = CLASS_CARDS, at_mos
         measures=measure_tables(kept.file),
         levels=figures.levels(view, measured),
         turns=figures.turns(measured),
+        inversions=figures.inversions(view),
         failures=figures.failures(view),
         shards=figures.shard_times(view),
         fits=figures.fit_summaries(view),

@@ -293,8 +293,9 @@ def _features(run: Run, encoder: "Encoder", shards: Sequence[Shard], shape: int)
 
 
 def _inversions(run: Run, ctx: WorkContext) -> dict[str, dict[str, object]]:
-    """PSNR of a few real images, spread evenly, that the method inverted and now denoises again."""
-    measure, config = run.recipe.method_definition.inversion_psnr, run.recipe.method_config
+    """What can be said of the inversions of a few real images, spread evenly: PSNR, and what the method adds."""
+    method, config = run.recipe.method_definition, run.recipe.method_config
+    measure, more = method.inversion_psnr, method.inversion_facts
     units = [unit for unit in run.plan.fits if unit.kind == "inversions"]
     if measure is None or not units:
         return {}
@@ -304,7 +305,11 @@ def _inversions(run: Run, ctx: WorkContext) -> dict[str, dict[str, object]]:
     scores: dict[str, dict[str, object]] = {}
     for unit in units:
         names = [image for home, image in chosen if home is unit]
-        for name, value in zip(names, measure(unit, names, config, ctx) if names else (), strict=True):
-            if math.isfinite(value):
-                scores[rows[name]] = {"inversion_psnr": value}
+        if not names:
+            continue
+        facts = more(unit, names, config, ctx) if more else [{} for _ in names]
+        for name, value, others in zip(names, measure(unit, names, config, ctx), facts, strict=True):
+            found = {"inversion_psnr": value, **others}
+            if known := {key: number for key, number in found.items() if math.isfinite(number)}:
+                scores[rows[name]] = dict(known)
     return scores

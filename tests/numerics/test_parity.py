@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffaug_datasets.numerics import sampling
+from diffaug_datasets.numerics import inverting, sampling
+from diffaug_datasets.numerics import levels as pairs
 from diffaug_datasets.numerics.schedule import Schedule, ddim_inverse_timesteps, ddim_timesteps, dpm_timesteps
 from diffaug_datasets.numerics.timesteps import img2img_start
 
@@ -41,7 +42,7 @@ def inverse_error(sd15, reference, toy_eps, latents):
         x0 = latents(2, 4, 8, 8)
         theirs = reference.ddim_inverse(toy_eps, x0, n, **changes)
         labels = ddim_inverse_timesteps(schedule, n)
-        return relative_error(sampling.ddim_invert(lambda x, t, i: toy_eps(x, t), x0, schedule, labels), theirs)
+        return relative_error(inverting.ddim_invert(lambda x, t, i: toy_eps(x, t), x0, schedule, labels), theirs)
 
     return measure
 
@@ -100,13 +101,13 @@ def test_a_last_level_of_one(sd15, ddim_error, inverse_error):
 
 
 def flip_ddim_sign(monkeypatch):
-    step = sampling.ddim_step
-    monkeypatch.setattr(sampling, "ddim_step", lambda xt, eps, a, b: step(xt, -eps, a, b))
+    step = sampling.step
+    monkeypatch.setattr(sampling, "step", lambda kind, xt, eps, level, to: step(kind, xt, -eps, level, to))
 
 
 def end_ddim_at_one(monkeypatch):
     levels = sampling.falling_levels
-    monkeypatch.setattr(sampling, "falling_levels", lambda schedule, labels, end: levels(schedule, labels, 1.0))
+    monkeypatch.setattr(sampling, "falling_levels", lambda schedule, labels, end: levels(schedule, labels, pairs.CLEAN))
 
 
 def shift_start(monkeypatch):
@@ -116,22 +117,27 @@ def shift_start(monkeypatch):
 
 
 def shift_inverse_levels(monkeypatch):
-    levels = sampling.rising_levels
-    monkeypatch.setattr(sampling, "rising_levels", lambda schedule, labels: [*levels(schedule, labels)[1:], 0.004])
+    rising = inverting._rising  # private: a fault planted where every inversion takes its levels
+
+    def shifted(schedule, labels):
+        known, levels = rising(schedule, labels)
+        return known, [*levels[1:], pairs.of_alpha_bar(0.004)]
+
+    monkeypatch.setattr(inverting, "_rising", shifted)
 
 
 def delay_inverse_label(monkeypatch):
-    invert = sampling.ddim_invert
+    invert = inverting.ddim_invert
 
     def delayed(eps, x0, schedule, labels):
         return invert(lambda x, t, i: eps(x, max(t - 40, 0), i), x0, schedule, labels)
 
-    monkeypatch.setattr(sampling, "ddim_invert", delayed)
+    monkeypatch.setattr(inverting, "ddim_invert", delayed)
 
 
 def swap_inverse_direction(monkeypatch):
-    step = sampling.ddim_inverse_step
-    monkeypatch.setattr(sampling, "ddim_inverse_step", lambda xt, eps, a, b: step(xt, eps, b, a))
+    step = inverting.step
+    monkeypatch.setattr(inverting, "step", lambda kind, xt, eps, level, to: step(kind, xt, eps, to, level))
 
 
 def double_second_order(monkeypatch):

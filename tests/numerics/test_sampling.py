@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffaug_datasets.numerics.sampling import ddim_invert, ddim_sample, dpm_sample
+from diffaug_datasets.numerics.inverting import ddim_invert
+from diffaug_datasets.numerics.sampling import ddim_sample, dpm_sample
 from diffaug_datasets.numerics.schedule import Schedule, ddim_inverse_timesteps, ddim_timesteps, dpm_timesteps, guided
 
 SAMPLERS = [(ddim_sample, ddim_timesteps), (dpm_sample, dpm_timesteps)]

@@ -70,8 +70,8 @@ def nudge_a_weight(monkeypatch):
 
 
 def flip_the_step(monkeypatch):
-    step = sampling.ddim_step
-    monkeypatch.setattr(sampling, "ddim_step", lambda xt, eps, a, b: step(xt, -eps, a, b))
+    step = sampling.step
+    monkeypatch.setattr(sampling, "step", lambda kind, xt, eps, level, to: step(kind, xt, -eps, level, to))
 
 
 @pytest.mark.parametrize("plant", [forget_the_second_evaluation, nudge_a_weight, flip_the_step])

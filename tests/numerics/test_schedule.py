@@ -78,7 +78,16 @@ def test_add_noise_refuses_a_missing_or_wild_label(sd15, latents):
         add_noise(sd15, x0, x0, (5, -1))
 
 
-@pytest.mark.parametrize("levels", [[0.5, 0.9], [1.0, 0.5], [0.5, 0.0], [0.5, 0.5], [float("nan"), 0.5]])
+def test_a_last_level_of_zero_needs_a_network_that_says_more_than_eps():
+    levels = torch.tensor([0.5, 0.0], dtype=torch.float64)
+    assert Schedule(levels, prediction="v_prediction").pair(1) == (0, 1)
+    with pytest.raises(ValueError, match="must not end at 0 where eps is predicted"):
+        Schedule(levels)
+
+
+@pytest.mark.parametrize(
+    "levels", [[0.5, 0.9], [1.0, 0.5], [0.5, 0.0, 0.0], [0.5, -0.1], [0.5, 0.5], [float("nan"), 0.5]]
+)
 def test_levels_that_do_not_fall_inside_0_1_are_refused(levels):
     with pytest.raises(ValueError, match=r"must fall strictly and lie in \(0, 1\)"):
         Schedule(torch.tensor(levels, dtype=torch.float64))

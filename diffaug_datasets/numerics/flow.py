@@ -1,0 +1,111 @@
+"""Rectified flow: x = (1 - sigma) x0 + sigma eps, and the falling sigmas that a sampler visits; without torch.
+
+A label is T sigma, which is what networks of this kind are told of time, and need not be whole. Follows diffusers'
+`FlowMatchEulerDiscreteScheduler` and, in which sigmas are asked for before they are shifted, its pipelines: those of
+Stable Diffusion 3 let the scheduler choose, those of FLUX ask for n even ones from 1 to 1 / n.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from diffaug_datasets.numerics.levels import CLEAN, Level, Prediction, of_sigma
+
+Grid = Literal["scheduler", "even"]
+
+
+@dataclass(frozen=True)
+class DynamicShift:
+    """A shift that grows with the number of tokens of an image, as in FLUX.1: mu is linear between two points."""
+
+    base_tokens: int = 256
+    most_tokens: int = 4096
+    base: float = 0.5
+    most: float = 1.15
+    kind: Literal["exponential", "linear"] = "exponential"
+    terminal: float | None = None
+    """The sigma at which stretched schedules end before 0; None = not stretched."""
+
+    def mu(self, tokens: int) -> float:
+        """The shift's parameter for an image of so many tokens."""
+        slope = (self.most - self.base) / (self.most_tokens - self.base_tokens)
+        return tokens * slope + self.base - slope * self.base_tokens
+
+    def shifted(self, sigma: float, tokens: int) -> float:
+        """Sigma in (0, 1], moved towards noise."""
+        mu = self.mu(tokens)
+        at = math.exp(mu) if self.kind == "exponential" else mu
+        return at / (at + (1 / sigma - 1))
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """The levels of a rectified flow; `num_train_timesteps` is T, `tokens` the length of an image's sequence.
+
+    Raises:
+        ValueError: the shift is not above 0.
+    """
+
+    num_train_timesteps: int = 1000
+    shift: float = 1.0
+    dynamic: DynamicShift | None = None
+    grid: Grid = "scheduler"
+    tokens: int = 0
+    prediction: Prediction = "flow_prediction"
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"got shift {self.shift}; give a number above 0")
+
+    @property
+    def end(self) -> Level:
+        """Where sampling ends and inversion begins: no noise."""
+        return CLEAN
+
+    @property
+    def lowest_label(self) -> float:
+        """The label of a state at `end`."""
+        return 0.0
+
+    def pair(self, t: float) -> Level:
+        """The level at label t = T sigma.
+
+        Raises:
+            ValueError: t lies outside 0..T.
+        """
+        if not 0 <= t <= self.num_train_timesteps:
+            raise ValueError(f"got timestep {t}; labels of a flow run from 0 to {self.num_train_timesteps}")
+        return of_sigma(t / self.num_train_timesteps)
+
+    def sigmas(self, n: int) -> tuple[float, ...]:
+        """The n falling sigmas that steps begin at, without the 0 where the last one ends.
+
+        Raises:
+            ValueError: n is outside 1..T.
+        """
+        if not 1 <= n <= self.num_train_timesteps:
+            raise ValueError(f"got {n} inference steps; give 1 to {self.num_train_timesteps}")
+        asked = np.linspace(1.0, 1 / n, n) if self.grid == "even" else np.linspace(1.0, self._smallest, n)
+        shifted = [self._shifted(float(sigma)) for sigma in asked]
+        terminal = self.dynamic.terminal if self.dynamic else None
+        if terminal is None or n == 1:  # one step begins at pure noise, which no stretch moves
+            return tuple(shifted)
+        stretch = (1 - shifted[-1]) / (1 - terminal)
+        return tuple(1 - (1 - sigma) / stretch for sigma in shifted)
+
+    def labels(self, n: int) -> tuple[float, ...]:
+        """The n falling labels; see `sigmas`."""
+        return tuple(self.num_train_timesteps * sigma for sigma in self.sigmas(n))
+
+    @property
+    def _smallest(self) -> float:
+        """The sigma of the first training step, which diffusers shifts once when it is made and once more when used."""
+        least = 1 / self.num_train_timesteps
+        return least if self.dynamic else self._shifted(least)
+
+    def _shifted(self, sigma: float) -> float:
+        if self.dynamic:
+            return self.dynamic.shifted(sigma, self.tokens)
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
