@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from diffaug_datasets.cli.screen import note, say
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.run.assembly import Assembled
-from diffaug_datasets.run.engines import slurm
-from diffaug_datasets.run.engines.slurm import Slurm
-from diffaug_datasets.run.execute import await_job, made_before, shown_on, submit
+from diffaug_datasets.run.engines.ray_cluster import Ray
+from diffaug_datasets.run.engines.slurm import Slurm, asked
+from diffaug_datasets.run.execute import await_job, execute_by_ray, made_before, shown_on, submit
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
-Cluster = Slurm
+Cluster = Slurm | Ray
 ENGINES = ("local", "slurm", "ray")
 
 
@@ -34,18 +34,20 @@ def engine_of(
         if engine != name and (typed := [option for option, is_typed in options.items() if is_typed]):
             raise RunError(f"{typed[0]}: is for --engine {engine}, and the engine is {name}; leave one of them out.")
     if name == "slurm":
-        return slurm_asked(slurm, time, wait)
-    return None
-
-
-def slurm_asked(words: Sequence[str], limit: str | None, wait: bool) -> Slurm:
-    """What `--slurm`, `--time` and `--wait` ask for. Raises RunError as `engines.slurm.asked`."""
-    return slurm.asked(words, limit, wait)
+        return asked(slurm, time, wait)
+    if gpus is not None and not (0 <= gpus <= 1 or gpus.is_integer()):
+        raise RunError(f"--gpus: got {gpus:g}, expected a part of one GPU, such as 0.5, or a whole number of them.")
+    return Ray(gpus, address) if name == "ray" else None
 
 
 def made_there(run: Run, options: WorkerOptions, workers: int, cluster: Cluster) -> Assembled | None:
     """What a cluster made of a run; None where nobody waits for it."""
-    return made_before(run) or _by_slurm(run, options, workers, cluster)
+    if done := made_before(run):
+        return done
+    if isinstance(cluster, Slurm):
+        return _by_slurm(run, options, workers, cluster)
+    with shown_on(sys.stdout, run) as on_progress:
+        return execute_by_ray(run, options, workers, cluster, on_progress)
 
 
 def _by_slurm(run: Run, options: WorkerOptions, workers: int, engine: Slurm) -> Assembled | None:

@@ -13,8 +13,9 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.run.assembly import Assembled, assemble, current
-from diffaug_datasets.run.engines import accelerate, local, ranks, slurm
+from diffaug_datasets.run.engines import accelerate, local, ranks, ray_cluster, slurm
 from diffaug_datasets.run.engines.local import OnProgress
+from diffaug_datasets.run.engines.ray_cluster import Ray
 from diffaug_datasets.run.engines.slurm import Slurm
 from diffaug_datasets.run.progress import following
 from diffaug_datasets.run.store import Run, check_locks
@@ -98,16 +99,12 @@ def execute(
         RunError: the folder is read-only, full or was begun on another stack; a device that is not there.
         PlanError: a folder of `fits_from` holds no plan.
     """
-    for folder in options.fits_from:
-        Run.open(folder)
     if not options.split_batches:  # whose processes wait for one another
         done = made_before(run)
         if done or (options.only_fits and _are_intact(run, run.plan.fits)):
             return None if options.only_fits else done
-    if not os.access(run.folder, os.W_OK):
-        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
-    check_locks(run.folder)
-    options = replace(options, device=resolve_device(options.device))
+    _check_places(run, options)
+    options = resolved(options)
     if not accelerate.launched():
         options, workers = ranks.placed(options, _gpus(options.device)), workers or int(ranks.in_step() > 1)
     if options.split_batches and not accelerate.launched():
@@ -129,7 +126,7 @@ def execute(
         else:
             local.work_in_processes(run, options, count, on_progress)
     on_progress()
-    return None if options.only_fits else _assemble_once(run, worker)
+    return None if options.only_fits else assemble_once(run, worker)
 
 
 def submit(run: Run, options: WorkerOptions, workers: int, engine: Slurm) -> slurm.Job:
@@ -139,9 +136,7 @@ def submit(run: Run, options: WorkerOptions, workers: int, engine: Slurm) -> slu
         RunError: the folder may not be written; what `slurm.submit` refuses.
         PlanError: a folder of `fits_from` holds no plan.
     """
-    for folder in options.fits_from:
-        Run.open(folder)
-    check_locks(run.folder)
+    _check_places(run, options)
     return slurm.submit(run, options, workers, engine)
 
 
@@ -158,6 +153,33 @@ def await_job(run: Run, job: slurm.Job, on_progress: OnProgress = lambda: None) 
     raise slurm.failure(job)
 
 
+def execute_by_ray(
+    run: Run, options: WorkerOptions, workers: int, engine: Ray, on_progress: OnProgress = lambda: None
+) -> Assembled:
+    """What a run holds once the actors of a Ray cluster have made it whole; as `execute`.
+
+    Raises:
+        RunError: the folder may not be written; what `ray_cluster.work` refuses or gives up.
+        PlanError: a folder of `fits_from` holds no plan.
+    """
+    _check_places(run, options)
+    run.sweep()
+    ray_cluster.work(run, options, workers, engine, on_progress)
+    on_progress()
+    done = current(run)
+    assert done is not None  # an actor has assembled it
+    return done
+
+
+def _check_places(run: Run, options: WorkerOptions) -> None:
+    """Raises PlanError where a folder of `fits_from` holds no plan, RunError where the run's may not be written."""
+    for folder in options.fits_from:
+        Run.open(folder)
+    if not os.access(run.folder, os.W_OK):
+        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
+    check_locks(run.folder)
+
+
 def made_before(run: Run) -> Assembled | None:
     """`run.json` of a run that lacks nothing. Needs no torch."""
     done = current(run)
@@ -170,7 +192,7 @@ def _are_intact(run: Run, units: Sequence[FitUnit | Shard]) -> bool:
     return all(run.receipt(unit.name) for unit in units) and all(run.intact(unit.name) for unit in units)
 
 
-def _assemble_once(run: Run, worker: Worker) -> Assembled:
+def assemble_once(run: Run, worker: Worker) -> Assembled:
     """One process assembles; the others wait for it and read its result."""
     while True:
         with run.lease("assembly") as mine:
@@ -180,6 +202,11 @@ def _assemble_once(run: Run, worker: Worker) -> Assembled:
                 worker.measure_quality()
                 return assemble(run)
         time.sleep(0.1)
+
+
+def resolved(options: WorkerOptions) -> WorkerOptions:
+    """Options with a device that is there. Raises RunError as `resolve_device`."""
+    return replace(options, device=resolve_device(options.device))
 
 
 def resolve_device(device: str) -> str:

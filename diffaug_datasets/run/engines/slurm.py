@@ -12,7 +12,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 
 from diffaug_datasets.core.errors import RunError, few, one_line
@@ -134,11 +136,15 @@ def submit(run: Run, options: WorkerOptions, workers: int, slurm: Slurm) -> Job:
     executor = submitit.SlurmExecutor(logs)
     executor.update_parameters(**_parameters(run, slurm, tasks))
     given = (str(run.folder.resolve()), json.dumps(asdict(there), default=str), float(slurm.lead))
+    before = set(logs.iterdir())
     try:
-        jobs = executor.map_array(work, *([value] * tasks for value in given))
+        with redirect_stderr(StringIO()):  # where submitit repeats what sbatch says
+            jobs = executor.map_array(work, *([value] * tasks for value in given))
     except (FailedJobError, FailedSubmissionError) as error:
-        said = [line for line in str(error).splitlines() if "error:" in line] or [str(error)]
-        raise RunError(f"--engine slurm: sbatch refused: {one_line(said[-1]).removeprefix('sbatch: ')}") from None
+        for left in set(logs.iterdir()) - before:
+            left.unlink()
+        said = re.findall(r"^sbatch: (?:error|fatal): (.+?)\.?$", str(error), re.M) or [one_line(error)]
+        raise RunError(f"--engine slurm: sbatch refused: {'; '.join(dict.fromkeys(said))}.") from None
     return Job(jobs[0].job_id.partition("_")[0], tasks, logs)
 
 
