@@ -52,7 +52,8 @@ def made_there(run: Run, options: WorkerOptions, workers: int, cluster: Cluster)
 
 def _by_slurm(run: Run, options: WorkerOptions, workers: int, engine: Slurm) -> Assembled | None:
     job = submit(run, options, workers, engine)
-    say(f"job {job.id}: {job.tasks} {'worker' if job.tasks == 1 else 'workers'}, logs in {job.logs}")
+    logs = run.folder / job.logs.name
+    say(f"job {job.id}: {job.tasks} {'worker' if job.tasks == 1 else 'workers'}, logs in {logs}")
     if not engine.wait:
         say(f"how far it is: diffaug status {run.folder}; to end it: scancel {job.id}")
         return None
