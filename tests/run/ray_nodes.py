@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from diffaug_datasets.run.engines.ray_actor import Hand
+from diffaug_datasets.run.engines.ray_cluster import SETTINGS
 
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # Ray rewrites 127.0.0.1 to the outward address
 OBJECT_STORE = 80 << 20
@@ -69,8 +70,10 @@ def _started(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """A node that says that it runs."""
     log = folder / f"{len(list(folder.glob('*.log')))}.log"
     with log.open("wb") as sink:
-        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
-    limit = time.monotonic() + 120
+        process = subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **SETTINGS}
+        )
+    limit = time.monotonic() + 240
     while "Ray runtime started" not in log.read_text():
         assert process.poll() is None and time.monotonic() < limit, log.read_text()
         time.sleep(0.5)

@@ -153,7 +153,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = 300) -> None:
     """Ask until it is so."""
     limit = time.monotonic() + seconds
     while not is_so():

@@ -24,6 +24,11 @@ DEATHS_A_UNIT = 3
 CONNECT_SECONDS = 10.0
 HELD_SECONDS = 1.0  # until a unit that somebody else holds is asked for again
 OBJECT_STORE = 80 << 20  # bytes, the least that Ray takes: nothing of ours goes through it
+SETTINGS = {  # of Ray, unless the environment has others: nothing is sent home, and a busy machine may take its time
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_raylet_start_wait_time_s": "120",
+}
 HERE = "local"  # Ray's word for a cluster of its own on this machine
 log = logging.getLogger("diffaug_datasets")
 
@@ -93,12 +98,13 @@ def connected(address: str | None) -> Iterator[bool]:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if place == HERE:
         quiet |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
-        os.environ.setdefault(name, "0")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         ray.init(place, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise RunError(_no_cluster(place, one_line(error).rstrip("."))) from None
+    except Exception as error:  # where a node does not come up in time, Ray raises just this
+        why = one_line(error).rstrip(".")
+        raise RunError(f"--engine ray: {why}." if place == HERE else _no_cluster(place, why)) from None
     try:
         yield place == HERE
     finally:

@@ -8,8 +8,10 @@ whose place another job takes is requeued; one that merely crashes is not, and t
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -24,6 +26,12 @@ from diffaug_datasets.run.worker import WorkerOptions
 
 FOLDER = "slurm"
 LEAD_SECONDS = 120  # from USR2 to the time limit
+EARLY_SECONDS = 60  # that Slurm may be early with it
+# Until a task can heed USR2 and TERM they are held back: while Python starts they would end it, and nobody requeued it.
+HELD_BACK = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGTERM]); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 QUEUE_SECONDS = 10.0  # between two questions to Slurm
 OWN = {  # options of sbatch that have a name of their own here, or that the engine rests on
     "array": "--workers",
@@ -85,10 +93,10 @@ def asked(words: Sequence[str], limit: str | None, wait: bool) -> Slurm:
         else:
             parameters[key] = value or True
     minutes = None if limit is None else minutes_of(limit)
-    if minutes is not None and lead >= 60 * minutes:
+    if minutes is not None and lead + EARLY_SECONDS >= 60 * minutes:
         raise RunError(
-            f"--time {limit}: a task begins to leave {lead} s ahead of its end, so it would do nothing; give more "
-            "time, or --slurm signal=USR2@SECONDS with fewer."
+            f"--time {limit}: a task begins to leave {lead} to {lead + EARLY_SECONDS} s ahead of its end, so it would "
+            "do nothing; give more time, or --slurm signal=USR2@SECONDS with fewer."
         )
     return Slurm(parameters, minutes, lead, wait)
 
@@ -133,7 +141,8 @@ def submit(run: Run, options: WorkerOptions, workers: int, slurm: Slurm) -> Job:
     logs.mkdir(mode=0o700, exist_ok=True)  # tasks unpickle what lies here
     there = replace(options, fits_from=tuple(folder.resolve() for folder in options.fits_from))
     tasks = min(workers, max(1, *(len(units) for _, units in run.units())))
-    executor = submitit.SlurmExecutor(logs)
+    python = shlex.join([sys.executable, "-I", "-S", "-c", HELD_BACK])
+    executor = submitit.SlurmExecutor(logs, python=python)
     executor.update_parameters(**_parameters(run, slurm, tasks))
     given = (str(run.folder.resolve()), json.dumps(asdict(there), default=str), float(slurm.lead))
     before = set(logs.iterdir())

@@ -23,6 +23,7 @@ from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 MARGIN_SECONDS = 5.0  # of the time that is left, for the receipt and for leaving
 FRUITLESS = 3  # allocations in a row that may end with nothing finished
 
@@ -90,9 +91,10 @@ def work(folder: str, options: str, lead: float) -> None:
 
 @contextmanager
 def noticing(notice: Notice) -> Iterator[None]:
-    """Meanwhile the notice takes USR2 and TERM."""
-    before = {number: signal.signal(number, notice.take) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    """Meanwhile the notice takes USR2 and TERM, also those that came before: tasks are started with both held back."""
+    before = {number: signal.signal(number, notice.take) for number in SIGNALS}
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         yield
     finally:
         for number, handler in before.items():
@@ -101,7 +103,7 @@ def noticing(notice: Notice) -> Iterator[None]:
 
 def _leave(notice: Notice) -> None:
     """Have this task requeued, by the first process of its step, at the end where there are others."""
-    for number in (signal.SIGUSR2, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if not ranks.leads():
         return
