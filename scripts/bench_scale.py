@@ -17,6 +17,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def plan_once(content: dict[str, Any], folder: Path) -> tuple[float, float, floa
     from diffaug_datasets import Recipe, plan
 
     imported = time.process_time()
+    warnings.simplefilter("ignore")  # of names such as `class 00000`
     run = plan(Recipe.model_validate(content), folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return time.process_time(), imported, peak / 1e6, run.plan.id
