@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
+from diffaug_datasets.cli.clusters import Cluster, made_there
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting, warn_of_patterns
 from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.files import load_yaml, sha256_file, write_text
@@ -226,18 +227,32 @@ def run_fits(folder: Path, workers: int, options: WorkerOptions) -> None:
         say(f"{folder}: all fits are there; next: diffaug generate {folder}")
 
 
-def run_generate(folder: Path, workers: int, device: str, fits_from: Sequence[Path], allow_mixed_stack: bool) -> int:
+def run_generate(
+    folder: Path,
+    workers: int,
+    device: str,
+    fits_from: Sequence[Path],
+    allow_mixed_stack: bool,
+    cluster: Cluster | None = None,
+) -> int:
     """Make what a run lacks; 1 where more rows failed than its recipe accepts."""
     run = Run.open(folder)
     _announce(run, fits_from, f"{len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
-    done = generate(
-        run,
-        workers=workers,
-        device=device,
-        fits_from=fits_from,
-        allow_mixed_stack=allow_mixed_stack,
-        progress=sys.stdout,
-    )
+    if cluster is None:
+        done = generate(
+            run,
+            workers=workers,
+            device=device,
+            fits_from=fits_from,
+            allow_mixed_stack=allow_mixed_stack,
+            progress=sys.stdout,
+        )
+    else:
+        options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from))
+        there = made_there(run, options, workers, cluster)
+        if there is None:
+            return 0
+        done = there
     if not leads():
         return 0
     print_summary(run, done)

@@ -57,6 +57,21 @@ FitsFrom = Annotated[
         help="Take over another run's equal fits, and its images if filters alone differ.",
     ),
 ]
+Engine = Annotated[str, typer.Option(help="Who starts the workers: local (this machine), slurm or ray.")]
+SlurmOption = Annotated[
+    list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="An option of sbatch; repeatable.")
+]
+TimeLimit = Annotated[
+    str | None, typer.Option("--time", metavar="H:M:S", help="With slurm: time limit; default: the partition's.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="With slurm: stay until the run is whole.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option("--gpus", help="With ray: GPUs of a worker, such as 0.5; default: 1 if there are any."),
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="With ray: HOST:PORT of a cluster, or auto; default: this machine.")
+]
 RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
 Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
 Backbone = Annotated[

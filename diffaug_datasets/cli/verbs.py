@@ -10,6 +10,7 @@ import typer
 
 from diffaug_datasets.cli.grouping import EVALUATE, EXPERT, LOOK, MAKE, PUBLISH, GroupedVerbs
 from diffaug_datasets.cli.options import (
+    Address,
     AsJson,
     Backbone,
     BenchFolder,
@@ -20,7 +21,9 @@ from diffaug_datasets.cli.options import (
     Device,
     Draws,
     Encoders,
+    Engine,
     FitsFrom,
+    Gpus,
     ImagesPerClass,
     LineName,
     Minutes,
@@ -35,9 +38,12 @@ from diffaug_datasets.cli.options import (
     RunFolder,
     Set,
     Sets,
+    SlurmOption,
     Source,
     TestSource,
+    TimeLimit,
     Version,
+    Wait,
     WithReal,
     Workers,
     local,
@@ -127,11 +133,22 @@ def generate(
     device: Device = "auto",
     fits_from: FitsFrom = None,
     allow_mixed_stack: MixedStack = False,
+    engine: Engine = "local",
+    slurm: SlurmOption = None,
+    time: TimeLimit = None,
+    wait: Wait = False,
+    gpus: Gpus = None,
+    address: Address = None,
 ) -> None:
-    """Make everything that a run still lacks. Killed, it goes on where it was; also under `accelerate launch -m`."""
+    """Make everything that a run still lacks, here or on a cluster.
+
+    Killed, it goes on where it was. It also works under `accelerate launch -m` and under `srun`.
+    """
+    from diffaug_datasets.cli.clusters import engine_of
     from diffaug_datasets.cli.make import run_generate
 
-    raise typer.Exit(run_generate(run, workers, device, fits_from or (), allow_mixed_stack))
+    chosen = engine_of(engine, slurm=slurm or [], time=time, wait=wait, gpus=gpus, address=address)
+    raise typer.Exit(run_generate(run, workers, device, fits_from or (), allow_mixed_stack, chosen))
 
 
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug run fashion_5shot_genie --set per_class=2")

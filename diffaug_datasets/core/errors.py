@@ -23,6 +23,8 @@ EXTRAS = {
     **dict.fromkeys(GENERATING, "generate"),
     **dict.fromkeys(("scipy", "sklearn", "statsmodels"), "eval"),
     "faiss": "retrieval",
+    "ray": "ray",
+    "submitit": "slurm",
 }
 
 

@@ -17,7 +17,8 @@ inverts and denoises by a rule of its own (`numerics.inverting`); both latents o
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from dataclasses import dataclass
+from math import isqrt
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, model_validator
@@ -142,6 +143,25 @@ class Draw(BaseModel):
     switch: int
 
 
+@dataclass(frozen=True)
+class Pairs(Sequence[tuple[Source, Source]]):
+    """All pairs of images in the order of `itertools.combinations`, none of them held."""
+
+    images: Sequence[Source]
+
+    def __len__(self) -> int:
+        return len(self.images) * (len(self.images) - 1) // 2
+
+    def __getitem__(self, place: int) -> tuple[Source, Source]:  # type: ignore[override]
+        """From the last pair on, the pairs of the last 2, 3, 4, ... images are triangular numbers."""
+        behind = len(self) - 1 - place
+        if not 0 <= behind < len(self):
+            raise IndexError(place)
+        row = (isqrt(8 * behind + 1) - 1) // 2
+        first, second = len(self.images) - 2 - row, len(self.images) - 1 - (behind - row * (row + 1) // 2)
+        return self.images[first], self.images[second]
+
+
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows per class that has images, each from one of its pairs."""
     rows = list(_rows(cfg, table, spec))
@@ -174,7 +194,7 @@ def _inverted_images(row: PlanRow) -> list[str]:
 
 def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source], metaclass: str) -> PlanRow:
     alone = len(images) == 1
-    pair = (images[0],) if alone else key.choice("pair", list(combinations(images, 2)))
+    pair = (images[0],) if alone else key.choice("pair", Pairs(images))
     edited = alone and cfg.single_image_policy == "diff_aug"
     start = img2img_start(cfg.num_inference_steps, cfg.fallback_strength) if edited else 0
     prompt = cfg.concepts.prompt(key.class_id, metaclass)

@@ -13,6 +13,7 @@ classes most confused with T, follow section 4.2; no code was released for them,
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from heapq import nsmallest
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -109,7 +110,7 @@ def edits(
     """The rows of GeNIe or GeNIe-Ada: source of one class, prompt and label of another."""
     for target, count in _editing.counts(table, spec):
         prompt = fill(cfg.prompt, table.prompt_names[target], table.metaclass, table.class_names[target])
-        sources = shuffled_sources(name, table, spec, target)
+        sources = first_sources(name, table, spec, target, count)
         for k in range(count):
             source = sources[k % len(sources)]
             columns = {"source_ids": (source.id,), "source_labels": (source.label,), "prompt": prompt, **steps}
@@ -124,17 +125,19 @@ def edits(
             )
 
 
-def shuffled_sources(name: str, table: SourceTable, spec: PlanSpec, target: int) -> list[Source]:
-    """Images of the other classes (of the confused ones where these are given), in an order that is the target's own.
+def first_sources(name: str, table: SourceTable, spec: PlanSpec, target: int, count: int) -> list[Source]:
+    """The first `count` images of the other classes (of the confused ones where these are given), in an order that is
+    the target's own; all, where there are fewer.
 
     Raises:
         PlanError: no other class has an image.
     """
-    allowed = spec.confused[target] if spec.confused else range(len(table.class_names))
-    others = [s for s in table.sources if s.label != target and s.label in set(allowed)]
+    allowed = set(spec.confused[target] if spec.confused else range(len(table.class_names))) - {target}
+    others = [source for source in table.sources if source.label in allowed]
     if not others:
         raise PlanError(f"{name}: no source for class {table.class_names[target]!r}: no other class has an image.")
-    return sorted(others, key=lambda s: uint63(f"{spec.seed}|{name}|{target}|source|{s.id}|{s.label}"))
+    purpose = f"{spec.seed}|{name}|{target}|source|"
+    return nsmallest(count, others, key=lambda source: uint63(f"{purpose}{source.id}|{source.label}"))
 
 
 evaluations = _editing.evaluations

@@ -32,6 +32,7 @@ from diffaug_datasets.plugin import (
     PlanSpec,
     Requirements,
     RowKey,
+    Source,
     SourceTable,
     canonical,
     fill,
@@ -121,14 +122,13 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
                 is_synthetic=False,
                 backbone=None,
                 adapters=(index,),
-                **_query(cfg, table, label, k),
+                **_query(cfg, table, images, label, k),
             )
 
 
-def _query(cfg: Config, table: SourceTable, label: int, k: int) -> dict[str, object]:
+def _query(cfg: Config, table: SourceTable, images: Sequence[Source], label: int, k: int) -> dict[str, object]:
     if cfg.query == "text":
         return {"prompt": _text(cfg, table, label), "draw": _draw(k)}
-    images = table.by_class()[label]
     source = images[k % len(images)]
     return {"source_ids": (source.id,), "source_labels": (label,), "draw": _draw(k // len(images))}
 

@@ -13,11 +13,13 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Shard
 from diffaug_datasets.run.assembly import Assembled, assemble, current
-from diffaug_datasets.run.engines import accelerate, local
+from diffaug_datasets.run.engines import accelerate, local, ranks, ray_cluster, slurm
 from diffaug_datasets.run.engines.local import OnProgress
+from diffaug_datasets.run.engines.ray_cluster import Ray
+from diffaug_datasets.run.engines.slurm import Slurm
 from diffaug_datasets.run.progress import following
 from diffaug_datasets.run.store import Run, check_locks
-from diffaug_datasets.run.worker import Worker, WorkerOptions
+from diffaug_datasets.run.worker import Heed, Worker, WorkerOptions
 
 
 def generate(
@@ -75,33 +77,36 @@ def shown_on(stream: TextIO | None, run: Run, only_fits: bool = False) -> Iterat
 
 
 def leads() -> bool:
-    """Whether this process speaks for the run: the only one, or the first under `accelerate launch`."""
-    return not accelerate.launched() or accelerate.rank() == 0
+    """Whether this process speaks for the run: the only one, or the first under `accelerate launch` or `srun`."""
+    return accelerate.rank() == 0 if accelerate.launched() else ranks.leads()
 
 
 def execute(
-    run: Run, options: WorkerOptions, workers: int = 0, on_progress: OnProgress = lambda: None
+    run: Run,
+    options: WorkerOptions,
+    workers: int = 0,
+    on_progress: OnProgress = lambda: None,
+    heed: Heed | None = None,
 ) -> Assembled | None:
     """Run workers until nothing is missing, then assemble; None if only fits were asked for.
 
     `workers` 0 means one per GPU, or one per CPU core that the planned threads leave room for, never more than units.
-    `on_progress` is called a few times a second. A run that lacks nothing is answered at once, from its files alone.
-    Under `accelerate launch` this process is one worker and the first to hold the lease assembles.
+    `on_progress` is called a few times a second; `heed` as `Worker` says, where one works in this process.
+    A run that lacks nothing is answered at once, from its files alone.
+    Under `accelerate launch` or `srun` this process is one worker and the first to hold the lease assembles.
 
     Raises:
         RunError: the folder is read-only, full or was begun on another stack; a device that is not there.
         PlanError: a folder of `fits_from` holds no plan.
     """
-    for folder in options.fits_from:
-        Run.open(folder)
     if not options.split_batches:  # whose processes wait for one another
         done = made_before(run)
         if done or (options.only_fits and _are_intact(run, run.plan.fits)):
             return None if options.only_fits else done
-    if not os.access(run.folder, os.W_OK):
-        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
-    check_locks(run.folder)
-    options = replace(options, device=resolve_device(options.device))
+    _check_places(run, options)
+    options = resolved(options)
+    if not accelerate.launched():
+        options, workers = ranks.placed(options, _gpus(options.device)), workers or int(ranks.in_step() > 1)
     if options.split_batches and not accelerate.launched():
         raise RunError(
             "--split-batches: this process is alone; run it under `accelerate launch` with several processes (without "
@@ -112,7 +117,7 @@ def execute(
         worker.work()
     else:
         run.sweep()
-        worker = Worker(run, options)
+        worker = Worker(run, options, heed)
         most_at_once = max(1, *(len(units) for _, units in run.units()))  # a worker more would only look on
         count = min(workers or default_workers(run, options), most_at_once)
         if count == 1:
@@ -121,7 +126,58 @@ def execute(
         else:
             local.work_in_processes(run, options, count, on_progress)
     on_progress()
-    return None if options.only_fits else _assemble_once(run, worker)
+    return None if options.only_fits else assemble_once(run, worker)
+
+
+def submit(run: Run, options: WorkerOptions, workers: int, engine: Slurm) -> slurm.Job:
+    """Submit workers to Slurm; the run is made whole by them, wherever this process goes.
+
+    Raises:
+        RunError: the folder may not be written; what `slurm.submit` refuses.
+        PlanError: a folder of `fits_from` holds no plan.
+    """
+    _check_places(run, options)
+    return slurm.submit(run, options, workers, engine)
+
+
+def await_job(run: Run, job: slurm.Job, on_progress: OnProgress = lambda: None) -> Assembled:
+    """What a run holds once its job has made it whole; `on_progress` is called a few times a second.
+
+    Raises:
+        RunError: the job is over and the run is not whole; with what its tasks said.
+    """
+    slurm.follow(job, on_progress, lambda: current(run) is not None)
+    on_progress()
+    if done := made_before(run):
+        return done
+    raise slurm.failure(job)
+
+
+def execute_by_ray(
+    run: Run, options: WorkerOptions, workers: int, engine: Ray, on_progress: OnProgress = lambda: None
+) -> Assembled:
+    """What a run holds once the actors of a Ray cluster have made it whole; as `execute`.
+
+    Raises:
+        RunError: the folder may not be written; what `ray_cluster.work` refuses or gives up.
+        PlanError: a folder of `fits_from` holds no plan.
+    """
+    _check_places(run, options)
+    run.sweep()
+    ray_cluster.work(run, options, workers, engine, on_progress)
+    on_progress()
+    done = current(run)
+    assert done is not None  # an actor has assembled it
+    return done
+
+
+def _check_places(run: Run, options: WorkerOptions) -> None:
+    """Raises PlanError where a folder of `fits_from` holds no plan, RunError where the run's may not be written."""
+    for folder in options.fits_from:
+        Run.open(folder)
+    if not os.access(run.folder, os.W_OK):
+        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
+    check_locks(run.folder)
 
 
 def made_before(run: Run) -> Assembled | None:
@@ -136,7 +192,7 @@ def _are_intact(run: Run, units: Sequence[FitUnit | Shard]) -> bool:
     return all(run.receipt(unit.name) for unit in units) and all(run.intact(unit.name) for unit in units)
 
 
-def _assemble_once(run: Run, worker: Worker) -> Assembled:
+def assemble_once(run: Run, worker: Worker) -> Assembled:
     """One process assembles; the others wait for it and read its result."""
     while True:
         with run.lease("assembly") as mine:
@@ -146,6 +202,11 @@ def _assemble_once(run: Run, worker: Worker) -> Assembled:
                 worker.measure_quality()
                 return assemble(run)
         time.sleep(0.1)
+
+
+def resolved(options: WorkerOptions) -> WorkerOptions:
+    """Options with a device that is there. Raises RunError as `resolve_device`."""
+    return replace(options, device=resolve_device(options.device))
 
 
 def resolve_device(device: str) -> str:
@@ -164,6 +225,15 @@ def resolve_device(device: str) -> str:
     if device.startswith("cuda:") and int(device[5:]) >= count:
         raise RunError(f"--device {device}: torch sees {count} GPUs here, cuda:0 to cuda:{count - 1}.")
     return device
+
+
+def _gpus(device: str) -> int:
+    """GPUs that this process sees, where the device is some GPU."""
+    if device != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def default_workers(run: Run, options: WorkerOptions) -> int:

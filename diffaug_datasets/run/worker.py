@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diffaug_datasets.models.training import Team
 
 POLL_SECONDS = 0.1
+Heed = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,11 @@ class WorkerOptions:
 class Worker:
     """Executes what a run still lacks, unit by unit."""
 
-    def __init__(self, run: Run, options: WorkerOptions = WorkerOptions()) -> None:
-        self.run, self.options = run, options
+    def __init__(self, run: Run, options: WorkerOptions = WorkerOptions(), heed: Heed | None = None) -> None:
+        """`heed` is told (unit, 0, 1) when a unit is begun, then how much of it is done of how much, and (unit, 1, 1)
+        when its receipt is written. What it raises ends the work, and the unit is free for others.
+        """
+        self.run, self.options, self._heed = run, options, heed or _go_on
         self.plan, self.recipe = run.plan, run.recipe
         self._intact: set[str] = set()
 
@@ -115,6 +119,7 @@ class Worker:
     def make(self, unit: FitUnit | Shard) -> None:
         """Make a unit that this process holds the lease of, or copy a fit; its receipt is the last write."""
         self.run.event(event="start", unit=unit.name, worker=self.options.number)
+        self._heed(unit.name, 0, 1)
         begin, calls = time.perf_counter(), self.context.rows_evaluated
         if isinstance(unit, FitUnit):
             receipt = self._adopt(unit) or self._make_fit(unit)
@@ -126,6 +131,7 @@ class Worker:
         self.run.write_receipt(receipt.model_copy(update={**spent, "finished": finished}))
         self._intact.add(unit.name)
         self.run.event(event="done", unit=unit.name, rows=receipt.rows, failed=len(receipt.failed), **spent)
+        self._heed(unit.name, 1, 1)
 
     def help(self, unit: FitUnit) -> None:
         """Compute this process's part of a fit that the first process of the team makes; nothing is written here."""
@@ -149,6 +155,8 @@ class Worker:
         def report(step: int, total: int, loss: float) -> None:
             known = round(loss, 5) if math.isfinite(loss) else None  # a step of half precision that overflowed
             self.run.event(event="fit", unit=self.context.folder.name, step=step, total=total, loss=known)
+            if step < total:
+                self._heed(self.context.folder.name, step, total)
 
         return WorkContext(
             self.recipe,
@@ -310,7 +318,10 @@ class Worker:
         with Spool(self.run.shard_path(shard.name).parent) as spool:
             with ThreadPoolExecutor(1, "encode") as pool:
                 encoding: Future[list[Row]] | None = None
-                for batch in shard.batches(self.recipe.batch_size):
+                batches = list(shard.batches(self.recipe.batch_size))
+                for number, batch in enumerate(batches):
+                    if number:
+                        self._heed(shard.name, number, len(batches))
                     made, lost = self.job.make(batch)
                     scores = self.scorer.score(made)
                     if encoding:
@@ -325,3 +336,7 @@ class Worker:
         lost_rows = tuple(sorted(failed, key=lambda row: row.row_id))
         outcome = {"failed": lost_rows, "batch_shapes": tuple(sorted(shapes)), **self._signature(shard)}
         return receipt.model_copy(update=outcome)
+
+
+def _go_on(_unit: str, _done: int, _total: int) -> None:
+    """Nothing is to be heeded."""

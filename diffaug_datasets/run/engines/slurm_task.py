@@ -1,0 +1,142 @@
+"""What a task of a Slurm job does: a worker, until nothing is missing or the allocation ends.
+
+Slurm says so ahead: USR2 some seconds before the time limit, TERM where another job takes the place. Then the worker
+finishes what it can still finish, at the least its batch, gives the rest back and has itself requeued; the requeued
+task takes what is free, as any worker does.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from types import FrameType
+
+from pydantic import TypeAdapter
+
+from diffaug_datasets.core.errors import DiffAugError, one_line, printable
+from diffaug_datasets.run.engines import ranks
+from diffaug_datasets.run.engines.local import SENTENCE
+from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import WorkerOptions
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+MARGIN_SECONDS = 5.0  # of the time that is left, for the receipt and for leaving
+FRUITLESS = 3  # allocations in a row that may end with nothing finished
+
+
+class Leaving(BaseException):
+    """The worker leaves; no method's `except Exception` may hold it up."""
+
+
+class Notice:
+    """What Slurm has said of this task's end, and whether the unit in hand can still be finished."""
+
+    def __init__(self, lead: float, fits: Set[str] = frozenset()) -> None:
+        """`lead`: seconds from USR2 to the time limit; `fits`: names of units that keep checkpoints."""
+        self.until: float | None = None
+        self.is_preempted = False
+        self.is_fruitful = False
+        self._lead, self._fits = lead, fits
+        self._in_hand = ""
+        self._pace: tuple[float, int] | None = None
+        self._begun = 0.0
+
+    def take(self, number: int, _: FrameType | None = None) -> None:
+        """A signal has come. Raises Leaving at once where no unit is in hand."""
+        self.is_preempted |= number == signal.SIGTERM
+        ends = time.monotonic() + (0 if self.is_preempted else self._lead - MARGIN_SECONDS)
+        self.until = min(ends, self.until or ends)
+        if not self._in_hand:
+            raise Leaving
+
+    def heed(self, unit: str, done: int, total: int) -> None:
+        """Between two steps of a unit. Raises Leaving where what is left of it takes longer than the task may run."""
+        now = time.monotonic()
+        self.is_fruitful |= done == total or (unit in self._fits and done > 0)
+        if done == 0:
+            self._in_hand, self._begun, self._pace = unit, now, None
+        if done == total:
+            self._in_hand = ""
+        if self.until is not None and (done == total or now + self._seconds_left(now, done, total) > self.until):
+            raise Leaving
+        if done and self._pace is None:  # the first step waits for models
+            self._pace = now, done
+
+    def _seconds_left(self, now: float, done: int, total: int) -> float:
+        since, before = self._pace or (self._begun, 0)
+        return (now - since) / max(1, done - before) * (total - done)
+
+
+def work(folder: str, options: str, lead: float) -> None:
+    """Called by submitit on the node. `options`: of the worker, as JSON; `lead`: seconds from USR2 to the time limit.
+
+    Leaves with code 2 and a sentence on standard error where the run cannot be continued here.
+    """
+    try:
+        run = Run.open(folder)
+        notice = Notice(lead, {unit.name for unit in run.plan.fits})
+        try:
+            with noticing(notice):
+                execute(run, TypeAdapter(WorkerOptions).validate_json(options), workers=1, heed=notice.heed)
+        except Leaving:
+            _leave(notice)
+    except DiffAugError as error:
+        _tell(one_line(error))
+        sys.exit(2)
+
+
+@contextmanager
+def noticing(notice: Notice) -> Iterator[None]:
+    """Meanwhile the notice takes USR2 and TERM, also those that came before: tasks are started with both held back."""
+    before = {number: signal.signal(number, notice.take) for number in SIGNALS}
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(notice: Notice) -> None:
+    """Have this task requeued, by the first process of its step, at the end where there are others."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if not ranks.leads():
+        return
+    if ranks.in_step() > 1 and notice.until is not None:
+        time.sleep(max(0.0, notice.until - time.monotonic()))
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if not notice.is_preempted and not notice.is_fruitful and restarts + 1 >= FRUITLESS:
+        _tell(
+            f"the time limit came {restarts + 1} times before a single unit was finished; give a longer --time, or "
+            "plan with a smaller shard_rows."
+        )
+        sys.exit(2)
+    job = _job()
+    if "JobState=RUNNING" not in _scontrol("show", "job", job):  # cancelled, or requeued by Slurm itself
+        return
+    _scontrol("requeue", job)
+    sys.exit(0)
+
+
+def _job() -> str:
+    """This job as `scontrol` takes it: the number of an array's last task alone would stand for the whole array."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def _scontrol(*words: str) -> str:
+    """What `scontrol` says; code 2 and a sentence where it fails."""
+    done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        _tell(f"scontrol {' '.join(words)}: {one_line(done.stderr)}; what is finished stays.")
+        sys.exit(2)
+    return done.stdout
+
+
+def _tell(sentence: str) -> None:
+    sys.stderr.write(f"{SENTENCE}{printable(sentence)}\n")

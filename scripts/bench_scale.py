@@ -1,0 +1,123 @@
+"""What planning costs as sets grow: CPU seconds, peak memory, and how they grow, over generated folders of tiny images.
+
+    python scripts/bench_scale.py [--rows 1000 10000 100000] [--methods txt2img genie diff_ii retrieval] [--json FILE]
+
+Every size is a folder of its own: a tenth as many images as rows, in classes of 100. Every plan is drawn, priced and
+written by a process of its own, whose CPU time (import included) and peak resident memory are those of the operating
+system. `again`: the same plan into the same folder. Exponent: log of the ratio of CPU seconds, without those of the
+import, by log of the ratio of rows; 1 is linear.
+"""
+
+import argparse
+import io
+import json
+import math
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+PER_IMAGE = 10
+CLASS_IMAGES = 100
+METHODS = ("txt2img", "genie", "diff_ii", "retrieval")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One plan in a process of its own; `import_seconds` are part of `seconds`. Seconds of CPU, MB of 10^6 bytes."""
+
+    method: str
+    rows: int
+    seconds: float
+    import_seconds: float
+    peak_mb: float
+    plan_id: str
+    again_seconds: float
+    exponent: float | None = None
+
+
+def write_images(folder: Path, count: int) -> Path:
+    """So many different PNG files of 2 x 2 pixels, 100 a class, unless they are there."""
+    if folder.exists():
+        return folder
+    for i in range(count):
+        image = Image.new("RGB", (2, 2), (i >> 16, i >> 8 & 255, i & 255))
+        path = folder / "train" / f"class {i // CLASS_IMAGES:05d}" / f"{i:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded = io.BytesIO()
+        image.save(encoded, "PNG")
+        path.write_bytes(encoded.getvalue())
+    return folder
+
+
+def recipe(method: str, images: Path, pool: Path) -> dict[str, Any]:
+    """What is planned: ten rows an image, no scores."""
+    config: dict[str, Any] = {"pool": str(pool), "encoder": "tiny", "query": "image"} if method == "retrieval" else {}
+    if method == "diff_ii":
+        config = {"suffixes": ["in the rain", "at night"]}
+    content = {"builder": "imagefolder", "source": str(images), "protocol": "full", "method": method, "config": config}
+    content |= {"per_image": PER_IMAGE, "include_test": False, "shard_rows": 1000, "batch_size": 16}
+    return content | {"backbone": {"id": "tiny", "height": 32, "width": 32}, "scores": {"encoder": None, "judge": None}}
+
+
+def plan_once(content: dict[str, Any], folder: Path) -> tuple[float, float, float, str]:
+    """In a process of its own: CPU seconds in all and of the import, peak MB, plan id."""
+    from diffaug_datasets import Recipe, plan
+
+    imported = time.process_time()
+    warnings.simplefilter("ignore")  # of names such as `class 00000`
+    run = plan(Recipe.model_validate(content), folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return time.process_time(), imported, peak / 1e6, run.plan.id
+
+
+def measure(method: str, rows: int, work: Path) -> Measured:
+    """Plan twice."""
+    images = write_images(work / f"images-{rows}", max(2 * CLASS_IMAGES, rows // PER_IMAGE))
+    content, folder = recipe(method, images, images), work / f"{method}-{rows}"
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        seconds, imported, peak, plan_id = pool.apply(plan_once, (content, folder))
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        again, _, _, same = pool.apply(plan_once, (content, folder))
+    if same != plan_id:
+        raise SystemExit(f"{method}: planned again, {plan_id} became {same}")
+    return Measured(method, rows, round(seconds, 2), round(imported, 2), round(peak, 1), plan_id, round(again, 2))
+
+
+def main() -> None:
+    """Measure and print a table; with --json write it too."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found: list[Measured] = []
+    with tempfile.TemporaryDirectory() as work:
+        print(f"{'method':<10} {'rows':>9} {'CPU s':>8} {'again':>8} {'peak MB':>9} {'exponent':>9}", flush=True)
+        for method in given.methods:
+            before: Measured | None = None
+            for rows in sorted(given.rows):
+                one = measure(method, rows, Path(work))
+                if before:
+                    own = [m.seconds - m.import_seconds for m in (before, one)]
+                    grown = math.log(own[1] / max(own[0], 1e-2)) / math.log(one.rows / before.rows)
+                    one = Measured(**{**asdict(one), "exponent": round(grown, 2)})
+                found.append(one)
+                before = one
+                exponent = "" if one.exponent is None else f"{one.exponent:.2f}"
+                line = f"{method:<10} {rows:>9,} {one.seconds:>8.2f} {one.again_seconds:>8.2f} {one.peak_mb:>9.1f}"
+                print(f"{line} {exponent:>9}", flush=True)
+    if given.json:
+        given.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Workers as Ray actors: the same bytes on one node and on two, whatever dies."""
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from command_line import Command
+from ray_nodes import Fragile, RayNodes, ray_nodes
+from slurm_nodes import free_ports, wait_until
+from small_runs import digests, small_run
+
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.run.engines import ray_actor
+from diffaug_datasets.run.engines.ray_cluster import Ray
+from diffaug_datasets.run.execute import execute, execute_by_ray
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import WorkerOptions
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayNodes]:
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # paths of sockets are short
+    with ray_nodes(folder, free_ports(1)[0]) as nodes:
+        yield nodes
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A planned run of two kinds of fits and 5 shards, and what it holds where one process made it."""
+    return _planned(tmp_path_factory.mktemp("fits"), "diffii", shard_rows=4)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A planned run of 10 shards that take a while."""
+    changes = {"per_class": 4, "shard_rows": 4, "config": {"num_inference_steps": 30}}
+    return _planned(tmp_path_factory.mktemp("many"), "txt2img", **changes)
+
+
+def _planned(folder: Path, slug: str, **changes: object) -> tuple[Path, dict[str, str]]:
+    run = small_run(folder / "planned", slug, **changes)
+    shutil.copytree(run.folder, folder / "here")
+    execute(Run.open(folder / "here"), WorkerOptions(), workers=1)
+    return run.folder, digests(folder / "here")
+
+
+@pytest.mark.full
+def test_a_cluster_of_its_own_makes_the_same_bytes(
+    planned: tuple[Path, dict[str, str]], tmp_path: Path, diffaug: Command
+) -> None:
+    folder = Path(shutil.copytree(planned[0], tmp_path / "run"))
+    said = diffaug("generate", folder, "--engine", "ray", "--workers", 2, "--device", "cpu")
+    assert said.code == 0, said
+    assert "20 images written, 0 failed" in said.out
+    assert digests(folder) == planned[1]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_two_nodes_make_the_same_bytes(cluster: RayNodes, planned: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(planned[0], tmp_path / "run"))
+    execute_by_ray(run, WorkerOptions("auto"), 0, Ray(address=cluster.address))
+    assert digests(run.folder) == planned[1]
+    assert len({event["pid"] for event in _events(run.folder)}) == 2, "each node has made something"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_a_unit_that_workers_die_on_is_named(
+    cluster: RayNodes, many: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_actor, "Hand", Fragile)
+    run = Run.open(shutil.copytree(many[0], tmp_path / "run"))
+    with pytest.raises(RunError, match=r"^synthetic-00001: 3 workers died on it, the last of: "):
+        execute_by_ray(run, WorkerOptions("cpu"), 2, Ray(address=cluster.address))
+    monkeypatch.undo()
+    execute_by_ray(run, WorkerOptions("cpu"), 2, Ray(address=cluster.address))
+    assert digests(run.folder) == many[1]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_what_a_worker_says_is_the_error(
+    cluster: RayNodes, planned: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    run = Run.open(shutil.copytree(planned[0], tmp_path / "run"))
+    with pytest.raises(RunError, match=r"^all workers failed: --device cuda:7: torch .* sees no GPU here"):
+        execute_by_ray(run, WorkerOptions("cuda:7"), 2, Ray(address=cluster.address))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_a_node_that_dies_changes_no_bytes(many: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    with ray_nodes(folder, free_ports(1)[0]) as nodes:
+        run = Run.open(shutil.copytree(many[0], tmp_path / "run"))
+        killed: list[psutil.Process] = []
+
+        def kill() -> None:
+            wait_until(lambda: len({e["pid"] for e in _events(run.folder) if e["event"] == "batch"}) == 2, 300)
+            raylet = nodes.raylet(nodes.second)
+            killed.extend(raylet.children())
+            raylet.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        execute_by_ray(run, WorkerOptions("cpu"), 2, Ray(address=nodes.address))
+        killer.join()
+    assert killed
+    assert digests(run.folder) == many[1]
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _events(folder: Path) -> list[dict[str, object]]:
+    try:
+        return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--engine", "pbs"), "--engine: got 'pbs', expected local, slurm or ray."),
+        (("--gpus", "1"), "--gpus: is for --engine ray, and the engine is local; leave one of them out."),
+        (("--engine", "ray", "--wait"), "--wait: is for --engine slurm, and the engine is ray; leave one of them out."),
+        (("--engine", "ray", "--gpus", "1.5"), "--gpus: got 1.5, expected a part of one GPU, such as 0.5, or a whole"),
+        (
+            ("--engine", "ray", "--address", "127.0.0.2:1"),
+            "--engine ray: no Ray cluster answers at 127.0.0.2:1 ([Errno",
+        ),
+        (
+            ("--engine", "slurm", "--workers", "0"),
+            "--engine slurm: needs --workers N, how many tasks to ask Slurm for.",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    words: tuple[str, ...], said: str, planned_alone: Path, diffaug: Command
+) -> None:
+    assert diffaug("generate", planned_alone, *words).sentence.startswith(said)
+
+
+@pytest.fixture(scope="module")
+def planned_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody makes."""
+    return small_run(tmp_path_factory.mktemp("alone") / "run", "txt2img").folder
