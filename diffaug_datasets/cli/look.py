@@ -36,6 +36,7 @@ from diffaug_datasets.sources.real import builder_facts, discover_builders
 if TYPE_CHECKING:
     from diffaug_datasets.run.rebuild import Closeness
 
+PAGE = "report.html"
 URN = re.compile(r"urn:diffaug:([0-9a-f]{16}):([0-9a-f]{24})")
 
 # This machine
@@ -236,7 +237,7 @@ def _type(annotation: object) -> str:
 # A run
 
 
-def print_status(folder: Path, as_json: bool) -> None:
+def print_status(folder: str, as_json: bool) -> None:
     """Counts from receipts, and which units are being worked on."""
     state = status(Run.open(folder))
     if as_json:
@@ -270,11 +271,14 @@ def show_row(folder: Path, prefix: str, out: Path | None) -> None:
     say(show(Run.open(folder), prefix, out))
 
 
-def make_report(folders: Sequence[Path], out: Path | None, open_it: bool) -> None:
-    """A page over runs."""
+def make_report(places: Sequence[str], out: Path | None, open_it: bool) -> None:
+    """A page over runs; that of a run at an address goes there too."""
     from diffaug_datasets.report.page import write_report
 
-    page = write_report([Run.open(folder) for folder in folders], out or folders[0] / "report.html")
+    runs = [Run.open(place, whole=True) for place in places]
+    page = write_report(runs, out or runs[0].folder / PAGE)
+    if out is None:
+        runs[0].send(PAGE)
     say(f"report page: {page}")
     if open_it:
         open_page(page)

@@ -23,6 +23,7 @@ EXTRAS = {
     **dict.fromkeys(GENERATING, "generate"),
     **dict.fromkeys(("scipy", "sklearn", "statsmodels"), "eval"),
     "faiss": "retrieval",
+    "obstore": "s3",
 }
 
 

@@ -16,8 +16,8 @@ from diffaug_datasets.run.assembly import Assembled, assemble, current
 from diffaug_datasets.run.engines import accelerate, local
 from diffaug_datasets.run.engines.local import OnProgress
 from diffaug_datasets.run.progress import following
-from diffaug_datasets.run.store import Run, check_locks
-from diffaug_datasets.run.worker import Worker, WorkerOptions
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import Worker, WorkerOptions, growing_waits
 
 
 def generate(
@@ -57,7 +57,7 @@ def generate(
     (20, 0)
     """
     options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(map(Path, fits_from)))
-    run = run if isinstance(run, Run) else Run.open(Path(run))
+    run = run if isinstance(run, Run) else Run.open(run)
     with shown_on(progress, run) as on_progress:
         done = execute(run, options, workers, on_progress)
     assert done is not None  # only those who ask for fits alone get nothing
@@ -99,8 +99,8 @@ def execute(
         if done or (options.only_fits and _are_intact(run, run.plan.fits)):
             return None if options.only_fits else done
     if not os.access(run.folder, os.W_OK):
-        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
-    check_locks(run.folder)
+        raise RunError(f"{run.where}: is read-only for this user; a run folder must be writable.")
+    run.check_writable()
     options = replace(options, device=resolve_device(options.device))
     if options.split_batches and not accelerate.launched():
         raise RunError(
@@ -138,14 +138,17 @@ def _are_intact(run: Run, units: Sequence[FitUnit | Shard]) -> bool:
 
 def _assemble_once(run: Run, worker: Worker) -> Assembled:
     """One process assembles; the others wait for it and read its result."""
-    while True:
+    for wait in growing_waits():
         with run.lease("assembly") as mine:
             if done := current(run):
                 return done
             if mine:
                 worker.measure_quality()
-                return assemble(run)
-        time.sleep(0.1)
+                done = assemble(run)
+                mine.done = True
+                return done
+        time.sleep(wait)
+    raise AssertionError("unreachable")
 
 
 def resolve_device(device: str) -> str:
