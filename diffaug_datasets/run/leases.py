@@ -99,11 +99,15 @@ def read_holder(content: bytes | None) -> Holder | None:
 
 @dataclass
 class Lease:
-    """A generation that this process made. `done`: its unit is, and nobody needs it any more."""
+    """A generation that this process made. `done`: its unit is, and nobody needs it any more.
+
+    `shown`: when the holder gave its last sign, in its own monotonic seconds.
+    """
 
     unit: str
     key: str
     holder: Holder
+    shown: float
     done: bool = False
 
 
@@ -162,12 +166,12 @@ class Leases:
             return None
         key = f"{LEASES}/{unit}/{number:06d}"
         name = f"{self.host}-{os.getpid()}-{secrets.token_hex(4)}"
-        holder = Holder(name, self.host, self.machine, os.getpid(), born(os.getpid()), self.ttl)
+        holder, begun = Holder(name, self.host, self.machine, os.getpid(), born(os.getpid()), self.ttl), self.now()
         created = yield Call("create", key, holder.text())
         if not created and (yield Call("get", key)) != holder.text():  # equal: the answer to our creation went lost
             return None
         self._seen.pop(unit, None)
-        lease = self.held[unit] = Lease(unit, key, holder)
+        lease = self.held[unit] = Lease(unit, key, holder, begun)
         return lease
 
     def looking(self, lease: Lease) -> Steps[bool]:
@@ -178,16 +182,21 @@ class Leases:
         found = read_holder(last[1])
         return found is not None and found.holder == lease.holder.holder
 
-    def beating(self, lease: Lease) -> Steps[None]:
-        """Show that the holder lives."""
+    def beating(self, lease: Lease) -> Steps[bool]:
+        """Show that the holder lives; who stood still for too long looks first whether that is still its to show."""
+        if self.now() - lease.shown > self.ttl and not (yield from self.looking(lease)):
+            return False
         lease.holder = Holder(**{**vars(lease.holder), "beat": lease.holder.beat + 1})
         yield Call("put", lease.key, lease.holder.text())
+        lease.shown = self.now()
+        return True
 
     def releasing(self, lease: Lease) -> Steps[None]:
         """Free the unit; where it is done, take its leases away."""
         self.held.pop(lease.unit, None)
         if not lease.done:
-            yield Call("put", lease.key, FREE)
+            if (yield from self.looking(lease)):
+                yield Call("put", lease.key, FREE)
             return
         found: list[Entry] = yield Call("list", f"{LEASES}/{lease.unit}/")
         for key in [entry.key for entry in found if entry.key <= lease.key]:
@@ -218,9 +227,10 @@ class Leases:
         return number if self.now() - self._seen[unit][1] > patience else None
 
     def _beat(self, lease: Lease, over: threading.Event) -> None:
-        while not over.wait(self.ttl / BEATS):
+        is_ours = True
+        while is_ours and not over.wait(self.ttl / BEATS):
             with suppress(RunError):  # a beat that goes lost is made good by the next one
-                self._run(self.beating(lease))
+                is_ours = self._run(self.beating(lease))
 
     def _run(self, steps: Steps[T]) -> T:
         answer = None

@@ -318,8 +318,8 @@ class Run:
     def write_receipt(self, receipt: Receipt) -> bool:
         """The last write of a unit: its receipt, created if nobody was first.
 
-        False, and nothing is written, where this process holds a lease of the unit that somebody has taken over: it was
-        taken for dead, and another one makes the unit.
+        False, and nothing is written, where somebody was, with the same bytes; also where this process holds a lease of
+        the unit that has been taken over: it was taken for dead, and another one makes the unit.
 
         Raises:
             RunError: the unit is there already with other bytes; names both makers.
@@ -339,6 +339,8 @@ class Run:
                 self._overwrite(key, text)
             elif [f.sha256 for f in first.files] != [f.sha256 for f in receipt.files]:
                 raise RunError(self._conflict(first, receipt))
+            else:
+                return False
         self.note_receipt(receipt)
         if lease is not None:
             lease.done = True
