@@ -196,11 +196,16 @@ def methods(
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: diffaug status runs/mine")
-def status(run: RunPlace, json: AsJson = False) -> None:
-    """Say how far a run is; works while others work on it."""
-    from diffaug_datasets.cli.look import print_status
+def status(
+    run: RunPlace,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until it is finished.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two looks.")] = 5.0,
+    json: AsJson = False,
+) -> None:
+    """Say how far a run is and who works on it; from any machine."""
+    from diffaug_datasets.cli.look import print_status, watch_status
 
-    print_status(run, json)
+    watch_status(run, every, json) if watch else print_status(run, json)
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: diffaug show runs/mine 0c4c76fb --out row.png")
