@@ -118,7 +118,7 @@ def test_a_store_that_ignores_the_condition_is_refused(
     monkeypatch.setattr(store, "inner", ignoring)
     with pytest.raises(RunError, match=r"s3://shelf/.*ignores If-None-Match.*use a store that honours"):
         planned(address)
-    with pytest.raises(RunError, match="no plan.json here"):
+    with pytest.raises(RunError, match=r"no plan\.json here"):
         Run.open(address)
 
 
