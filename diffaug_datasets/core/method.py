@@ -16,7 +16,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -165,7 +165,7 @@ class FitUnit:
         """The unit of a JSON-like payload."""
         return cls(kind, canonical(payload), tuple(after))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Folder name and what rows cite in `adapters`: kind and 16 hex digits."""
         return f"{self.kind}-{digest([self.kind, self.payload])[:16]}"

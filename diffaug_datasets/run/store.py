@@ -357,7 +357,7 @@ class Run:
             return f"{digests} by {receipt.worker or 'a worker'} at {receipt.finished or 'an unknown time'}"
 
         return (
-            f"{self.folder}: {first.unit} is there already with other bytes: {told(first)}; now {told(second)}. The "
+            f"{self.where}: {first.unit} is there already with other bytes: {told(first)}; now {told(second)}. The "
             "first one stays. The same rows have other pixels here, so work on where the others do, or compare the "
             "two `stack` entries of its receipt."
         )
