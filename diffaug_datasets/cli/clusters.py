@@ -55,7 +55,7 @@ def _by_slurm(run: Run, options: WorkerOptions, workers: int, engine: Slurm) -> 
     logs = run.folder / job.logs.name
     say(f"job {job.id}: {job.tasks} {'worker' if job.tasks == 1 else 'workers'}, logs in {logs}")
     if not engine.wait:
-        say(f"how far it is: diffaug status {run.folder}; to end it: scancel {job.id}")
+        say(f"how far it is: diffaug status {run.where}; to end it: scancel {job.id}")
         return None
     try:
         with shown_on(sys.stdout, run) as on_progress:

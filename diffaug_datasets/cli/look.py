@@ -9,7 +9,8 @@ import shutil
 import sys
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -29,13 +30,15 @@ from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_ba
 from diffaug_datasets.planning.catalogue import presets
 from diffaug_datasets.planning.price import cores, memory_free
 from diffaug_datasets.release.card_metadata import bibtex
-from diffaug_datasets.run.progress import status
+from diffaug_datasets.run.progress import Status, clock, on_terminal, status
 from diffaug_datasets.run.store import RUNS, Run
 from diffaug_datasets.sources.real import builder_facts, discover_builders
 
 if TYPE_CHECKING:
     from diffaug_datasets.run.rebuild import Closeness
 
+PAGE = "report.html"
+MOST_WORK = 20  # units in work that are named
 URN = re.compile(r"urn:diffaug:([0-9a-f]{16}):([0-9a-f]{24})")
 
 # This machine
@@ -236,31 +239,70 @@ def _type(annotation: object) -> str:
 # A run
 
 
-def print_status(folder: Path, as_json: bool) -> None:
-    """Counts from receipts, and which units are being worked on."""
-    state = status(Run.open(folder))
+def print_status(place: str, as_json: bool) -> None:
+    """Counts from receipts, and who works on which units."""
+    state = status(Run.open(place))
     if as_json:
-        shown = state.shown and state.shown.facts()
-        say_json({**asdict(replace(state, shown=None)), "shown": shown})
-        return
-    phase = "finished" if state.finished else "running" if state.held else "not finished"
-    say(f"{state.name}, plan {state.plan_id[:16]}: {phase}")
-    held = "unknown, for locks cannot be read here" if state.held is None else ", ".join(state.held) or "nothing"
+        say_json(_state_facts(state))
+    else:
+        say("\n".join(_state_lines(state, place)))
+
+
+def watch_status(place: str, seconds: float, as_json: bool) -> None:
+    """The same again and again until the run is finished: redrawn on a terminal, elsewhere where something changed."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    run, before = Run.open(place), ""
+    redraws = on_terminal(sys.stdout) and not as_json
+    with Live(console=Console(file=sys.stdout), auto_refresh=False) if redraws else nullcontext() as live:
+        while True:
+            state = status(run)
+            text = "\n".join(_state_lines(state, place))
+            if live is not None:
+                live.update(Text(text), refresh=True)
+            elif as_json:
+                print_line(_state_facts(state))
+            elif text != before:
+                say(text)
+            if state.finished:
+                return
+            before = text
+            time.sleep(seconds)
+
+
+def print_line(facts: Mapping[str, object]) -> None:
+    """JSON on one line."""
+    say(json.dumps(facts, ensure_ascii=False))
+
+
+def _state_facts(state: Status) -> dict[str, object]:
+    return {**asdict(replace(state, shown=None)), "shown": state.shown and state.shown.facts()}
+
+
+def _state_lines(state: Status, place: str) -> Iterator[str]:
+    phase = "finished" if state.finished else "running" if state.lively else "not finished"
+    yield f"{state.name}, plan {state.plan_id[:16]}: {phase}"
     rate = f", {state.rows_per_second:.1f} per second and worker" if state.rows_per_second else ""
-    say_facts(
-        {
-            "  fits": f"{state.fits_done} of {state.fits}",
-            "  shards": f"{state.shards_done} of {state.shards}",
-            "  images": f"{state.rows_written} written, {state.rows_failed} failed, of {state.rows}{rate}",
-            "  in work": held,
-        }
-    )
+    eta = f", ETA {clock(state.seconds_left)}" if state.seconds_left is not None else ""
+    workers = f" by {state.lively} workers" if state.lively > 1 else ""
+    yield f"  fits     {state.fits_done} of {state.fits}"
+    yield f"  shards   {state.shards_done} of {state.shards}"
+    yield f"  images   {state.rows_written} written, {state.rows_failed} failed, of {state.rows}{rate}{eta}"
+    yield f"  in work  {len(state.work) or 'nothing'}{workers}"
+    for one in state.work[:MOST_WORK]:
+        late = ", far longer than others took" if one.is_late else ""
+        sign = f", no sign for {clock(one.silent)}" if one.is_silent else ""
+        yield f"    {one.unit} on {one.host} (process {one.pid}) for {clock(one.seconds)}{sign}{late}"
+    if len(state.work) > MOST_WORK:
+        yield f"    and {len(state.work) - MOST_WORK} more"
     for reason, count in state.reasons.items():
-        say(f"  failed {count} times: {reason}")
+        yield f"  failed {count} times: {reason}"
     for line in state.shown.lines() if state.shown else ():
-        say(f"  {line}")
-    if not state.finished and not state.held:
-        say(f"next: diffaug generate {folder}")
+        yield f"  {line}"
+    if not state.finished and not state.lively:
+        yield f"next: diffaug generate {place}"
 
 
 def show_row(folder: Path, prefix: str, out: Path | None) -> None:
@@ -270,12 +312,16 @@ def show_row(folder: Path, prefix: str, out: Path | None) -> None:
     say(show(Run.open(folder), prefix, out))
 
 
-def make_report(folders: Sequence[Path], out: Path | None, open_it: bool) -> None:
-    """A page over runs."""
+def make_report(places: Sequence[str], out: Path | None, open_it: bool) -> None:
+    """A page over runs; that of a run at an address goes there too."""
     from diffaug_datasets.report.page import write_report
 
-    page = write_report([Run.open(folder) for folder in folders], out or folders[0] / "report.html")
-    say(f"report page: {page}")
+    runs = [Run.open(place, whole=True) for place in places]
+    page = write_report(runs, out or runs[0].folder / PAGE)
+    if out is None:
+        runs[0].send(PAGE)
+    there = "" if out or runs[0].where == str(runs[0].folder) else f", and {runs[0].where}/{PAGE}"
+    say(f"report page: {page}{there}")
     if open_it:
         open_page(page)
 

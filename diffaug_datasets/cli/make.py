@@ -119,7 +119,7 @@ def changes_of(words: Sequence[str], source: str | None) -> Mapping[str, object]
 
 
 def make_plan(
-    recipe_name: str, folder: Path | None, source: str | None, words: Sequence[str], *, dry_run: bool, as_json: bool
+    recipe_name: str, folder: str | None, source: str | None, words: Sequence[str], *, dry_run: bool, as_json: bool
 ) -> None:
     """Draw, price, write."""
     recipe = find_recipe(recipe_name, changes_of(words, source), lambda text: note(f"note: {text}"))
@@ -129,16 +129,17 @@ def make_plan(
         drawn.check()
     else:
         drawn.write()
-        warn_of_patterns(drawn.folder)
+        if drawn.address is None:
+            warn_of_patterns(drawn.folder)
     if as_json:
-        run = None if dry_run else str(drawn.folder)
+        run = None if dry_run else drawn.where
         say_json({**asdict(drawn.price), "found": source_facts(drawn), "run": run})
         return
     print_price(drawn.price, source_lines(drawn))
     if dry_run:
-        say(f"nothing written (--dry-run); run folder would be {drawn.folder}")
+        say(f"nothing written (--dry-run); run folder would be {drawn.where}")
     else:
-        say(f"next: diffaug generate {drawn.folder}")
+        say(f"next: diffaug generate {drawn.where}")
 
 
 def source_facts(drawn: PricedPlan) -> Mapping[str, object]:
@@ -217,7 +218,7 @@ def _time(price: Price) -> str:
 # Fits and images
 
 
-def run_fits(folder: Path, workers: int, options: WorkerOptions) -> None:
+def run_fits(folder: str, workers: int, options: WorkerOptions) -> None:
     """Make the fits of a run and stop."""
     run = Run.open(folder)
     _announce(run, options.fits_from, f"{len(run.plan.fits)} fits, for {len(run.plan.rows)} images later")
@@ -228,7 +229,7 @@ def run_fits(folder: Path, workers: int, options: WorkerOptions) -> None:
 
 
 def run_generate(
-    folder: Path,
+    folder: str,
     workers: int,
     device: str,
     fits_from: Sequence[Path],
@@ -256,7 +257,8 @@ def run_generate(
     if not leads():
         return 0
     print_summary(run, done)
-    warn_of_patterns(folder)
+    if run.where == str(run.folder):
+        warn_of_patterns(run.folder)
     if warning := emptied(done):
         say(f"warning: {warning}")
     if trouble := over_budget(run, done):
@@ -280,7 +282,7 @@ def print_summary(run: Run, done: Assembled) -> None:
     say(f"{done.name}: {written} images written, {failed} failed, {kept} kept, {clock(done.seconds)} of work")
     for line in done.shown.lines() if done.shown else ():
         say(line)
-    say(f"run folder: {run.folder}")
+    say(f"run folder: {run.where}")
 
 
 def run_build(name: str, source: str | None, folder: Path | None, workers: int, device: str) -> None:

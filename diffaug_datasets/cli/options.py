@@ -8,6 +8,7 @@ import typer
 from diffaug_datasets.core.errors import RunError
 
 Given = TypeVar("Given", Path, list[Path], None)
+PlaceGiven = TypeVar("PlaceGiven", str, list[str], None)
 
 
 def device_name(device: str) -> str:
@@ -24,6 +25,18 @@ def local(param: typer.CallbackParam, value: Given) -> Given:
     for place in value if isinstance(value, list | tuple) else [value]:
         if place is not None:
             on_this_machine(place, param.opts[-1] if param.param_type_name == "option" else str(param.metavar))
+    return value
+
+
+def reachable(param: typer.CallbackParam, value: PlaceGiven) -> PlaceGiven:
+    """A folder, or an address that a run may be kept at; RunError where another one is given."""
+    from diffaug_datasets.run.place import SCHEMES, address_of, scheme_of
+    from diffaug_datasets.run.store import on_this_machine
+
+    for place in value if isinstance(value, list) else [value]:
+        if place is not None:
+            name = param.opts[-1] if param.param_type_name == "option" else str(param.metavar)
+            address_of(place) if scheme_of(place) in SCHEMES else on_this_machine(place, name)
     return value
 
 
@@ -45,7 +58,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
 ]
+RunPlace = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", callback=reachable, help="A run folder that `diffaug plan` made, or s3://bucket/run."
+    ),
+]
 NewRun = Annotated[Path | None, typer.Option("--run", callback=local, help="Run folder; default: runs/NAME-PLANID.")]
+NewPlace = Annotated[
+    str | None,
+    typer.Option("--run", callback=reachable, help="Run folder, or s3://bucket/run; default: runs/NAME-PLANID."),
+]
 Device = Annotated[str, typer.Option(callback=device_name, help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one per GPU, or one per core.")]
 MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]

@@ -47,9 +47,9 @@ def options_of(
     )
 
 
-def run_publish(folder: Path, target: str, options: PublishOptions, as_json: bool) -> None:
+def run_publish(folder: str, target: str, options: PublishOptions, as_json: bool) -> None:
     """Publish and say where it is, and how others get at it."""
-    run = Run.open(folder)
+    run = Run.open(folder, whole=True)
     if stale := read_measures(run).note:
         note(stale)
     if sys.stderr is None or not sys.stderr.isatty():
@@ -80,9 +80,9 @@ def _next_step(done: Published, options: PublishOptions) -> str:
     return f"diffaug_datasets.load({named}) loads it"
 
 
-def print_preview(folder: Path, target: str, options: PublishOptions, as_json: bool) -> int:
+def print_preview(folder: str, target: str, options: PublishOptions, as_json: bool) -> int:
     """Files, sizes, card and what the gates say; 1 where one says no."""
-    run = Run.open(folder)
+    run = Run.open(folder, whole=True)
     if stale := read_measures(run).note:
         note(stale)
     upload = preview(run, target, options)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffaug_datasets.cli.look import open_page
+from diffaug_datasets.cli.look import PAGE, open_page
 from diffaug_datasets.cli.make import changes_of, print_price, print_summary, source_lines
 from diffaug_datasets.cli.screen import note, say, say_json, waiting, warn_of_patterns
 from diffaug_datasets.core.errors import RunError
@@ -17,8 +17,6 @@ from diffaug_datasets.run.engines import accelerate
 from diffaug_datasets.run.execute import emptied, generate, made_before, over_budget
 from diffaug_datasets.run.reuse import refusals
 from diffaug_datasets.run.store import RUNS, Run
-
-PAGE = "report.html"
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,14 @@ from diffaug_datasets.cli.options import (
     MixedStack,
     ModelRepository,
     MoreReal,
+    NewPlace,
     NewRun,
     Probability,
     Revision,
     RowPrefix,
     Rule,
     RunFolder,
+    RunPlace,
     Set,
     Sets,
     SlurmOption,
@@ -47,6 +49,7 @@ from diffaug_datasets.cli.options import (
     WithReal,
     Workers,
     local,
+    reachable,
     was_typed,
 )
 from diffaug_datasets.core.errors import RunError
@@ -114,7 +117,7 @@ def cp(
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug plan mine.yaml --set per_class=2 --run runs/mine")
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
-    run: NewRun = None,
+    run: NewPlace = None,
     source: Source = None,
     changes: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
@@ -128,7 +131,7 @@ def plan(
 
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug generate runs/mine --workers 2")
 def generate(
-    run: RunFolder,
+    run: RunPlace,
     workers: Workers = 0,
     device: Device = "auto",
     fits_from: FitsFrom = None,
@@ -211,11 +214,16 @@ def methods(
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: diffaug status runs/mine")
-def status(run: RunFolder, json: AsJson = False) -> None:
-    """Say how far a run is; works while others work on it."""
-    from diffaug_datasets.cli.look import print_status
+def status(
+    run: RunPlace,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until it is finished.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two looks.")] = 5.0,
+    json: AsJson = False,
+) -> None:
+    """Say how far a run is and who works on it; from any machine."""
+    from diffaug_datasets.cli.look import print_status, watch_status
 
-    print_status(run, json)
+    watch_status(run, every, json) if watch else print_status(run, json)
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: diffaug show runs/mine 0c4c76fb --out row.png")
@@ -244,7 +252,7 @@ def show(
 
 @app.command(rich_help_panel=LOOK, epilog="Example: diffaug report runs/mine --open")
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", callback=local, help="One or more run folders.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", callback=reachable, help="One or more run folders.")],
     out: Annotated[
         Path | None, typer.Option("--out", callback=local, help="The page; default: report.html in the first run.")
     ] = None,
@@ -414,7 +422,7 @@ def bench(
 
 @app.command(rich_help_panel=PUBLISH, epilog="Example: diffaug publish runs/mine org/name --dry-run")
 def publish(
-    run: RunFolder,
+    run: RunPlace,
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="org/name on the Hub, or an address (s3://..., file://...).")
     ],
@@ -522,7 +530,7 @@ def captions(
 
 @app.command(rich_help_panel=EXPERT, epilog="Example: diffaug fit runs/mine --workers 2")
 def fit(
-    run: RunFolder,
+    run: RunPlace,
     workers: Workers = 0,
     device: Device = "auto",
     fits_from: FitsFrom = None,
@@ -560,7 +568,7 @@ def convert(
 
 
 @app.command(hidden=True)
-def worker(run: RunFolder, pipe: int, options: str) -> None:
+def worker(run: RunPlace, pipe: int, options: str) -> None:
     """Work for a `generate` with several workers, which starts this itself."""
     from diffaug_datasets.run.engines.local import work_for_parent
 

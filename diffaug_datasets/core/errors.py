@@ -25,6 +25,7 @@ EXTRAS = {
     "faiss": "retrieval",
     "ray": "ray",
     "submitit": "slurm",
+    "obstore": "s3",
 }
 
 

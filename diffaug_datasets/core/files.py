@@ -11,16 +11,17 @@ gigabytes), tags, several documents and deep nesting are refused, with their lin
 
 import codecs
 import difflib
+import errno
 import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
-import time
 import unicodedata
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,6 +46,7 @@ _MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+REFUSED = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)  # by file systems without links
 ABANDONED_SECONDS = 24 * 3600.0
 TEMPORARY = ".*.tmp"  # a glob pattern for what `temporary_path` gives
 _TEMPORARY_NAME = re.compile(r"\.(?P<file>.+)\.(?P<machine>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
@@ -128,15 +130,46 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> FileDigest:
     Raises:
         RunError: the disk is full or the folder is read-only; nothing half-written is left.
     """
+    with _unfinished(path, write) as (unfinished, done):
+        _replace(unfinished, path)
+    return done
+
+
+def write_once(path: Path, write: Callable[[Path], object]) -> FileDigest:
+    """Write beside it, fsync, and take the name if nobody has it: what is there is never overwritten.
+
+    Where the name belongs to the same bytes, that file is it. Where it belongs to others, the file is called after its
+    own digest, `STEM-0123456789abcdef.SUFFIX`. The answer says which name it has.
+
+    Raises:
+        RunError: the disk is full or the folder is read-only; nothing half-written is left.
+    """
+    with _unfinished(path, write) as (unfinished, done):
+        own = path.with_name(f"{path.stem}-{done.sha256[:16]}{path.suffix}")
+        for target in (path, own):
+            if claim(unfinished, target) or _is(target, done):
+                return done.model_copy(update={"file": target.name})
+        _replace(unfinished, own)  # a damaged file under its own digest's name
+    return done.model_copy(update={"file": own.name})
+
+
+def plain_name(file: FileDigest) -> str:
+    """The name that `write_once` was asked for."""
+    path = Path(file.file)
+    return f"{path.stem.removesuffix(f'-{file.sha256[:16]}')}{path.suffix}"
+
+
+@contextmanager
+def _unfinished(path: Path, write: Callable[[Path], object]) -> Iterator[tuple[Path, FileDigest]]:
+    """A whole, synced temporary file beside a path and what it holds; gone afterwards, with its folder synced."""
     unfinished = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(unfinished)
         _sync(unfinished)
-        done = FileDigest(file=path.name, sha256=sha256_file(unfinished), size=unfinished.stat().st_size)
-        unfinished.replace(path)
-        if os.name != "nt":  # Windows opens no folder
-            _sync(path.parent)
+        yield unfinished, FileDigest(file=path.name, sha256=sha256_file(unfinished), size=unfinished.stat().st_size)
+        unfinished.unlink(missing_ok=True)
+        sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -144,7 +177,70 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> FileDigest:
             reason = error.strerror or error
             raise RunError(f"{path.parent}: cannot write {path.name} ({reason}); free space or check rights.") from None
         raise
-    return done
+
+
+def _is(path: Path, content: FileDigest) -> bool:
+    try:
+        return path.stat().st_size == content.size and sha256_file(path) == content.sha256
+    except FileNotFoundError:
+        return False
+
+
+def _replace(unfinished: Path, path: Path) -> None:
+    """Give a finished file its name; where the file system renames nothing, by a copy."""
+    try:
+        unfinished.replace(path)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        write_synced(path, unfinished)
+
+
+def claim(finished: Path, path: Path) -> bool:
+    """Give a finished temporary file its name if nobody has it; False where somebody has. Of several one succeeds.
+
+    By a hard link, which is there whole or not at all; where the file system has none, by a file that must be new, and
+    whose content is whole a moment later.
+
+    Raises:
+        OSError: neither can be made.
+    """
+    try:
+        os.link(finished, path)
+        return True
+    except FileExistsError:
+        return path.samefile(finished)  # over NFS the answer to a link that was made may have been lost
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+    try:
+        with path.open("xb"):
+            pass
+    except FileExistsError:
+        return False
+    try:
+        write_synced(path, finished)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+    return True
+
+
+def write_synced(path: Path, content: bytes | Path, *, sync: bool = True) -> None:
+    """Fill a file with bytes or another file's content; `sync`: it is on the disk then."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)
+    if sync:
+        _sync(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk; Windows opens no folder."""
+    if os.name != "nt":
+        _sync(folder)
 
 
 def write_text(path: Path, text: str) -> FileDigest:
@@ -216,12 +312,14 @@ def writer_is_gone(path: Path) -> bool:
     return match is not None and match["machine"] == machine() and not _alive(int(match["pid"]))
 
 
-def is_abandoned(path: Path) -> bool:
-    """Whether nothing was written into a file for a day."""
-    return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+def is_abandoned(path: Path, now: float) -> bool:
+    """Whether nothing was written into a file for a day before `now`, a time of the same file system."""
+    return now - path.stat().st_mtime > ABANDONED_SECONDS
 
 
 def _alive(pid: int) -> bool:
+    if born(pid) == "":
+        return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -229,6 +327,25 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def born(pid: int) -> str | None:
+    """When a process of this machine began, in its own ticks; '' where it has ended, None where nothing tells."""
+    if not Path("/proc/self/stat").exists():
+        return None
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def is_gone(machine_name: str, pid: int, began: str | None) -> bool:
+    """Whether a process is known to have ended: one of this machine and pid namespace. Of others nothing is known."""
+    if machine_name != machine():
+        return False
+    now = born(pid)
+    return not _alive(pid) if now is None or began is None else now != began
 
 
 class _Loader(_READER):  # type: ignore[misc]

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import FileDigest, read_text, sha256_file, write_atomically, write_text
 from diffaug_datasets.core.identity import __version__, digest
-from diffaug_datasets.run.store import check_locks, lease
+from diffaug_datasets.run.leases import lease
+from diffaug_datasets.run.place import FolderPlace, probe
 
 SCHEMA = 2
 # Modules that decide what a classifier predicts.
@@ -144,7 +145,7 @@ class CellFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{folder}: cannot be made ({error.strerror}); give another place.") from None
-        check_locks(folder)
+        probe(FolderPlace(folder))
 
     @classmethod
     def at(cls, folder: Path) -> "CellFolder | None":

@@ -16,7 +16,7 @@ from diffaug_datasets.core.identity import digest
 from diffaug_datasets.evaluate.classifiers import Array
 from diffaug_datasets.evaluate.draws import Images
 from diffaug_datasets.evaluate.features import cached_features
-from diffaug_datasets.run.store import lease
+from diffaug_datasets.run.leases import lease
 
 if TYPE_CHECKING:
     from PIL.Image import Image

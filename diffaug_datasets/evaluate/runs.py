@@ -22,7 +22,8 @@ from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_pla
 from diffaug_datasets.planning.price import Price
 from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.execute import generate, over_budget
-from diffaug_datasets.run.store import RUNS, Run, default_folder, lease
+from diffaug_datasets.run.leases import lease
+from diffaug_datasets.run.store import RUNS, Run, default_folder
 from diffaug_datasets.sources.real import SeenSources, builder_facts, discover_builders
 
 SAMPLING = ("num_inference_steps", "guidance_scale")  # that a control takes over from the run beside it

@@ -60,17 +60,19 @@ class LoadedConcepts:
             write_bytes(folder / file, save(tensors, metadata={"format": "pt"}))
 
 
-def load_concepts(folder: Path) -> LoadedConcepts:
-    """The concepts in a folder.
+def load_concepts(folder: Path, files: Mapping[str, Path] | None = None) -> LoadedConcepts:
+    """The concepts in a folder; `files`: where its files lie, if they are called otherwise there.
 
     Raises:
         BackboneError: it holds none, or the files are damaged.
     """
-    if not (folder / EMBEDDINGS_FILE).is_file():
+    known = files or {}
+    embeddings, matrices = (known.get(name, folder / name) for name in (EMBEDDINGS_FILE, LORA_FILE))
+    if not embeddings.is_file():
         raise BackboneError(f"{str(folder)!r} holds no {EMBEDDINGS_FILE}: learn the concepts with `diffaug fit RUN`.")
     try:
-        tokens = load_file(folder / EMBEDDINGS_FILE)
-        lora = load_file(folder / LORA_FILE) if (folder / LORA_FILE).is_file() else {}
+        tokens = load_file(embeddings)
+        lora = load_file(matrices) if matrices.is_file() else {}
     except SafetensorError as error:
         sentence = f"concepts in {str(folder)!r} are damaged ({error}): delete the folder and fit again."
         raise BackboneError(sentence) from error

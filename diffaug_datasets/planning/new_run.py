@@ -17,6 +17,8 @@ from diffaug_datasets.core.recipe import Recipe, with_absolute_places
 from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
 from diffaug_datasets.planning.prepare import Prepared, prepare, refuse_other_plan, write_run
 from diffaug_datasets.planning.price import Price, price
+from diffaug_datasets.run.place import SCHEMES, address_of, place_of, scheme_of
+from diffaug_datasets.run.remote import RemoteRun, cached_at
 from diffaug_datasets.run.store import RUNS, Run, default_folder, on_this_machine
 from diffaug_datasets.sources.real import SeenSources
 
@@ -32,7 +34,7 @@ def plan(recipe: RecipeName, folder: str | os.PathLike[str] | None = None, **cha
 
     Args:
         recipe: a `Recipe`, a YAML file, a shipped recipe, or a config name `BUILDER_PROTOCOL_METHOD`.
-        folder: the run folder to write; default: `runs/NAME-PLANID`.
+        folder: the run folder to write, or an address such as s3://bucket/run; default: `runs/NAME-PLANID`.
         changes: recipe keys that replace the recipe's own (`source="photos"`, `per_class=50`); a mapping such as
             `config={"strength": 0.3}` is merged key by key.
 
@@ -56,11 +58,15 @@ def plan(recipe: RecipeName, folder: str | os.PathLike[str] | None = None, **cha
 
 @dataclass(frozen=True)
 class PricedPlan:
-    """A plan that was drawn but is not written yet, what it will cost, and the folder that it would go to."""
+    """A plan that was drawn but is not written yet, what it will cost, and the folder that it would go to.
+
+    `address`: where else it goes, such as s3://bucket/run; the folder is the cache of that on this machine then.
+    """
 
     prepared: Prepared
     folder: Path
     price: Price
+    address: str | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -75,13 +81,25 @@ class PricedPlan:
             PlanError: the folder holds another plan.
         """
         self.price.check(self.folder)
-        if (self.folder / "plan.json").exists():
+        if self.address is not None:
+            if place_of(self.address).get("plan.json") is not None:
+                refuse_other_plan(Run.open(self.address), self.prepared.plan)
+        elif (self.folder / "plan.json").exists():
             refuse_other_plan(Run.open(self.folder), self.prepared.plan)
 
+    @property
+    def where(self) -> str:
+        """The folder or address that a person gives for the run."""
+        return self.address or str(self.folder)
+
     def write(self) -> Run:
-        """The run folder, written after the same checks."""
+        """The run folder, written after the same checks; sent to its address, where it has one."""
         self.check()
-        return write_run(self.prepared, self.folder)
+        run = write_run(self.prepared, self.folder)
+        if self.address is None:
+            return run
+        RemoteRun(self.address, run.plan.id, run.plan).upload_plan()
+        return Run.open(self.address)
 
 
 def price_plan(
@@ -92,15 +110,17 @@ def price_plan(
 ) -> PricedPlan:
     """Read the real images, draw the plan and price it; writes nothing.
 
-    `folder` is where the run would go; by default `NAME-PLANID` in `parent`. `seen`: of plans before, see `prepare`.
+    `folder` is where the run would go, an address such as s3://bucket/run too; by default `NAME-PLANID` in `parent`.
+    `seen`: of plans before, see `prepare`.
 
     Raises:
         DiffAugError: one sentence on the source, the recipe, a model or the plan.
     """
-    given = None if folder is None else on_this_machine(os.fspath(folder))
+    address = None if folder is None or scheme_of(folder) not in SCHEMES else address_of(folder)
+    given = None if folder is None or address else on_this_machine(os.fspath(folder))
     prepared = prepare(recipe, seen=seen)
-    place = given or default_folder(prepared.plan, parent)
-    return PricedPlan(prepared, place, price(prepared, place))
+    place = cached_at(address, prepared.plan.id) if address else given or default_folder(prepared.plan, parent)
+    return PricedPlan(prepared, place, price(prepared, place), address)
 
 
 def find_recipe(

@@ -239,9 +239,9 @@ def refuse_other_plan(run: Run, plan: Plan) -> None:
         return
     old, new = run.plan.header.model_dump(mode="json"), plan.header.model_dump(mode="json")
     changes = differences(old, new) or ["the planned rows"]
-    advice = f"; `--fits-from {run.folder}` takes its images over" if same_images(run.plan, plan) else ""
+    advice = f"; `--fits-from {run.where}` takes its images over" if same_images(run.plan, plan) else ""
     raise PlanError(
-        f"{run.folder}: holds another plan; what differs: {'; '.join(changes[:5])}. "
+        f"{run.where}: holds another plan; what differs: {'; '.join(changes[:5])}. "
         f"Use another run folder{advice}, or put the recipe back."
     )
 

@@ -119,7 +119,7 @@ def assemble(run: Run) -> Assembled:
     plan, shards = run.plan, run.plan.shards()
     receipts = [receipt for shard in shards if (receipt := run.receipt(shard.name))]
     if missing := len(shards) - len(receipts):
-        raise RunError(f"{run.folder}: {missing} of {len(shards)} shards are missing; `diffaug generate` makes them.")
+        raise RunError(f"{run.where}: {missing} of {len(shards)} shards are missing; `diffaug generate` makes them.")
     dropped = _selection(run).dropped.keys()
     fits = [receipt for unit in plan.fits if (receipt := run.receipt(unit.name))]
     stacks = merged_stacks(receipt.stack for receipt in [*receipts, *fits])
@@ -141,14 +141,19 @@ def assemble(run: Run) -> Assembled:
         finished=max((receipt.finished for receipt in receipts), default=""),
         columns=plan.header.columns,
     )
-    write_text(run.folder / "README.md", _card(assembled))
-    write_text(run.folder / "run.json", assembled.model_dump_json(indent=1, by_alias=True))
+    for file in assembled.files:
+        if file.path.startswith("kept/"):
+            run.send(file.path)
+    texts = {"README.md": _card(assembled), "run.json": assembled.model_dump_json(indent=1, by_alias=True)}
+    for name, text in texts.items():
+        write_text(run.folder / name, text)
+        run.send(name)
     return assembled
 
 
 def finished(run: Run) -> Assembled | None:
     """`run.json`, if the run is finished and belongs to this plan."""
-    path = run.folder / "run.json"
+    path = run.fetched("run.json")
     try:
         assembled = Assembled.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -166,15 +171,15 @@ def current(run: Run) -> Assembled | None:
         done = finished(run)
     except RunError:  # damaged: whoever asks this writes it again
         return None
-    if done is None or not (run.folder / "README.md").exists() or not run.intact("selection"):
+    if done is None or not run.has("README.md") or not run.intact("selection"):
         return None
     shards = [run.receipt(shard.name) for shard in (*run.plan.real_shards(), *run.plan.shards())]
-    receipts = {f"shards/{r.unit}.arrow": r.files[0].sha256 for r in shards if r is not None}
+    receipts = {f"shards/{r.files[0].file}": r.files[0].sha256 for r in shards if r is not None}
     for file in done.files:
         path, stated = run.folder / file.path, receipts.get(file.path)
         if stated is None:  # kept rows, whose files have no receipt
-            stated = sha256_file(path) if path.is_file() else ""
-        if stated != file.sha256 or not path.exists():
+            stated = sha256_file(path) if run.has(file.path) and path.is_file() else ""
+        if stated != file.sha256 or not run.has(file.path):
             return None
     return done
 
@@ -267,7 +272,7 @@ def _files(run: Run, dropped: Set[str]) -> Iterator[RunFile]:
         receipt = run.receipt(shard.name)
         if receipt is None:
             continue
-        path, file = f"shards/{shard.name}.arrow", receipt.files[0]
+        path, file = f"shards/{receipt.files[0].file}", receipt.files[0]
         rows, num_bytes = receipt.rows, receipt.num_bytes
         if shard.kind == "synthetic" and dropped:
             table = run.table(shard)

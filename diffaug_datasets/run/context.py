@@ -3,6 +3,7 @@
 Everything is loaded at its first use and then kept; decoded images and tensors of fits are bounded in bytes.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from diffaug_datasets.core.errors import RunError, SourceError
+from diffaug_datasets.core.files import FileDigest, plain_name
 from diffaug_datasets.core.images import decode_image, picture_bytes, source_id
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
 from diffaug_datasets.core.memory import ByteCache
@@ -158,7 +160,7 @@ class WorkContext:
         from safetensors.torch import load_file
 
         folder = self.fits / name
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(files_of_fit(folder).values())
         if not files or not (folder / "receipt.json").exists():
             raise RunError(f"fit {name} is not finished; `diffaug fit RUN` makes it.")
         try:
@@ -171,7 +173,7 @@ class WorkContext:
         from diffaug_datasets.models.adapters import load_concepts
 
         if self._concepts != name:
-            self.backbone.use_concepts(load_concepts(self.fits / name))
+            self.backbone.use_concepts(load_concepts(self.fits / name, files_of_fit(self.fits / name)))
             self._concepts = name
 
     def learn_concepts(
@@ -259,6 +261,16 @@ class _Tensors(dict[str, "Tensor"]):
 
     def __missing__(self, key: str) -> "Tensor":
         raise RunError(f"fit {self._fit} holds no tensor {key!r}; delete its folder and run `diffaug fit RUN`.")
+
+
+def files_of_fit(folder: Path) -> dict[str, Path]:
+    """The files of a fit, by the names that its maker gave them: those of its receipt, or all where it has none."""
+    try:
+        content = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+        stated = [FileDigest.model_validate(file) for file in content["files"]]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {path.name: path for path in folder.glob("*.safetensors")}
+    return {plain_name(file): folder / file.file for file in stated}
 
 
 def load_backbone(spec: BackboneSpec, device: str) -> "Backbone":

@@ -18,8 +18,8 @@ from diffaug_datasets.run.engines.local import OnProgress
 from diffaug_datasets.run.engines.ray_cluster import Ray
 from diffaug_datasets.run.engines.slurm import Slurm
 from diffaug_datasets.run.progress import following
-from diffaug_datasets.run.store import Run, check_locks
-from diffaug_datasets.run.worker import Heed, Worker, WorkerOptions
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import Heed, Worker, WorkerOptions, growing_waits
 
 
 def generate(
@@ -59,7 +59,7 @@ def generate(
     (20, 0)
     """
     options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(map(Path, fits_from)))
-    run = run if isinstance(run, Run) else Run.open(Path(run))
+    run = run if isinstance(run, Run) else Run.open(run)
     with shown_on(progress, run) as on_progress:
         done = execute(run, options, workers, on_progress)
     assert done is not None  # only those who ask for fits alone get nothing
@@ -176,8 +176,8 @@ def _check_places(run: Run, options: WorkerOptions) -> None:
     for folder in options.fits_from:
         Run.open(folder)
     if not os.access(run.folder, os.W_OK):
-        raise RunError(f"{run.folder}: is read-only for this user; a run folder must be writable.")
-    check_locks(run.folder)
+        raise RunError(f"{run.where}: is read-only for this user; a run folder must be writable.")
+    run.check_writable()
 
 
 def made_before(run: Run) -> Assembled | None:
@@ -194,14 +194,17 @@ def _are_intact(run: Run, units: Sequence[FitUnit | Shard]) -> bool:
 
 def assemble_once(run: Run, worker: Worker) -> Assembled:
     """One process assembles; the others wait for it and read its result."""
-    while True:
+    for wait in growing_waits():
         with run.lease("assembly") as mine:
             if done := current(run):
                 return done
             if mine:
                 worker.measure_quality()
-                return assemble(run)
-        time.sleep(0.1)
+                done = assemble(run)
+                mine.done = True
+                return done
+        time.sleep(wait)
+    raise AssertionError("unreachable")
 
 
 def resolved(options: WorkerOptions) -> WorkerOptions:

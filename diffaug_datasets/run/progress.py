@@ -5,26 +5,30 @@ of which may die while it writes, so a line that is no event counts for nothing.
 """
 
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import TextIO
 
 from diffaug_datasets.core.errors import RunError, printable
 from diffaug_datasets.run.assembly import Assembled, finished
+from diffaug_datasets.run.leases import all_holders
 from diffaug_datasets.run.shown import Shown, percent
-from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.work import unit_work
 
 LINE_SECONDS = 2.0
 QUIET_SECONDS = 20.0
 POLL_BYTES = 1 << 20
 SCALE = 10_000  # of the bar
+LATE = 3  # times what such a unit usually takes
 EVENTS: dict[str, dict[str, type]] = {
     "start": {"unit": str},
     "batch": {"unit": str, "rows": int, "failed": int},
@@ -34,10 +38,28 @@ EVENTS: dict[str, dict[str, type]] = {
 
 
 @dataclass(frozen=True)
-class Status:
-    """Counts of units and rows, computed from receipts; `held` units are being worked on now, None if unknown.
+class Work:
+    """A unit that somebody holds: `host` and `pid` of the worker.
 
-    `shown`: how often the images of a finished run show their class.
+    `seconds`: for how long, as the lease's own beats count them, so without any clock; `silent`: seconds since the last
+    sign, by the clock of the place and of this machine. `is_late`: longer than three times what such units took.
+    """
+
+    unit: str
+    host: str
+    pid: int
+    seconds: float
+    silent: float
+    is_silent: bool
+    is_late: bool
+
+
+@dataclass(frozen=True)
+class Status:
+    """Counts of units and rows, computed from receipts; `held` units seem to be worked on now, `work` says by whom.
+
+    `rows_per_second`: of one worker. `seconds_left`: of the images, at the pace of the workers that give a sign; None
+    where nothing is known of it. `shown`: how often the images of a finished run show their class.
     """
 
     name: str
@@ -49,40 +71,86 @@ class Status:
     rows_written: int
     rows_failed: int
     rows: int
-    held: tuple[str, ...] | None
+    held: tuple[str, ...]
     finished: bool
     rows_per_second: float | None
     reasons: dict[str, int]
     shown: Shown | None = None
+    work: tuple[Work, ...] = ()
+    seconds_left: float | None = None
+
+    @property
+    def lively(self) -> int:
+        """Workers that give a sign."""
+        return len({(one.host, one.pid) for one in self.work if not one.is_silent})
 
 
 def status(run: Run) -> Status:
-    """The state of a run folder, from another process if need be."""
-    fits = [run.receipt(unit.name) for unit in run.plan.fits]
+    """The state of a run, from any process or machine that has it in reach: receipts, then leases."""
+    run.refresh()
+    fits = [receipt for unit in run.plan.fits if (receipt := run.receipt(unit.name))]
     shards = run.plan.shards()
-    done = [r for shard in shards if (r := run.receipt(shard.name))]
-    names = [unit.name for _, units in run.units() for unit in units]
-    held = [(name, run.held(name)) for name in names if run.receipt(name) is None]
+    done = [receipt for shard in shards if (receipt := run.receipt(shard.name))]
+    work = _work(run, fits, done)
     written, seconds = sum(r.rows for r in done), sum(r.seconds for r in done)
     failed = [row for r in done for row in r.failed]
     reasons = [row.reason for row in failed]
     assembled = _assembled(run)
-    return Status(
+    state = Status(
         name=run.plan.header.name,
         plan_id=run.plan.id,
-        fits_done=sum(r is not None for r in fits),
-        fits=len(fits),
+        fits_done=len(fits),
+        fits=len(run.plan.fits),
         shards_done=len(done),
         shards=len(shards),
         rows_written=written,
         rows_failed=len(failed),
         rows=len(run.plan.rows),
-        held=None if any(works is None for _, works in held) else tuple(name for name, works in held if works),
+        held=tuple(one.unit for one in work),
         finished=assembled is not None,
         rows_per_second=written / seconds if seconds else None,
         reasons={reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
         shown=assembled.shown if assembled else None,
+        work=work,
     )
+    return replace(state, seconds_left=_seconds_left(state))
+
+
+def _work(run: Run, fits: Sequence[Receipt], shards: Sequence[Receipt]) -> tuple[Work, ...]:
+    """Who holds what, in the plan's order; units that are done count no more."""
+    usual = {"fit": _usual(fits), "shard": _usual(shards)}
+    finished = {receipt.unit for receipt in (*fits, *shards)}
+    names = {unit.name: "fit" for unit in run.plan.fits} | {shard.name: "shard" for shard in run.plan.shards()}
+    holders, now = all_holders(run.place), time.time()
+    found = []
+    for name, kind in {**names, "assembly": "assembly"}.items():
+        if name not in holders or name in finished:
+            continue
+        holder, entry = holders[name]
+        silent, late = max(0.0, now - entry.written), LATE * usual.get(kind, math.inf)
+        found.append(
+            Work(
+                unit=name,
+                host=holder.host,
+                pid=holder.pid,
+                seconds=holder.seconds,
+                silent=round(silent, 1),
+                is_silent=silent > holder.ttl,
+                is_late=holder.seconds > max(late, holder.ttl),
+            )
+        )
+    return tuple(found)
+
+
+def _usual(receipts: Sequence[Receipt]) -> float:
+    """The median time of finished units, in seconds; endless where there are none."""
+    return median(r.seconds for r in receipts) if receipts else math.inf
+
+
+def _seconds_left(state: Status) -> float | None:
+    if state.finished or not state.rows_per_second or not state.lively or state.fits_done < state.fits:
+        return None
+    return (state.rows - state.rows_written - state.rows_failed) / (state.rows_per_second * state.lively)
 
 
 def _assembled(run: Run) -> Assembled | None:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.core.files import FileDigest, write_atomically
+from diffaug_datasets.core.files import FileDigest, write_atomically, write_once
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import Plan, Shard, learned_with, without_images
@@ -73,7 +73,7 @@ def _without_filters(plan: Plan) -> dict[str, object]:
     return {**header, "name": None, "recipe": {**header["recipe"], **dict.fromkeys(("filters", "name", "licence"))}}
 
 
-def take_over(origin: Path, target: Path) -> None:
+def take_over(origin: Path, target: Path) -> FileDigest:
     """The same bytes at another place; nothing writes into a finished file, so that both may be one."""
 
     def link(temporary: Path) -> None:
@@ -82,8 +82,7 @@ def take_over(origin: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(origin, temporary)
 
-    target.unlink(missing_ok=True)  # renaming one name of a file to another of its names would do nothing
-    write_atomically(target, link)
+    return write_once(target, link)
 
 
 def refusals(run: Run, others: Sequence[Path]) -> Iterator[str]:
@@ -169,8 +168,9 @@ def _shard(run: Run, new: Run, shard: Shard) -> bool:
     if new.intact(shard.name):
         return not whole
     if whole:
-        take_over(run.shard_path(shard.name), new.shard_path(shard.name))
-        changes: dict[str, object] = {"plan_id": new.plan.id, "failed": failed}
+        new.make_way(shard.name)
+        file = take_over(run.shard_path(shard.name), new.shard_path(shard.name))
+        changes: dict[str, object] = {"plan_id": new.plan.id, "failed": failed, "files": (file,)}
     else:
         written = new.write_shard(shard, stored_rows(table, wanted, new.plan.header.columns))
         sizes = {"files": written.files, "rows": written.rows, "num_bytes": written.num_bytes}

@@ -3,7 +3,7 @@
 Needs no torch. Arrow schema and `datasets` features follow from the table of kinds in `core.rows`.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import SEEK_END
@@ -40,6 +40,8 @@ BATCH_ROWS = 100
 BATCH_BYTES = 64 << 20  # of encoded images; the offsets of a batch end at 2 GiB, and readers hold a batch at once
 
 ImageFormat = Literal["png", "webp"]
+PutFile = Callable[[Path, Callable[[Path], object]], FileDigest]
+"""(path, what fills a file) -> what is there then."""
 
 
 def arrow_type(kind: str) -> pa.DataType:
@@ -149,8 +151,16 @@ class ArrowFile:
     schema_digest: str
 
 
-def write_arrow(path: Path, rows: Iterable[Row], class_names: Sequence[str], own: Sequence[str] = ()) -> ArrowFile:
-    """Write rows, taken one by one, as one Arrow stream, atomically; `own`: the dataset's own columns.
+def write_arrow(
+    path: Path,
+    rows: Iterable[Row],
+    class_names: Sequence[str],
+    own: Sequence[str] = (),
+    put: PutFile = write_atomically,
+) -> ArrowFile:
+    """Write rows, taken one by one, as one Arrow stream, atomically; `put` may be `write_once`.
+
+    `own`: the dataset's own columns.
 
     Raises:
         RunError: the disk is full or the folder is read-only.
@@ -162,7 +172,7 @@ def write_arrow(path: Path, rows: Iterable[Row], class_names: Sequence[str], own
         with temporary.open("wb") as sink:
             sizes.append(write_stream(sink, rows, schema))
 
-    done = write_atomically(path, write)
+    done = put(path, write)
     return ArrowFile(done, *sizes[0], schema_digest(class_names, own))
 
 

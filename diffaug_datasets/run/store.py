@@ -1,8 +1,8 @@
 """The run folder: plan, fits, shards, receipts. What is written last marks it as done, and carries its digest.
 
-Who works on a unit is known by a lock on a small file, which the kernel frees when its process dies. Locks are asked
-for only where something is made. Planning, loading, checking and publishing need none, so they work on systems and file
-systems that have none, and looking at a run there only leaves open who works on it.
+Any number of workers may make the same unit, and one of them has made it: whose receipt was created first. A file that
+somebody finished is never overwritten (`write_once`), so whoever comes second changes nothing, and where its bytes are
+others it says so. Leases (`run.leases`) only keep workers from making the same unit at the same time.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
@@ -27,7 +27,9 @@ from diffaug_datasets.core.files import (
     is_abandoned,
     is_temporary,
     sha256_file,
+    temporary_path,
     write_atomically,
+    write_once,
     write_text,
     writer_is_gone,
 )
@@ -37,75 +39,14 @@ from diffaug_datasets.core.models import HUB_ID, MODELS, TINY, BackboneSpec, fin
 from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import FailedRow, PlanRow, Row, column_types, rows_beginning
+from diffaug_datasets.run.leases import Lease, Leases
+from diffaug_datasets.run.place import SCHEMES, FolderPlace, Place, address_of, probe, scheme_of
 from diffaug_datasets.run.shards import arrow_type, read_stream, write_arrow
 
-AT_WORK = "at-work"
 RUNS = Path("runs")
 RECEIPT_SCHEMA = 1
+OF_THE_SET = ("selection", "quality")  # units that whoever assembles the set decides again
 LISTED = 5  # row ids that a message names
-
-
-@contextmanager
-def lease(folder: Path, unit: str) -> Iterator[bool]:
-    """True while this process alone holds a unit of the run in a folder.
-
-    Raises:
-        RunError: the folder may not be written, or this system or its file system has no locks.
-    """
-    path = folder / ".locks" / f"{unit}.lock"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot lock units here ({error.strerror}); a run folder must be writable.") from None
-    try:
-        yield _locked(handle, folder)
-    finally:
-        os.close(handle)
-
-
-def held(folder: Path, unit: str) -> bool | None:
-    """Whether some process works on a unit now; None where no locks can be read. Writes nothing."""
-    path = folder / ".locks" / f"{unit}.lock"
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        return not _locked(handle, folder)
-    except RunError:
-        return None
-    finally:
-        os.close(handle)
-
-
-def check_locks(folder: Path) -> None:
-    """Raises RunError, as `lease`, where units of this folder cannot be locked."""
-    with lease(folder, AT_WORK):
-        pass
-
-
-def _locked(handle: int, folder: Path) -> bool:
-    """Whether the file was free; then it is this process's until the file is closed."""
-    try:
-        import fcntl
-    except ImportError:
-        raise RunError(
-            f"{folder}: making images needs the file locks of Linux or macOS (Python's fcntl), which are not here; "
-            "generate there or under WSL. Planning, loading, verifying and publishing work here."
-        ) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise RunError(
-            f"{folder}: this file system refuses locks ({error.strerror}), and without them two workers would make the "
-            "same images; plan or copy the run to another disk, such as a local one, and generate there."
-        ) from None
-    return True
 
 
 class Receipt(BaseModel):
@@ -171,19 +112,42 @@ class Run:
             self.plan = plan
 
     @classmethod
-    def open(cls, folder: Path | str) -> "Run":
-        """An existing run.
+    def open(cls, folder: "str | os.PathLike[str]", *, whole: bool = False) -> "Run":
+        """An existing run, in a folder or at an address such as s3://bucket/run.
+
+        `whole`: with every file of it on this machine, for whoever reads them by their paths.
 
         Raises:
             RunError: the folder has no plan, or the plan belongs neither to its header nor to the recipe beside it.
         """
-        run = cls(folder)
-        if not (run.folder / "plan.json").exists():
-            raise RunError(f"{folder}: no plan.json here; `diffaug plan RECIPE --run {folder}` makes a run folder.")
-        if run.plan.id != str(run._plan_json.get("plan_id")):
-            raise RunError(f"{folder}: plan.parquet does not belong to plan.json; plan again into another folder.")
-        run._check_recipe()
+        if scheme_of(folder) in SCHEMES:
+            from diffaug_datasets.run.remote import RemoteRun
+
+            run: Run = RemoteRun.at(address_of(folder))
+        else:
+            run = cls(Path(folder))
+            if not (run.folder / "plan.json").exists():
+                raise RunError(f"{folder}: no plan.json here; `diffaug plan RECIPE --run {folder}` makes a run folder.")
+            run.check()
+        if whole:
+            run.fetch_all()
         return run
+
+    def check(self) -> None:
+        """Raises RunError where plan.json, plan.parquet and recipe.yaml do not belong together."""
+        if self.plan.id != str(self._plan_json.get("plan_id")):
+            raise RunError(f"{self.where}: plan.parquet does not belong to plan.json; plan again into another folder.")
+        self._check_recipe()
+
+    @property
+    def where(self) -> str:
+        """The folder or address that a person gives for this run."""
+        return str(self.folder)
+
+    @property
+    def from_anywhere(self) -> str:
+        """The same for a process that began in another folder."""
+        return str(self.folder.resolve())
 
     def _check_recipe(self) -> None:
         """The recipe beside the plan is read by whoever makes images, so it must say what the plan was drawn from.
@@ -268,8 +232,9 @@ class Run:
         raise RunError(f"{self.folder}: {len(named)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
 
     def shard_path(self, name: str) -> Path:
-        """File of a shard."""
-        return self.folder / "shards" / f"{name}.arrow"
+        """File of a shard: the one that its receipt names; before there is one, that of its name."""
+        receipt = self.receipt(name)
+        return self.folder / "shards" / (receipt.files[0].file if receipt and receipt.files else f"{name}.arrow")
 
     def table(self, shard: Shard) -> pa.Table:
         """The rows of a finished shard, memory-mapped."""
@@ -284,7 +249,9 @@ class Run:
         header = self.plan.header
         if header.columns and shard.kind == "synthetic":
             rows = self._with_own_columns(rows)
-        written = write_arrow(self.shard_path(shard.name), rows, header.class_names, header.columns)
+        self.make_way(shard.name)
+        path = self.folder / "shards" / f"{shard.name}.arrow"
+        written = write_arrow(path, rows, header.class_names, header.columns, write_once)
         return Receipt(
             plan_id=self.plan.id,
             unit=shard.name,
@@ -317,65 +284,198 @@ class Run:
 
     def receipt_path(self, unit: str) -> Path:
         """Receipt of a shard, a fit, `selection` or `quality`."""
-        if unit in ("selection", "quality"):
+        if unit in OF_THE_SET:
             return self.folder / f"{unit}.json"
-        is_fit = (self.folder / "fits" / unit).exists() or any(f.name == unit for f in self.plan.fits)
+        is_fit = unit in self._fits or (self.folder / "fits" / unit).exists()
         return self.fit_folder(unit) / "receipt.json" if is_fit else self.folder / "shards" / f"{unit}.json"
 
+    @cached_property
+    def _fits(self) -> frozenset[str]:
+        return frozenset(unit.name for unit in self.plan.fits)
+
     def receipt(self, unit: str) -> Receipt | None:
-        """The receipt of a finished unit of this plan, or None."""
+        """The receipt of a finished unit of this plan, or None; one that was cut or is of another plan counts for none.
+
+        Raises:
+            RunError: the disk cannot be read.
+        """
+        path = self.receipt_path(unit)
         try:
-            receipt = Receipt(**json.loads(self.receipt_path(unit).read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            return self.read_receipt(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read ({error.strerror}); check the disk and its rights.") from None
+
+    def read_receipt(self, content: bytes) -> Receipt | None:
+        """The receipt of those bytes, if they are whole and of this plan."""
+        try:
+            receipt = Receipt(**json.loads(content))
+        except (ValueError, TypeError, RecursionError):
             return None
         return receipt if receipt.plan_id == self.plan.id else None
 
     def intact(self, unit: str) -> bool:
         """Whether a unit is finished and every one of its files still has the digest its receipt states."""
         receipt = self.receipt(unit)
-        if receipt is None:
+        return receipt is not None and not self._damaged(receipt)
+
+    def _damaged(self, receipt: Receipt) -> list[Path]:
+        """The files that a receipt names and that are missing, or not what it says."""
+        folder = self.receipt_path(receipt.unit).parent
+        return [
+            folder / f.file
+            for f in receipt.files
+            if not (folder / f.file).is_file() or sha256_file(folder / f.file) != f.sha256
+        ]
+
+    def make_way(self, unit: str) -> None:
+        """Before a unit is made again: what its receipt names and is damaged goes, so that the name is free."""
+        if receipt := self.receipt(unit):
+            for path in self._damaged(receipt):
+                path.unlink(missing_ok=True)
+
+    def write_receipt(self, receipt: Receipt) -> bool:
+        """The last write of a unit: its receipt, created if nobody was first.
+
+        False, and nothing is written, where somebody was, with the same bytes; also where this process holds a lease of
+        the unit that has been taken over: it was taken for dead, and another one makes the unit.
+
+        Raises:
+            RunError: the unit is there already with other bytes; names both makers.
+        """
+        lease = self.leases.held.get(receipt.unit)
+        if lease is not None and not self.leases.is_current(lease):
             return False
-        folder = self.receipt_path(unit).parent
-        return all((folder / f.file).is_file() and sha256_file(folder / f.file) == f.sha256 for f in receipt.files)
+        receipt = self.send_files(receipt)
+        path, text = self.receipt_path(receipt.unit), receipt.model_dump_json(indent=1)
+        key = path.relative_to(self.folder).as_posix()
+        if receipt.unit in OF_THE_SET:
+            self._overwrite(key, text)
+        elif not self.place.create(key, text.encode()):
+            self.look_again(receipt.unit)
+            first = self.receipt(receipt.unit)
+            if first is None or self._damaged(first):  # cut, of another plan, or its files are gone
+                self._overwrite(key, text)
+            elif [f.sha256 for f in first.files] != [f.sha256 for f in receipt.files]:
+                raise RunError(self._conflict(first, receipt))
+            else:
+                return False
+        self.note_receipt(receipt)
+        if lease is not None:
+            lease.done = True
+        return True
 
-    def write_receipt(self, receipt: Receipt) -> None:
-        """The last write of a unit."""
-        write_text(self.receipt_path(receipt.unit), receipt.model_dump_json(indent=1))
+    def _overwrite(self, key: str, text: str) -> None:
+        """Replace a receipt that may be replaced."""
+        write_text(self.folder / key, text)
+        self.send(key)
 
-    def lease(self, unit: str) -> AbstractContextManager[bool]:
-        """True while this process alone holds the unit; see `lease`."""
-        return lease(self.folder, unit)
+    def _conflict(self, first: Receipt, second: Receipt) -> str:
+        def told(receipt: Receipt) -> str:
+            digests = ", ".join(f.sha256[:16] for f in receipt.files)
+            return f"{digests} by {receipt.worker or 'a worker'} at {receipt.finished or 'an unknown time'}"
 
-    def held(self, unit: str) -> bool | None:
-        """Whether some process works on the unit now; None where that cannot be known."""
-        return held(self.folder, unit)
+        return (
+            f"{self.where}: {first.unit} is there already with other bytes: {told(first)}; now {told(second)}. The "
+            "first one stays. The same rows have other pixels here, so work on where the others do, or compare the "
+            "two `stack` entries of its receipt."
+        )
+
+    @cached_property
+    def place(self) -> Place:
+        """Where leases and receipts are created."""
+        return FolderPlace(self.folder)
+
+    # What a run at an address does beside it; in a folder every file is where it belongs.
+
+    def refresh(self) -> None:
+        """Look at what has become of all units since."""
+
+    def look_again(self, unit: str) -> None:
+        """Look at what has become of one unit since."""
+
+    def has(self, path: str) -> bool:
+        """Whether a file of the set is there."""
+        return (self.folder / path).exists()
+
+    def fetched(self, name: str) -> Path:
+        """A file of the run, to be read."""
+        return self.folder / name
+
+    def fetch_all(self) -> None:
+        """Have all files on this machine."""
+
+    def send(self, name: str) -> None:
+        """Have a file that was written into the folder where others find it."""
+
+    def send_files(self, receipt: Receipt) -> Receipt:
+        """Have a unit's files where others find them; the receipt with the names that they have there."""
+        return receipt
+
+    def note_receipt(self, receipt: Receipt) -> None:
+        """What follows a commit."""
+
+    def save_progress(self, unit: str) -> None:
+        """Have the checkpoints of a fit where others find them."""
+
+    def restore_progress(self, unit: str) -> None:
+        """Have the checkpoints of a fit here that others left."""
+
+    @cached_property
+    def leases(self) -> Leases:
+        """Who works on what, as this process sees it."""
+        return Leases(self.place)
+
+    def check_writable(self) -> None:
+        """Raises RunError where the folder may not be written, or makes two of what must be one; see `run.place`."""
+        probe(self.place)
+
+    def lease(self, unit: str) -> AbstractContextManager[Lease | None]:
+        """A lease while this process alone works on the unit, or None; see `run.leases`."""
+        return self.leases.hold(unit)
+
+    def held(self, unit: str) -> bool:
+        """Whether some process seems to work on the unit now."""
+        return self.leases.holder(unit) is not None
 
     def event(self, **content: object) -> None:
-        """Append one line to events.jsonl; nothing but progress displays reads it."""
+        """Append one line to events.jsonl; nothing but progress displays reads it, so what the disk refuses is lost."""
         line = canonical({"time": round(time.time(), 3), "pid": os.getpid(), **content}) + "\n"
-        with (self.folder / "events.jsonl").open("ab", buffering=0) as file:
+        with suppress(OSError), (self.folder / "events.jsonl").open("ab", buffering=0) as file:
             file.write(line.encode())
 
     def sweep(self) -> None:
         """Remove temporary files whose process is gone.
 
         Whether those of another machine, container or pid namespace are still written cannot be known, so they stay
-        until they are a day old and nobody holds their unit.
+        until nobody holds their unit and they are a day old, by the clock of the file system that they lie on.
         """
-        for leftover in filter(is_temporary, self.folder.rglob(TEMPORARY)):
+        leftovers = [path for path in self.folder.rglob(TEMPORARY) if is_temporary(path)]
+        now = self._now() if leftovers else 0.0
+        for leftover in leftovers:
             with suppress(FileNotFoundError):  # whoever wrote it has just finished it
-                if writer_is_gone(leftover) or (is_abandoned(leftover) and self._is_free(leftover)):
+                if writer_is_gone(leftover) or (is_abandoned(leftover, now) and not self.held(self._unit_of(leftover))):
                     leftover.unlink()
 
-    def _is_free(self, leftover: Path) -> bool:
-        """Whether nobody holds the unit that a temporary file belongs to."""
+    def _now(self) -> float:
+        """The time that the file system gives to a file which is written now (Unix)."""
+        path = temporary_path(self.folder / "now")
+        try:
+            path.touch()
+            return path.stat().st_mtime
+        except OSError:
+            return 0.0  # nothing is old then
+        finally:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def _unit_of(self, leftover: Path) -> str:
+        """The unit that a temporary file belongs to."""
         place = leftover.relative_to(self.folder).parts
         if place[0] == "fits" and len(place) > 2:
-            unit = place[1]
-        else:
-            unit = finished_name(leftover).partition(".")[0] if place[0] == "shards" else "assembly"
-        with self.lease(unit) as free:
-            return free
+            return place[1]
+        return finished_name(leftover).partition(".")[0] if place[0] == "shards" else "assembly"
 
     def units(self) -> Iterator[tuple[str, Sequence[FitUnit | Shard]]]:
         """Stages in their order: fits by kind, as the method declared them, then the synthetic shards."""

@@ -1,7 +1,9 @@
 """One worker: takes units that nobody else holds, makes them, marks them done. Any number may share a run folder."""
 
+import logging
 import math
 import os
+import random
 import shutil
 import socket
 import time
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.core.files import FileDigest, write_atomically
+from diffaug_datasets.core.files import FileDigest, write_once
 from diffaug_datasets.core.identity import canonical
 from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.models import find_backbone
@@ -30,14 +32,17 @@ from diffaug_datasets.run.stacks import NUMERICS, Stack, same_stack, set_determi
 from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.sources.pools import recipe_pool
 
+log = logging.getLogger("diffaug_datasets")
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
     from diffaug_datasets.models.training import Team
 
-POLL_SECONDS = 0.1
 Heed = Callable[[str, int, int], None]
+SHORTEST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two looks at a unit that another one holds
+STARTS = 0.618033988749895  # the golden ratio: any number of workers begin far apart from one another
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Worker:
 
             torch.cuda.set_device(self.options.device)  # what asks for a GPU without a number gets this worker's
         self._check_stack()
-        folder, spec = self.run.folder, self.recipe.backbone
+        folder, spec = self.run.where, self.recipe.backbone
         if broken := [shard.name for shard in self.plan.real_shards() if not self.run.intact(shard.name)]:
             raise RunError(f"{folder}: {broken[0]}.arrow is missing or damaged; `diffaug plan` writes it again.")
         if (here := find_backbone(spec).name) != self.plan.header.backbone:
@@ -128,7 +133,9 @@ class Worker:
         evaluations = self.context.team_total(self.context.rows_evaluated - calls)
         spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": evaluations}
         finished = datetime.now(UTC).isoformat(timespec="seconds")
-        self.run.write_receipt(receipt.model_copy(update={**spent, "finished": finished}))
+        if not self.run.write_receipt(receipt.model_copy(update={**spent, "finished": finished})):
+            log.warning("%s: was taken over while this worker stood still; another one makes it.", unit.name)
+            return
         self._intact.add(unit.name)
         self.run.event(event="done", unit=unit.name, rows=receipt.rows, failed=len(receipt.failed), **spent)
         self._heed(unit.name, 1, 1)
@@ -155,6 +162,7 @@ class Worker:
         def report(step: int, total: int, loss: float) -> None:
             known = round(loss, 5) if math.isfinite(loss) else None  # a step of half precision that overflowed
             self.run.event(event="fit", unit=self.context.folder.name, step=step, total=total, loss=known)
+            self.run.save_progress(self.context.folder.name)
             if step < total:
                 self._heed(self.context.folder.name, step, total)
 
@@ -189,19 +197,26 @@ class Worker:
         for stage, units in self.run.units():
             if self.options.only_fits and stage == "synthetic":
                 continue
-            offset = self.options.number * len(units) // 8 % max(1, len(units))
+            offset = int(self.options.number * STARTS % 1 * len(units))
             waiting = [*units[offset:], *units[:offset]]
-            while waiting:
+            for wait in growing_waits():
                 held_elsewhere = []
+                self.run.refresh()
                 for unit in waiting:
+                    if self.is_intact(unit.name):
+                        continue
                     with self.run.lease(unit.name) as mine:
-                        if not mine:
-                            held_elsewhere.append(unit)
-                        elif not self.is_intact(unit.name):
+                        self.run.look_again(unit.name)
+                        if mine and not self.is_intact(unit.name):
                             yield unit
+                        if mine and self.is_intact(unit.name):
+                            mine.done = True
+                        else:
+                            held_elsewhere.append(unit)
                 waiting = held_elsewhere
-                if waiting:
-                    time.sleep(POLL_SECONDS)
+                if not waiting:
+                    break
+                time.sleep(wait)
 
     def _signature(self, unit: FitUnit | Shard) -> dict[str, object]:
         """The fields of a receipt that say who made a unit."""
@@ -255,7 +270,7 @@ class Worker:
         if others:
             probes = [key for key in NUMERICS if key in known[others[0]]]
             raise RunError(
-                f"{self.run.folder}: begun on {others[0]}, this is {canonical(self._stack(probes))}; the same rows "
+                f"{self.run.where}: begun on {others[0]}, this is {canonical(self._stack(probes))}; the same rows "
                 "would have other pixels here. Continue there, or give --allow-mixed-stack (the card will say so)."
             )
 
@@ -266,10 +281,12 @@ class Worker:
             return None
         other, receipt = adopted
         folder = self.run.fit_folder(unit.name)
-        for file in receipt.files:
-            origin = other.fit_folder(unit.name) / file.file
-            write_atomically(folder / file.file, partial(shutil.copyfile, origin))
-        return receipt.model_copy(update={"plan_id": self.plan.id})
+        self.run.make_way(unit.name)
+        files = tuple(
+            write_once(folder / file.file, partial(shutil.copyfile, other.fit_folder(unit.name) / file.file))
+            for file in receipt.files
+        )
+        return receipt.model_copy(update={"plan_id": self.plan.id, "files": files})
 
     @cached_property
     def _same_images(self) -> list[Run]:
@@ -288,13 +305,16 @@ class Worker:
             is_whole = all(other.receipt(each.name) for each in self.plan.shards())
             here = [r.stack for each in self.plan.shards() if (r := self.run.receipt(each.name))]
             if all(same_stack(receipt.stack, stack) for stack in here) and (is_whole or self._is_ours(receipt.stack)):
-                take_over(other.shard_path(shard.name), self.run.shard_path(shard.name))
-                return receipt.model_copy(update={"plan_id": self.plan.id})
+                self.run.make_way(shard.name)
+                target = self.run.folder / "shards" / f"{shard.name}.arrow"
+                file = take_over(other.shard_path(shard.name), target)
+                return receipt.model_copy(update={"plan_id": self.plan.id, "files": (file,)})
         return None
 
     def _fitted(self, unit: FitUnit) -> FitFiles:
         folder = self.run.fit_folder(unit.name)
         folder.mkdir(parents=True, exist_ok=True)
+        self.run.restore_progress(unit.name)
         self.context.folder = folder
         self.context.batch_shape = self.recipe.batch_size
         return self.recipe.method_definition.fit(unit, self.recipe.method_config, self.context)
@@ -304,8 +324,9 @@ class Worker:
 
         def save(path: Path, tensors: "Mapping[str, Tensor]") -> FileDigest:
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            return write_atomically(path, lambda temporary: save_file(contiguous, temporary))
+            return write_once(path, lambda temporary: save_file(contiguous, temporary))
 
+        self.run.make_way(unit.name)
         made, folder = self._fitted(unit), self.run.fit_folder(unit.name)
         files = tuple(save(folder / name, tensors) for name, tensors in sorted(made.tensors.items()))
         content = {"plan_id": self.plan.id, "unit": unit.name, "files": files, "measured": dict(made.measured)}
@@ -315,7 +336,7 @@ class Worker:
         """Make the shard's batches; one is encoded and put away while the next is made, and no more are held."""
         failed: list[FailedRow] = []
         shapes: set[int] = set()
-        with Spool(self.run.shard_path(shard.name).parent) as spool:
+        with Spool(self.run.folder / "shards") as spool:
             with ThreadPoolExecutor(1, "encode") as pool:
                 encoding: Future[list[Row]] | None = None
                 batches = list(shard.batches(self.recipe.batch_size))
@@ -340,3 +361,12 @@ class Worker:
 
 def _go_on(_unit: str, _done: int, _total: int) -> None:
     """Nothing is to be heeded."""
+
+
+def growing_waits() -> Iterator[float]:
+    """Seconds to wait between looks: short at first, a tenth of the whole time waited then, and apart by chance."""
+    waited = 0.0
+    while True:
+        wait = min(LONGEST_WAIT, max(SHORTEST_WAIT, waited / 10)) * random.uniform(0.7, 1.0)
+        waited += wait
+        yield wait

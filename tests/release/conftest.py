@@ -35,7 +35,7 @@ def copied(finished: Run, tmp_path: Path) -> Callable[[], Run]:
     """A copy of the run that a test may damage."""
 
     def copy() -> Run:
-        shutil.copytree(finished.folder, tmp_path / "copy", ignore=shutil.ignore_patterns(".locks"))
+        shutil.copytree(finished.folder, tmp_path / "copy")
         return Run.open(tmp_path / "copy")
 
     return copy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from object_store import BUCKET, ObjectStore, object_store
+from object_stores import BUCKET, ObjectStore, object_store
 
 from diffaug_datasets import load
 from diffaug_datasets.core.errors import PublishError

@@ -27,14 +27,14 @@ class KillAt:
     """Kills its own process when an event or a file takes its place whose name contains the text.
 
     An event is called `fit: 3` (by its step) or `batch: UNIT`, before it is written; a file `replace: NAME`, when it
-    is written whole under its temporary name and synced.
+    is written whole under its temporary name and synced, and is to get its own name: by a rename, or by a link.
     """
 
     text: str
 
     def install(self) -> None:
         """From now on in this process."""
-        event, replace = Run.event, os.replace
+        event, replace, link = Run.event, os.replace, os.link
 
         def watched_event(run: Run, **content: Any) -> None:
             self._reached(f"{content['event']}: {content.get('step', content.get('unit'))}")
@@ -44,7 +44,11 @@ class KillAt:
             self._reached(f"replace: {Path(target).name}")
             replace(origin, target, **options)
 
-        Run.event, os.replace = watched_event, watched_replace  # type: ignore[assignment, method-assign]
+        def watched_link(origin: str | Path, target: str | Path, **options: Any) -> None:
+            self._reached(f"replace: {Path(target).name}")
+            link(origin, target, **options)
+
+        Run.event, os.replace, os.link = watched_event, watched_replace, watched_link  # type: ignore[assignment, method-assign]
 
     def _reached(self, point: str) -> None:
         if self.text in point:

@@ -26,7 +26,6 @@ from diffaug_datasets.planning import prepare as preparing
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.read import load
 from diffaug_datasets.report.run_view import RunView
-from diffaug_datasets.run import store
 from diffaug_datasets.run.assembly import Assembled, current, finished
 from diffaug_datasets.run.execute import execute, over_budget
 from diffaug_datasets.run.progress import Progress, status
@@ -302,20 +301,18 @@ def test_a_failed_write_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_locks_follow_the_umask(tmp_path: Path) -> None:
+def test_leases_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o002)
     try:
-        with store.lease(tmp_path, "unit") as mine:
-            assert mine
+        with Run(tmp_path).lease("unit") as mine:
+            assert mine and (tmp_path / mine.key).stat().st_mode & 0o777 == 0o664
     finally:
         os.umask(before)
-    assert (tmp_path / ".locks" / "unit.lock").stat().st_mode & 0o777 == 0o664
 
 
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_file_system_without_locks_is_one_sentence(
-    diffaug: Command, copied: Copy, monkeypatch: pytest.MonkeyPatch, code: int, workers: int
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_good_enough(
+    diffaug: Command, copied: Copy, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def flock(*_: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -323,21 +320,18 @@ def test_a_file_system_without_locks_is_one_sentence(
     run = copied()
     (run.folder / "shards" / "synthetic-00000.json").unlink()
     monkeypatch.setattr(fcntl, "flock", flock)
-    said = diffaug("generate", run.folder, "--workers", workers).sentence
-    assert f"this file system refuses locks ({os.strerror(code)})" in said and "copy the run to another disk" in said
-    looked = diffaug("status", run.folder)
-    assert looked.code == 0 and "in work  unknown, for locks cannot be read here" in looked.out
+    assert diffaug("generate", run.folder, "--workers", 1).code == 0
+    assert status(run).finished
 
 
 def test_looking_at_a_run_writes_nothing(copied: Copy) -> None:
     run = copied()
-    shutil.rmtree(run.folder / ".locks")
     (run.folder / "shards" / "synthetic-00000.json").unlink()
     before = sorted(run.folder.rglob("*"))
     assert status(run).held == () and sorted(run.folder.rglob("*")) == before
 
 
-def test_without_fcntl_all_but_generating_works(shell: Command, made: Run, tmp_path: Path) -> None:
+def test_without_fcntl_everything_works(shell: Command, made: Run, tmp_path: Path) -> None:
     """As on Windows."""
     code = (
         "import sys; sys.modules['fcntl'] = None\n"
@@ -348,15 +342,15 @@ def test_without_fcntl_all_but_generating_works(shell: Command, made: Run, tmp_p
         "    except SystemExit as end: print('code', end.code)\n"
         "small = ('--set', 'per_class=1', '--set', 'include_test=false')\n"
         "call('plan', 'fashion_2shot_txt2img', *small, '--run', sys.argv[2])\n"
-        "call('status', sys.argv[2])\ncall('generate', sys.argv[2])\n"
+        "call('status', sys.argv[2])\ncall('generate', sys.argv[2], '--workers', '1')\n"
         "print('rows', len(load(sys.argv[1])))\n"
         "call('publish', sys.argv[1], 'file://' + sys.argv[3], '--allow', 'failures', '--allow', 'alignment')\n"
     )
     said = shell(sys.executable, "-c", code, made.folder, tmp_path / "new", tmp_path / "out")
     assert [line for line in said.out.splitlines() if line.startswith(("code", "rows"))][:4] == [
-        *("code 0", "code 0", "code 2", "rows 27")
+        *("code 0", "code 0", "code 0", "rows 27")
     ], said
-    assert "making images needs the file locks of Linux or macOS" in said.err and "Traceback" not in said.err
+    assert "Traceback" not in said.err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError, PlanError, ZeroDivisionError])
@@ -391,12 +385,12 @@ def test_a_finished_run_survives_a_plan_that_fails(copied: Copy, monkeypatch: py
 
 
 ADDRESSED = [
-    ("plan", "fashion_2shot_genie", "--run", "s3://u:secret@bucket/run"),
+    ("plan", "fashion_2shot_genie", "--run", "ftp://u:secret@bucket/run"),
     ("demo", "--run", "s3://bucket/runs"),
     ("build", "fashion_2shot_genie", "--run", "gs://bucket/run"),
-    *((verb, "s3://bucket/run") for verb in ("generate", "fit", "status", "report")),
+    *((verb, "hf://bucket/run") for verb in ("generate", "fit", "status", "report")),
     ("show", "s3://bucket/run", "0"),
-    ("publish", "s3://bucket/run", "org/name"),
+    ("publish", "http://bucket/run", "org/name"),
     ("withdraw", "hf://datasets/org/name", "0" * 64),
 ]
 
@@ -415,7 +409,7 @@ def test_an_address_is_no_run_folder_in_python_either(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match=r"run_dir: got an address \(s3://\.\.\.\)"):
         load_builder("fashion_2shot_genie", run_dir="s3://bucket/run")
-    for place in ("s3://bucket/run", Path("s3://bucket/run"), "file:///run"):
+    for place in ("hf://bucket/run", Path("ftp://bucket/run"), "file:///run"):
         with pytest.raises(DiffAugError, match="got an address"):
             Run.open(place)
     assert Run("C:/runs").folder == Path("C:/runs") and not list(tmp_path.iterdir())

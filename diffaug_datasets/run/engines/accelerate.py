@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from diffaug_datasets.run.store import Run
-from diffaug_datasets.run.worker import POLL_SECONDS, Worker, WorkerOptions
+from diffaug_datasets.run.worker import Worker, WorkerOptions, growing_waits
 
 
 def launched() -> bool:
@@ -75,9 +75,9 @@ def learn_shared_fits(worker: Worker) -> None:
 @contextmanager
 def _held(run: Run, name: str) -> Iterator[None]:
     """The unit's lease, waited for."""
-    while True:
+    for wait in growing_waits():
         with run.lease(name) as mine:
             if mine:
                 yield
                 return
-        time.sleep(POLL_SECONDS)
+        time.sleep(wait)

@@ -60,14 +60,14 @@ def work_in_processes(run: Run, options: WorkerOptions, workers: int, on_progres
         raise RunError(
             f"{workers} workers are processes of their own, and this program has no Python interpreter to start them "
             "with; take one worker, name an interpreter with multiprocessing.set_executable, or run "
-            f"`diffaug generate {run.folder}`."
+            f"`diffaug generate {run.where}`."
         )
     theirs, ours = _pipe()
     children: list[_Child] = []
     try:
         with _deaf_to_ctrl_c():
             for number in range(workers):
-                children.append(_started(python, run.folder, device_of(options, number), theirs))
+                children.append(_started(python, run.where, device_of(options, number), theirs))
         while any(child.process.poll() is None for child in children):
             on_progress()
             for child in children:
@@ -141,9 +141,9 @@ def _pipe() -> tuple[int, int]:
     return ends if min(ends) > 2 else _pipe()  # closed standard streams: what is in their place now stays there
 
 
-def _started(python: str, folder: Path, options: WorkerOptions, pipe: int) -> _Child:
+def _started(python: str, place: str, options: WorkerOptions, pipe: int) -> _Child:
     options_json = json.dumps(asdict(options), default=str)
-    line = [python, "-P", "-m", "diffaug_datasets", "worker", str(folder), str(pipe), options_json]
+    line = [python, "-P", "-m", "diffaug_datasets", "worker", place, str(pipe), options_json]
     try:
         process = subprocess.Popen(
             line,
@@ -205,7 +205,7 @@ def device_of(options: WorkerOptions, number: int) -> WorkerOptions:
     return replace(options, number=number, device=f"cuda:{number % torch.cuda.device_count()}")
 
 
-def work_for_parent(folder: Path, pipe: int, options_json: str) -> None:
+def work_for_parent(folder: Path | str, pipe: int, options_json: str) -> None:
     """What a worker process does: its part of a run, until nothing is missing or its parent is gone.
 
     Raises:

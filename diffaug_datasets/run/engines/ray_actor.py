@@ -1,7 +1,6 @@
 """What runs on a node of a Ray cluster: one worker, which loads its models once and makes the units it is told to."""
 
 from functools import cached_property
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
@@ -17,9 +16,9 @@ ASSEMBLY = "assembly"  # the last unit of all
 class Hand:
     """A worker as a Ray actor. What it raises, the driver gets."""
 
-    def __init__(self, folder: str, options: str) -> None:
-        """`options`: of the worker, as JSON; its device is resolved on the node."""
-        self._folder, self._options = Path(folder), TypeAdapter(WorkerOptions).validate_json(options)
+    def __init__(self, where: str, options: str) -> None:
+        """`where`: folder or address of the run. `options`: of the worker, as JSON; its device is resolved on the node."""
+        self._where, self._options = where, TypeAdapter(WorkerOptions).validate_json(options)
 
     def begin(self) -> None:
         """Check that the run can be continued here. Raises RunError as `Worker.begin`."""
@@ -31,13 +30,17 @@ class Hand:
             assemble_once(self._worker.run, self._worker)
             return True
         with self._worker.run.lease(name) as mine:
-            if mine and not self._worker.is_intact(name):
+            if mine is None:
+                return False
+            self._worker.run.look_again(name)
+            if not self._worker.is_intact(name):
                 self._worker.make(self._units[name])
-            return mine
+            mine.done = self._worker.is_intact(name)
+            return mine.done
 
     @cached_property
     def _worker(self) -> Worker:
-        return Worker(Run.open(self._folder), resolved(self._options))
+        return Worker(Run.open(self._where), resolved(self._options))
 
     @cached_property
     def _units(self) -> dict[str, FitUnit | Shard]:

@@ -153,7 +153,7 @@ class _Crew:
         """Start one more worker."""
         fits_from = tuple(folder.resolve() for folder in self._options.fits_from)
         options = asdict(replace(self._options, number=self._number, fits_from=fits_from))
-        hand = self._actor.remote(str(self._run.folder.resolve()), json.dumps(options, default=str))
+        hand = self._actor.remote(self._run.from_anywhere, json.dumps(options, default=str))
         self._starting[hand.begin.remote()] = hand
         self._number += 1
 

@@ -144,7 +144,7 @@ def submit(run: Run, options: WorkerOptions, workers: int, slurm: Slurm) -> Job:
     python = shlex.join([sys.executable, "-I", "-S", "-c", HELD_BACK])
     executor = submitit.SlurmExecutor(logs, python=python)
     executor.update_parameters(**_parameters(run, slurm, tasks))
-    given = (str(run.folder.resolve()), json.dumps(asdict(there), default=str), float(slurm.lead))
+    given = (run.from_anywhere, json.dumps(asdict(there), default=str), float(slurm.lead))
     before = set(logs.iterdir())
     try:
         with redirect_stderr(StringIO()):  # where submitit repeats what sbatch says

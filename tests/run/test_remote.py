@@ -1,0 +1,144 @@
+"""A run on an object store: the same bytes as in a folder, whoever goes away meanwhile; nothing of the keys is said."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Command
+from object_stores import BUCKET, ObjectStore, object_store
+from small_runs import METHODS, digests, small_recipe, small_run
+
+from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.planning.new_run import price_plan
+from diffaug_datasets.release.verify import verify
+from diffaug_datasets.run.assembly import current
+from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.place import ObjectPlace, place_of, probe
+from diffaug_datasets.run.progress import status
+from diffaug_datasets.run.remote import RemoteRun
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import WorkerOptions
+
+pytestmark = pytest.mark.xdist_group("leases")
+SECRET = "loopback-secret"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("store")) as served:
+        yield served
+
+
+@pytest.fixture
+def address(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return f"s3://{BUCKET}/runs/{time.time_ns()}"
+
+
+def test_from_plan_to_verify(
+    diffaug: Command, address: str, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fit is preempted at its fifth step; another pod, with an empty cache, goes on from the fourth."""
+    changes = {"per_class": 1, "shard_rows": 5}
+    local = small_run(tmp_path / "local", "diffii", **changes)
+    execute(local, WorkerOptions(), workers=1)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(small_recipe("diffii", **changes).to_yaml())
+    said = [diffaug("plan", recipe, "--run", address)]
+    assert f"next: diffaug generate {address}" in said[0].out
+
+    steps: list[int] = []
+    event = Run.event
+
+    def preempted(run: Run, **content: Any) -> None:
+        event(run, **content)
+        if content["event"] == "fit" and content["total"] == METHODS["diffii"]["concepts"]["steps"]:
+            steps.append(content["step"])
+            if len(steps) == 5:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "event", preempted)
+    assert diffaug("generate", address, "--workers", 1, "--device", "cpu").code == 130
+    assert steps == [1, 2, 3, 4, 5]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another pod"))
+    said.append(diffaug("generate", address, "--workers", 1, "--device", "cpu"))
+    assert steps[5:] == [5, 6], "no more than what came after the last checkpoint is done again"
+    run = Run.open(address, whole=True)
+    assert digests(run.folder) == digests(local.folder)
+    assert not [e.key for e in place_of(address).list("") if "checkpoint" in e.key or e.key.startswith("leases")]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "laptop"))
+    said += [diffaug("status", address), diffaug("status", address, "--json"), diffaug("report", address)]
+    state = json.loads(said[-2].out)
+    assert (state["finished"], state["shards_done"], state["rows_written"], state["work"]) == (True, 2, 10, [])
+    assert place_of(address).get("report.html") and f"{address}/report.html" in said[-1].out
+    shelf = f"s3://{BUCKET}/shelf/{time.time_ns()}"
+    said.append(diffaug("publish", address, shelf, "--allow", "licence"))
+    assert [(answer.code, answer.err) for answer in said if answer.code] == []
+    assert verify(shelf).passed
+    assert not [answer for answer in said if SECRET in answer.out + answer.err or "loopback-id" in answer.out]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
+
+
+def planned(address: str) -> Run:
+    return price_plan(small_recipe("txt2img"), address).write()
+
+
+def test_a_second_plan_of_the_same_address(diffaug: Command, address: str) -> None:
+    first = planned(address)
+    assert planned(address).plan.id == first.plan.id and isinstance(first, RemoteRun)
+    said = diffaug("plan", "fashion_2shot_txt2img", "--run", address)
+    assert said.code == 2 and f"{address}: holds another plan; what differs:" in said.err
+    assert "no plan.json here" in diffaug("status", f"{address}/elsewhere").sentence
+
+
+def test_one_listing_tells_a_worker_what_is_done(address: str, store: ObjectStore) -> None:
+    run = planned(address)
+    before = len(store.log)
+    run.refresh()
+    assert [run.receipt(shard.name) for shard in run.plan.shards()] == [None] * 3
+    asked = [(one.method, one.key) for one in store.log[before:]]
+    assert len(asked) == 2, asked
+    assert status(run).shards_done == 0 and current(run) is None
+
+
+def test_a_store_that_ignores_the_condition_is_refused(
+    address: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = store.inner
+
+    def ignoring(environ: dict[str, Any], start: Any) -> Any:
+        return inner({key: value for key, value in environ.items() if key != "HTTP_IF_NONE_MATCH"}, start)
+
+    probe(ObjectPlace(address))
+    monkeypatch.setattr(store, "inner", ignoring)
+    with pytest.raises(RunError, match=r"s3://shelf/.*ignores If-None-Match.*use a store that honours"):
+        planned(address)
+    with pytest.raises(RunError, match=r"no plan\.json here"):
+        Run.open(address)
+
+
+def test_a_cut_object_is_fetched_again(address: str) -> None:
+    run = planned(address)
+    path = run.folder / "shards" / "real-00000.arrow"
+    assert run.intact("real-00000")
+    good = path.read_bytes()
+    path.write_bytes(good[:100])
+    assert run.intact("real-00000") and path.read_bytes() == good
+    run.place.put("shards/real-00000.arrow", b"x")
+    path.unlink()
+    assert not run.intact("real-00000")
+
+
+def test_without_obstore_it_is_one_sentence(diffaug: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "obstore"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    said = diffaug("status", f"s3://{BUCKET}/run")
+    assert said.code == 2 and "this needs obstore" in said.err and os.linesep not in said.err.strip()
