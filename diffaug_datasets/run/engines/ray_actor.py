@@ -17,7 +17,7 @@ class Hand:
     """A worker as a Ray actor. What it raises, the driver gets."""
 
     def __init__(self, where: str, options: str) -> None:
-        """`where`: folder or address of the run. `options`: of the worker, as JSON; its device is resolved on the node."""
+        """`where`: folder or address of the run; `options`: of the worker, as JSON, its device resolved on the node."""
         self._where, self._options = where, TypeAdapter(WorkerOptions).validate_json(options)
 
     def begin(self) -> None:
