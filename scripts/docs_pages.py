@@ -26,7 +26,7 @@ from diffaug_datasets.cli.verbs import app
 from diffaug_datasets.core import rows
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.recipe import Filter, Recipe
-from diffaug_datasets.planning.catalogue import presets
+from diffaug_datasets.planning.presets import SETTING, families, presets, shown_value
 from diffaug_datasets.sources.real import builder_facts, discover_builders
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "docs" / "notebooks"
@@ -169,18 +169,21 @@ def builders() -> str:
 
 
 def published() -> str:
-    """Every preset, what it is from and what it changes."""
+    """Every preset, what it is, what it changes, and where each value stands."""
     text = (
         f"# Presets\n\n{WRITTEN}A preset is a published setting of a method on a dataset. It is a recipe: `diffaug cp "
     )
-    text += "NAME mine.yaml` makes a file of it. A name that ends in `_code` is what the authors' code does.\n"
+    text += "NAME mine.yaml` makes a file of it. A name that ends in `_code` is what the authors' code does. Every "
+    text += "value says where it stands, or why it is ours; `diffaug methods NAME` prints the same of one preset.\n"
     for method in sorted({preset.method for preset in presets().values()}):
-        lines = (
-            (f"`{p.name}`", p.source, f"`{json.dumps(p.changes)}`", ", ".join(p.unsure) or "-")
-            for p in presets().values()
-            if p.method == method
-        )
-        text += f"\n## {method}\n\n" + table(("preset", "published in", "changes", "at second hand"), lines)
+        text += f"\n## {method}\n"
+        for group in families(method):
+            names = ", ".join(f"`{preset.name}`" for preset in group)
+            lines = (
+                (f"`{key}`", "as named" if key == SETTING else f"`{shown_value(value)}`", origin.text)
+                for key, value, origin in group[0].values()
+            )
+            text += f"\n{names}: {group[0].about}\n\n" + table(("value", "is", "where it stands"), lines)
     return text
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import diffaug_datasets
 from diffaug_datasets.core.method import Method, MethodFacts, discover_methods, method_facts
 from diffaug_datasets.core.recipe import Filter, Recipe
-from diffaug_datasets.planning.catalogue import config_recipe, presets
+from diffaug_datasets.planning.catalogue import config_recipe
+from diffaug_datasets.planning.presets import presets
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
 RECIPES = Path(diffaug_datasets.__file__).parent / "recipes"

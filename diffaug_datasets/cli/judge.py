@@ -50,7 +50,7 @@ class BenchOptions:
     probability: float | None = None
     draws: str | None = None
     images_per_class: int | None = None
-    more_real: Sequence[int] = ()
+    more_real: Sequence[float] = ()
     changes: Sequence[str] = ()
     config: str | None = None
     with_real: str | None = None
@@ -115,7 +115,7 @@ def _told(given: BenchOptions, mixing: object, changes: object) -> dict[str, obj
     told: dict[str, object] = {
         "encoders": list(given.encoders),
         "classifiers": list(given.classifiers),
-        "more_real": list(given.more_real),
+        "more_real": [int(one) if one.is_integer() else one for one in given.more_real],
         "images_per_class": given.images_per_class,
         "draws": draws_of(given.draws) if given.draws else None,
         "mixing": {**(mixing if isinstance(mixing, dict) else {}), **rule} if rule else None,

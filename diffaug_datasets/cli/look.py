@@ -27,7 +27,8 @@ from diffaug_datasets.core.identity import __version__
 from diffaug_datasets.core.images import xmp_identifier
 from diffaug_datasets.core.method import Method, discover_methods, find_method, method_facts
 from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_backbone
-from diffaug_datasets.planning.catalogue import presets
+from diffaug_datasets.planning.catalogue import find_preset
+from diffaug_datasets.planning.presets import SETTING, Preset, families, presets, shown_value
 from diffaug_datasets.planning.price import cores, memory_free
 from diffaug_datasets.release.card_metadata import bibtex
 from diffaug_datasets.run.progress import Status, clock, on_terminal, status
@@ -153,12 +154,17 @@ def print_methods(as_json: bool) -> None:
 
 
 def print_method(name: str, as_json: bool) -> None:
-    """Everything about one method: its steps, facts and parameters."""
+    """Everything about one method: its steps, facts, parameters and presets; of a preset its values alone."""
+    if "@" in name:
+        _print_preset(find_preset(name), as_json)
+        return
     method = find_method(name)
     parameters = list(_parameters(method.Config))
     unsure = dict(method.UNSURE)
     if as_json:
-        say_json({**_facts(method), "text": method.page, "parameters": parameters, "unsure": unsure})
+        known = [_preset_facts(preset) for preset in presets().values() if preset.method == name]
+        facts = {**_facts(method), "text": method.page, "parameters": parameters, "unsure": unsure, "presets": known}
+        say_json(facts)
         return
     say(f"{method.TITLE} (arXiv {method.PAPER})")
     say()
@@ -172,11 +178,40 @@ def print_method(name: str, as_json: bool) -> None:
     if unsure:
         say()
         say_table(("NOT FROM THE PUBLICATION ITSELF", "WHAT WE HAVE"), list(unsure.items()))
-    if known := [preset for preset in presets().values() if preset.method == name]:
+    groups = families(name)
+    if listed := [(one.name, one.about, ", ".join(one.unsure)) for group in groups for one in group]:
         say()
-        say_table(("PRESET", "SOURCE", "AT SECOND HAND"), [(p.name, p.source, ", ".join(p.unsure)) for p in known])
+        say_table(("PRESET", "WHAT IT IS", "OURS OR AT SECOND HAND"), listed)
+    for group in groups:
+        say()
+        say(f"{', '.join(preset.name for preset in group)}:")
+        say_table(("VALUE", "IS", "WHERE IT STANDS"), _traced(group[0])[1:])
+        where = dict.fromkeys(origin.text for one in group for key, _, origin in one.values() if key == SETTING)
+        say(f"The sets: {'; '.join(where)}.")
     say()
     say(bibtex(method.PAPER, method.TITLE))
+
+
+def _print_preset(preset: Preset, as_json: bool) -> None:
+    """What a preset sets, and where each value stands."""
+    if as_json:
+        say_json(_preset_facts(preset))
+        return
+    say(f"{preset.name}: {preset.about}")
+    say_table(("VALUE", "IS", "WHERE IT STANDS"), _traced(preset))
+
+
+def _traced(preset: Preset) -> list[tuple[str, str, str]]:
+    """Key, value and place of everything that a preset sets, its dataset and protocol first."""
+    return [(key, shown_value(value), origin.text) for key, value, origin in preset.values()]
+
+
+def _preset_facts(preset: Preset) -> dict[str, object]:
+    values = [
+        {"key": key, "value": value, "where": origin.text, "published": origin.published}
+        for key, value, origin in preset.values()
+    ]
+    return {"name": preset.name, "about": preset.about, "values": values}
 
 
 def _summary(method: Method) -> str:

@@ -16,12 +16,13 @@ from rich.filesize import decimal
 
 from diffaug_datasets.cli.clusters import Cluster, made_there
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting, warn_of_patterns
-from diffaug_datasets.core.errors import RecipeError, RunError
+from diffaug_datasets.core.errors import RecipeError, RunError, few
 from diffaug_datasets.core.files import load_yaml, sha256_file, write_text
 from diffaug_datasets.core.models import Place
 from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
 from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan
 from diffaug_datasets.planning.price import CPU_FLOPS, GPU_FLOPS, Price
+from diffaug_datasets.planning.sentences import SentenceOptions, write_sentences
 from diffaug_datasets.planning.suffixes import CaptionOptions, write_suffixes
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.execute import emptied, execute, generate, leads, over_budget, shown_on
@@ -65,6 +66,24 @@ def copy_recipe(name: str, file: Path | None) -> None:
     except OSError as error:
         raise RecipeError(f"{target}: cannot be written ({error.strerror}); give another place.") from None
     say(f"{target}: written; `diffaug methods` explains the keys of config, `diffaug plan {target}` plans it")
+
+
+def make_sentences(recipe_name: str, out: Path, source: str | None, options: SentenceOptions) -> None:
+    """Write a file of sentences per class that is not there yet.
+
+    Raises:
+        RecipeError: the file is there.
+    """
+    if out.exists():
+        raise RecipeError(f"{out}: is there already; give another file name, or remove it first.")
+    recipe = find_recipe(recipe_name, changes_of((), source))
+    options = replace(options, model=Place().absolute(options.model, Path()))
+    with waiting(f"asking for sentences of the classes of {recipe.builder}"):
+        sentences = write_sentences(recipe, options)
+    write_text(out, sentences.to_json())
+    if sentences.fewer:
+        say(f"  fewer than {options.per_class} different sentences: {few(sentences.fewer)}")
+    say(f"{out}: written; next: diffaug plan {recipe_name} --set config.prompts={out}")
 
 
 def make_suffixes(recipe_name: str, out: Path, source: str | None, options: CaptionOptions) -> None:

@@ -143,8 +143,10 @@ ImagesPerClass = Annotated[
     int | None, typer.Option(min=1, help="Synthetic images: the first so many of every class, for every set.")
 ]
 MoreReal = Annotated[
-    list[int] | None,
-    typer.Option(min=1, help="A line with so many more real images per class, to measure by; repeatable."),
+    list[float] | None,
+    typer.Option(
+        help="A line with so many more real images per class, or 0.2 for a fifth of all real images; repeatable."
+    ),
 ]
 Classifiers = Annotated[
     list[str] | None, typer.Option(help="class_mean, logistic, svm or scratch; repeatable; default: logistic.")

@@ -528,6 +528,30 @@ def captions(
     make_suffixes(recipe, out, source, CaptionOptions(captioner, summariser, endpoint, limit, device))
 
 
+@app.command(rich_help_panel=EXPERT, epilog="Example: diffaug sentences mine.yaml --out sentences.json --per-class 20")
+def sentences(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe or a config name.")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=local, help="The file to write; config.prompts takes its name.")
+    ],
+    model: Annotated[str, typer.Option(help="Word-to-sentence model: a Hub id or a folder.")] = (
+        "mrm8488/t5-base-finetuned-common_gen"
+    ),
+    per_class: Annotated[int, typer.Option(min=1, help="Sentences of a class at most.")] = 200,
+    prefix: Annotated[str, typer.Option(help="What every prompt begins with, such as 'a photo of '.")] = "",
+    source: Source = None,
+    device: Device = "cpu",
+) -> None:
+    """Turn class names into sentences, to prompt with: He et al.'s language enhancement.
+
+    Done once, before planning.
+    """
+    from diffaug_datasets.cli.make import make_sentences
+    from diffaug_datasets.planning.sentences import SentenceOptions
+
+    make_sentences(recipe, out, source, SentenceOptions(model, per_class, prefix, device))
+
+
 @app.command(rich_help_panel=EXPERT, epilog="Example: diffaug fit runs/mine --workers 2")
 def fit(
     run: RunPlace,

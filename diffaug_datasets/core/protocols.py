@@ -182,11 +182,11 @@ def episode(listing: Listing, protocol: Protocol) -> Listing:
     return Listing(drawn.class_names, support, tuple(drawn.train[place] for place in sorted(asked)) or None)
 
 
-def half_split(listing: Listing, seed: int = 0) -> Listing:
-    """All images pooled and every class cut in half: training gets the smaller half where the count is odd.
+def half_split(listing: Listing, seed: int = 0, odd: Literal["train", "test"] = "test") -> Listing:
+    """All images pooled and every class cut in half. `odd`: which half is the larger where the count is odd.
 
-    Follows Diff-Mix's code for the Flowers: one `default_rng(seed)`, one permutation per class in class order, over
-    images in the order of their names.
+    Follows Diff-Mix's code for the Flowers, where it is the test half, and DA-Fusion's for Caltech-101: one
+    `default_rng(seed)`, one permutation per class in class order, over images in the order of their names.
     """
     import numpy as np
 
@@ -196,8 +196,9 @@ def half_split(listing: Listing, seed: int = 0) -> Listing:
     halves: dict[str, list[Listed]] = {"train": [], "test": []}
     for label in range(len(listing.class_names)):
         order = [pool[groups[label][i]] for i in rng.permutation(len(groups.get(label, ())))]
-        halves["train"] += order[: len(order) // 2]
-        halves["test"] += order[len(order) // 2 :]
+        cut = (len(order) + (odd == "train")) // 2
+        halves["train"] += order[:cut]
+        halves["test"] += order[cut:]
     return Listing(listing.class_names, tuple(halves["train"]), tuple(halves["test"]))
 
 

@@ -166,7 +166,7 @@ def bench(
         lines=tuple(line for _, line in contest.lines),
         results=tuple(results),
         notes=notes,
-        more_real={bracket(count): count for count in spec.more_real},
+        more_real={bracket(count): count for count in spec.more_real if isinstance(count, int)},
         left=Left(cells=len(jobs) - len(results)),
     )
 
@@ -184,9 +184,13 @@ def what_was_seen_before(spec: Bench, encoders: "Sequence[Encoder]") -> tuple[st
     return tuple(dict.fromkeys(one.sentence for one in found if one is not None))
 
 
-def bracket(count: int) -> str:
-    """The name of the line with so many more real images per class."""
-    return f"real + {count}"
+def bracket(amount: int | float) -> str:
+    """The name of the line with so many more real images per class, or with a share in (0, 1) of all real images.
+
+    >>> bracket(5), bracket(0.2)
+    ('real + 5', 'real at 20 %')
+    """
+    return f"real + {amount}" if isinstance(amount, int) else f"real at {100 * amount:g} %"
 
 
 def _sorting(cell: Cell) -> tuple[str | int, ...]:

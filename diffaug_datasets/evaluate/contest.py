@@ -15,7 +15,7 @@ from diffaug_datasets.evaluate.draws import Draw, Images, Line, named_apart, rea
 from diffaug_datasets.evaluate.making import Making
 from diffaug_datasets.evaluate.other_tests import TestsOf, other_tests
 from diffaug_datasets.evaluate.runs import Doing, PlannedRun, is_recipe, made, planned_control, planned_runs
-from diffaug_datasets.evaluate.spare import not_at_hand, spare_images
+from diffaug_datasets.evaluate.spare import Spare, not_at_hand, read_spare, up_to_share
 from diffaug_datasets.evaluate.suite import Bench, Control, Entry, Mixing
 from diffaug_datasets.release.leakage import Looks
 from diffaug_datasets.sources.real import SeenSources, here
@@ -28,6 +28,8 @@ OWN_NAMES = ("real", "duplicate", "zero_shot", "classic", "randaugment_cutmix") 
 class Contest:
     """Draws by key; lines with the key of their draw; `spare`: more real images of a draw, those to choose with first.
 
+    `totals`: how many training images each class of a draw has at the source.
+
     `mixing`: of all lines that state none of their own. `waiting`: runs that are not there yet, as the time is over;
     their lines are left out. `trials`: of the planned runs that are there.
     """
@@ -35,6 +37,7 @@ class Contest:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     lines: tuple[tuple[str, Line], ...] = ()
     spare: Mapping[str, Images] = field(default_factory=dict)
+    totals: Mapping[str, Sequence[int]] = field(default_factory=dict)
     mixing: Mixing = field(default_factory=Mixing)
     notes: tuple[str, ...] = ()
     waiting: tuple[PlannedRun, ...] = ()
@@ -48,19 +51,23 @@ class Contest:
         """The real images to choose with; None where none are asked for."""
         return self.spare[draw.key].per_class(per_class) if per_class and draw.key in self.spare else None
 
-    def more_real(self, draw: Draw, per_class: int, held_out: int) -> Images | None:
-        """So many more real images of every class, none of which is held out; None where the source is not at hand.
+    def more_real(self, draw: Draw, amount: int | float, held_out: int) -> Images | None:
+        """More real images, none of which is held out; None where the source is not at hand.
 
-        A class that has fewer left gives what it has.
+        `amount`: a whole number of every class, or the share in (0, 1) of the training split that they make with those
+        of the draw. A class that has fewer left gives what it has.
         """
         if draw.key not in self.spare:
             return None
         images = self.spare[draw.key]
+        wanted: Sequence[int] = [int(amount)] * len(draw.class_names)
+        if isinstance(amount, float):
+            wanted = up_to_share(amount, self.totals[draw.key], draw.real.counts)
         seen: dict[int, int] = {}
         chosen = []
         for place, label in enumerate(images.labelled.labels.tolist()):
             seen[label] = seen.get(label, 0) + 1
-            if held_out < seen[label] <= held_out + per_class:
+            if held_out < seen[label] <= held_out + wanted[label]:
                 chosen.append(place)
         return images.select(chosen)
 
@@ -103,7 +110,9 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
     spare, more_notes = _spare(spec, draws, lines)
     notes += (*left_out, *more_notes, *_other_mixing(lines))
     trials = frozenset(one.trial for one in there)
-    return Contest(draws, (*lines, *added), spare, mixing, notes, tuple(waiting), trials)
+    images = {key: one.images for key, one in spare.items()}
+    totals = {key: one.totals for key, one in spare.items()}
+    return Contest(draws, (*lines, *added), images, totals, mixing, notes, tuple(waiting), trials)
 
 
 def _places(spec: Bench, planned: Sequence[PlannedRun]) -> Iterable[tuple[Entry, str, str]]:
@@ -194,37 +203,41 @@ def _control(
 
 def _spare(
     spec: Bench, draws: Mapping[str, Draw], lines: Sequence[tuple[str, Line]]
-) -> tuple[Mapping[str, Images], tuple[str, ...]]:
+) -> tuple[Mapping[str, Spare], tuple[str, ...]]:
     """Real images outside each draw, and why brackets are left out.
 
     Raises:
         RecipeError: images to choose with are asked for and cannot be had.
     """
-    asked = spec.val_per_class + max(spec.more_real, default=0)
-    if not asked:
+    asked = spec.val_per_class + max((one for one in spec.more_real if isinstance(one, int)), default=0)
+    shares = [one for one in spec.more_real if isinstance(one, float)]
+    if not (asked or shares):
         return {}, ()
-    spare: dict[str, Images] = {}
+    spare: dict[str, Spare] = {}
     notes: dict[str, None] = {}
     for key, draw in draws.items():
         recipe = next((line.making.recipe for other, line in lines if other == key and line.making), None)
-        images = _spare_of(recipe, draw, asked)
-        if isinstance(images, str):
+        found = _spare_of(recipe, draw, asked, max(shares, default=0))
+        if isinstance(found, str):
             if spec.val_per_class:
-                raise RecipeError(f"val_per_class: {images}, so there is nothing to choose with; set it to 0.")
-            notes[f"no lines of more real images: {images}."] = None
-        else:
-            spare[key] = images
-            if fewer := [name for name, n in zip(draw.class_names, images.counts, strict=True) if n < asked]:
-                notes[f"{fewer[0]} has fewer than {asked} real training images beside the draw; all are used."] = None
+                raise RecipeError(f"val_per_class: {found}, so there is nothing to choose with; set it to 0.")
+            notes[f"no lines of more real images: {found}."] = None
+            continue
+        spare[key] = found
+        if fewer := [name for name, n in zip(draw.class_names, found.images.counts, strict=True) if n < asked]:
+            notes[f"{fewer[0]} has fewer than {asked} real training images beside the draw; all are used."] = None
+        for share in shares:
+            if not any(up_to_share(share, found.totals, draw.real.counts)):
+                notes[f"no line of {share:.0%} of the real images: the draw has as many or more."] = None
     return spare, tuple(notes)
 
 
-def _spare_of(recipe: Recipe | None, draw: Draw, per_class: int) -> Images | str:
+def _spare_of(recipe: Recipe | None, draw: Draw, per_class: int, share: float) -> Spare | str:
     if recipe is None:
         return "no set says from which source it is"
     if reason := not_at_hand(recipe):
         return reason
     try:
-        return spare_images(recipe, draw, per_class)
+        return read_spare(recipe, draw, per_class, share)
     except DiffAugError as error:
         return str(error).rstrip(".")

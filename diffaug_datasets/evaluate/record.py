@@ -95,7 +95,7 @@ class KeptBench:
         """The same as `bench` gave it, without the images of the sets."""
         from diffaug_datasets.evaluate.bench import Answer, bracket
 
-        more_real = {bracket(count): count for count in self.spec.more_real}
+        more_real = {bracket(count): count for count in self.spec.more_real if isinstance(count, int)}
         return Answer(self.draws, (), self.results, self.record.notes, more_real)
 
     @property

@@ -5,9 +5,9 @@ image of the draw or of the test split, by its bytes or by its pixels, is never 
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from diffaug_datasets.core.errors import RunError, SourceError
 from diffaug_datasets.core.images import decode_image, pixel_sha256
@@ -32,8 +32,25 @@ def not_at_hand(recipe: Recipe, copy: str | None = None) -> str:
     return "" if path.is_dir() else f"its real images are not at {source}"
 
 
+class Spare(NamedTuple):
+    """Images that a draw does not use, class by class; `totals`: all training images of each class at the source."""
+
+    images: Images
+    totals: tuple[int, ...]
+
+
 def spare_images(recipe: Recipe, draw: Draw, per_class: int, copy: str | None = None) -> Images:
-    """Up to `per_class` images of every class that the draw does not use, class by class.
+    """Up to `per_class` images of every class that the draw does not use, class by class; errors as `read_spare`."""
+    return read_spare(recipe, draw, per_class, copy=copy).images
+
+
+def up_to_share(share: float, totals: Sequence[int], drawn: Sequence[int]) -> tuple[int, ...]:
+    """How many more images of each class make its drawn ones `share` of all, in (0, 1); none where they are more."""
+    return tuple(max(round(share * total) - have, 0) for total, have in zip(totals, drawn, strict=True))
+
+
+def read_spare(recipe: Recipe, draw: Draw, per_class: int, share: float = 0, copy: str | None = None) -> Spare:
+    """Images of every class that the draw does not use: `per_class`, and what fills it up to `share` of the class.
 
     `copy`: where the real images of the recipe lie, instead of its own place.
 
@@ -50,18 +67,21 @@ def spare_images(recipe: Recipe, draw: Draw, per_class: int, copy: str | None = 
     for place, source in enumerate(real.train.sources):
         if source.id not in taken:
             orders[source.label].append((_order(draw, source.id), place))
+    held = Counter(source.label for source in real.train.sources)
+    totals = tuple(held[label] for label in range(len(draw.class_names)))
+    wanted = [per_class + more for more in up_to_share(share, totals, draw.real.counts)]
     pixels = {*draw.real.keys, *draw.test.keys}
     places: dict[str, int] = {}
     for label in range(len(draw.class_names)):
         found = 0
         for _, place in sorted(orders[label]):
-            if found == per_class:
+            if found == wanted[label]:
                 break
             key = pixel_sha256(_picture(real, place))
             if key not in pixels and key not in places:
                 places[key] = place
                 found += 1
-    return _images(real, places)
+    return Spare(_images(real, places), totals)
 
 
 def _order(draw: Draw, source_id: str) -> str:

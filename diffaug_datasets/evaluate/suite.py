@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from diffaug_datasets.core.recipe import checked, read_mapping
 from diffaug_datasets.train.replacement import Replacement
@@ -154,6 +154,16 @@ def _counted(value: object) -> object:
     return value
 
 
+def _amount(value: int | float) -> int | float:
+    if value <= 0 or (isinstance(value, float) and value >= 1):
+        raise ValueError("expected a whole number of images per class, or a share between 0 and 1")
+    return value
+
+
+Amount = Annotated[int | float, AfterValidator(_amount)]
+"""More real images: so many of every class, or the share of all real images that there are with them."""
+
+
 class Bench(BaseModel):
     """Sets, controls, classifiers and budget: all that decides a bench but the machine.
 
@@ -188,8 +198,8 @@ class Bench(BaseModel):
         description="lines of every draw that need no set; `real` is always there",
     )
     baselines: tuple[Baseline, ...] = Field(default=(), description="real images alone, augmented while training")
-    more_real: tuple[Annotated[int, Field(gt=0)], ...] = Field(
-        default=(), description="brackets: so many more real images per class"
+    more_real: tuple[Amount, ...] = Field(
+        default=(), description="brackets: so many more real images per class, or 0.2 for a fifth of all real images"
     )
     views_per_image: int = Field(
         default=5, gt=0, description="of classic and randaugment_cutmix, that a classifier on frozen features sees"

@@ -9,7 +9,9 @@
 Follows the authors' code where it differs from the paper's text: the split ratio s is the share of steps that carry the
 suffix (Eq. 8 prints the opposite; `split_convention: paper` gives it). Follows the paper where the code differs: 25
 inversion steps, not 200, so that inversion ends at the label where sampling begins. Departs from both in what the paper
-leaves open: classes with one image get a stated policy, angles are computed in float64. Concepts are learned from
+leaves open: classes with one image get a stated policy, angles are computed in float64. Its ablations are settings:
+`start: noise` denoises in two stages from N(0, I), without step 2 to 4 (Table 4, A.4), `split_ratio: 0` has one stage,
+and `interpolation_strength` turns every pair alike. Concepts are learned from
 images stretched to a square (the code: random crops) at the backbone's size (current scripts: 224,
 `concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too. An `inverter` other than `ddim`
 inverts and denoises by a rule of its own (`numerics.inverting`); both latents of a pair turn by one draw.
@@ -94,6 +96,12 @@ class Config(MethodConfig):
         default="auto", description="texts, the name of a shipped list, a file of `diffaug captions` (.json), or auto"
     )
     arc: Literal["full", "short", "long"] = Field(default="full", description="short = interpolation only")
+    start: Annotated[Literal["circle", "noise"], Later()] = Field(
+        default="circle", description="circle = of two inversions; noise = N(0, I), no image is inverted"
+    )
+    interpolation_strength: Annotated[float | None, Later()] = Field(
+        default=None, ge=0, le=1, description="how far from the first image on the arc every pair lies; null = drawn"
+    )
     norm: Literal["paper", "geodesic"] = Field(
         default="paper", description="paper = latents of unequal norm span an ellipse; geodesic = norms go evenly"
     )
@@ -124,6 +132,12 @@ class Config(MethodConfig):
             raise ValueError("inverter bdia needs 2 or more steps")
         if self.single_image_policy == "diff_aug":
             raise ValueError(f"single_image_policy diff_aug denoises by ddim, not by {self.inverter}: choose another")
+        return self
+
+    @model_validator(mode="after")
+    def _one_ablation(self) -> "Config":
+        if self.start == "noise" and self.interpolation_strength is not None:
+            raise ValueError("interpolation_strength: nothing is interpolated where start is noise; take one out")
         return self
 
     @property
@@ -176,9 +190,10 @@ def _rows(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """The rows before they name their fits, which follow from all of them."""
     for label, images in table.by_class().items():
         distinct = list({source.id: source for source in images}.values())
-        if not distinct or not spec.wants(label) or (len(distinct) == 1 and cfg.single_image_policy == "skip"):
+        alone = len(distinct) == 1 and cfg.start == "circle"
+        if not distinct or not spec.wants(label) or (alone and cfg.single_image_policy == "skip"):
             continue
-        if len(distinct) == 1 and cfg.single_image_policy == "error":
+        if alone and cfg.single_image_policy == "error":
             raise PlanError(
                 f"class {table.class_names[label]!r} has one image, so no pair; set config.single_image_policy to "
                 "noise_partner, self_noise, diff_aug or skip."
@@ -193,8 +208,8 @@ def _inverted_images(row: PlanRow) -> list[str]:
 
 
 def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source], metaclass: str) -> PlanRow:
-    alone = len(images) == 1
-    pair = (images[0],) if alone else key.choice("pair", Pairs(images))
+    alone = len(images) == 1 and cfg.start == "circle"
+    pair = _pair(cfg, key, images)
     edited = alone and cfg.single_image_policy == "diff_aug"
     start = img2img_start(cfg.num_inference_steps, cfg.fallback_strength) if edited else 0
     prompt = cfg.concepts.prompt(key.class_id, metaclass)
@@ -215,8 +230,22 @@ def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source], metacla
         guidance_scale=cfg.guidance_scale,
         strength=cfg.fallback_strength if edited else 1.0,
         fallback=cfg.single_image_policy if alone else None,
-        draw=draw_json(Draw(u=key.uniform("turn"), arc=cfg.arc, switch=switch)),
+        draw=draw_json(Draw(u=_turned(cfg, key), arc=cfg.arc, switch=switch)),
     )
+
+
+def _pair(cfg: Config, key: RowKey, images: list[Source]) -> tuple[Source, ...]:
+    """The images of a row: two of its class, its only one, or none where it starts from noise."""
+    if cfg.start == "noise":
+        return ()
+    return (images[0],) if len(images) == 1 else key.choice("pair", Pairs(images))
+
+
+def _turned(cfg: Config, key: RowKey) -> float:
+    """Where on its arc a row lies: drawn, or the one strength of all; the short arc runs from the second image."""
+    if cfg.interpolation_strength is None:
+        return key.uniform("turn")
+    return 1 - cfg.interpolation_strength if cfg.arc == "short" else cfg.interpolation_strength
 
 
 def draw_json(draw: Draw) -> str:
@@ -225,8 +254,8 @@ def draw_json(draw: Draw) -> str:
 
 
 def redraw(row: PlanRow, key: RowKey, cfg: Config) -> PlanRow:
-    """A later attempt turns elsewhere on the same circle, with other noise."""
-    draw = Draw.model_validate_json(row.draw).model_copy(update={"u": key.uniform("turn")})
+    """A later attempt turns elsewhere on the same circle, unless the strength is fixed, with other noise."""
+    draw = Draw.model_validate_json(row.draw).model_copy(update={"u": _turned(cfg, key)})
     return row.model_copy(update={"draw": draw_json(draw), "seed": key.seed("noise")})
 
 
@@ -410,13 +439,15 @@ class Start(NamedTuple):
 
 
 def start_of(row: PlanRow, draw: Draw, noise: "Tensor", cfg: Config, ctx: Context) -> Start:
-    """A point of the circle through the row's inversions, or a noised source for the policy `diff_aug`."""
+    """A point of the circle through the row's inversions, noise, or a noised source for the policy `diff_aug`."""
     from diffaug_datasets.numerics.interpolation import angle, is_degenerate
 
     if row.start_step:
         return _noised_source(row, noise, cfg, ctx)
     if is_paired(cfg.inverter):
         noise = noise.expand(2, *noise.shape)
+    if not row.source_ids:
+        return Start(noise, {})
     known = {name: latent for adapter in row.adapters[1:] for name, latent in ctx.fit(adapter).items()}
     names = [image_key(source, row.label) for source in row.source_ids]
     ends = [known[name].to(noise.device, noise.dtype) for name in names if name in known or cfg.minimum_psnr is None]

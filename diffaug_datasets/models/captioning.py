@@ -36,6 +36,8 @@ from diffaug_datasets.models.model_folder import brief
 
 MOST_TOKENS = 40
 MOST_REPLY_TOKENS = 512
+MOST_SENTENCE_TOKENS = 64
+DRAWN_AT_ONCE = 50  # sentences
 ENDPOINT_TOKEN = "DIFFAUG_CHAT_TOKEN"
 EXAMPLES = (
     *("standing on a branch.", "flying in the sky with the Austin skyline in the background."),
@@ -174,6 +176,28 @@ class LanguageModel:
         reply = output if self._model.config.is_encoder_decoder else output[ids.shape[1] :]
         text: str = self._tokenizer.decode(reply, skip_special_tokens=True)
         return text
+
+    @torch.no_grad()
+    def drawn(self, prompt: str, count: int, seed: int) -> list[str]:
+        """So many replies to one prompt, drawn word by word at temperature 1; the seed and the model decide them.
+
+        Raises:
+            BackboneError: the prompt is longer than the model can read.
+        """
+        words = self._asked(prompt)
+        ids = words["input_ids"].to(self._model.device)
+        self._check_room(ids.shape[1])
+        mask = words["attention_mask"].to(self._model.device)
+        keep = {"max_new_tokens": MOST_SENTENCE_TOKENS, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        replies: list[str] = []
+        with torch.random.fork_rng(devices=[self._model.device] if self._model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            while len(replies) < count:
+                more = min(count - len(replies), DRAWN_AT_ONCE)
+                found = self._model.generate(input_ids=ids, attention_mask=mask, num_return_sequences=more, **keep)
+                said = found if self._model.config.is_encoder_decoder else found[:, ids.shape[1] :]
+                replies += self._tokenizer.batch_decode(said, skip_special_tokens=True)
+        return replies
 
     def _asked(self, prompt: str) -> Any:
         if not self._tokenizer.chat_template:

@@ -1,18 +1,17 @@
 """Recipes by name: a config (`cub_5shot_diffii` is builder, protocol and the method's slug) or a preset.
 
-A preset is a published setting of a method on a dataset: `diff_ii@cub_5shot` is the paper's, `diff_ii@cub_5shot_code`
-that of the authors' code. Both stand for the package's defaults with a few changes on top.
+A preset is a published setting of a method on a dataset (`planning.presets`): `diff_ii@cub_5shot` is the paper's,
+`diff_ii@cub_5shot_code` that of the authors' code. Both stand for the package's defaults with a few changes on top.
 """
 
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 import yaml
 
@@ -20,50 +19,12 @@ from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.method import discover_methods, find_method
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.planning.presets import Preset, presets
+from diffaug_datasets.planning.presets import merged as merged
 from diffaug_datasets.sources.real import builder_facts, discover_builders
 
 NAME_PARTS = ("builder", "protocol", "method")  # of a config name
 USUAL_PROTOCOLS = ("full", "5shot", "10shot", "lt100", "10pct")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings of one method on one dataset.
-
-    `config`: the name of the config that they change; `source`: where they were published; `unsure`: keys whose numbers
-    we have at second hand alone; `changes`: keys of a recipe.
-    """
-
-    name: str
-    config: str
-    source: str
-    unsure: tuple[str, ...]
-    changes: Mapping[str, object]
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return self.name.partition("@")[0]
-
-
-class _Published(TypedDict):
-    """An entry of `presets.yaml`: one setting that a publication uses on several datasets and protocols."""
-
-    method: str
-    builders: list[str]
-    protocols: NotRequired[list[str]]
-    variant: NotRequired[str]
-    source: str
-    unsure: NotRequired[list[str]]
-    set: dict[str, object]
-
-
-class _Added(TypedDict):
-    """An entry of `presets.yaml` that lays further keys over presets whose names match; it has a source of its own."""
-
-    also: list[str]
-    source: str
-    set: dict[str, object]
 
 
 class _Default(TypedDict):
@@ -92,15 +53,6 @@ def config_recipe(name: str, /, **overrides: object) -> Recipe:
             content = merged(content, rule["set"])
     content = merged(content, preset.changes if preset else {})
     return Recipe.from_dict(merged(content, overrides))
-
-
-def merged(content: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
-    """`content` with `changes` on top; mappings are merged, everything else is replaced."""
-    result = dict(content)
-    for key, value in changes.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
-    return result
 
 
 def config_name(builder: str, protocol: str, method: str, own: str | None = None) -> str:
@@ -134,20 +86,6 @@ def parse_config_name(name: str) -> tuple[str, str, str]:
     return builder, parse_protocol(protocol or fixed or "full").name, slugs[slug]
 
 
-@cache
-def presets() -> Mapping[str, Preset]:
-    """Every preset by name, in the order of the file."""
-    text = (files("diffaug_datasets") / "recipes" / "presets.yaml").read_text(encoding="utf-8")
-    entries = yaml.safe_load(text)
-    published: list[_Published] = [entry for entry in entries if "also" not in entry]
-    added: list[_Added] = [entry for entry in entries if "also" in entry]
-    found = {preset.name: preset for entry in published for preset in _expanded(entry)}
-    for entry in added:
-        names = [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in entry["also"])]
-        found |= {name: _with(found[name], entry) for name in names}
-    return found
-
-
 def find_preset(name: str) -> Preset:
     """The preset of that name.
 
@@ -166,10 +104,10 @@ def find_preset(name: str) -> Preset:
 
 @cache
 def shipped_recipes() -> Mapping[str, Traversable]:
-    """Name -> file of every recipe inside the package (`defaults` and `presets` say what names stand for)."""
+    """Name -> file of every recipe inside the package (`defaults` says what config names stand for)."""
     folder = files("diffaug_datasets") / "recipes"
     named = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
-    return {name: named[name] for name in sorted(named) if name not in ("defaults", "presets")}
+    return {name: named[name] for name in sorted(named) if name != "defaults"}
 
 
 def _guess(name: str) -> str:
@@ -184,22 +122,6 @@ def _guess(name: str) -> str:
     known = [*shipped_recipes(), *configs]
     near = difflib.get_close_matches(spelt, known, n=1, cutoff=0.75)
     return f"did you mean {near[0]!r}; " if near else ""
-
-
-def _expanded(entry: _Published) -> Iterator[Preset]:
-    """One preset for each builder and protocol of an entry."""
-    slug = find_method(entry["method"]).SLUG
-    for builder in entry["builders"]:
-        for protocol in entry.get("protocols", [""]):
-            setting = "_".join(filter(None, (builder, protocol)))
-            name = "_".join(filter(None, (f"{entry['method']}@{setting}", entry.get("variant"))))
-            unsure = tuple(entry.get("unsure", ()))
-            yield Preset(name, f"{setting}_{slug}", entry["source"], unsure, entry["set"])
-
-
-def _with(preset: Preset, added: _Added) -> Preset:
-    changes = merged(preset.changes, added["set"])
-    return replace(preset, source=f"{preset.source}; {added['source']}", changes=changes)
 
 
 @cache

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO
 
 from diffaug_datasets.core.errors import SourceError, few, one_line, shown_name
 from diffaug_datasets.core.images import BadImage
@@ -50,6 +51,14 @@ class FolderFetch:
             SourceError: the entry is missing or unreadable.
             BadImage: it lies outside the folder, or is no file of at most MOST_BYTES, and is not opened.
         """
+        with self.opened(key) as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise _unread(shown_name(key), error) from None
+
+    def opened(self, key: str) -> BinaryIO:
+        """A file to read piece by piece; what is refused, and how, is as for its bytes."""
         name = shown_name(key)
         try:
             path = (self.root / check_key(key)).resolve()
@@ -63,8 +72,7 @@ class FolderFetch:
                 raise BadImage(name, "a named pipe, socket or device, which is not opened")
             if state.st_size > MOST_BYTES:
                 raise BadImage(name, f"got {state.st_size:,} bytes, expected at most {MOST_BYTES:,}")
-            with os.fdopen(os.open(path, READ), "rb") as file:
-                return file.read()
+            return os.fdopen(os.open(path, READ), "rb")
         except FileNotFoundError:
             if (self.root / key).is_symlink():
                 raise BadImage(name, "a link to a file that is not there") from None
@@ -72,7 +80,7 @@ class FolderFetch:
         except RuntimeError:
             raise BadImage(name, "a link that leads to itself") from None
         except OSError as error:
-            raise SourceError(f"{name}: cannot be read ({error.strerror}); check the file and its rights.") from None
+            raise _unread(name, error) from None
 
     def text(self, key: str) -> str:
         """A text file such as a list, in UTF-8 or marked as UTF-16.
@@ -97,6 +105,10 @@ class FolderAttributions:
     by_key: Mapping[str, Attribution] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def _unread(name: str, error: OSError) -> SourceError:
+    return SourceError(f"{name}: cannot be read ({error.strerror}); check the file and its rights.")
 
 
 def folder_attributions(fetch: FolderFetch, keys: Iterable[str]) -> FolderAttributions:

@@ -56,6 +56,11 @@ def test_long_tail_thresholds_are_those_of_the_papers():
         ("pathmnist", {"classes": 9, "train": 89996, "test": 7180}),
         ("dermamnist", {"classes": 7, "train": 7007, "test": 2005}),
         ("bloodmnist", {"classes": 8, "train": 11959, "test": 3421}),
+        ("caltech101", {"classes": 102, "total": 9144}),
+        ("pascal", {"classes": 20, "train": 1464, "test": 1449}),
+        ("coco", {"classes": 80, "train": 117266, "test": 4952}),
+        ("inat", {"classes": 200, "train": 5959, "test": 8000}),
+        ("dtd", {"classes": 47, "train": 3760, "test": 1880}),
         ("imagenet_lt", {"classes": 1000, "train": 115846, "test": 50000}),
     ],
 )

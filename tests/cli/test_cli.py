@@ -27,7 +27,7 @@ GROUPS = {
     "Look": ["builders", "methods", "status", "show", "report", "export", "regen", "doctor"],
     "Evaluate": ["measure", "bench"],
     "Publish": ["publish", "verify", "withdraw"],
-    "Expert": ["captions", "fit", "convert"],
+    "Expert": ["captions", "sentences", "fit", "convert"],
 }
 VERBS = [verb for verbs in GROUPS.values() for verb in verbs]
 SMALL = ("--set", "per_class=1", "--set", "config.num_inference_steps=2", "--set", "include_test=false")

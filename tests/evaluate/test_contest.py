@@ -13,14 +13,14 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.evaluate import contest as contests
 from diffaug_datasets.evaluate import draws as drawing
 from diffaug_datasets.evaluate import runs
-from diffaug_datasets.evaluate.bench import Answer, bench
+from diffaug_datasets.evaluate.bench import Answer, bench, bracket
 from diffaug_datasets.evaluate.contest import gather
 from diffaug_datasets.evaluate.draws import Draw, Images, Labelled, read_set
 from diffaug_datasets.evaluate.groups import by_group
 from diffaug_datasets.evaluate.making import Making
 from diffaug_datasets.evaluate.outlook import outlook
 from diffaug_datasets.evaluate.runs import Doing, is_recipe, made, planned_control, planned_runs
-from diffaug_datasets.evaluate.spare import not_at_hand, spare_images
+from diffaug_datasets.evaluate.spare import not_at_hand, read_spare, spare_images, up_to_share
 from diffaug_datasets.evaluate.suite import Bench
 from diffaug_datasets.evaluate.table import table as rows_of
 from diffaug_datasets.evaluate.worth import images_for
@@ -271,6 +271,29 @@ def test_brackets_and_images_to_choose_with_share_none(fashion: tuple[Recipe, Dr
     assert not set(held_out.keys) & set(more.keys)
 
 
+def test_a_bracket_may_be_a_share_of_all_real_images(fashion: tuple[Recipe, Draw]) -> None:
+    recipe, draw = fashion
+    spare = read_spare(recipe, draw, 2, 0.2)
+    size = spare.totals[0]
+    assert set(spare.totals) == {size} and draw.real.counts == (5,) * 10
+    found = contests.Contest({draw.key: draw}, spare={draw.key: spare.images}, totals={draw.key: spare.totals})
+    tenth, fifth = found.more_real(draw, 0.1, 2), found.more_real(draw, 0.2, 2)
+    assert tenth is not None and fifth is not None
+    assert tenth.counts == (round(size / 10) - 5,) * 10 and fifth.counts == (round(size / 5) - 5,) * 10
+    assert set(tenth.keys) < set(fifth.keys) and not set(fifth.keys) & {
+        *draw.real.keys,
+        *spare.images.per_class(2).keys,
+    }
+    nothing = found.more_real(draw, 4 / size, 2)
+    assert nothing is not None and len(nothing) == 0  # the draw has five of each
+
+
+def test_shares_round_to_whole_images_and_take_none_away() -> None:
+    assert up_to_share(0.2, (10, 13, 4, 0), (1, 1, 3, 0)) == (1, 2, 0, 0)
+    assert [bracket(amount) for amount in (5, 0.1, 0.125)] == ["real + 5", "real at 10 %", "real at 12.5 %"]
+    assert Bench.from_dict({"sets": ["a"], "more_real": [1, 0.2]}).more_real == (1, 0.2)
+
+
 def test_without_a_source_brackets_are_left_out_and_choosing_is_refused(use, tmp_path: Path) -> None:
     use({"a": (table(pictures(8, 0), pictures(8, 1)), table(pictures(20, 9)))})
     found = gather(bench_of(["a"], more_real=[2]), tmp_path, Doing())
@@ -339,7 +362,12 @@ def test_a_number_of_draws_stands_for_the_first_ones_and_faults_are_named(tmp_pa
         ({"draws": 0}, "draws: got 0, value error, expected 1 to 10,000 draws"),
         ({"draws": 10**9}, "draws: got 1000000000, value error, expected 1 to 10,000 draws"),
         ({"draws": [1, 1]}, r"draws: got \[1, 1\], value error, 1 stands there twice"),
-        ({"more_real": [0]}, "more_real.0: got 0, input should be greater than 0"),
+        (
+            {"more_real": [0]},
+            "more_real.0: got 0, value error, expected a whole number of images per class, or a share",
+        ),
+        ({"more_real": [1.0]}, "more_real.0: got 1.0, value error, expected a whole number of images per class"),
+        ({"more_real": [0.2, 0.2]}, r"more_real: got \[0.2, 0.2\], value error, 0.2 stands there twice"),
         ({"count_bounds": [5, 20]}, "count_bounds: got .*the first number must not be below the second"),
     ):
         with pytest.raises(RecipeError, match=sentence):

@@ -10,6 +10,7 @@ import yaml
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.evaluate import paper_suites
+from diffaug_datasets.evaluate.bench import bracket
 from diffaug_datasets.evaluate.paper_suites import Suite, find_benches, load_suite, suite_names
 from diffaug_datasets.evaluate.papers import paper_tables
 from diffaug_datasets.evaluate.suite import Network, Probe
@@ -134,7 +135,7 @@ def test_mixing_draws_and_groups_are_the_papers() -> None:
         assert all(EVERY[name].count_bounds == bounds and EVERY[name].groups == ("count",) for name in of(pattern))
     assert all(EVERY[name].seeds == (2020, 2021, 2022) for name in of("diffmix@.*"))
     assert all(EVERY[name].baselines == ("cmo", "cmo_drw") for name in of("diff(ii|mix)_lt@.*"))
-    assert EVERY["retrieval_in10@imagenet_10pct"].more_real == (128,)
+    assert EVERY["retrieval_in10@imagenet_10pct"].more_real == (0.2,)
     assert EVERY["diffii_ood@cub_5shot"].groups == ("place",)
 
 
@@ -166,7 +167,7 @@ def test_every_row_of_a_suites_tables_has_a_line_or_a_reason(name: str) -> None:
     assert printed <= made | set(suite.rows) | set(suite.missing)
     assert set(suite.rows) | set(suite.missing) <= printed
     for bench in suite.plans.values():
-        lines = {*bench.controls, *bench.baselines, *(f"real + {count}" for count in bench.more_real)}
+        lines = {*bench.controls, *bench.baselines, *map(bracket, bench.more_real)}
         lines |= {f"{entry.name} alone" for entry in bench.sets if "synthetic_only" in bench.controls}
         assert set(suite.rows.values()) <= lines
 

@@ -7,14 +7,16 @@ import pytest
 from command_line import Command
 
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.planning.catalogue import config_recipe, presets
+from diffaug_datasets.core.recipe import Filter
+from diffaug_datasets.planning.catalogue import config_recipe
+from diffaug_datasets.planning.presets import presets
 
 FOUR = ("cub", "aircraft", "cars", "pets")
 FULL = ("cub", "aircraft", "cars", "flowers")
 FINE = ("cub", "cars", "food101", "aircraft")
 EPISODE = ("20way1shot",)
 NOVEL = ("mini_imagenet", "tiered_imagenet")
-DA_FUSION = ("flowers", "caltech256")
+DA_FUSION = ("flowers", "caltech101", "pascal", "coco")
 TAILED = ("cub", "flowers")
 FEW = ("5shot", "10shot")
 POWERS = ("1shot", "2shot", "4shot", "8shot", "16shot")
@@ -40,7 +42,7 @@ DIFF_II = {
     "split_convention": "code",
     "concepts.resolution": None,
 }
-DIFF_II_CODE = {**DIFF_II, "inversion_steps": 200, **AT_224}
+DIFF_II_CODE = {**DIFF_II, "inversion_steps": 200}
 DIFF_II_PAPER = {**DIFF_II, "split_convention": "paper"}
 GENIE = {"num_inference_steps": 50, "guidance_scale": 7.5, "sampler": "dpm"}
 FINE_PROMPT = {"prompt": "a photo of a {name}, a type of {metaclass}"}
@@ -141,26 +143,33 @@ TABLE: list[Family] = [
     (spread("diff_ii", FOUR, ("5shot",)), FIVE, {**DIFF_II, "split_ratio": 0.3}),
     (spread("diff_ii", FOUR, ("10shot",)), FIVE, {**DIFF_II, "split_ratio": 0.1}),
     (spread("diff_ii", TAILED, TAILS), FIVE, {**DIFF_II, "split_ratio": 1.0}),
-    (spread("diff_ii", ("cub", "cars", "pets"), ("5shot",), "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.3}),
-    (spread("diff_ii", ("cub", "cars", "pets"), ("10shot",), "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.1}),
-    (spread("diff_ii", ("aircraft",), FEW, "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.0}),
-    (spread("diff_ii", TAILED, TAILS, "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 1.0}),
+    (spread("diff_ii", ("cars", "pets"), ("5shot",), "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.3}),
+    (spread("diff_ii", ("cars", "pets"), ("10shot",), "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 0.1}),
+    (spread("diff_ii", ("cub", "aircraft"), FEW, "_code"), FIVE, {**DIFF_II_CODE, "split_ratio": 1.0}),
+    (["diff_ii@aircraft_5shot_one_stage"], FIVE, {**DIFF_II, "split_ratio": 0.0, "start": "circle"}),
+    (["diff_ii@aircraft_5shot_no_interpolation"], FIVE, {**DIFF_II, "split_ratio": 0.3, "start": "noise"}),
+    (["diff_ii@aircraft_5shot_noise_one_stage"], FIVE, {**DIFF_II, "split_ratio": 0.0, "start": "noise"}),
+    (
+        spread("diff_ii", FOUR, ("5shot",), "_fixed_strength"),
+        FIVE,
+        {**DIFF_II, "split_ratio": 0.3, "arc": "short", "interpolation_strength": 0.5},
+    ),
+    (
+        spread("txt2img", FOUR, FEW, "_real_filter"),
+        {
+            "per_image": 20,
+            "scores.encoder": "openai/clip-vit-base-patch32",
+            "scores.judge": "shots",
+            "filters": (Filter(column="judge_label", equals_label=True, min_keep=50),),
+        },
+        {"num_inference_steps": 50},
+    ),
     (spread("diff_ii", FOUR, ("5shot",), "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 0.3}),
     (spread("diff_ii", FOUR, ("10shot",), "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 0.1}),
     (spread("diff_ii", TAILED, TAILS, "_paper_split"), FIVE, {**DIFF_II_PAPER, "split_ratio": 1.0}),
     (["genie@imagenet_lt"], TAIL_OF_GENIE, {**GENIE, **CONFUSED, "ratio": 0.8, "prompt": "a photo of a {name}"}),
-    (
-        ["genie@imagenet_lt_code"],
-        TAIL_OF_GENIE,
-        {**GENIE, **CONFUSED, "ratio": 0.8, "prompt": "a photo of a {synonyms}."},
-    ),
     (spread("genie", FINE, EPISODE), NINETEEN, {**FINE_GENIE, "ratio": 0.7}),
     *[(spread("genie", FINE, EPISODE, f"_r{r}"), NINETEEN, {**FINE_GENIE, "ratio": r / 100}) for r in (50, 60, 80, 90)],
-    (
-        spread("genie", FINE, EPISODE, "_code"),
-        NINETEEN,
-        {**FINE_GENIE, "ratio": 0.7, "prompt": "a photo of a {name}."},
-    ),
     (
         ["genie_ada@imagenet_lt"],
         TAIL_OF_GENIE,
@@ -184,11 +193,11 @@ TABLE: list[Family] = [
     *[family for protocol, count in (("5way1shot", 4), ("5way5shot", 20)) for family in episodes(protocol, count)],
     *[
         ([f"img2img@imagenet_lt_{variant}"], TAIL_OF_GENIE, {**GENIE, "strength": strength})
-        for variant, strength in (("light", 0.3), ("heavy", 0.7), ("txt2img_code", 0.8))
+        for variant, strength in (("light", 0.3), ("heavy", 0.7))
     ],
     *[
         (spread("img2img", FINE, EPISODE, variant), NINETEEN, {**GENIE, **FINE_PROMPT, "strength": strength})
-        for variant, strength in (("_light", 0.3), ("_heavy", 0.7), ("_txt2img_code", 0.8))
+        for variant, strength in (("_light", 0.3), ("_heavy", 0.7))
     ],
     (["txt2img@imagenet_lt"], TAIL_OF_GENIE, GENIE),
     (spread("txt2img", FINE, EPISODE), NINETEEN, {**GENIE, **FINE_PROMPT}),
@@ -216,13 +225,8 @@ TABLE: list[Family] = [
     (spread("diff_gen", FOUR, FEW), FIVE, {**DIFF_MIX, "concepts.resolution": None}),
     (spread("diff_gen", FOUR, FEW, "_code"), FIVE, {**DIFF_MIX, **AT_224}),
     (spread("diff_aug", FOUR, FEW), FIVE, {**DIFF_MIX, "strengths": (1.0,), "concepts.resolution": None}),
-    (spread("diff_aug", FOUR, FEW, "_code"), FIVE, {**DIFF_MIX, "strengths": (1.0,), **AT_224}),
+    (spread("diff_aug", FOUR, FEW, "_code"), FIVE, {**DIFF_MIX, "strengths": (0.8,), **AT_224}),
     (spread("real_guidance", FOUR, FEW), FIVE, {**DIFF_MIX, "strength": 0.1}),
-    (
-        spread("real_guidance", FOUR, FEW, "_da_fusion"),
-        {**SD14, "per_image": 5},
-        {**MADE_BY_DA_FUSION, "strength": 0.5, "prompt": "a photo"},
-    ),
     (
         spread("real_guidance", DA_FUSION, POWERS, "_da_fusion"),
         {**SD14, "per_image": 10},
@@ -232,7 +236,12 @@ TABLE: list[Family] = [
         (
             [f"real_guidance@eurosat_{shots}shot"],
             {"per_class": 800},
-            {"strength": t / 100, "num_inference_steps": 100, "guidance_scale": 3.0},
+            {
+                "strength": t / 100,
+                "num_inference_steps": 100,
+                "guidance_scale": 3.0,
+                "prompt": "a centered satellite photo of {name}",
+            },
         )
         for shots, t in ((16, 15), (8, 20), (4, 35), (2, 40), (1, 50))
     ],
@@ -241,7 +250,12 @@ TABLE: list[Family] = [
     *inversions(""),
     *inversions("_noise_only", interpolation=0.0),
     *inversions("_interpolation_only", noise=0.0),
-    *inversions("_code", **{"embeddings.steps": 6000}),
+    (["diffusion_inversion@stl10_full_code"], MIDDLE | FIVE, {**INVERSION, "embeddings.steps": 6000}),
+    (
+        ["diffusion_inversion@cifar10_full_code"],
+        SMALL | FIVE,
+        {**INVERSION, "noise": 0.0, "num_inference_steps": 200, "embeddings.steps": 4000, "embeddings.group": 1000},
+    ),
     (spread("diffusion_inversion", ("eurosat",), POWERS[:1]), SMALL, INVERSION),
     (spread("diffusion_inversion", ("eurosat",), POWERS[1:]), SMALL, {**INVERSION, "embeddings.by_class": True}),
     *(
@@ -330,7 +344,7 @@ def test_unknown_presets_name_those_of_the_method() -> None:
 
 def test_the_page_says_what_is_at_second_hand(diffaug: Command) -> None:
     page = diffaug("methods", "retrieval").out
-    assert "retrieval@imagenet_10pct" in page and "per_class, query, prompt" in page
+    assert "retrieval@imagenet_10pct" in page and "setting, per_class, config.query, config.prompt" in page
     assert "reconstruction: no code was released" in page and "@article{burg2023retrieval" in page
 
 

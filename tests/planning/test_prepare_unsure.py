@@ -9,7 +9,7 @@ import pytest
 from command_line import Command
 
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.planning.catalogue import presets
+from diffaug_datasets.planning.presets import presets
 
 # Section 3.11: query and prompt, de-duplication, images per class [mem]. Section 3.12: ranges of alpha and lambda, w,
 # the limit of steps, how many images per real image [2nd].
@@ -18,49 +18,66 @@ DEFAULTS = {
     "diffusion_inversion": {"interpolation", "noise", "guidance_scale", "embeddings.steps"},
 }
 # Section 3.5: the encoder is UniSiam's in the few-shot experiments, which transformers has not; elsewhere no code
-# confirms it. Beside the tags: what guided He et al.'s GLIDE is no setting of Stable Diffusion; the base model of
-# DA-Fusion's row in Diff-II's tables, Aircraft's split at 10 shots in Diff-II's scripts, and all numbers of Diffusion
-# Inversion on EuroSAT are stated nowhere, nor how many images of a class it takes of MedMNIST, at which size.
-INVERSION = {"embeddings.steps", "per_image"}
-INVERTED = ("cifar10", "cifar100", "stl10", "imagenette")
+# confirms it. Beside the tags: what guided He et al.'s GLIDE is no setting of Stable Diffusion; Real-Filter's rule has
+# no code; all numbers of Diffusion Inversion on EuroSAT are stated nowhere, nor how many images of a class it takes of
+# MedMNIST. Diff-Mix's paper was not at hand (section 15.1), so its sets, and its strengths for long tails, are hearsay.
 POWERS = (1, 2, 4, 8, 16)
+FOUR = [f"{b}_{p}" for b in ("cub", "aircraft", "cars", "pets") for p in ("5shot", "10shot")]
 NOVEL = [f"{name}_imagenet_5way{shots}shot" for name in ("mini", "tiered") for shots in (1, 5)]
-ON_EUROSAT = {"protocol", "backbone", "interpolation", "noise", "embeddings", "per_image"}
+LEARNED = {f"config.embeddings.{key}" for key in ("vectors", "steps", "batch", "group", "lr")}
+SIZE = {"backbone.height", "backbone.width"}
+ON_EUROSAT = {
+    *("setting", "per_image", "backbone.id", "config.interpolation", "config.noise", "config.num_inference_steps"),
+    *SIZE,
+    *LEARNED,
+}
 # Section 3.11: of what retrieval is compared with, only the names are known.
-BURG = {"per_class", "guidance_scale", "backbone"}
+BURG = {"setting", "per_class", "config.guidance_scale", "config.num_inference_steps"}
+TUNED = {f"config.embeddings.{key}" for key in ("start", "clusters", "steps", "batch", "lr")} | {
+    *("backbone.height", "backbone.width", "config.interpolation", "config.noise", "config.unconditional")
+}
 PRESETS = {
-    "retrieval@imagenet_10pct": {"per_class", "query", "prompt"},
+    "retrieval@imagenet_10pct": {"setting", "per_class", "config.query", "config.prompt"},
     **{
-        f"genie_ada@{place}{variant}": {"encoder"}
+        f"genie_ada@{place}{variant}": {"config.encoder"}
         for place in ("imagenet_lt", *(f"{b}_20way1shot" for b in ("cub", "cars", "food101", "aircraft")), *NOVEL)
         for variant in ("", "_plain_features")
     },
-    "diff_ii@aircraft_10shot_code": {"split_ratio"},
-    **{f"txt2img@imagenet_10pct_{name}": BURG | {"prompt"} for name in ("unguided", "class_prompt")},
-    "txt2img@imagenet_10pct_clip_prompts": BURG,
-    "img2img@imagenet_10pct_boomerang": BURG - {"per_class"} | {"per_image", "strength", "prompt"},
+    **{f"txt2img@imagenet_10pct_{name}": BURG | {"config.prompt"} for name in ("unguided", "class_prompt")},
+    "txt2img@imagenet_10pct_clip_prompts": BURG | {"config.prompts"},
+    "img2img@imagenet_10pct_boomerang": (BURG - {"per_class"})
+    | {"per_image", "config.strength", "config.prompt", "config.sources", "config.encode"},
+    "diff_gen@imagenet_10pct_textual_inversion": BURG | {"config.concepts.rank"},
+    "diff_gen@imagenet_10pct_tuned_unet": BURG | {"config.concepts.lr_embedding", "config.concepts.init"},
+    "diff_gen@imagenet_10pct_tuned_unet_conditioning": BURG | {"config.concepts.init"},
+    **{f"diffusion_inversion@imagenet_10pct_{name}": BURG | TUNED for name in ("tuned_conditioning", "tuned_clusters")},
     **{
-        f"diff_gen@imagenet_10pct_{name}": BURG | {"concepts"}
-        for name in ("textual_inversion", "tuned_unet", "tuned_unet_conditioning")
+        f"diffusion_inversion@{name}_full{variant}": {"config.embeddings.steps", "per_image", *more, *varied}
+        for name, more in (("cifar10", ()), ("cifar100", ()), ("stl10", ()), ("imagenette", SIZE))
+        for variant, varied in (
+            ("", ()),
+            ("_noise_only", ("config.interpolation",)),
+            ("_interpolation_only", ("config.noise",)),
+        )
     },
+    "diffusion_inversion@eurosat_1shot": ON_EUROSAT,
+    **{f"diffusion_inversion@eurosat_{shots}shot": {*ON_EUROSAT, "config.embeddings.by_class"} for shots in POWERS[1:]},
     **{
-        f"diffusion_inversion@imagenet_10pct_{name}": BURG | {"embeddings"}
-        for name in ("tuned_conditioning", "tuned_clusters")
-    },
-    **{
-        f"diffusion_inversion@{name}_full{variant}": INVERSION
-        for name in INVERTED
-        for variant in ("", "_noise_only", "_interpolation_only")
-    },
-    **{f"diffusion_inversion@{name}_full_code": {"per_image"} for name in INVERTED},
-    **{f"diffusion_inversion@eurosat_{shots}shot": ON_EUROSAT for shots in POWERS},
-    **{
-        f"diffusion_inversion@{name}_250shot{variant}": {"protocol", "backbone", "noise", "embeddings.steps"}
+        f"diffusion_inversion@{name}_250shot{variant}": {"setting", "config.embeddings.group"}
         for name in ("pathmnist", "dermamnist", "bloodmnist")
         for variant in ("", "_alpha_05", "_alpha_0")
     },
-    **{f"real_guidance@eurosat_{shots}shot": {"guidance_scale"} for shots in POWERS},
-    **{f"da_fusion@{b}_{p}": {"backbone"} for b in ("cub", "aircraft", "cars", "pets") for p in ("5shot", "10shot")},
+    **{f"real_guidance@eurosat_{shots}shot": {"config.guidance_scale"} for shots in POWERS},
+    **{f"txt2img@{place}_real_filter": {"per_image", "scores.encoder", "scores.judge", "filters"} for place in FOUR},
+    **{f"diff_ii@{p}_fixed_strength": {"setting", "config.interpolation_strength"} for p in FOUR if "_5" in p},
+    **{f"diff_gen@{place}": {"setting"} for place in FOUR},
+    **{f"diff_mix@{b}_full": {"setting"} for b in ("cub", "aircraft", "cars", "flowers")},
+    **{
+        f"{method}@{b}_{tail}": {"config.strengths"}
+        for method in ("diff_mix", "real_mix")
+        for b in ("cub", "flowers")
+        for tail in ("lt100", "lt20", "lt10")
+    },
 }
 
 

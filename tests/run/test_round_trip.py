@@ -23,8 +23,9 @@ from diffaug_datasets.core.rows import Outcome, PlanRow, Row, float32
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.models import denoising
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.planning.catalogue import config_recipe, merged, presets
+from diffaug_datasets.planning.catalogue import config_recipe, merged
 from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.planning.presets import presets
 from diffaug_datasets.release.provenance import STATUS, provenance_features, write_parquet
 from diffaug_datasets.run.context import sources_in
 from diffaug_datasets.run.rebuild import Regenerator
