@@ -37,7 +37,8 @@ from diffaug_datasets.sources.real import read_real
 
 SIDE = 1024
 STARTS = ("gaussian", "uniform")
-NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+LABELS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+BRACKETED = {label: f"<{label.partition('/')[0].lower().replace(' ', '_')}>" for label in LABELS}
 
 
 def resize(_: argparse.Namespace) -> Iterator[str]:
@@ -73,7 +74,7 @@ def rounding(_: argparse.Namespace) -> Iterator[str]:
 
 def prompt(given: argparse.Namespace) -> Iterator[str]:
     """`a photo of a <ankle_boot>` against `a photo of a ankle boot`."""
-    phrases = {"as here": {}, "bracketed": {name: f"<{name.replace(' ', '_')}>" for name in NAMES}}
+    phrases: dict[str, dict[str, str]] = {"as here": {}, "bracketed": BRACKETED}
     for what, classes in phrases.items():
         rates = [
             agreement(made(given, "fashion_5shot_realgen", seed, per_class=given.per_class, classes=classes))

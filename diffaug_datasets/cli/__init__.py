@@ -11,6 +11,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 
 import typer
 
+from diffaug_datasets.cli import expert_verbs as expert_verbs
 from diffaug_datasets.cli.screen import note, say
 from diffaug_datasets.cli.verbs import app
 from diffaug_datasets.core.errors import EXTRAS, DiffAugError, install

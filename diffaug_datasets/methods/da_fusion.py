@@ -13,9 +13,9 @@ Follows the authors' code: no metaclass, Stable Diffusion's own sampler (PNDM, 5
 late start, ten images per real one. Departs from it where the defaults of all edits do, and presets do not: sources are
 drawn with replacement, so that a real image has ten variants on average, where theirs has ten each (`sources: each`),
 and their latents are the posterior's mode, where img2img of diffusers samples it (`encode: sample`; on the packaged
-model latents are 0.07 apart on average). The tokens' gradient is clipped to norm 1. Theirs is Stable
-Diffusion 1.4, which presets name; the default backbone here is 1.5, as for every method (the base model of Diff-II's
-comparison is not stated). Their switches for masks and for erasing a concept are left out, as is the safety checker.
+model latents are 0.07 apart on average). The tokens' gradient is clipped to norm 1. Theirs is Stable Diffusion 1.4,
+which presets name; the default backbone here is 1.5, as for every method (the base model of Diff-II's comparison is not
+stated). Their switches for masks and for erasing a concept are left out, as is the safety checker.
 """
 
 from collections.abc import Iterator, Sequence

@@ -9,7 +9,11 @@ The strategy `diff-aug` of the authors' code: Real-Guidance with concepts. The s
 comparison; that is not pure noise, since the first label (999) still holds some signal of the source. Departs from the
 code in drawing: every class gets its planned number of rows, where theirs is itself drawn. Concepts are learned from
 images stretched to a square (theirs: random crops) at the backbone's size (their current scripts: 224,
-`concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too.
+`concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too. LoRA starts normal with
+deviation 1/rank, as their version of diffusers has it; peft's uniform start (`concepts.lora_start`) leaves |B A| 1.68
+times smaller after 60 steps on the packaged model, where the loss (0.122) and the judged share of 50 images of Diff-Gen
+(70 and 68 %) hardly differ. Sources are the posterior's mode, where img2img of diffusers samples it (`encode: sample`,
+in the presets of their code).
 """
 
 from collections.abc import Iterator

@@ -8,7 +8,9 @@
 The strategy `diff-gen` of the authors' code: Real-Gen with concepts, no source image. Departs from the code in drawing:
 every class gets its planned number of rows, where theirs is itself drawn. Concepts are learned from images stretched to
 a square (theirs: random crops) at the backbone's size (their current scripts: 224, `concepts.resolution`), on the
-posterior's mode, with the tokens' gradient clipped too.
+posterior's mode, with the tokens' gradient clipped too. LoRA starts normal with deviation 1/rank, as their version of
+diffusers has it; peft's uniform start (`concepts.lora_start`) leaves |B A| 1.68 times smaller after 60 steps on the
+packaged model, where the loss (0.122) and the judged share of 50 images of Diff-Gen (70 and 68 %) hardly differ.
 """
 
 from collections.abc import Iterator

@@ -4,9 +4,10 @@
 2. z_T ~ N(0, I), one generator per row               `generate` (`ctx.noise`)
 3. guided denoising over 25 steps                 `models.denoising.denoise`
 
-The strategy `real-gen` of the authors' code: no fine-tuning, no source image. Departs from it in the prompt, into which
-theirs leaks the underscores of folder names, and in drawing: every class gets its planned number of rows, where theirs
-is itself drawn. `txt2img` is the same with GeNIe's 50 steps.
+The strategy `real-gen` of the authors' code: no fine-tuning, no source image. Departs from it in the prompt, where
+theirs joins the words of a name and puts them in brackets, `a photo of a <Black_footed_Albatross>` (on the packaged
+model 66 % of 50 images are judged as their class then, and all of them without), and in drawing: every class gets its
+planned number of rows, where theirs is itself drawn. `txt2img` is the same with GeNIe's 50 steps.
 """
 
 from collections.abc import Iterator
