@@ -18,6 +18,7 @@ from small_runs import digests, small_run
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.run.engines import slurm as engine
+from diffaug_datasets.run.engines import slurm_task
 from diffaug_datasets.run.engines.slurm import Job, Slurm, asked, minutes_of
 from diffaug_datasets.run.engines.slurm_task import Leaving, Notice, _leave
 from diffaug_datasets.run.execute import await_job, execute, submit
@@ -348,11 +349,24 @@ def test_a_preempted_worker_leaves_behind_its_batch(clock: list[float]) -> None:
 
 
 def test_a_task_that_never_finishes_a_unit_is_not_requeued_for_ever(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    monkeypatch.setattr("diffaug_datasets.run.engines.slurm_task.signal.signal", lambda *_: None)
-    with pytest.raises(SystemExit) as left:
-        _leave(Notice(60))
-    assert left.value.code == 2
-    assert "the time limit came 3 times before a single unit was finished" in capsys.readouterr().err
+    """Lives in which nothing was begun, or something was kept, do not count."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(slurm_task.signal, "signal", lambda *_: None)
+    said: list[tuple[str, ...]] = []
+    monkeypatch.setattr(slurm_task, "_scontrol", lambda *words: said.append(words) or "JobState=RUNNING")
+    idle, busy, kept = Notice(60), Notice(60), Notice(60)
+    busy.heed("a", 0, 1)
+    kept.heed("a", 0, 1)
+    kept.heed("a", 1, 1)
+    kept.heed("b", 0, 1)
+    lives = [busy, busy, kept, busy, busy, idle, busy, busy, busy]
+    codes = []
+    for notice in lives:
+        with pytest.raises(SystemExit) as left:
+            _leave(notice, tmp_path)
+        codes.append(left.value.code)
+    assert codes == [0] * 8 + [2]
+    assert said == [("show", "job", "7"), ("requeue", "7")] * 8
+    assert "the time limit came 3 times in a row before a unit was finished; give" in capsys.readouterr().err
