@@ -158,7 +158,7 @@ def test_ahead_of_the_time_limit_a_task_leaves_and_is_requeued(
     slurm: SlurmNodes, many: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     """The limit is real. The task is held still in the middle of a unit until the signal of Slurm has come."""
-    run, job = _submitted(many[0], tmp_path / "run", minutes=2, lead=30)
+    run, job = _submitted(many[0], tmp_path / "run", minutes=3, lead=30)
     worker = _worker(slurm, job, 0)
     worker.suspend()
     wait_until(lambda: _is_pending(worker.pid, signal.SIGUSR2))
