@@ -305,6 +305,27 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+def test_a_worker_says_how_far_it_is_and_what_that_raises_leaves_the_unit_to_others(
+    short: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    run = Run.open(shutil.copytree(short[0], tmp_path / "run"))
+    told: list[tuple[str, int, int]] = []
+
+    def heed(unit: str, done: int, total: int) -> None:
+        told.append((unit, done, total))
+        if told[-1] == ("synthetic-00001", 2, 3):
+            raise Leaving
+
+    with pytest.raises(Leaving):
+        execute(run, WorkerOptions(), workers=1, heed=heed)
+    whole = [("synthetic-00000", 0, 1), ("synthetic-00000", 1, 3), ("synthetic-00000", 2, 3), ("synthetic-00000", 1, 1)]
+    assert told == [*whole, ("synthetic-00001", 0, 1), ("synthetic-00001", 1, 3), ("synthetic-00001", 2, 3)]
+    assert run.receipt("synthetic-00000") and not run.receipt("synthetic-00001")
+    assert not run.held("synthetic-00001")
+    execute(run, WorkerOptions(), workers=1)
+    assert digests(run.folder) == short[1]
+
+
 def test_a_notice_ends_an_idle_worker_at_once() -> None:
     with pytest.raises(Leaving):
         Notice(60).take(signal.SIGUSR2)
