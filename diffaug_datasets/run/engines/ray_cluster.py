@@ -18,6 +18,7 @@ from typing import Any
 
 from diffaug_datasets.core.errors import DiffAugError, RunError, few, one_line
 from diffaug_datasets.run.engines.local import WATCH_SECONDS, OnProgress
+from diffaug_datasets.run.engines.slurm import address
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
@@ -167,7 +168,7 @@ class _Crew:
         """Start one more worker."""
         fits_from = tuple(folder.resolve() for folder in self._options.fits_from)
         options = asdict(replace(self._options, number=self._number, fits_from=fits_from))
-        hand = self._actor.remote(str(self._run.folder.resolve()), json.dumps(options, default=str))
+        hand = self._actor.remote(address(self._run), json.dumps(options, default=str))
         self._starting[hand.begin.remote()] = hand
         self._number += 1
 

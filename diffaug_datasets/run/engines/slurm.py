@@ -144,7 +144,7 @@ def submit(run: Run, options: WorkerOptions, workers: int, slurm: Slurm) -> Job:
     python = shlex.join([sys.executable, "-I", "-S", "-c", HELD_BACK])
     executor = submitit.SlurmExecutor(logs, python=python)
     executor.update_parameters(**_parameters(run, slurm, tasks))
-    given = (str(run.folder.resolve()), json.dumps(asdict(there), default=str), float(slurm.lead))
+    given = (address(run), json.dumps(asdict(there), default=str), float(slurm.lead))
     before = set(logs.iterdir())
     try:
         with redirect_stderr(StringIO()):  # where submitit repeats what sbatch says
@@ -155,6 +155,11 @@ def submit(run: Run, options: WorkerOptions, workers: int, slurm: Slurm) -> Job:
         said = re.findall(r"^sbatch: (?:error|fatal): (.+?)\.?$", str(error), re.M) or [one_line(error)]
         raise RunError(f"--engine slurm: sbatch refused: {'; '.join(dict.fromkeys(said))}.") from None
     return Job(jobs[0].job_id.partition("_")[0], tasks, logs)
+
+
+def address(run: Run) -> str:
+    """What `Run.open` takes for this run in another process, on another machine."""
+    return str(run.folder.resolve())
 
 
 def _parameters(run: Run, slurm: Slurm, tasks: int) -> dict[str, object]:
