@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on this machine, on loopback addresses of their own, and workers that die on purpose."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +16,10 @@ import psutil
 from diffaug_datasets.run.engines.ray_actor import Hand
 from diffaug_datasets.run.engines.ray_cluster import SETTINGS
 
+os.environ |= {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}  # of nodes and drivers
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # Ray rewrites 127.0.0.1 to the outward address
 OBJECT_STORE = 80 << 20
 

@@ -53,6 +53,7 @@ def _planned(folder: Path, slug: str, **changes: object) -> tuple[Path, dict[str
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1200)
 def test_a_cluster_of_its_own_makes_the_same_bytes(
     planned: tuple[Path, dict[str, str]], tmp_path: Path, diffaug: Command
 ) -> None:

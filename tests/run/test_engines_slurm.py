@@ -18,6 +18,7 @@ from small_runs import digests, small_run
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.run.engines import slurm as engine
+from diffaug_datasets.run.engines import slurm_task
 from diffaug_datasets.run.engines.slurm import Job, Slurm, asked, minutes_of
 from diffaug_datasets.run.engines.slurm_task import Leaving, Notice, _leave
 from diffaug_datasets.run.execute import await_job, execute, submit
@@ -156,21 +157,13 @@ def test_a_node_that_dies_changes_no_bytes(
 def test_ahead_of_the_time_limit_a_task_leaves_and_is_requeued(
     slurm: SlurmNodes, many: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    """The limit is real. The task is held still in the middle of a unit until the signal of Slurm has come."""
-    run, job = _submitted(many[0], tmp_path / "run", minutes=2, lead=30)
-    worker = _worker(slurm, job, 0)
-    worker.suspend()
-    wait_until(lambda: _is_pending(worker.pid, signal.SIGUSR2))
-    worker.resume()
+    """The limit is real. A task is held still in the middle of a unit until Slurm, which wakes it, gives notice."""
+    run, job = _submitted(many[0], tmp_path / "run", minutes=3, lead=30)
+    _worker(slurm, job, 0).suspend()
     wait_until(lambda: slurm.field(f"{job.id}_0", "Restarts") == "1")
     await_job(run, job)
     assert digests(run.folder) == many[1]
-
-
-def _is_pending(process: int, number: int) -> bool:
-    """Whether a signal waits for a process that is stopped."""
-    [line] = re.findall(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{process}/status").read_text(), re.M)
-    return bool(int(line, 16) >> (number - 1) & 1)
+    assert "timeout" not in slurm.field(f"{job.id}_0", "JobState").lower()
 
 
 @pytest.mark.full
@@ -304,6 +297,27 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+def test_a_worker_says_how_far_it_is_and_what_that_raises_leaves_the_unit_to_others(
+    short: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    run = Run.open(shutil.copytree(short[0], tmp_path / "run"))
+    told: list[tuple[str, int, int]] = []
+
+    def heed(unit: str, done: int, total: int) -> None:
+        told.append((unit, done, total))
+        if told[-1] == ("synthetic-00001", 2, 3):
+            raise Leaving
+
+    with pytest.raises(Leaving):
+        execute(run, WorkerOptions(), workers=1, heed=heed)
+    whole = [("synthetic-00000", 0, 1), ("synthetic-00000", 1, 3), ("synthetic-00000", 2, 3), ("synthetic-00000", 1, 1)]
+    assert told == [*whole, ("synthetic-00001", 0, 1), ("synthetic-00001", 1, 3), ("synthetic-00001", 2, 3)]
+    assert run.receipt("synthetic-00000") and not run.receipt("synthetic-00001")
+    assert not run.held("synthetic-00001")
+    execute(run, WorkerOptions(), workers=1)
+    assert digests(run.folder) == short[1]
+
+
 def test_a_notice_ends_an_idle_worker_at_once() -> None:
     with pytest.raises(Leaving):
         Notice(60).take(signal.SIGUSR2)
@@ -348,11 +362,24 @@ def test_a_preempted_worker_leaves_behind_its_batch(clock: list[float]) -> None:
 
 
 def test_a_task_that_never_finishes_a_unit_is_not_requeued_for_ever(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    monkeypatch.setattr("diffaug_datasets.run.engines.slurm_task.signal.signal", lambda *_: None)
-    with pytest.raises(SystemExit) as left:
-        _leave(Notice(60))
-    assert left.value.code == 2
-    assert "the time limit came 3 times before a single unit was finished" in capsys.readouterr().err
+    """Lives in which nothing was begun, or something was kept, do not count."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(slurm_task.signal, "signal", lambda *_: None)
+    said: list[tuple[str, ...]] = []
+    monkeypatch.setattr(slurm_task, "_scontrol", lambda *words: said.append(words) or "JobState=RUNNING")
+    idle, busy, kept = Notice(60), Notice(60), Notice(60)
+    busy.heed("a", 0, 1)
+    kept.heed("a", 0, 1)
+    kept.heed("a", 1, 1)
+    kept.heed("b", 0, 1)
+    lives = [busy, busy, kept, busy, busy, idle, busy, busy, busy]
+    codes = []
+    for notice in lives:
+        with pytest.raises(SystemExit) as left:
+            _leave(notice, tmp_path)
+        codes.append(left.value.code)
+    assert codes == [0] * 8 + [2]
+    assert said == [("show", "job", "7"), ("requeue", "7")] * 8
+    assert "the time limit came 3 times in a row before a unit was finished; give" in capsys.readouterr().err

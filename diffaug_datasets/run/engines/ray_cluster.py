@@ -7,6 +7,7 @@ by actor: a unit that three workers died on would take down worker after worker,
 import json
 import logging
 import os
+import secrets
 import socket
 import time
 from collections import Counter, deque
@@ -96,19 +97,32 @@ def connected(address: str | None) -> Iterator[bool]:
     if trouble := _unheard(place):  # Ray itself would try for minutes
         raise RunError(_no_cluster(place, trouble))
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    settings = dict(SETTINGS)
     if place == HERE:
         quiet |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # else Ray keeps one at home
+    with _set(settings):
+        try:
+            ray.init(place, **quiet)
+        except Exception as error:  # where a node does not come up in time, Ray raises just this
+            why = one_line(error).rstrip(".")
+            raise RunError(f"--engine ray: {why}." if place == HERE else _no_cluster(place, why)) from None
+        try:
+            yield place == HERE
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _set(settings: Mapping[str, str]) -> Iterator[None]:
+    """Meanwhile these variables are set, unless the environment has others."""
+    missing = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(missing)
     try:
-        ray.init(place, **quiet)
-    except Exception as error:  # where a node does not come up in time, Ray raises just this
-        why = one_line(error).rstrip(".")
-        raise RunError(f"--engine ray: {why}." if place == HERE else _no_cluster(place, why)) from None
-    try:
-        yield place == HERE
+        yield
     finally:
-        ray.shutdown()
+        for name in missing:
+            os.environ.pop(name, None)
 
 
 def _unheard(place: str) -> str:

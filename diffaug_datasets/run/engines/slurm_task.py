@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from pydantic import TypeAdapter
@@ -19,13 +20,14 @@ from pydantic import TypeAdapter
 from diffaug_datasets.core.errors import DiffAugError, one_line, printable
 from diffaug_datasets.run.engines import ranks
 from diffaug_datasets.run.engines.local import SENTENCE
+from diffaug_datasets.run.engines.slurm import FOLDER
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 MARGIN_SECONDS = 5.0  # of the time that is left, for the receipt and for leaving
-FRUITLESS = 3  # allocations in a row that may end with nothing finished
+FRUITLESS = 3  # time limits in a row that may come before a unit which was begun could be finished
 
 
 class Leaving(BaseException):
@@ -39,9 +41,10 @@ class Notice:
         """`lead`: seconds from USR2 to the time limit; `fits`: names of units that keep checkpoints."""
         self.until: float | None = None
         self.is_preempted = False
-        self.is_fruitful = False
+        self.is_fruitful = True  # as long as nothing was begun in vain
         self._lead, self._fits = lead, fits
         self._in_hand = ""
+        self._has_kept = False
         self._pace: tuple[float, int] | None = None
         self._begun = 0.0
 
@@ -56,11 +59,13 @@ class Notice:
     def heed(self, unit: str, done: int, total: int) -> None:
         """Between two steps of a unit. Raises Leaving where what is left of it takes longer than the task may run."""
         now = time.monotonic()
-        self.is_fruitful |= done == total or (unit in self._fits and done > 0)
         if done == 0:
             self._in_hand, self._begun, self._pace = unit, now, None
+            self.is_fruitful &= self._has_kept
         if done == total:
             self._in_hand = ""
+        if done == total or (unit in self._fits and done > 0):
+            self.is_fruitful = self._has_kept = True
         if self.until is not None and (done == total or now + self._seconds_left(now, done, total) > self.until):
             raise Leaving
         if done and self._pace is None:  # the first step waits for models
@@ -83,7 +88,7 @@ def work(folder: str, options: str, lead: float) -> None:
             with noticing(notice):
                 execute(run, TypeAdapter(WorkerOptions).validate_json(options), workers=1, heed=notice.heed)
         except Leaving:
-            _leave(notice)
+            _leave(notice, run.folder / FOLDER)
     except DiffAugError as error:
         _tell(one_line(error))
         sys.exit(2)
@@ -101,7 +106,7 @@ def noticing(notice: Notice) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave(notice: Notice) -> None:
+def _leave(notice: Notice, logs: Path) -> None:
     """Have this task requeued, by the first process of its step, at the end where there are others."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -109,18 +114,27 @@ def _leave(notice: Notice) -> None:
         return
     if ranks.in_step() > 1 and notice.until is not None:
         time.sleep(max(0.0, notice.until - time.monotonic()))
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    if not notice.is_preempted and not notice.is_fruitful and restarts + 1 >= FRUITLESS:
+    job = _job()
+    if not notice.is_preempted and _in_vain(logs / f"{job}_in_vain", notice.is_fruitful) >= FRUITLESS:
         _tell(
-            f"the time limit came {restarts + 1} times before a single unit was finished; give a longer --time, or "
-            "plan with a smaller shard_rows."
+            f"the time limit came {FRUITLESS} times in a row before a unit was finished; give a longer --time, or plan "
+            "with a smaller shard_rows."
         )
         sys.exit(2)
-    job = _job()
     if "JobState=RUNNING" not in _scontrol("show", "job", job):  # cancelled, or requeued by Slurm itself
         return
     _scontrol("requeue", job)
     sys.exit(0)
+
+
+def _in_vain(path: Path, is_fruitful: bool) -> int:
+    """How often in a row a task's time was in vain, this time counted; kept in a file beside its logs."""
+    if is_fruitful:
+        path.unlink(missing_ok=True)
+        return 0
+    with path.open("a", encoding="utf-8") as file:
+        file.write("x")
+    return path.stat().st_size
 
 
 def _job() -> str:
