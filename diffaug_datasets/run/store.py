@@ -40,7 +40,7 @@ from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import FailedRow, PlanRow, Row, column_types, rows_beginning
 from diffaug_datasets.run.leases import Lease, Leases
-from diffaug_datasets.run.place import SCHEMES, FolderPlace, Place, address_of, probe, scheme_of
+from diffaug_datasets.run.place import FolderPlace, Place, address_of, probe, scheme_of
 from diffaug_datasets.run.shards import arrow_type, read_stream, write_arrow
 
 RUNS = Path("runs")
@@ -120,7 +120,7 @@ class Run:
         Raises:
             RunError: the folder has no plan, or the plan belongs neither to its header nor to the recipe beside it.
         """
-        if scheme_of(folder) in SCHEMES:
+        if scheme_of(folder):
             from diffaug_datasets.run.remote import RemoteRun
 
             run: Run = RemoteRun.at(address_of(folder))
