@@ -91,7 +91,7 @@ def address_of(place: "str | os.PathLike[str]") -> str:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         kind = match[1] if match else text
         raise RunError(
-            f"run folder: got an address ({kind}://...), expected a folder on a disk of this machine, or one of {known}."
+            f"run folder: got an address ({kind}://...), expected a folder on a disk of this machine, or {known}."
         )
     address = f"{match[1].lower()}://{match[2].rstrip('/')}"
     if shown(address) != address:
