@@ -310,10 +310,17 @@ class Run:
         ]
 
     def make_way(self, unit: str) -> None:
-        """Before a unit is made again: what its receipt names and is damaged goes, so that the name is free."""
-        if receipt := self.receipt(unit):
-            for path in self._damaged(receipt):
-                path.unlink(missing_ok=True)
+        """Before a unit is made again: where a file that its receipt names is damaged, both go, the receipt first."""
+        receipt = self.receipt(unit)
+        damaged = self._damaged(receipt) if receipt else []
+        if damaged:
+            self._take_away(self.receipt_path(unit))
+        for path in damaged:
+            self._take_away(path)
+
+    def _take_away(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self.place.delete(path.relative_to(self.folder).as_posix())
 
     def write_receipt(self, receipt: Receipt) -> bool:
         """The last write of a unit: its receipt, created if nobody was first.
