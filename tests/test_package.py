@@ -80,7 +80,7 @@ def test_planning_and_loading_ask_for_nothing_heavy() -> None:
     project = PROJECT["project"]
     assert project["requires-python"] == ">=3.11"
     assert not {name_of(item) for item in project["dependencies"]} & HEAVY
-    assert set(project["optional-dependencies"]) == {"generate", "eval", "oracle", "retrieval", "dev"}
+    assert set(project["optional-dependencies"]) == {"generate", "eval", "oracle", "retrieval", "s3", "dev"}
     assert "torch>=2.6" in project["optional-dependencies"]["generate"]
     assert not any("==" in item or "<" in item for item in project["dependencies"])
 
