@@ -319,7 +319,8 @@ def _state_facts(state: Status) -> dict[str, object]:
 def _state_lines(state: Status, place: str) -> Iterator[str]:
     phase = "finished" if state.finished else "running" if state.lively else "not finished"
     yield f"{state.name}, plan {state.plan_id[:16]}: {phase}"
-    rate = f", {state.rows_per_second:.1f} per second and worker" if state.rows_per_second else ""
+    pace = state.rows_per_second or 0.0
+    rate = f", {pace:.1f} per second and worker" if pace >= 1 else f", {pace:.2g} per second and worker" if pace else ""
     eta = f", ETA {clock(state.seconds_left)}" if state.seconds_left is not None else ""
     workers = f" by {state.lively} workers" if state.lively > 1 else ""
     yield f"  fits     {state.fits_done} of {state.fits}"

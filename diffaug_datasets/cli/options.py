@@ -30,13 +30,13 @@ def local(param: typer.CallbackParam, value: Given) -> Given:
 
 def reachable(param: typer.CallbackParam, value: PlaceGiven) -> PlaceGiven:
     """A folder, or an address that a run may be kept at; RunError where another one is given."""
-    from diffaug_datasets.run.place import SCHEMES, address_of, scheme_of
+    from diffaug_datasets.run.place import address_of, scheme_of
     from diffaug_datasets.run.store import on_this_machine
 
     for place in value if isinstance(value, list) else [value]:
         if place is not None:
             name = param.opts[-1] if param.param_type_name == "option" else str(param.metavar)
-            address_of(place) if scheme_of(place) in SCHEMES else on_this_machine(place, name)
+            address_of(place) if scheme_of(place) else on_this_machine(place, name)
     return value
 
 

@@ -17,7 +17,7 @@ from diffaug_datasets.core.recipe import Recipe, with_absolute_places
 from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
 from diffaug_datasets.planning.prepare import Prepared, prepare, refuse_other_plan, write_run
 from diffaug_datasets.planning.price import Price, price
-from diffaug_datasets.run.place import SCHEMES, address_of, place_of, scheme_of
+from diffaug_datasets.run.place import address_of, place_of, scheme_of
 from diffaug_datasets.run.remote import RemoteRun, cached_at
 from diffaug_datasets.run.store import RUNS, Run, default_folder, on_this_machine
 from diffaug_datasets.sources.real import SeenSources
@@ -116,7 +116,7 @@ def price_plan(
     Raises:
         DiffAugError: one sentence on the source, the recipe, a model or the plan.
     """
-    address = None if folder is None or scheme_of(folder) not in SCHEMES else address_of(folder)
+    address = None if folder is None or scheme_of(folder) is None else address_of(folder)
     given = None if folder is None or address else on_this_machine(os.fspath(folder))
     prepared = prepare(recipe, seen=seen)
     place = cached_at(address, prepared.plan.id) if address else given or default_folder(prepared.plan, parent)

@@ -122,6 +122,7 @@ class Leases:
     host: str = field(default_factory=socket.gethostname)
     held: dict[str, Lease] = field(default_factory=dict)
     _seen: dict[str, tuple[tuple[str, bytes], float]] = field(default_factory=dict)
+    _born: str | None = field(default_factory=lambda: born(os.getpid()))
 
     def __post_init__(self) -> None:
         self.ttl = self.ttl or default_ttl()
@@ -166,7 +167,7 @@ class Leases:
             return None
         key = f"{LEASES}/{unit}/{number:06d}"
         name = f"{self.host}-{os.getpid()}-{secrets.token_hex(4)}"
-        holder, begun = Holder(name, self.host, self.machine, os.getpid(), born(os.getpid()), self.ttl), self.now()
+        holder, begun = Holder(name, self.host, self.machine, os.getpid(), self._born, self.ttl), self.now()
         created = yield Call("create", key, holder.text())
         if not created and (yield Call("get", key)) != holder.text():  # equal: the answer to our creation went lost
             return None

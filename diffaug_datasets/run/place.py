@@ -89,8 +89,9 @@ def address_of(place: "str | os.PathLike[str]") -> str:
     match = ADDRESS.match(text)
     if match is None or match[1].lower() not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        kind = match[1] if match else text
         raise RunError(
-            f"run folder: got an address ({match[1] if match else text}://...), expected a folder or {known}"
+            f"run folder: got an address ({kind}://...), expected a folder on a disk of this machine, or {known}."
         )
     address = f"{match[1].lower()}://{match[2].rstrip('/')}"
     if shown(address) != address:

@@ -259,12 +259,9 @@ class RemoteRun(Run):
 
     def make_way(self, unit: str) -> None:
         """As `Run.make_way`, there too."""
-        receipt = self.receipt(unit)
-        if receipt is None:
-            return
-        for path in self._damaged(receipt):
-            path.unlink(missing_ok=True)
-            self.place.delete(path.relative_to(self.folder).as_posix())
+        super().make_way(unit)
+        if not self.receipt_path(unit).exists():
+            self._seen.receipts.pop(unit, None)
 
     def send_files(self, receipt: Receipt) -> Receipt:
         """Send a unit's files, each created if absent; where others stand under its name, under its own digest's."""

@@ -40,7 +40,7 @@ from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import FailedRow, PlanRow, Row, column_types, rows_beginning
 from diffaug_datasets.run.leases import Lease, Leases
-from diffaug_datasets.run.place import SCHEMES, FolderPlace, Place, address_of, probe, scheme_of
+from diffaug_datasets.run.place import FolderPlace, Place, address_of, probe, scheme_of
 from diffaug_datasets.run.shards import arrow_type, read_stream, write_arrow
 
 RUNS = Path("runs")
@@ -120,7 +120,7 @@ class Run:
         Raises:
             RunError: the folder has no plan, or the plan belongs neither to its header nor to the recipe beside it.
         """
-        if scheme_of(folder) in SCHEMES:
+        if scheme_of(folder):
             from diffaug_datasets.run.remote import RemoteRun
 
             run: Run = RemoteRun.at(address_of(folder))
@@ -330,10 +330,17 @@ class Run:
         ]
 
     def make_way(self, unit: str) -> None:
-        """Before a unit is made again: what its receipt names and is damaged goes, so that the name is free."""
-        if receipt := self.receipt(unit):
-            for path in self._damaged(receipt):
-                path.unlink(missing_ok=True)
+        """Before a unit is made again: where a file that its receipt names is damaged, both go, the receipt first."""
+        receipt = self.receipt(unit)
+        damaged = self._damaged(receipt) if receipt else []
+        if damaged:
+            self._take_away(self.receipt_path(unit))
+        for path in damaged:
+            self._take_away(path)
+
+    def _take_away(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self.place.delete(path.relative_to(self.folder).as_posix())
 
     def write_receipt(self, receipt: Receipt) -> bool:
         """The last write of a unit: its receipt, created if nobody was first.

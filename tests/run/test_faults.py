@@ -199,3 +199,13 @@ def test_a_store_that_stays_out_of_order_is_one_sentence(
             work(worker)
     work(hands(address, "b", 0))
     check(address)
+
+
+def test_a_flipped_byte_is_found_and_its_unit_made_again(folder: str) -> None:
+    work(hands(folder, "a", 0))
+    path = Path(folder) / "shards" / "synthetic-00001.arrow"
+    path.write_bytes(b"T" + path.read_bytes()[1:])
+    work(hands(folder, "b", 0))
+    check(folder)
+    makers = [receipt.worker for i in range(3) if (receipt := Run.open(folder).receipt(f"synthetic-0000{i}"))]
+    assert makers == ["a", "b", "a"] and path.exists()
