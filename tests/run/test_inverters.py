@@ -27,6 +27,7 @@ def made(folder: Path, **config: Any) -> Run:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_poor_sources_are_left_out_and_the_report_says_how_inversions_went(tmp_path: Path) -> None:
     threshold = 21.0
     run = made(tmp_path, inverter="bdia", minimum_psnr=threshold)
