@@ -36,9 +36,15 @@ def test_genie_and_diff_ii_plan_on_other_labels(tmp_path: Path) -> None:
     assert {json.loads(row.draw)["switch"] for row in rows} == {5}  # 451, ..., 251, of which t >= 250
 
 
-def test_a_schedule_on_which_ada_cannot_decide_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match="genie_ada with dpm decides on Stable Diffusion's labels"):
-        planned(tmp_path, {"num_train_timesteps": 500}, "genie_ada", encoder="tiny")
+def test_ada_tries_its_levels_on_other_labels(tmp_path: Path) -> None:
+    changes = {"num_train_timesteps": 500, "timestep_spacing": "leading"}
+    words: dict[str, Any] = {"encoder": "tiny", "sampler": "ddim", "num_inference_steps": 10, "levels": [0.6, 1.0]}
+    prepared = planned(tmp_path, changes, "genie_ada", **words)
+    row, recipe = prepared.plan.rows[0], prepared.recipe
+    assert json.loads(row.draw) == {"starts": [3, 0], "noised_at": [300, None]}
+    assert recipe.method_definition.evaluations(recipe.method_config, row) == 2 * (7 + 10)
+    usual = {"timestep_spacing": None, "num_train_timesteps": 1000}
+    assert planned(tmp_path, usual, "genie_ada", **words).plan.rows[0].draw == "{}"
 
 
 def test_turbo_is_planned_in_a_few_steps_alone(tmp_path: Path) -> None:
