@@ -52,7 +52,7 @@ def test_poor_sources_are_left_out_and_the_report_says_how_inversions_went(tmp_p
             assert scores.inversion_psnr >= threshold - 0.02
             assert 0.5 < scores.inversion_norm < 1.5 and 1.5 < scores.inversion_kurtosis < 6  # type: ignore[operator]
             assert 0 < scores.self_interpolation < 100  # type: ignore[operator]
-    page = write_report([run.folder], tmp_path / "report.html").read_text(encoding="utf-8")
+    page = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "kurtosis of these latents" in page and "PSNR in dB of real images" in page
 
 
