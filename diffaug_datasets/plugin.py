@@ -86,7 +86,7 @@ pins = "diffaug_pins"
 ```
 '''
 
-from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, SourceError
+from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, RunError, SourceError
 from diffaug_datasets.core.identity import RowKey, canonical, digest, uint63
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, TextualInversionConfig, TokenConfig
 from diffaug_datasets.core.method import (
@@ -145,6 +145,7 @@ __all__ = [
     "Requirements",
     "Resize",
     "RowKey",
+    "RunError",
     "Sampler",
     "SoftLabel",
     "Source",

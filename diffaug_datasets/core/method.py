@@ -32,6 +32,7 @@ from diffaug_datasets.core.models import place_of
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
 from diffaug_datasets.core.settings import Settings
 from diffaug_datasets.core.sources import Pool, PoolTable, Source, SourceTable
+from diffaug_datasets.numerics.timesteps import Timeline
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -128,7 +129,8 @@ class PlanSpec:
     `per_class`: rows per class; None = `per_image` rows per real image. `suffixes`: texts that a prompt may end with.
     `confused`: by class id, the classes that sources come from. `targets`: the class ids that get rows, None = all.
     `pool`: the images it may retrieve. `held_out`: digest of the test images that the run carries. `size`: (height,
-    width) in pixels, None where the backbone's own is meant.
+    width) in pixels, None where the backbone's own is meant. `timeline`: its labels; Stable Diffusion's where the model
+    is not on this machine yet.
     """
 
     seed: int
@@ -142,6 +144,7 @@ class PlanSpec:
     pool: PoolTable | None = None
     held_out: str | None = None
     size: tuple[int | None, int | None] = (None, None)
+    timeline: Timeline = field(default_factory=Timeline)
 
     def count(self, images: float) -> int:
         """Rows of a class that has so many real images: `per_class`, else int(per_image * images)."""
@@ -242,6 +245,11 @@ class DiffusionModel(Protocol):
     ) -> Float[Tensor, "b c h w"]:
         """The noise that it sees in xt at timestep label t: one network call of b rows."""
 
+    def said(
+        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Float[Tensor, "b s d"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The same as its schedule's `prediction` names it: eps, unless the schedule ends without signal."""
+
     def guided_eps(
         self,
         xt: Float[Tensor, "b c h w"],
@@ -250,7 +258,7 @@ class DiffusionModel(Protocol):
         uncond: Float[Tensor, "b s d"],
         scale: Float[Tensor, " b"],
     ) -> Float[Tensor, "b c h w"]:
-        """The same under classifier-free guidance, one scale per row."""
+        """What `said` gives, under classifier-free guidance, one scale per row."""
 
 
 class Context(Protocol):

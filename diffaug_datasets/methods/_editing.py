@@ -184,11 +184,12 @@ def evaluations(cfg: Sampling, row: PlanRow) -> int:
 
 def from_noise(rows: Sequence[PlanRow], cfg: FromNoise, ctx: Context) -> list[Generated]:
     """Images of a batch, row i from row i's own noise, under the concepts that the rows cite."""
-    from diffaug_datasets.models.denoising import denoise, pictures, row_conditions
+    from diffaug_datasets.models.denoising import denoise, pictures, pure_noise, row_conditions
 
     _use_cited_concepts(rows, ctx)
     starts, steps = [0] * len(rows), cfg.num_inference_steps
-    latents = denoise(ctx.backbone, ctx.noise(rows), row_conditions(rows), cfg.sampler, steps, starts, cfg.final)
+    xt = pure_noise(ctx.backbone, ctx.noise(rows), cfg.sampler, steps)
+    latents = denoise(ctx.backbone, xt, row_conditions(rows), cfg.sampler, steps, starts, cfg.final)
     return pictures(ctx.backbone, latents)
 
 

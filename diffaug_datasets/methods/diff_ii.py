@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from diffaug_datasets.methods._concepts import concept_unit, learn
 from diffaug_datasets.numerics.inverters import Inverter, calls, is_paired
-from diffaug_datasets.numerics.timesteps import ddim_labels, img2img_start, suffix_steps
+from diffaug_datasets.numerics.timesteps import Timeline, img2img_start, suffix_steps
 from diffaug_datasets.plugin import (
     ConceptConfig,
     Context,
@@ -50,6 +50,7 @@ from diffaug_datasets.plugin import (
     Requirements,
     Resize,
     RowKey,
+    RunError,
     Source,
     SourceTable,
     StepCount,
@@ -78,7 +79,6 @@ NEEDS = frozenset({"concepts", "inversions"})
 PROMPT = "learned token, early steps with a suffix"
 START = "circle of two inversions"
 FITS_BY_IMAGE = frozenset({"inversions"})
-USUAL_LABELS = True
 
 _OVERFLOWN = "the inversion of a source is not finite; set backbone.dtype to bfloat16 or float32"
 _POOR = "no source of this row comes back from its inversion at config.minimum_psnr; lower it, or allow for failed rows"
@@ -218,7 +218,7 @@ def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source], metacla
     edited = alone and cfg.single_image_policy == "diff_aug"
     start = img2img_start(cfg.num_inference_steps, cfg.fallback_strength) if edited else 0
     prompt = cfg.concepts.prompt(key.class_id, metaclass)
-    switch = suffix_steps(ddim_labels(cfg.num_inference_steps), cfg.split_ratio, cfg.split_convention)
+    switch = _switch(cfg, spec.timeline)
     if switch and not spec.suffixes:
         raise RecipeError("config.suffixes: no shipped list fits this dataset; give texts, or set split_ratio to 0.")
     return new_row(
@@ -251,6 +251,12 @@ def _turned(cfg: Config, key: RowKey) -> float:
     if cfg.interpolation_strength is None:
         return key.uniform("turn")
     return 1 - cfg.interpolation_strength if cfg.arc == "short" else cfg.interpolation_strength
+
+
+def _switch(cfg: Config, timeline: Timeline) -> int:
+    """How many leading steps carry the suffix."""
+    labels, most = timeline.labels("ddim", cfg.num_inference_steps), timeline.num_train_timesteps
+    return suffix_steps(labels, cfg.split_ratio, cfg.split_convention, num_train_timesteps=most)
 
 
 def draw_json(draw: Draw) -> str:
@@ -409,10 +415,13 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
         guided_network,
         pictures,
         row_conditions,
+        timeline_of,
     )
 
     ctx.use_concepts(rows[0].adapters[0])
     draws = [Draw.model_validate_json(row.draw) for row in rows]
+    if draws[0].switch != _switch(cfg, timeline_of(ctx.backbone)):
+        raise RunError("rows were planned before the labels of their backbone were known; plan again.")
     drawn = zip(rows, draws, ctx.noise(rows), strict=True)
     starts = [start_of(row, draw, noise, cfg, ctx) for row, draw, noise in drawn]
     plain = row_conditions(rows)
@@ -499,9 +508,10 @@ def _on_circle(a: "Tensor", b: "Tensor", draw: Draw, norm: "Norm") -> Start:
 
 
 def _noised_source(row: PlanRow, noise: "Tensor", cfg: Config, ctx: Context) -> Start:
-    from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps
+    from diffaug_datasets.models.denoising import timesteps
+    from diffaug_datasets.numerics.schedule import add_noise
 
     backbone = ctx.backbone
     clean = backbone.encode(backbone.preprocess(ctx.source(row.source_ids[0]), cfg.resize)[None])
-    t = ddim_timesteps(backbone.schedule, cfg.num_inference_steps)[row.start_step or 0]
+    t = timesteps(backbone, "ddim", cfg.num_inference_steps)[row.start_step or 0]
     return Start(add_noise(backbone.schedule, clean, noise[None], [t])[0], {})

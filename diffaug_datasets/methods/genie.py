@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, model_validator
 
 from diffaug_datasets.methods import _editing
-from diffaug_datasets.numerics.timesteps import ddim_labels, dpm_labels, genie_start
+from diffaug_datasets.numerics.timesteps import Timeline, genie_start
 from diffaug_datasets.plugin import (
     Context,
     Generated,
@@ -29,6 +29,7 @@ from diffaug_datasets.plugin import (
     Requirements,
     Resize,
     RowKey,
+    RunError,
     Source,
     SourceTable,
     canonical,
@@ -47,7 +48,6 @@ N_SOURCES = 1
 LABEL_RULE = "target"
 PROMPT = "name of the target"
 START = "noised image of another class"
-USUAL_LABELS = True
 
 
 class Mismatch(_editing.Prompted):
@@ -67,14 +67,19 @@ class Mismatch(_editing.Prompted):
         top_confused = self.top_confused if self.sources == "confused" else None
         return Requirements(steps=super().requirements.steps, top_confused=top_confused)
 
-    def noised_at(self, ratio: float) -> int | None:
+    def noised_at(self, ratio: float, timeline: Timeline | None = None) -> int | None:
         """The label that a source is noised to at noise ratio r; None = pure noise, no source is kept."""
-        return None if ratio > 0.999 else int(1000 * ratio)
+        return None if ratio > 0.999 else int((timeline or Timeline()).num_train_timesteps * ratio)
 
-    def start(self, ratio: float) -> int:
-        """The first step that runs at noise ratio r."""
-        labels = dpm_labels if self.sampler == "dpm" else ddim_labels
-        return genie_start(labels(self.num_inference_steps), ratio)
+    def start(self, ratio: float, timeline: Timeline | None = None) -> int:
+        """The first step that runs at noise ratio r.
+
+        Raises:
+            ValueError: none does.
+        """
+        timeline = timeline or Timeline()
+        labels = timeline.labels(self.sampler, self.num_inference_steps)
+        return genie_start(labels, ratio, num_train_timesteps=timeline.num_train_timesteps)
 
 
 class Config(Mismatch):
@@ -99,8 +104,12 @@ class Draw(BaseModel):
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows per target class, the images of the other classes in turn, each once before any repeats."""
-    draw = canonical(Draw(noised_at=cfg.noised_at(cfg.ratio)).model_dump())
-    steps = {"strength": cfg.ratio, "start_step": cfg.start(cfg.ratio), "draw": draw}
+    draw = canonical(Draw(noised_at=cfg.noised_at(cfg.ratio, spec.timeline)).model_dump())
+    try:
+        start = cfg.start(cfg.ratio, spec.timeline)
+    except ValueError as error:
+        raise PlanError(f"config.ratio: {error}.") from None
+    steps = {"strength": cfg.ratio, "start_step": start, "draw": draw}
     return edits(NAME, VERSION, cfg, table, spec, steps)
 
 
@@ -145,7 +154,9 @@ evaluations = _editing.evaluations
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """Steps 2 to 4 of a batch; rows may differ in start step."""
-    from diffaug_datasets.models.denoising import edit, row_conditions
+    from diffaug_datasets.models.denoising import edit, row_conditions, timeline_of
 
     noised_at = [Draw.model_validate_json(row.draw).noised_at for row in rows]
+    if (rows[0].start_step or 0) != cfg.start(cfg.ratio, timeline_of(ctx.backbone)):
+        raise RunError("rows were planned before the labels of their backbone were known; plan again.")
     return edit(ctx, rows, row_conditions(rows), cfg, noised_at, [row.start_step or 0 for row in rows])

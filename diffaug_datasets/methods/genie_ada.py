@@ -15,20 +15,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from diffaug_datasets.methods import genie
+from diffaug_datasets.numerics.timesteps import Timeline
 from diffaug_datasets.plugin import (
     Context,
     FitFiles,
     FitUnit,
     Generated,
     Place,
+    PlanError,
     PlanRow,
     PlanSpec,
     Requirements,
+    RunError,
     SourceTable,
     branches,
+    canonical,
     image_key,
     image_of,
 )
@@ -48,7 +52,6 @@ NEEDS = frozenset({"encoder"})
 PROMPT = "name of the target"
 START = "noised image of another class"
 FILTER = "the level, by features"
-USUAL_LABELS = True
 
 _SKIPPED = "ada_skipped"
 _SAME = 1e-6  # features of one image differ in their last bits where it stands at two places of a batch
@@ -81,20 +84,51 @@ class Config(genie.Mismatch):
         return self
 
 
+class Draw(BaseModel):
+    """starts, noised_at: at each level the first step that runs and the label that a source is noised to (None = pure
+    noise), where the backbone has other labels than Stable Diffusion.
+    """
+
+    starts: tuple[int, ...] | None = None
+    noised_at: tuple[int | None, ...] | None = None
+
+
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """As GeNIe; `strength` and `start_step` stay open until the level is chosen, but where nothing is compared."""
-    rows, of_class = list(genie.edits(NAME, VERSION, cfg, table, spec, {})), _by_class(table)
+    drawn: dict[str, object] = {}
+    if spec.timeline != Timeline():
+        drawn["draw"] = canonical(_draw_on(cfg, spec.timeline).model_dump())
+    rows, of_class = list(genie.edits(NAME, VERSION, cfg, table, spec, drawn)), _by_class(table)
     home = {image: unit.name for unit in fits(cfg, table, spec, rows) for image in unit.content["images"]}
     of_target = {label: dict.fromkeys(home[image] for image in of_class[label]) for label in {r.label for r in rows}}
     for row in rows:
         if units := of_target[row.label]:
             yield row.model_copy(update={"adapters": tuple({home[_source(row)]: None, **units})})
         else:
-            yield PlanRow.model_validate({**row.model_dump(), **_steps(cfg, cfg.levels[-1]), "fallback": _SKIPPED})
+            steps = _steps(cfg, cfg.levels[-1], row)
+            yield PlanRow.model_validate({**row.model_dump(), **steps, "fallback": _SKIPPED})
 
 
-def _steps(cfg: Config, level: float) -> dict[str, object]:
-    return {"strength": level, "start_step": cfg.start(level)}
+def _draw_on(cfg: Config, timeline: Timeline) -> Draw:
+    """Where each level begins on these labels."""
+    try:
+        starts = tuple(cfg.start(level, timeline) for level in cfg.levels)
+    except ValueError as error:
+        raise PlanError(f"config.levels: {error}.") from None
+    return Draw(starts=starts, noised_at=tuple(cfg.noised_at(level, timeline) for level in cfg.levels))
+
+
+def _begin(cfg: Config, level: float, row: PlanRow) -> tuple[int, int | None]:
+    """The first step that runs at a level, and the label that a source is noised to."""
+    draw = Draw.model_validate_json(row.draw)
+    if draw.starts is None or draw.noised_at is None:
+        return cfg.start(level), cfg.noised_at(level)
+    at = cfg.levels.index(level)
+    return draw.starts[at], draw.noised_at[at]
+
+
+def _steps(cfg: Config, level: float, row: PlanRow) -> dict[str, object]:
+    return {"strength": level, "start_step": _begin(cfg, level, row)[0]}
 
 
 def _tried(cfg: Config, rows: Sequence[PlanRow]) -> tuple[float, ...]:
@@ -131,7 +165,7 @@ def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
 
 def evaluations(cfg: Config, row: PlanRow) -> int:
     """U-Net rows for one image: two branches per step (one where w = 1), summed over the levels that are tried."""
-    return sum(branches(row) * (cfg.num_inference_steps - cfg.start(level)) for level in _tried(cfg, [row]))
+    return sum(branches(row) * (cfg.num_inference_steps - _begin(cfg, level, row)[0]) for level in _tried(cfg, [row]))
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
@@ -143,10 +177,13 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
 
 
 def _at_level(rows: Sequence[PlanRow], cfg: Config, ctx: Context, level: float) -> list[Generated]:
-    from diffaug_datasets.models.denoising import edit, row_conditions
+    from diffaug_datasets.models.denoising import edit, row_conditions, timeline_of
 
-    count = len(rows)
-    return edit(ctx, rows, row_conditions(rows), cfg, [cfg.noised_at(level)] * count, [cfg.start(level)] * count)
+    begins = [_begin(cfg, level, row) for row in rows]
+    if begins[0][0] != cfg.start(level, timeline_of(ctx.backbone)):
+        raise RunError("rows were planned before the labels of their backbone were known; plan again.")
+    starts, noised_at = zip(*begins, strict=True)
+    return edit(ctx, rows, row_conditions(rows), cfg, noised_at, starts)
 
 
 def chosen(row: PlanRow, candidates: list[Generated], features: list["Tensor"], cfg: Config, ctx: Context) -> Generated:
@@ -155,7 +192,7 @@ def chosen(row: PlanRow, candidates: list[Generated], features: list["Tensor"], 
         return Generated(candidates[-1].pixels, {"levels": cfg.levels[-1:], "fallback": _SKIPPED})
     index, measured = judged(row, features, ctx)
     level = cfg.levels[index]
-    columns = _steps(cfg, level)
+    columns = _steps(cfg, level, row)
     if "fallback" in measured:
         columns["fallback"] = measured["fallback"]
     return Generated(candidates[index].pixels, {"levels": cfg.levels, **measured}, columns)

@@ -337,6 +337,17 @@ class Backbone:
 
         Float32 whatever the network's dtype; differentiable in `cond`. Predictions of v or x0 are turned into eps.
         """
+        said, state, labels = self._said(xt, t, cond)
+        return self._as_eps(said, state, labels)
+
+    def said(
+        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Float[Tensor, "b s d"]
+    ) -> Float[Tensor, "b c h w"]:
+        """What the schedule's `prediction` names, where `eps` is eps whatever the schedule: one network call."""
+        said, state, labels = self._said(xt, t, cond)
+        return self._as_eps(said, state, labels) if self.schedule.prediction == "epsilon" else said
+
+    def _said(self, xt: Tensor, t: float | Sequence[float], cond: Tensor) -> tuple[Tensor, Tensor, list[float]]:
         self.calls += 1
         self.rows_evaluated += len(xt)
         labels = [t] * len(xt) if isinstance(t, int | float) else list(t)
@@ -344,7 +355,7 @@ class Backbone:
         time = torch.tensor(labels, device=self.device)
         text = cond.to(self.device, self.dtype)
         predicted: Tensor = self.unet(state.to(self.dtype), time, encoder_hidden_states=text, return_dict=False)[0]
-        return self._as_eps(predicted.float(), state.float(), labels)
+        return predicted.float(), state.float(), labels
 
     def _as_eps(self, predicted: Tensor, xt: Tensor, labels: Sequence[float]) -> Tensor:
         if self.prediction_type == "epsilon":
@@ -361,17 +372,18 @@ class Backbone:
         uncond: Float[Tensor, "b s d"],
         scale: Float[Tensor, " b"],
     ) -> Float[Tensor, "b c h w"]:
-        """Classifier-free guidance, one scale per row: one network call of 2b rows, or of b rows if no row is guided.
+        """Classifier-free guidance of what `said` gives, one scale per row: one network call of 2b rows, or of b rows
+        if no row is guided.
 
         A row of scale 1 always gets its value from a call of b rows: where guided rows stand beside it, both calls are
         made. So no row's bits depend on its neighbours' scales, and the second call costs only batches that mix them.
         """
         plain = scale.to(self.device) == 1
-        unguided = self.eps(xt, t, cond) if bool(plain.any()) else None
+        unguided = self.said(xt, t, cond) if bool(plain.any()) else None
         if unguided is not None and bool(plain.all()):
             return unguided
         twice = t if isinstance(t, int | float) else [*t, *t]
-        both = self.eps(torch.cat([xt, xt]), twice, torch.cat([uncond, cond]))
+        both = self.said(torch.cat([xt, xt]), twice, torch.cat([uncond, cond]))
         low, high = both.chunk(2)
         eps = guided(low, high, scale.to(self.device))
         return eps if unguided is None else torch.where(plain[:, None, None, None], unguided, eps)

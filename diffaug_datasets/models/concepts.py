@@ -201,7 +201,7 @@ def min_snr_weights(schedule: Schedule, t: Sequence[int], gamma: float | None) -
     Implements the eps-prediction weights of Hang et al. (arXiv 2303.09556).
     """
     snr = [schedule.level(label) / (1 - schedule.level(label)) for label in t]
-    return torch.tensor([1.0 if gamma is None else min(s, gamma) / s for s in snr])
+    return torch.tensor([1.0 if gamma is None or s == 0 else min(s, gamma) / s for s in snr])
 
 
 def unlearned_concepts(

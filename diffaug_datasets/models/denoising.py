@@ -20,6 +20,7 @@ from diffaug_datasets.numerics import inverting
 from diffaug_datasets.numerics.inverters import Inverter, is_paired
 from diffaug_datasets.numerics.sampling import Network, ddim_sample, dpm_sample, plms_sample
 from diffaug_datasets.numerics.schedule import add_noise, sampler_timesteps
+from diffaug_datasets.numerics.timesteps import Timeline
 
 SAMPLERS = {"ddim": ddim_sample, "dpm": dpm_sample, "plms": plms_sample}
 
@@ -86,7 +87,7 @@ def edit(
     clean = backbone.encode(sources, posterior)
     noised = add_noise(backbone.schedule, clean, eps, [t or 0 for t in noised_at])
     pure = torch.tensor([t is None for t in noised_at], device=eps.device)[:, None, None, None]
-    xt = torch.where(pure, eps, noised)
+    xt = torch.where(pure, pure_noise(backbone, eps, cfg.sampler, cfg.num_inference_steps), noised)
     latents = denoise(backbone, xt, conditions, cfg.sampler, cfg.num_inference_steps, start, cfg.final)
     return pictures(backbone, latents)
 
@@ -120,6 +121,21 @@ def sampled(
 def timesteps(backbone: DiffusionModel, sampler: Sampler, n: int) -> tuple[float, ...]:
     """The sampler's `n` descending timestep labels; PLMS has one more."""
     return sampler_timesteps(backbone.schedule, sampler, n)
+
+
+def timeline_of(backbone: DiffusionModel) -> Timeline:
+    """The labels of a loaded model's schedule."""
+    schedule = backbone.schedule
+    return Timeline(schedule.num_train_timesteps, schedule.steps_offset, schedule.spacing)
+
+
+def pure_noise(
+    backbone: DiffusionModel, noise: Float[Tensor, "b c h w"], sampler: Sampler, n: int
+) -> Float[Tensor, "b c h w"]:
+    """Where sampling without a source starts: the noise, scaled to the first level where the model wants that."""
+    if not backbone.schedule.is_noise_scaled:
+        return noise
+    return backbone.schedule.pair(timesteps(backbone, sampler, n)[0]).noise * noise
 
 
 def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
@@ -206,7 +222,7 @@ def from_inverted(
 
 def _unguided_network(backbone: DiffusionModel, prompts: Sequence[str]) -> Network:
     cond = backbone.prompts(prompts)
-    return lambda xt, t, _: backbone.eps(xt, t, cond)
+    return lambda xt, t, _: backbone.said(xt, t, cond)
 
 
 def psnr(image: Float[Tensor, "3 h w"], other: Float[Tensor, "3 h w"]) -> float:

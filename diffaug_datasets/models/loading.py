@@ -28,7 +28,8 @@ from diffaug_datasets.models.model_folder import (
     unloadable,
     unreachable,
 )
-from diffaug_datasets.numerics.schedule import Schedule
+from diffaug_datasets.numerics.levels import Prediction
+from diffaug_datasets.numerics.schedule import Schedule, without_terminal_signal
 from diffaug_datasets.numerics.timesteps import SchedulerSettings
 
 PROBE_TEXTS = ("a photo of a bird", "the red house on a hill, 1984")
@@ -188,22 +189,37 @@ def build_schedule(settings: SchedulerSettings, name: str) -> Schedule:
     Raises:
         BackboneError: its levels do not fall inside (0, 1).
     """
-    offset, is_one_at_end, spacing = settings.steps_offset, settings.set_alpha_to_one, settings.spacing
     try:
         if settings.trained_betas:
-            betas = torch.tensor(settings.trained_betas, dtype=torch.float32)
-            return Schedule(torch.cumprod((1.0 - betas).double(), dim=0), offset, is_one_at_end, spacing)
-        return Schedule.from_betas(
-            settings.beta_schedule,
-            settings.beta_start,
-            settings.beta_end,
-            settings.num_train_timesteps,
-            steps_offset=offset,
-            set_alpha_to_one=is_one_at_end,
-            spacing=spacing,
+            alphas = 1.0 - torch.tensor(settings.trained_betas, dtype=torch.float32)
+            alphas = without_terminal_signal(alphas) if settings.is_zero_snr else alphas
+            levels = torch.cumprod(alphas.double(), dim=0)
+        else:
+            levels = Schedule.from_betas(
+                settings.beta_schedule,
+                settings.beta_start,
+                settings.beta_end,
+                settings.num_train_timesteps,
+                prediction=_spoken(settings),
+                is_zero_snr=settings.is_zero_snr,
+            ).alpha_bar
+        return Schedule(
+            levels,
+            settings.steps_offset,
+            settings.set_alpha_to_one,
+            settings.spacing,
+            _spoken(settings),
+            is_noise_scaled=settings.is_few_step,
         )
     except ValueError as error:
         raise unfit(name, f"has a schedule that cannot be built ({error})", "DDPM betas") from error
+
+
+def _spoken(settings: SchedulerSettings) -> Prediction:
+    """What samplers hear: eps, into which v and x0 are turned, but for a schedule that ends without signal."""
+    if not settings.is_zero_snr:
+        return "epsilon"
+    return "v_prediction" if settings.prediction_type == "v_prediction" else "sample"
 
 
 def _network(kind: Any, folder: Path, part: str, spec: BackboneSpec, **dtype: torch.dtype) -> Any:

@@ -19,6 +19,7 @@ from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import (
     ORACLE,
     PACKAGED,
+    TINY,
     BackboneSpec,
     ModelRef,
     find_backbone,
@@ -26,7 +27,7 @@ from diffaug_datasets.core.models import (
     oracle_folder,
     oracle_weights,
 )
-from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_settings
+from diffaug_datasets.numerics.timesteps import SchedulerSettings, Timeline, Unfit, read_settings
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 BYTES |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
@@ -55,7 +56,9 @@ CLASSES |= {"tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
 UNUSED = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")  # the scheduler is read by its keys
 EXTRA_INPUTS: tuple[str, ...] = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
 EXTRA_INPUTS += ("encoder_hid_dim_type",)
-FEW_STEP = re.compile(r"(?:sd|sdxl|xl)[-_]?(?:turbo|lightning)|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
+FEW_STEP = re.compile(r"xl[-_]?turbo|(?:sd|xl)[-_]?lightning|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
+
+TURBO = re.compile(r"(?:^|[-_/])sd[-_]?turbo", re.I)
 
 
 @dataclass(frozen=True)
@@ -388,6 +391,19 @@ def check_backbone(spec: BackboneSpec) -> SchedulerSettings | None:
     return read_scheduler(folder, spec.id) if model.is_local or (folder / SCHEDULER).is_file() else None
 
 
+def is_turbo(spec: BackboneSpec) -> bool:
+    """Whether a model's Hub id says that it is SD-Turbo, for where its files are not on this machine yet."""
+    return not find_backbone(spec).is_local and TURBO.search(spec.id) is not None
+
+
+def timeline_of(spec: BackboneSpec) -> Timeline:
+    """The labels of a model that `check_backbone` let pass; Stable Diffusion's where it is not on this machine yet."""
+    model = find_backbone(spec)
+    if model.folder is None or not (model.is_local or (model.folder / SCHEDULER).is_file()):
+        return Timeline()
+    return read_scheduler(model.folder, spec.id).timeline
+
+
 def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> None:
     """`is_whole`: what is missing is not still to come.
 
@@ -421,7 +437,10 @@ def read_scheduler(folder: Path, name: str) -> SchedulerSettings:
         BackboneError: it is missing, damaged, or asks for something that no sampler here does.
     """
     try:
-        return read_settings(read_object(folder, SCHEDULER))
+        config = dict(read_object(folder, SCHEDULER))
+        if name == TINY:  # whose file states its class's defaults, and whose images are older than the rule for that
+            config.pop("timestep_spacing", None)
+        return read_settings(config)
     except Damage as error:
         raise unloadable(name, str(error)) from None
     except Unfit as error:

@@ -10,7 +10,7 @@ be neutral, or refused.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -36,16 +36,17 @@ SPACINGS: Mapping[str, Spacing] = MappingProxyType(
 )
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 ORDINARY = "an ordinary model (the samplers here give wrong images of one that was distilled to a few steps)"
+FEW_STEPS = 8  # more than any model asks for that was distilled without guidance, as SD-Turbo was
 EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 HONOURED = frozenset(
     {"prediction_type", "beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps"}
-    | {"steps_offset", "set_alpha_to_one", "timestep_spacing"}
+    | {"steps_offset", "set_alpha_to_one", "timestep_spacing", "rescale_betas_zero_snr"}
 )
 # Key -> the values that change nothing. Any other value changes images in a way that no sampler here follows.
 ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
     {
-        **dict.fromkeys(("clip_sample", "thresholding", "rescale_betas_zero_snr"), (False,)),
+        **dict.fromkeys(("clip_sample", "thresholding"), (False,)),
         **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), (False,)),
         **dict.fromkeys(("use_lu_lambdas", "use_flow_sigmas", "use_dynamic_shifting"), (False,)),
         "flow_shift": (1, 1.0),
@@ -71,8 +72,11 @@ NEUTRAL = frozenset(
 
 @dataclass(frozen=True)
 class SchedulerSettings:
-    """What decides a schedule. `spacing` is None where each solver keeps its own: nothing is said, or only what the
-    class that wrote the file has anyway (diffusers carries no such default into another class either).
+    """What decides a schedule. `spacing` is None where the file says nothing, so that each solver keeps its own; what
+    it says goes for every solver, as where diffusers makes one scheduler from another's file.
+
+    `is_zero_snr`: the betas are rescaled to zero terminal SNR. `is_few_step`: the model was distilled to a few steps
+    without guidance, as SD-Turbo was: it is sampled as diffusers' Euler schedulers do, from s eps to zero noise.
     """
 
     prediction_type: str = "epsilon"
@@ -84,6 +88,13 @@ class SchedulerSettings:
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     spacing: Spacing | None = None
+    is_zero_snr: bool = False
+    is_few_step: bool = False
+
+    @property
+    def timeline(self) -> "Timeline":
+        """The labels that samplers visit."""
+        return Timeline(self.num_train_timesteps, self.steps_offset, self.spacing)
 
 
 class Unfit(ValueError):
@@ -114,8 +125,19 @@ def read_settings(config: Mapping[str, object]) -> SchedulerSettings:
         num_train_timesteps=_whole(stated, "num_train_timesteps", 1000, 2, MOST_TIMESTEPS),
         steps_offset=_whole(stated, "steps_offset", 0, 0, MOST_TIMESTEPS),
         set_alpha_to_one=_truth(stated, "set_alpha_to_one", True),
-        spacing=_spacing(stated, written_by),
+        spacing=_spacing(stated),
+        is_zero_snr=_truth(stated, "rescale_betas_zero_snr", False),
+        is_few_step=written_by in EULER and stated.get("timestep_spacing") == "trailing",
     )
+    if settings.is_zero_snr:
+        settings = replace(settings, is_few_step=False)  # 'trailing' is what such a schedule needs anyway
+        if settings.prediction_type == "epsilon":
+            reason = "where eps says nothing of the image"
+            raise Unfit(f"rescales its betas to zero terminal SNR, {reason}", "a network that predicts v or x0 there")
+    if settings.is_few_step:
+        settings = replace(settings, set_alpha_to_one=True)  # which these schedulers do not read
+    if settings.is_few_step and written_by != "EulerDiscreteScheduler":
+        raise Unfit(f"is made for a few steps with noise added in each ({written_by})", ORDINARY)
     for key, value in stated.items():
         _check_key(key, value)
     if settings.trained_betas and len(settings.trained_betas) != settings.num_train_timesteps:
@@ -129,9 +151,6 @@ def _check_class(written_by: object, stated: Mapping[str, object]) -> None:
         raise Unfit(f"is made for a few steps ({written_by})", ORDINARY)
     if "original_inference_steps" in stated:
         raise Unfit("is made for a few steps (its scheduler has original_inference_steps)", ORDINARY)
-    if written_by in EULER and stated.get("timestep_spacing") == "trailing":
-        got = f"is made for a few steps, as Turbo models are ({written_by} with timestep_spacing 'trailing')"
-        raise Unfit(got, f"{ORDINARY}; if it is one, write 'linspace' in scheduler/scheduler_config.json")
     if not {"beta_start", "trained_betas"} & stated.keys() and stated.get("beta_schedule") != "squaredcos_cap_v2":
         raise Unfit(f"has a {written_by} without betas", "a variance-preserving schedule")
     if written_by is not None and written_by not in SPACINGS:
@@ -141,8 +160,6 @@ def _check_class(written_by: object, stated: Mapping[str, object]) -> None:
 def _check_key(key: str, value: object) -> None:
     if key in HONOURED or key in NEUTRAL:
         return
-    if key == "rescale_betas_zero_snr" and value is True:
-        raise Unfit("rescales its betas to zero terminal SNR", "a schedule that keeps some signal to the end")
     if key not in ONLY:
         raise Unfit(f"has an unknown key {key!r} in its scheduler", "keys whose effect on images is known")
     if value not in ONLY[key] or isinstance(value, bool) != any(isinstance(v, bool) for v in ONLY[key]):
@@ -197,9 +214,9 @@ def _truth(stated: Mapping[str, object], key: str, default: bool) -> bool:
     return value
 
 
-def _spacing(stated: Mapping[str, object], written_by: object) -> Spacing | None:
+def _spacing(stated: Mapping[str, object]) -> Spacing | None:
     value = stated.get("timestep_spacing")
-    if value is None or value == SPACINGS.get(str(written_by), "leading"):
+    if value is None:
         return None
     for known in ("leading", "trailing", "linspace"):
         if value == known:
@@ -265,6 +282,24 @@ def plms_labels(n: int, T: int = 1000, offset: int = 1, spacing: Spacing = "lead
 
 LABELS = {"ddim": ddim_labels, "dpm": dpm_labels, "plms": plms_labels}
 """Sampler -> its labels."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What labels hang on; by default as Stable Diffusion 1.x has it. `spacing`: None = as each sampler has it."""
+
+    num_train_timesteps: int = 1000
+    steps_offset: int = 1
+    spacing: Spacing | None = None
+
+    def labels(self, sampler: str, n: int) -> tuple[int, ...]:
+        """The falling labels of a sampler over n steps; PLMS has one more.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        said = {} if self.spacing is None else {"spacing": self.spacing}
+        return LABELS[sampler](n, self.num_train_timesteps, self.steps_offset, **said)
 
 
 def img2img_start(n: int, strength: float) -> int:

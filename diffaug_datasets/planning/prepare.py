@@ -21,10 +21,10 @@ from diffaug_datasets.core.models import find_backbone, local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan, without_images
 from diffaug_datasets.core.prompts import read_prompts, read_suffixes, suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_groups, parse_protocol, places_by_label
-from diffaug_datasets.core.recipe import PROSE, Recipe, check_steps
+from diffaug_datasets.core.recipe import PROSE, Recipe, check_sampling, check_steps
 from diffaug_datasets.core.rows import PlanRow, Row
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
-from diffaug_datasets.models.model_folder import check_backbone, check_model
+from diffaug_datasets.models.model_folder import check_backbone, check_model, is_turbo, timeline_of
 from diffaug_datasets.planning.catalogue import config_name
 from diffaug_datasets.planning.confusion import compute_confusion, most_confused, read_confusion
 from diffaug_datasets.run.shards import real_row
@@ -92,7 +92,9 @@ def check_models(recipe: Recipe) -> None:
     """
     settings = check_backbone(recipe.backbone)
     if settings is not None:
-        check_steps(recipe, settings)
+        check_steps(recipe, settings.timeline)
+    is_few_step = is_turbo(recipe.backbone) if settings is None else settings.is_few_step
+    check_sampling(recipe, is_few_step=is_few_step, is_zero_snr=settings is not None and settings.is_zero_snr)
     for encoder in (recipe.scores.encoder, recipe.method_config.requirements.encoder):
         if encoder:
             check_model(encoder, "encoder")
@@ -152,6 +154,7 @@ def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> PlanS
         size=(recipe.backbone.height, recipe.backbone.width),
         pool=DatasetPool(pool).table if pool else None,
         held_out=real.test.digest if real.test and recipe.include_test else None,
+        timeline=timeline_of(recipe.backbone),
     )
 
 

@@ -18,9 +18,10 @@ from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnSte
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitFiles, Resize, image_of
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.core.recipe import Recipe, check_steps
+from diffaug_datasets.core.recipe import Recipe, check_sampling, check_steps
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Pool
+from diffaug_datasets.numerics.timesteps import Timeline
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +82,11 @@ class WorkContext:
             BackboneError: it cannot be loaded, or the recipe's steps do not fit its schedule.
         """
         backbone = load_backbone(self.recipe.backbone, self.device)
-        check_steps(self.recipe, backbone.schedule)
+        schedule = backbone.schedule
+        timeline = Timeline(schedule.num_train_timesteps, schedule.steps_offset, schedule.spacing)
+        check_steps(self.recipe, timeline)
+        is_zero_snr = schedule.prediction != "epsilon"
+        check_sampling(self.recipe, is_few_step=schedule.is_noise_scaled, is_zero_snr=is_zero_snr)
         backbone.use_concepts(None)
         return backbone
 

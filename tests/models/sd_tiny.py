@@ -79,6 +79,14 @@ def scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
+def rescheduled(folder: Path, changes: dict[str, object]) -> Path:
+    """Change keys of the scheduler's file; None takes one out."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps({k: v for k, v in content.items() if k not in changes or v is not None}), "utf-8")
+    return folder
+
+
 def build(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
     """Write the pipeline into a folder and return it; 64 px, latents 4 x 8 x 8."""
     write_tokenizer(folder / "tokenizer")
@@ -91,6 +99,7 @@ def build(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path
     for name, network in networks.items():
         network.save_pretrained(folder / name)
     scheduler(prediction_type).save_pretrained(folder / "scheduler")
+    rescheduled(folder, {"timestep_spacing": None})  # of which the file of SD 1.5 says nothing
     parts = {"text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}
     index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.42.1", "requires_safety_checker": False}
     index |= {name: ["transformers", kind] for name, kind in parts.items()}

@@ -30,7 +30,7 @@ def test_all_keys_of_diffusers_are_known_and_its_defaults_are_read(name: str) ->
         {"_class_name": name, **saved, **({"clip_sample": False} if "clip_sample" in saved else {})}
     )
     assert (settings.beta_start, settings.num_train_timesteps) == (saved["beta_start"], 1000)
-    assert settings.spacing is None and SPACINGS[name] == saved.get("timestep_spacing", SPACINGS[name])
+    assert settings.spacing == saved.get("timestep_spacing") and SPACINGS[name] == (settings.spacing or SPACINGS[name])
 
 
 CHANGES_IMAGES: dict[str, Any] = {
@@ -60,13 +60,16 @@ def test_what_no_sampler_here_follows_is_refused_by_name(key: str) -> None:
 
 
 ODD: dict[str, tuple[dict[str, Any], str]] = {
-    "zero SNR": ({"rescale_betas_zero_snr": True}, "rescales its betas to zero terminal SNR"),
+    "zero SNR": ({"rescale_betas_zero_snr": True}, "rescales its betas to zero terminal SNR, where eps says nothing"),
     "unknown key": ({"sharpness": 2}, "has an unknown key 'sharpness' in its scheduler"),
     "unknown class": ({"_class_name": "MyScheduler"}, "has a scheduler of the class 'MyScheduler'"),
     "flow": ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "of the class 'FlowMatchEulerDiscreteScheduler'"),
     "LCM": ({"_class_name": "LCMScheduler", "original_inference_steps": 50}, r"is made for a few steps \(LCMScheduler"),
     "was LCM": ({"original_inference_steps": 50}, "its scheduler has original_inference_steps"),
-    "Turbo": ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, "as Turbo models are"),
+    "noisy Turbo": (
+        {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"},
+        "is made for a few steps with noise added in each",
+    ),
     "spacing": ({"timestep_spacing": "logarithmic"}, "timestep_spacing 'logarithmic', expected 'leading', 'trailing'"),
     "prediction": (
         {"prediction_type": ["epsilon"]},
@@ -99,16 +102,14 @@ def test_a_schedule_without_betas_is_refused() -> None:
 @pytest.mark.parametrize(
     ("written_by", "said", "expected"),
     [
-        ("DDIMScheduler", "leading", None),
+        ("DDIMScheduler", "leading", "leading"),
         ("DDIMScheduler", "trailing", "trailing"),
         ("PNDMScheduler", "linspace", "linspace"),
-        ("EulerDiscreteScheduler", "linspace", None),
+        ("EulerDiscreteScheduler", "linspace", "linspace"),
         ("DPMSolverMultistepScheduler", "leading", "leading"),
-        (None, "leading", None),
+        (None, "leading", "leading"),
         ("DDIMScheduler", None, None),
     ],
 )
-def test_a_spacing_counts_where_it_is_not_what_its_class_has_anyway(
-    written_by: str | None, said: str | None, expected: str | None
-) -> None:
+def test_a_spacing_that_is_said_counts(written_by: str | None, said: str | None, expected: str | None) -> None:
     assert read_settings({"_class_name": written_by, **BETAS, "timestep_spacing": said}).spacing == expected

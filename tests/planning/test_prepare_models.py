@@ -12,10 +12,8 @@ import pytest
 from command_line import Command
 
 from diffaug_datasets.core.errors import BackboneError
-from diffaug_datasets.core.recipe import Recipe, check_steps
-from diffaug_datasets.numerics.timesteps import SchedulerSettings
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.prepare import prepare
-from diffaug_datasets.run.context import WorkContext
 
 ASSETS = Path(str(files("diffaug_datasets"))) / "assets" / "tiny"
 
@@ -78,9 +76,9 @@ SCHEDULER = "scheduler/scheduler_config.json"
         ("txt2img", {"num_inference_steps": 50}, None),
         ("txt2img", {"num_inference_steps": 501}, "was trained on 500 timesteps (got 501 inference steps; give 1 to 4"),
         ("img2img", {"sampler": "ddim"}, None),
-        ("genie", {}, "has a schedule of its own (500 timesteps, steps_offset 1), but genie with dpm decides on"),
-        ("genie_ada", {"encoder": "tiny"}, "but genie_ada with dpm decides on Stable Diffusion's labels"),
-        ("diff_ii", {}, "but diff_ii with ddim decides on Stable Diffusion's labels"),
+        ("genie", {}, None),
+        ("genie_ada", {"encoder": "tiny"}, None),
+        ("diff_ii", {}, None),
     ],
 )
 def test_other_schedules_work_or_are_refused(tmp_path: Path, method: str, config: Any, said: str | None) -> None:
@@ -91,32 +89,3 @@ def test_other_schedules_work_or_are_refused(tmp_path: Path, method: str, config
     with pytest.raises(BackboneError) as refusal:
         prepare(recipe(method, folder, **config))
     assert said in str(refusal.value) and str(folder) in str(refusal.value)
-
-
-@pytest.mark.parametrize(("sampler", "fits"), [("dpm", True), ("ddim", False)])
-def test_a_schedule_counts_where_its_labels_differ(sampler: str, fits: bool) -> None:
-    """DPM-Solver++ has no use for an offset, so GeNIe's levels stay what they were."""
-    own = Recipe.from_dict(
-        {
-            "builder": "fashion",
-            "protocol": "2shot",
-            "method": "genie",
-            "config": {"sampler": sampler},
-            "backbone": "tiny",
-        }
-    )
-    check_steps(own, SchedulerSettings(steps_offset=1))
-    if fits:
-        check_steps(own, SchedulerSettings(steps_offset=0))
-    else:
-        with pytest.raises(BackboneError, match="1000 timesteps, steps_offset 0"):
-            check_steps(own, SchedulerSettings(steps_offset=0))
-
-
-def test_what_came_after_the_plan_is_asked_again_where_it_is_loaded(tmp_path: Path) -> None:
-    """A model that was not on this machine when the plan was drawn."""
-    folder = copied(tmp_path / "model", "pipeline", SCHEDULER, steps_offset=0)
-    asked = WorkContext(recipe("genie", folder, sampler="ddim"), tmp_path, lambda _: b"")
-    with pytest.raises(BackboneError, match="has a schedule of its own"):
-        _ = asked.backbone
-    assert WorkContext(recipe("genie", folder), tmp_path, lambda _: b"").backbone.name

@@ -27,6 +27,7 @@ def made(folder: Path, **config: Any) -> Run:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_poor_sources_are_left_out_and_the_report_says_how_inversions_went(tmp_path: Path) -> None:
     threshold = 21.0
     run = made(tmp_path, inverter="bdia", minimum_psnr=threshold)
@@ -51,7 +52,7 @@ def test_poor_sources_are_left_out_and_the_report_says_how_inversions_went(tmp_p
             assert scores.inversion_psnr >= threshold - 0.02
             assert 0.5 < scores.inversion_norm < 1.5 and 1.5 < scores.inversion_kurtosis < 6  # type: ignore[operator]
             assert 0 < scores.self_interpolation < 100  # type: ignore[operator]
-    page = write_report([run.folder], tmp_path / "report.html").read_text(encoding="utf-8")
+    page = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "kurtosis of these latents" in page and "PSNR in dB of real images" in page
 
 
