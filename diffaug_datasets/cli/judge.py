@@ -22,6 +22,7 @@ from diffaug_datasets.evaluate.groups import table_of
 from diffaug_datasets.evaluate.outlook import outlook
 from diffaug_datasets.evaluate.paper_suites import find_benches, suite_names
 from diffaug_datasets.evaluate.runs import Doing
+from diffaug_datasets.evaluate.sets import usual_encoder
 from diffaug_datasets.evaluate.suite import MOST_DRAWS, Bench, Mixing, ProbeKind
 from diffaug_datasets.planning.catalogue import merged
 from diffaug_datasets.run.progress import clock
@@ -86,6 +87,8 @@ def _bench_of(words: Sequence[str], from_file: Mapping[str, object] | None, give
     if from_file is not None:
         for key in sorted(told.keys() & from_file.keys()):
             note(f"{OPTION_OF[key]} wins over `{key}` of {words[0]}.")
+    if from_file is None and "encoders" not in told:
+        told["encoders"] = [usual_encoder(words[0], given.config)]
     spec = Bench.from_dict({**content, **told})
     places = {key: value for key, value in (("config", given.config), ("with_real", given.with_real)) if value}
     if not places:

@@ -7,7 +7,7 @@ from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_tabl
 from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.files import write_text
 from diffaug_datasets.evaluate.measure import measure
-from diffaug_datasets.evaluate.sets import set_facts
+from diffaug_datasets.evaluate.sets import set_facts, usual_encoder
 from diffaug_datasets.release.measures import TITLES, Measured, MeasuresFile, cells, keep_measures, read_measures
 from diffaug_datasets.run.store import Run
 
@@ -25,6 +25,8 @@ def run_measure(
 ) -> None:
     """Measure every set with every encoder, print leaks, then numbers, and keep them in run folders or in `out`.
 
+    Without `encoders` each with its own, see `usual_encoder`.
+
     Raises:
         DiffAugError: a set or an encoder cannot be had, or an option is not for these sets.
     """
@@ -35,9 +37,10 @@ def run_measure(
     if out is not None and len(sets) > 1:
         raise RecipeError(f"--out: got {len(sets)} sets, and a file is of one; measure them one by one.")
     found: list[tuple[str, Measured]] = []
-    for name in encoders:
+    chosen = encoders or tuple(dict.fromkeys(usual_encoder(where, config) for where in sets))
+    for name in chosen:
         encoder = Encoder.load(name, resolve_device(device))
-        for where in sets:
+        for where in [where for where in sets if encoders or usual_encoder(where, config) == name]:
             with waiting(f"measuring {where}"):
                 measured = measure(where, encoder, config=config, with_real=with_real, by_class=by_class or as_json)
             found.append((where, measured))

@@ -109,7 +109,9 @@ Sets = Annotated[
 Encoders = Annotated[
     list[str] | None,
     typer.Option(
-        "--encoder", help="Image encoder: tiny, efficientnet-lite0, a folder or a Hub id; repeatable; default: tiny."
+        "--encoder",
+        help="Image encoder: tiny, efficientnet-lite0, a folder or a Hub id; repeatable; default: that of the set's "
+        "scores, else tiny.",
     ),
 ]
 WithReal = Annotated[

@@ -352,7 +352,7 @@ def measure(
 
     run_measure(
         sets,
-        encoder or ("tiny",),
+        encoder or (),
         config=config,
         with_real=with_real,
         by_class=by_class,

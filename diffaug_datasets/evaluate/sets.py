@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from diffaug_datasets.core.errors import DiffAugError
+from diffaug_datasets.core.models import PACKAGED, TINY, local_path
 from diffaug_datasets.core.recipe import SHOTS, Recipe
+from diffaug_datasets.evaluate.making import making_of
+from diffaug_datasets.evaluate.runs import is_recipe
 from diffaug_datasets.evaluate.seen import ModelAt, SourceDataset, judges_of, source_dataset
+from diffaug_datasets.planning.new_run import find_recipe
 from diffaug_datasets.release.measures import SELECTION_FILE, selection_digest
 from diffaug_datasets.release.provenance import KEPT, WITHHELD
 from diffaug_datasets.release.read import Provenance
@@ -59,6 +64,23 @@ def set_facts(where: str | Path, config: str | None = None) -> SetFacts:
         real = real.filter(pc.field("status").isin((KEPT, WITHHELD)))
         values = list(zip(real.column("label").to_pylist(), real.column("inversion_psnr").to_pylist(), strict=True))
     return _facts(release.name, release.plan_id, repository.checked(release, SELECTION_FILE), recipe, values)
+
+
+def usual_encoder(where: str, config: str | None = None) -> str:
+    """The encoder by which a set was scored, where that is on this machine; else `tiny`, which knows Fashion-MNIST.
+
+    `where`: also a config name or a recipe.
+    """
+    try:
+        made = None if is_recipe(where) else making_of(where, config)
+        recipe = find_recipe(where) if is_recipe(where) else made.recipe if made else None
+    except DiffAugError:
+        return TINY  # whoever reads the set says what is wrong with it
+    name = None if recipe is None else recipe.scores.encoder
+    if name is None:
+        return TINY
+    place = local_path(name)
+    return name if name in PACKAGED or (place is not None and place.exists()) else TINY
 
 
 def _facts(name: str, plan_id: str, selection: Path, recipe: Recipe, values: list[tuple[int, float]]) -> SetFacts:
