@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TEST = "tests/run/test_published.py::test_latents_and_labels[{}]"
 OWN_TESTS = {
     "diffinversion": "tests/methods/test_diffusion_inversion.py",
+    "diffusemix": "tests/methods/test_diffuse_mix.py::test_pictures_are_those_of_the_pipeline_half_and_half_under_a_fractal",
     "retrieval": "tests/methods/test_retrieval.py::test_the_nearest_images_are_those_that_a_plain_search_finds",
 }
 KINDS = ("sign", "step", "scale", "label")
@@ -137,6 +138,16 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
         Fault("methods/diffusion_inversion.py", "[0] * len(rows))", "[1] * len(rows))"),
         Fault("methods/diffusion_inversion.py", "in sorted(group)]).mean(0)", "in sorted(group)]).mean(0) * 1.5"),
         Fault("methods/diffusion_inversion.py", "if source is not own]", "if source is own]"),
+    ),
+    "diffusemix": (
+        Fault("models/pix2pix.py", "image_scale * (image - nothing)", "image_scale * (nothing - image)"),
+        Fault("numerics/ancestral.py", "math.sqrt(end**2 - up**2) - sigma", "end - sigma"),
+        Fault(
+            "methods/diffuse_mix.py",
+            "cfg.fractal_weight * levels.to(mixed)",
+            "0.9 * cfg.fractal_weight * levels.to(mixed)",
+        ),
+        Fault("methods/diffuse_mix.py", "line.flip(0) if side in", "line if side in"),
     ),
     "retrieval": (
         Fault("numerics/nearest.py", "key=lambda pair: (-pair[0],", "key=lambda pair: (pair[0],"),

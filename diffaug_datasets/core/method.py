@@ -87,6 +87,7 @@ class Requirements:
     `top_confused`: take sources from that many classes, those most confused with the target; None = from all others.
     `steps`: what must fit the schedule of the backbone.
     `at_source_size`: whether pictures come back at the size of their sources, however large those are.
+    `editor`: whether the backbone must be one that edits as a text instructs (InstructPix2Pix); others must not be.
     """
 
     encoder: str | None = None
@@ -95,6 +96,7 @@ class Requirements:
     top_confused: int | None = None
     steps: tuple[StepCount, ...] = ()
     at_source_size: bool = False
+    editor: bool = False
 
 
 class MethodConfig(BaseModel):

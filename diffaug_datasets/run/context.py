@@ -76,9 +76,13 @@ class WorkContext:
         """The diffusion model.
 
         Raises:
-            BackboneError: it cannot be loaded, or the recipe's steps do not fit its schedule.
+            BackboneError: it cannot be loaded, is not of the kind that the method needs, or its schedule does not take
+                the recipe's steps.
         """
+        from diffaug_datasets.models.editors import check_kind
+
         backbone = load_backbone(self.recipe.backbone, self.device)
+        check_kind(self.recipe.backbone.id, self.recipe.method_config.requirements.editor, backbone.is_editor)
         check_steps(self.recipe, backbone.schedule)
         backbone.use_concepts(None)
         return backbone

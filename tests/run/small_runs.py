@@ -37,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "diffmix": {**QUICK, "concepts": CONCEPTS},
     "realmix": QUICK,
     "dafusion": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0, "templates": ["a {token}", "the {token}"]}},
+    "diffusemix": QUICK,
     "retrieval": {},
     "diffinversion": {
         **QUICK,
