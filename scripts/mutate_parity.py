@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TEST = "tests/run/test_published.py::test_latents_and_labels[{}]"
 OWN_TESTS = {
     "diffinversion": "tests/methods/test_diffusion_inversion.py",
-    "diffusemix": "tests/methods/test_diffuse_mix.py::test_pictures_are_those_of_the_pipeline_half_and_half_under_a_fractal",
+    "diffusemix": "tests/methods/test_diffuse_mix.py::test_pictures_are_those_of_the_pipeline_under_a_fractal",
+    "datadream": "tests/methods/test_datadream.py",
     "retrieval": "tests/methods/test_retrieval.py::test_the_nearest_images_are_those_that_a_plain_search_finds",
 }
 KINDS = ("sign", "step", "scale", "label")
@@ -148,6 +149,16 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
             "0.9 * cfg.fractal_weight * levels.to(mixed)",
         ),
         Fault("methods/diffuse_mix.py", "line.flip(0) if side in", "line if side in"),
+    ),
+    "datadream": (
+        Fault(
+            "models/few_shot.py",
+            "return output + F.linear(",
+            "return output - F.linear(",
+        ),
+        Fault("models/few_shot.py", "math.pi * (i - warmup)", "math.pi * (i + 1 - warmup)"),
+        Fault("models/few_shot.py", "output + torch.bmm(inner,", "output + 1.1 * torch.bmm(inner,"),
+        Fault("methods/datadream.py", "table.prompt_names[label]", "table.prompt_names[9 - label]"),
     ),
     "retrieval": (
         Fault("numerics/nearest.py", "key=lambda pair: (-pair[0],", "key=lambda pair: (pair[0],"),

@@ -129,6 +129,10 @@ class PromptEncoder:
         self._tokens, self._learned_ids, self._tokenizer = {}, {}, self._plain_tokenizer
         self._text_encoder.set_input_embeddings(self._table)
 
+    def forget(self) -> None:
+        """Encode every text anew: the text encoder has changed."""
+        self._cache.clear()
+
     def install(self, tokens: Mapping[str, Float[Tensor, "n d"]]) -> PlaceholderEmbedding:
         """Put these learned tokens beside the plain ones; returns the embedding whose `rows` hold them, in order.
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from diffaug_datasets.core.errors import RunError, SourceError
 from diffaug_datasets.core.images import decode_image, picture_bytes, source_id
-from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
+from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig, OnStep
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitFiles, Resize, image_of
 from diffaug_datasets.core.models import BackboneSpec
@@ -192,6 +192,20 @@ class WorkContext:
             workdir=self.folder, progress=self.report, team=self.team,
         )  # fmt: skip
         return FitFiles(learned.concepts.files(), learned.measured())
+
+    def learn_lora(
+        self, images: Sequence[str], prompts: Mapping[int, str], cfg: LoraConfig, *, resize: Resize
+    ) -> FitFiles:
+        """LoRA of both networks; killed and called again, it goes on from its last checkpoint."""
+        from diffaug_datasets.models.concepts import ConceptExample
+        from diffaug_datasets.models.few_shot import learn_lora
+
+        self._concepts = None
+        examples = [ConceptExample(partial(self.source, source), label) for source, label in map(image_of, images)]
+        learned = learn_lora(
+            self.backbone, examples, prompts, cfg, workdir=self.folder, resize=resize, progress=self.report
+        )
+        return FitFiles(learned.files(), learned.measured())
 
     def learn_embeddings(self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize) -> FitFiles:
         """A condition per image; killed and called again, it goes on from its last checkpoint."""

@@ -98,9 +98,7 @@ def combined(original: Image.Image, edit: Image.Image, side: str, ramp: int) -> 
 
 
 @torch.no_grad()
-def test_pictures_are_those_of_the_pipeline_half_and_half_under_a_fractal(
-    worker: Worker, editor: Path, fractals: Path
-) -> None:
+def test_pictures_are_those_of_the_pipeline_under_a_fractal(worker: Worker, editor: Path, fractals: Path) -> None:
     pipe, run = pix2pix_tiny.pipeline(editor), worker.run
     rows = list({row.draw.split('"mask":"')[1][:4]: row for row in run.plan.rows}.values())
     assert len(rows) >= 3, "of four halves most are met"
