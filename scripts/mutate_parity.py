@@ -24,6 +24,7 @@ OWN_TESTS = {
     "diffinversion": "tests/methods/test_diffusion_inversion.py",
     "diffusemix": "tests/methods/test_diffuse_mix.py::test_pictures_are_those_of_the_pipeline_under_a_fractal",
     "datadream": "tests/methods/test_datadream.py",
+    "gif": "tests/methods/test_gif.py",
     "retrieval": "tests/methods/test_retrieval.py::test_the_nearest_images_are_those_that_a_plain_search_finds",
 }
 KINDS = ("sign", "step", "scale", "label")
@@ -159,6 +160,12 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
         Fault("models/few_shot.py", "math.pi * (i - warmup)", "math.pi * (i + 1 - warmup)"),
         Fault("models/few_shot.py", "output + torch.bmm(inner,", "output + 1.1 * torch.bmm(inner,"),
         Fault("methods/datadream.py", "table.prompt_names[label]", "table.prompt_names[9 - label]"),
+    ),
+    "gif": (
+        Fault("models/imagination.py", "b + step * of_b.sign()", "b - step * of_b.sign()"),
+        Fault("methods/gif.py", "[max(start - 1, 0)]", "[start]"),
+        Fault("models/imagination.py", "latents * (1 + z) + b)", "latents * (1 + 1.1 * z) + b)"),
+        Fault("methods/gif.py", "table.prompt_names[key.class_id]", "table.prompt_names[9 - key.class_id]"),
     ),
     "retrieval": (
         Fault("numerics/nearest.py", "key=lambda pair: (-pair[0],", "key=lambda pair: (pair[0],"),

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "diffaug_datasets.methods"
 
 LabelRule = Literal["source", "target", "mixed"]
+Need = Literal["concepts", "lora", "imagined", "inversions", "image_embeddings", "encoder", "pool"]
 Sampler = Literal["dpm", "ddim", "plms"]
 Resize = Literal["crop", "bilinear", "bicubic", "lanczos"]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
@@ -56,6 +57,7 @@ ELSEWHERE = "as `diffaug plan` says"
 LEARNED = {
     "concepts": "tokens and LoRA",
     "lora": "LoRA",
+    "imagined": "moved latents",
     "inversions": "inversions",
     "image_embeddings": "a condition per image",
 }
@@ -275,6 +277,9 @@ class Context(Protocol):
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """Unit-norm features of texts, by the same encoder."""
 
+    def pixel_features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]:
+        """Unit-norm features of images in [0, 1], by the same encoder, differentiable."""
+
     def source(self, source_id: str) -> Image:
         """The real image of that id, RGB."""
 
@@ -370,7 +375,7 @@ class Method:
     plan: PlanFunction
     generate: GenerateFunction
     evaluations: EvaluationsFunction
-    NEEDS: frozenset[Literal["concepts", "lora", "inversions", "image_embeddings", "encoder", "pool"]] = frozenset()
+    NEEDS: frozenset[Need] = frozenset()
     Draw: type[BaseModel] = NoDraw
     fits: FitsFunction = learns_nothing
     fit: FitFunction = _unplanned

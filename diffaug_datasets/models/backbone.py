@@ -309,10 +309,14 @@ class Backbone:
 
     def decode_float(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images in [0, 1], float32, on the backbone's device; what is not finite stays so, for the caller to judge."""
+        with torch.no_grad():
+            return self.decode_with_gradient(z)
+
+    def decode_with_gradient(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """The same, differentiable in z."""
         config = self._vae.config
         unscaled = z.to(self.device, torch.float32) / config.scaling_factor + (config.shift_factor or 0.0)
-        with torch.no_grad():
-            images: Tensor = self._vae.decode(unscaled.to(self.dtype)).sample
+        images: Tensor = self._vae.decode(unscaled.to(self.dtype)).sample
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
     def decode(self, z: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b H W 3"]:

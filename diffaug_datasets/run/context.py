@@ -134,6 +134,10 @@ class WorkContext:
         """Unit-norm features of texts, each encoded alone."""
         return self.encoder.text_features(list(texts))
 
+    def pixel_features(self, images: 'Float[Tensor, "b 3 H W"]') -> 'Float[Tensor, "b d"]':
+        """Unit-norm features of images in [0, 1], differentiable, by the network at their own number."""
+        return self.encoder.pixel_features(images)
+
     @property
     def pool(self) -> Pool:
         """The images that may be retrieved."""

@@ -42,6 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
         **QUICK,
         "lora": {"epochs": 2, "batch": 2, "rank": 2, "warmup": 1, "checkpoint_every": 1, "lr": 1e-3},
     },
+    "gif": {**QUICK, "encoder": "tiny"},
     "retrieval": {},
     "diffinversion": {
         **QUICK,

@@ -49,7 +49,7 @@ STATES_ITS_PROMPT_WITH_TOKENS = ("diffii", "diffgen", "diffaug", "diffmix", "daf
 
 def test_every_method_is_compared() -> None:
     """Here, or in a file of its own."""
-    elsewhere = {"diffinversion", "retrieval", "diffusemix", "datadream"}
+    elsewhere = {"diffinversion", "retrieval", "diffusemix", "datadream", "gif"}
     assert {method.SLUG for method in discover_methods().values()} == set(CONFIG) | elsewhere
 
 
