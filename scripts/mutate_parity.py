@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TEST = "tests/run/test_published.py::test_latents_and_labels[{}]"
 OWN_TESTS = {
     "diffinversion": "tests/methods/test_diffusion_inversion.py",
-    "diffusemix": "tests/methods/test_diffuse_mix.py::test_pictures_are_those_of_the_pipeline_under_a_fractal",
+    "diffusemix": "tests/methods/test_diffusemix.py::test_pictures_are_those_of_the_pipeline_under_a_fractal",
     "datadream": "tests/methods/test_datadream.py",
-    "gif": "tests/methods/test_gif.py",
+    "gif": "tests/methods/test_gif.py::test_latents_are_those_of_the_authors",
     "retrieval": "tests/methods/test_retrieval.py::test_the_nearest_images_are_those_that_a_plain_search_finds",
 }
 KINDS = ("sign", "step", "scale", "label")
@@ -145,11 +145,11 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
         Fault("models/pix2pix.py", "image_scale * (image - nothing)", "image_scale * (nothing - image)"),
         Fault("numerics/ancestral.py", "math.sqrt(end**2 - up**2) - sigma", "end - sigma"),
         Fault(
-            "methods/diffuse_mix.py",
+            "methods/diffusemix.py",
             "cfg.fractal_weight * levels.to(mixed)",
             "0.9 * cfg.fractal_weight * levels.to(mixed)",
         ),
-        Fault("methods/diffuse_mix.py", "line.flip(0) if side in", "line if side in"),
+        Fault("methods/diffusemix.py", "line.flip(0) if side in", "line if side in"),
     ),
     "datadream": (
         Fault(
@@ -164,7 +164,7 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
     "gif": (
         Fault("models/imagination.py", "b + step * of_b.sign()", "b - step * of_b.sign()"),
         Fault("methods/gif.py", "[max(start - 1, 0)]", "[start]"),
-        Fault("models/imagination.py", "latents * (1 + z) + b)", "latents * (1 + 1.1 * z) + b)"),
+        Fault("models/imagination.py", "z + step * of_z.sign()", "z + 1.1 * step * of_z.sign()"),
         Fault("methods/gif.py", "table.prompt_names[key.class_id]", "table.prompt_names[9 - key.class_id]"),
     ),
     "retrieval": (

@@ -12,10 +12,11 @@ Paper: "DataDream: few-shot guided dataset generation", ECCV 2024.
 `scope: class` is the paper's DataDream_cls, `scope: dataset` its DataDream_dset. Follows the authors' code
 (ExplainableML/DataDream) in rank 16, both networks' targets, the normal start of LoRA, 200 epochs of batches of 8,
 AdamW at 1e-4 with 100 steps of warm-up and a cosine, clipping, and one template (`a {domain} photo of a {name}`). The
-paper leaves the sampler open; the code takes that of the checkpoint, Stable Diffusion 2.1, which is DDIM. Departs from
-it: images are fitted and cropped to the middle (theirs: at random), latents are the posterior's mode, batches may span
-epochs, and pictures are not resized afterwards. Rows of several classes share a batch: each row's LoRA stands beside
-the projections, so a row costs what it would alone.
+paper leaves the sampler open; the code takes that of the checkpoint, Stable Diffusion 2.1, without saying which of the
+two: here that of 512 pixels, at which they learn and store, and DDIM. Departs from it: images are fitted and cropped to
+the middle (theirs: at random), latents are the posterior's mode, batches may span epochs, and pictures are not resized
+afterwards. Rows of several classes share a batch: each row's LoRA stands beside the projections, so a row costs what it
+would alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

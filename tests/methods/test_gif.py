@@ -21,7 +21,7 @@ from diffaug_datasets.run.work import fit_evaluations
 from diffaug_datasets.run.worker import Worker
 
 ASSETS = Path(diffaug_datasets.__file__).parent / "assets" / "tiny"
-N, STRENGTH, SCALE, EPSILON = 6, 0.7, 5.0, 0.4
+N, STRENGTH, SCALE, EPSILON = 6, 0.7, 5.0, 1.5
 CLASSES = (8, 1)
 SETTINGS = {"num_inference_steps": N, "strength": STRENGTH, "guidance_scale": SCALE, "epsilon": EPSILON}
 pytestmark = pytest.mark.xdist_group("gif")

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-NAME = "diffuse_mix"
+NAME = "diffusemix"
 SLUG = "diffusemix"
 VERSION = 1
 TITLE = "DiffuseMix"

@@ -30,7 +30,7 @@ from diffaug_datasets.run.worker import Worker
 PACKAGED = Path(diffaug_datasets.__file__).parent / "assets" / "tiny" / "pipeline"
 SIDE, N, RAMP = 48, 4, 20
 STYLES = ("snowy", "mosaic")
-pytestmark = pytest.mark.xdist_group("diffuse_mix")
+pytestmark = pytest.mark.xdist_group("diffusemix")
 
 
 def small_recipe(method: str, **changes: Any) -> Recipe:
