@@ -16,6 +16,8 @@ from diffaug_datasets.planning.catalogue import presets
 DEFAULTS = {
     "retrieval": {"query", "prompt", "duplicates"},
     "diffusion_inversion": {"interpolation", "noise", "guidance_scale", "embeddings.steps"},
+    "diffusemix": {"prompt"},
+    "datadream": {"sampler"},
 }
 # Section 3.5: the encoder is UniSiam's in the few-shot experiments, which transformers has not; elsewhere no code
 # confirms it. Beside the tags: what guided He et al.'s GLIDE is no setting of Stable Diffusion; the base model of
@@ -34,6 +36,7 @@ PRESETS = {
         for variant in ("", "_plain_features")
     },
     "diff_ii@aircraft_10shot_code": {"split_ratio"},
+    **{f"diffusemix@{name}_full": {"prompt"} for name in ("cub", "aircraft", "cars", "flowers", "cifar100")},
     **{
         f"diffusion_inversion@{name}_full{variant}": INVERSION
         for name in INVERTED
