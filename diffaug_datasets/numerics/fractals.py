@@ -34,7 +34,7 @@ class System:
     ground: NDArray[np.float64]  # [3]
 
 
-class _Bits:
+class Bits:
     """Uniform numbers in [0, 1) out of PCG64's raw bits."""
 
     def __init__(self, seed: int) -> None:
@@ -51,11 +51,11 @@ class _Bits:
 
 def fractal(seed: int, height: int, width: int) -> NDArray[np.uint8]:
     """The picture [height width 3] of a seed in [0, 2^63)."""
-    bits = _Bits(seed)
+    bits = Bits(seed)
     return rendered(sampled_system(bits), bits, height, width)
 
 
-def sampled_system(bits: _Bits) -> System:
+def sampled_system(bits: Bits) -> System:
     """Steps 1 and 2."""
     low, high = MAPS
     count = low + int(bits.uniform() * (high - low + 1))
@@ -68,7 +68,7 @@ def sampled_system(bits: _Bits) -> System:
     return System(*made)
 
 
-def _singular_values(bits: _Bits, count: int) -> list[tuple[float, float]]:
+def _singular_values(bits: Bits, count: int) -> list[tuple[float, float]]:
     """s1 >= s2 in [0, 1] of every map; all s1 + 2 s2 together are drawn first and then shared out."""
     left = bits.uniform((5 + count) / 2, (6 + count) / 2)
     pairs: list[tuple[float, float]] = []
@@ -82,7 +82,7 @@ def _singular_values(bits: _Bits, count: int) -> list[tuple[float, float]]:
     return [*pairs, (left - 2 * s2, s2)]
 
 
-def _matrix(bits: _Bits, s1: float, s2: float) -> NDArray[np.float64]:
+def _matrix(bits: Bits, s1: float, s2: float) -> NDArray[np.float64]:
     turns = [bits.uniform(-math.pi, math.pi) for _ in range(2)]
     signs = [1.0 if bits.uniform() < 0.5 else -1.0 for _ in range(2)]
     first, second = (np.array([[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]]) for t in turns)
@@ -90,7 +90,7 @@ def _matrix(bits: _Bits, s1: float, s2: float) -> NDArray[np.float64]:
     return matrix
 
 
-def rendered(system: System, bits: _Bits, height: int, width: int) -> NDArray[np.uint8]:
+def rendered(system: System, bits: Bits, height: int, width: int) -> NDArray[np.uint8]:
     """Steps 3 and 4; the attractor fills the picture."""
     points, colours = _visited(system, bits, max(SETTLING, -(-POINTS * height * width // CHAINS)))
     low, high = points.min(0), points.max(0)
@@ -104,7 +104,7 @@ def rendered(system: System, bits: _Bits, height: int, width: int) -> NDArray[np
     return (picture.reshape(height, width, 3) * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _visited(system: System, bits: _Bits, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _visited(system: System, bits: Bits, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points [n 2] and their colours [n 3] of many chains, so many steps after they have settled."""
     matrices = system.matrices
     areas = np.abs(matrices[:, 0, 0] * matrices[:, 1, 1] - matrices[:, 0, 1] * matrices[:, 1, 0])

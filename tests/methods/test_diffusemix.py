@@ -18,7 +18,7 @@ from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.core.method import Generated
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
-from diffaug_datasets.numerics.fractals import _Bits, fractal, sampled_system
+from diffaug_datasets.numerics.fractals import Bits, fractal, sampled_system
 from diffaug_datasets.planning.catalogue import config_recipe, merged
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.assembly import assemble
@@ -204,7 +204,7 @@ def test_a_folder_of_fractals_counts_by_its_pictures(fractals: Path, tmp_path: P
 def test_fractals_follow_from_their_seed_and_from_contractions() -> None:
     """The recipe's sum of singular values, measured on the matrices themselves."""
     for seed in range(40):
-        system = sampled_system(_Bits(seed))
+        system = sampled_system(Bits(seed))
         values = np.linalg.svd(system.matrices, compute_uv=False)
         count, total = len(values), float((values @ [1, 2]).sum())
         assert 2 <= count <= 8 and values.max() <= 1 + 1e-6
