@@ -88,7 +88,7 @@ pins = "diffaug_pins"
 
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, SourceError
 from diffaug_datasets.core.identity import RowKey, canonical, digest, uint63
-from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, TextualInversionConfig
+from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig, TextualInversionConfig
 from diffaug_datasets.core.method import (
     Context,
     DiffusionModel,
@@ -129,6 +129,7 @@ __all__ = [
     "Guidance",
     "Listed",
     "Listing",
+    "LoraConfig",
     "Method",
     "MethodConfig",
     "Place",

@@ -40,7 +40,8 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 LEAST_SHARE = 0.9
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 SCHEDULER = "scheduler/scheduler_config.json"
-DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+EDITOR = "StableDiffusionInstructPix2PixPipeline"
+DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", EDITOR)
 STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
@@ -395,7 +396,7 @@ def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> 
         BackboneError: a file of a folder in diffusers format is missing or damaged, or the model cannot be driven.
     """
     try:
-        _check_index(folder)
+        is_editor = _check_index(folder) == EDITOR
         configs = {part: _config(folder, f"{part}/config.json", is_whole) for part in STEMS}
         headers = {part: _header(folder, part, spec, is_whole) for part in STEMS}
         if (unet := configs["unet"]) is not None:
@@ -405,7 +406,7 @@ def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> 
         if (text := configs["text_encoder"]) is not None:
             _check_text(folder, text, headers["text_encoder"], is_whole)
         if unet is not None and vae is not None and text is not None:
-            _check_together(unet, vae, text)
+            _check_together(unet, vae, text, is_editor)
     except Damage as error:
         raise unloadable(spec.id, str(error)) from None
     except Unfit as error:
@@ -445,7 +446,8 @@ def _header(folder: Path, part: str, spec: BackboneSpec, is_whole: bool) -> dict
     return header
 
 
-def _check_index(folder: Path) -> None:
+def _check_index(folder: Path) -> str:
+    """The class of the pipeline."""
     index = read_object(folder, "model_index.json")
     family = index.get("_class_name")
     if isinstance(family, list):
@@ -462,6 +464,7 @@ def _check_index(folder: Path) -> None:
         elif isinstance(declared, list) and any(declared) and part not in UNUSED:
             got = f"has a part {part!r} ({declared[-1]}) that nothing here uses"
             raise Unfit(got, "U-Net, VAE and text encoder alone")
+    return str(family)
 
 
 def _check_part(part: str, declared: object) -> None:
@@ -543,9 +546,13 @@ def _check_text(
         check_vocabulary(folder / "tokenizer", rows)
 
 
-def _check_together(unet: Mapping[str, object], vae: Mapping[str, object], text: Mapping[str, object]) -> None:
-    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if channels != latents:
+def _check_together(
+    unet: Mapping[str, object], vae: Mapping[str, object], text: Mapping[str, object], is_editor: bool
+) -> None:
+    channels, latents = unet.get("in_channels", 4), whole_number(vae, "latent_channels", "vae/config.json", 4)
+    if is_editor and channels != 2 * latents:
+        raise Unfit(f"has a U-Net that takes {channels} channels", f"{2 * latents}: latents, and those of the image")
+    if not is_editor and channels != latents:
         raise Unfit(f"has a U-Net that takes {channels} channels", f"the {latents} of its VAE's latents")
     if (given := unet.get("out_channels", 4)) != latents:
         raise Unfit(f"has a U-Net that gives {given} channels", f"the {latents} of its VAE's latents")

@@ -24,7 +24,8 @@ from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_group
 from diffaug_datasets.core.recipe import PROSE, Recipe, check_steps
 from diffaug_datasets.core.rows import PlanRow, Row
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
-from diffaug_datasets.models.model_folder import check_backbone, check_model
+from diffaug_datasets.models.editors import check_backbone_for
+from diffaug_datasets.models.model_folder import check_model
 from diffaug_datasets.planning.catalogue import config_name
 from diffaug_datasets.planning.confusion import compute_confusion, most_confused, read_confusion
 from diffaug_datasets.run.shards import real_row
@@ -81,7 +82,7 @@ def check_models(recipe: Recipe) -> None:
     Raises:
         BackboneError: a backbone, an encoder or a judge is damaged, cannot be driven, or does not fit the method.
     """
-    settings = check_backbone(recipe.backbone)
+    settings = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
     if settings is not None:
         check_steps(recipe, settings)
     for encoder in (recipe.scores.encoder, recipe.method_config.requirements.encoder):

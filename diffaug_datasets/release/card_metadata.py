@@ -178,7 +178,7 @@ def papers_used(method: Method | None, header: PlanHeader) -> list[str]:
     used = {
         method.PAPER if method else "": True,
         "2208.01618": "concepts" in needs,
-        "2106.09685": "concepts" in needs and bool((config.get("concepts") or {}).get("rank")),
+        "2106.09685": "lora" in needs or ("concepts" in needs and bool((config.get("concepts") or {}).get("rank"))),
         SAMPLER_PAPERS.get(sampler, ""): True,
         "2207.12598": config.get("guidance_scale") not in (None, 1, 1.0),
         "2112.10752": "stable-diffusion" in backbone and "-xl-" not in backbone,

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from diffaug_datasets.core.errors import RunError, SourceError
 from diffaug_datasets.core.images import decode_image, picture_bytes, source_id
-from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
+from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig, OnStep
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitFiles, Resize, image_of
 from diffaug_datasets.core.models import BackboneSpec
@@ -76,9 +76,13 @@ class WorkContext:
         """The diffusion model.
 
         Raises:
-            BackboneError: it cannot be loaded, or the recipe's steps do not fit its schedule.
+            BackboneError: it cannot be loaded, is not of the kind that the method needs, or its schedule does not take
+                the recipe's steps.
         """
+        from diffaug_datasets.models.editors import check_kind
+
         backbone = load_backbone(self.recipe.backbone, self.device)
+        check_kind(self.recipe.backbone.id, self.recipe.method_config.requirements.editor, backbone.is_editor)
         check_steps(self.recipe, backbone.schedule)
         backbone.use_concepts(None)
         return backbone
@@ -129,6 +133,10 @@ class WorkContext:
     def text_features(self, texts: Sequence[str]) -> 'Float[Tensor, "n d"]':
         """Unit-norm features of texts, each encoded alone."""
         return self.encoder.text_features(list(texts))
+
+    def pixel_features(self, images: 'Float[Tensor, "b 3 H W"]') -> 'Float[Tensor, "b d"]':
+        """Unit-norm features of images in [0, 1], differentiable, by the network at their own number."""
+        return self.encoder.pixel_features(images)
 
     @property
     def pool(self) -> Pool:
@@ -188,6 +196,20 @@ class WorkContext:
             workdir=self.folder, progress=self.report, team=self.team,
         )  # fmt: skip
         return FitFiles(learned.concepts.files(), learned.measured())
+
+    def learn_lora(
+        self, images: Sequence[str], prompts: Mapping[int, str], cfg: LoraConfig, *, resize: Resize
+    ) -> FitFiles:
+        """LoRA of both networks; killed and called again, it goes on from its last checkpoint."""
+        from diffaug_datasets.models.concepts import ConceptExample
+        from diffaug_datasets.models.few_shot import learn_lora
+
+        self._concepts = None
+        examples = [ConceptExample(partial(self.source, source), label) for source, label in map(image_of, images)]
+        learned = learn_lora(
+            self.backbone, examples, prompts, cfg, workdir=self.folder, resize=resize, progress=self.report
+        )
+        return FitFiles(learned.files(), learned.measured())
 
     def learn_embeddings(self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize) -> FitFiles:
         """A condition per image; killed and called again, it goes on from its last checkpoint."""

@@ -16,11 +16,14 @@ from diffaug_datasets.planning.presets import presets
 DEFAULTS = {
     "retrieval": {"query", "prompt", "duplicates"},
     "diffusion_inversion": {"interpolation", "noise", "guidance_scale", "embeddings.steps"},
+    "diffusemix": {"prompt"},
+    "datadream": {"sampler"},
 }
 # Section 3.5: the encoder is UniSiam's in the few-shot experiments, which transformers has not; elsewhere no code
 # confirms it. Beside the tags: what guided He et al.'s GLIDE is no setting of Stable Diffusion; Real-Filter's rule has
 # no code; all numbers of Diffusion Inversion on EuroSAT are stated nowhere, nor how many images of a class it takes of
-# MedMNIST. Diff-Mix's paper was not at hand (section 15.1), so its sets, and its strengths for long tails, are hearsay.
+# MedMNIST. Diff-Mix's paper was not at hand (section 15.1), so its sets, and its strengths for long tails, are hearsay,
+# and so are DiffuseMix's sets and sentence.
 POWERS = (1, 2, 4, 8, 16)
 FOUR = [f"{b}_{p}" for b in ("cub", "aircraft", "cars", "pets") for p in ("5shot", "10shot")]
 NOVEL = [f"{name}_imagenet_5way{shots}shot" for name in ("mini", "tiered") for shots in (1, 5)]
@@ -37,6 +40,11 @@ PRESETS = {
         f"genie_ada@{place}{variant}": {"config.encoder"}
         for place in ("imagenet_lt", *(f"{b}_20way1shot" for b in ("cub", "cars", "food101", "aircraft")), *NOVEL)
         for variant in ("", "_plain_features")
+    },
+    **{
+        f"diffusemix@{b}_full{variant}": {"setting", *more}
+        for b in ("cub", "aircraft", "cars", "flowers", "cifar100")
+        for variant, more in (("", ("config.prompt",)), ("_code", ()))
     },
     **{
         f"diffusion_inversion@{name}_full{variant}": {"config.embeddings.steps", "per_image", *more, *varied}

@@ -37,6 +37,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "diffmix": {**QUICK, "concepts": CONCEPTS},
     "realmix": QUICK,
     "dafusion": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0, "templates": ["a {token}", "the {token}"]}},
+    "diffusemix": QUICK,
+    "datadream": {
+        **QUICK,
+        "lora": {"epochs": 2, "batch": 2, "rank": 2, "warmup": 1, "checkpoint_every": 1, "lr": 1e-3},
+    },
+    "gif": {**QUICK, "encoder": "tiny"},
     "retrieval": {},
     "diffinversion": {
         **QUICK,

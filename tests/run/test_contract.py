@@ -36,7 +36,7 @@ from diffaug_datasets.sources.real import read_real
 # Tests of one method run in one process, where its finished run is made once.
 NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in sorted(discover_methods())]
 POOL = PoolTable.of(f"{i:02x}" * 32 for i in range(40))
-LEARNED = {"concepts", "inversions", "image_embeddings"}  # needs that are fits of the same name
+LEARNED = {"concepts", "lora", "imagined", "inversions", "image_embeddings"}  # needs that are fits of the same name
 # Small values of parameters; a method gets those that its `Config` has.
 SMALL: dict[str, Any] = {
     "num_inference_steps": 4,
@@ -46,6 +46,7 @@ SMALL: dict[str, Any] = {
     "strengths": [0.5, 1.0],
     "levels": [0.5, 0.75, 1.0],
     "concepts": {"steps": 2, "batch": 2, "checkpoint_every": 2},
+    "lora": {"epochs": 1, "batch": 2, "rank": 2, "warmup": 0, "checkpoint_every": 1},
     "embeddings": {"vectors": 3, "steps": 2, "batch": 4, "group": 10, "checkpoint_every": 2},
 }
 

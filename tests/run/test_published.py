@@ -48,8 +48,8 @@ STATES_ITS_PROMPT_WITH_TOKENS = ("diffii", "diffgen", "diffaug", "diffmix", "daf
 
 
 def test_every_method_is_compared() -> None:
-    """Here, or in a file of its own: what starts from no prompt, and what asks no diffusion model."""
-    elsewhere = {"diffinversion", "retrieval"}
+    """Here, or in a file of its own."""
+    elsewhere = {"diffinversion", "retrieval", "diffusemix", "datadream", "gif"}
     assert {method.SLUG for method in discover_methods().values()} == set(CONFIG) | elsewhere
 
 

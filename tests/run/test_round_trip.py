@@ -51,6 +51,8 @@ FAST: dict[str, Any] = {
     "encoder": "tiny",
     "suffixes": ["at night."],
     "concepts": {"steps": 1, "batch": 1},
+    "lora": {"epochs": 1, "batch": 2, "rank": 2, "warmup": 0},
+    "editor": "noised",
     "embeddings": {"vectors": 2, "steps": 1, "batch": 2},
 }
 
