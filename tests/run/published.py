@@ -25,6 +25,10 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
+from diffusers.pipelines.deprecated.stable_diffusion_variants.pipeline_cycle_diffusion import (
+    compute_noise,
+    posterior_sample,
+)
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -181,6 +185,37 @@ class Published:
         for t in scheduler.timesteps:
             x = scheduler.step(self.pipe.unet(x, t, encoder_hidden_states=cond).sample, t, x).prev_sample
         return x
+
+    def dream_da(self, row: Row, prompt: str, n: int) -> Tensor:
+        """CycleDiffusion of diffusers at eta 1; 3 xi at the target's bottleneck, first without, then with the prompt.
+
+        The source is guided from "" to "" by 1.5, as the authors do.
+        """
+        scheduler, unet = DDIMScheduler(**DDIM), self.pipe.unet
+        scheduler.set_timesteps(n)
+        kept = scheduler.timesteps[n - int(n * row["strength"]) :]
+        clean = self.latent(row["source_ids"][0], "bicubic")
+        source = target = scheduler.add_noise(clean, self.noise(row["seed"]), kept[:1])
+        texts = torch.cat([self.text(""), self.text(prompt)])
+        for i, t in enumerate(kept):
+            digest = hashlib.sha256(f"{row['seed']}|dream_da|{n - len(kept) + i}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            middle = unet.mid_block.forward
+
+            def noisy(*given: Any, middle: Any = middle, draws: torch.Generator = generator, **named: Any) -> Tensor:
+                h = middle(*given, **named)
+                return torch.stack([one + 3 * torch.randn(one.shape, generator=draws) for one in h])
+
+            plain = unet(torch.cat([source] * 2), t, encoder_hidden_states=torch.cat([texts[:1]] * 2)).sample
+            unet.mid_block.forward = noisy
+            low, high = unet(torch.cat([target] * 2), t, encoder_hidden_states=texts).sample.chunk(2)
+            unet.mid_block.forward = middle
+            e_source = plain[:1] + 1.5 * (plain[1:] - plain[:1])
+            before = posterior_sample(scheduler, source, t, clean, generator, 1.0)
+            rest = compute_noise(scheduler, before, source, t, e_source, 1.0)
+            source = before
+            target = scheduler.step(low + W * (high - low), t, target, eta=1.0, variance_noise=rest).prev_sample
+        return target
 
     # pictures and labels --------------------------------------------------------------------------------------------
 

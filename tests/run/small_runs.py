@@ -37,6 +37,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "diffmix": {**QUICK, "concepts": CONCEPTS},
     "realmix": QUICK,
     "dafusion": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0, "templates": ["a {token}", "the {token}"]}},
+    "dreamda": {**QUICK, "strength": 0.75},
+    "alia": {**QUICK, "strength": 0.75},
     "retrieval": {},
     "diffinversion": {
         **QUICK,

@@ -41,6 +41,8 @@ CONFIG: dict[str, dict[str, Any]] = {
     "diffmix": {**LEARNED, "gamma": GAMMA},
     "realmix": {"gamma": GAMMA},
     "dafusion": {**METHODS["dafusion"], "strengths": [0.25, 0.5, 0.75, 1.0]},
+    "alia": {"strength": 0.6, "sampler": "plms"},
+    "dreamda": {"prompts": ["a photo of a {name}"], "strength": 0.75},
 }
 # Tests of one method run in one process, where its fits are made once.
 SLUGS = [pytest.param(slug, marks=pytest.mark.xdist_group(f"published-{slug}")) for slug in CONFIG]
@@ -118,6 +120,11 @@ def expected(slug: str, row: PlanRow, reference: Published, run: Run) -> Expecte
     elif slug == "diffii":
         assert record["prompt_first"] in {f"{prompt} {suffix['text']}" for suffix in SUFFIXES}
         latent = reference.diff_ii(record, prompt, N, CONFIG[slug]["split_ratio"])
+    elif slug == "alia":
+        assert record["prompt"] in {f"{prompt} {suffix['text']}" for suffix in SUFFIXES}
+        latent = reference.img2img(record, record["prompt"], N, "bilinear", "plms")
+    elif slug == "dreamda":
+        latent = reference.dream_da(record, prompt, N)
     else:
         how = "crop" if slug == "img2img" else "bilinear"
         latent = reference.img2img(record, prompt, N, how, "plms" if slug == "dafusion" else "dpm")
