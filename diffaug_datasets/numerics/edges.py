@@ -18,12 +18,7 @@ def canny(
 
     Thresholds count in Sobel units, |dx| + |dy|, rounded down; where `low` is the larger they change places. Of several
     channels each pixel takes the one of the strongest gradient, the first of equal ones.
-
-    Raises:
-        ValueError: the picture is not of 8-bit levels.
     """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise ValueError(f"got an array of {image.dtype} with {image.ndim} axes; give 8-bit levels [h w] or [h w c]")
     dx, dy = _gradients(image[..., None] if image.ndim == 2 else image)
     weak, strong = (int(np.floor(threshold)) for threshold in sorted((low, high)))
     strength = np.abs(dx) + np.abs(dy)
