@@ -228,6 +228,45 @@ TABLE: list[Family] = [
         for name, alpha in (("", 0.1), ("_alpha_05", 0.05), ("_alpha_0", 0.0))
     ),
     (["retrieval@imagenet_10pct"], {"per_class": 390}, {"query": "text", "prompt": "A photo of {name}"}),
+    (
+        ["dream_da@pets_full_code"],
+        {"per_image": 30},
+        {
+            "prompts": ("A photo of a {name}.",),
+            "num_inference_steps": 100,
+            "strength": 0.8,
+            "eta": 1.0,
+            "guidance_scale": 7.5,
+            "perturbation": 3.0,
+        },
+    ),
+    (
+        ["alia@cub_full_code"],
+        {"per_image": 14},
+        {
+            "suffixes": (
+                *("flying", "interacting with flowers", "in the water", "on a branch", "on rocks"),
+                *("perched on a birdfeeder", "perched on a fence"),
+            ),
+            "strength": 0.6,
+            "sampler": "plms",
+            "num_inference_steps": 50,
+            "guidance_scale": 7.5,
+        },
+    ),
+    (
+        ["saspa@aircraft_full_code"],
+        {"per_image": 2},
+        {
+            "sampler": "ddim",
+            "num_inference_steps": 30,
+            "guidance_scale": 7.5,
+            "low": 120,
+            "high": 200,
+            "conditioning_scale": 0.75,
+            "painted": 0.5,
+        },
+    ),
 ]
 
 
