@@ -135,6 +135,24 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
             "cfg.concepts.prompt(9 - key.class_id, metaclass)",
         ),
     ),
+    "dreamda": (
+        Fault("numerics/cycle.py", "(widened(wanted) - widened(seen))", "(widened(wanted) + widened(seen))"),
+        Fault("methods/dream_da.py", "[labels[s] for s in starts]", "[labels[s - 1] for s in starts]"),
+        Fault("models/bottleneck.py", "self._scale * rows", "self._scale * 1.05 * rows"),
+        Fault("methods/dream_da.py", "sorted(groups[label],", "sorted(groups[9 - label],"),
+    ),
+    "alia": (
+        Fault("numerics/sampling.py", "(3 / 2, -1 / 2)", "(3 / 2, 1 / 2)"),
+        FIRST_STEP,
+        LATENT,
+        Fault("methods/alia.py", "_pairs(groups[label], spec)", "_pairs(groups[9 - label], spec)"),
+    ),
+    "saspa": (
+        Fault("numerics/edges.py", "(dx ^ dy) < 0, rising, falling", "(dx ^ dy) < 0, falling, rising"),
+        Fault("methods/saspa.py", "starts, steps = [0] * len(rows)", "starts, steps = [1] * len(rows)"),
+        Fault("models/controlnet.py", "conditioning_scale=scale", "conditioning_scale=scale * 1.05"),
+        Fault("methods/saspa.py", "sorted(groups[label],", "sorted(groups[9 - label],"),
+    ),
     "diffinversion": (
         Fault("models/concepts.py", "alpha * partner + lam * noise", "alpha * partner - lam * noise"),
         Fault("methods/diffusion_inversion.py", "[0] * len(rows))", "[1] * len(rows))"),

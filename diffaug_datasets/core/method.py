@@ -33,6 +33,7 @@ from diffaug_datasets.core.rows import PlanRow, SoftLabel
 from diffaug_datasets.core.sources import Pool, PoolTable, Source, SourceTable
 
 if TYPE_CHECKING:
+    from diffusers import ControlNetModel
     from jaxtyping import Float
     from PIL.Image import Image
     from torch import Tensor, device
@@ -90,6 +91,8 @@ class Requirements:
 
     `encoder`: the image encoder's id, or the folder that holds it; the key of `Config` has this name too.
     `pool`: the place of the images that it may retrieve; the key of `Config` has this name too.
+    `controlnet`: the folder of the ControlNet that steers it, '' where one is needed and none is named; the key of
+    `Config` has this name too.
     `suffixes`: the texts that prompts may end with, the name of a shipped list, or `auto` for the dataset's own list.
     `top_confused`: take sources from that many classes, those most confused with the target; None = from all others.
     `steps`: what must fit the schedule of the backbone.
@@ -104,6 +107,7 @@ class Requirements:
     steps: tuple[StepCount, ...] = ()
     at_source_size: bool = False
     editor: bool = False
+    controlnet: str | None = None
 
 
 class MethodConfig(BaseModel):
@@ -282,6 +286,10 @@ class Context(Protocol):
 
     def source(self, source_id: str) -> Image:
         """The real image of that id, RGB."""
+
+    @property
+    def controlnet(self) -> ControlNetModel:
+        """The ControlNet that the recipe names in `config.controlnet`."""
 
     @property
     def pool(self) -> Pool:

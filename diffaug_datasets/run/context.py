@@ -22,6 +22,7 @@ from diffaug_datasets.core.sources import Pool
 
 if TYPE_CHECKING:
     import numpy as np
+    from diffusers import ControlNetModel
     from jaxtyping import Float
     from numpy.typing import NDArray
     from PIL.Image import Image
@@ -96,6 +97,16 @@ class WorkContext:
         if encoder is None:
             raise RunError("this method looks at no encoder; name one in config.encoder.")
         return Encoder.load(encoder, self.device)
+
+    @cached_property
+    def controlnet(self) -> "ControlNetModel":
+        """The method's ControlNet."""
+        from diffaug_datasets.models.controlnet import load_controlnet
+
+        folder = self.recipe.method_config.requirements.controlnet
+        if not folder:
+            raise RunError("this method is steered by no ControlNet; name one in config.controlnet.")
+        return load_controlnet(folder, self.backbone)
 
     @property
     def rows_evaluated(self) -> int:

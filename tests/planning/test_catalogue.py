@@ -331,6 +331,45 @@ TABLE: list[Family] = [
         {**SD14, "per_image": 10},
         {**GIF, "guidance_scale": 50.0, "strength": 0.7},
     ),
+    (
+        ["dream_da@pets_full_code"],
+        {"per_image": 30},
+        {
+            "prompts": ("A photo of a {name}.",),
+            "num_inference_steps": 100,
+            "strength": 0.8,
+            "eta": 1.0,
+            "guidance_scale": 7.5,
+            "perturbation": 3.0,
+        },
+    ),
+    (
+        ["alia@cub_full_code"],
+        {"per_image": 14},
+        {
+            "suffixes": (
+                *("flying", "interacting with flowers", "in the water", "on a branch", "on rocks"),
+                *("perched on a birdfeeder", "perched on a fence"),
+            ),
+            "strength": 0.6,
+            "sampler": "plms",
+            "num_inference_steps": 50,
+            "guidance_scale": 7.5,
+        },
+    ),
+    (
+        ["saspa@aircraft_full_code"],
+        {"per_image": 2},
+        {
+            "sampler": "ddim",
+            "num_inference_steps": 30,
+            "guidance_scale": 7.5,
+            "low": 120,
+            "high": 200,
+            "conditioning_scale": 0.75,
+            "painted": 0.5,
+        },
+    ),
 ]
 
 
@@ -377,7 +416,7 @@ def test_a_preset_takes_changes_as_a_config_name_does() -> None:
 def test_unknown_presets_name_those_of_the_method() -> None:
     with pytest.raises(RecipeError, match="'genie@cub_2shot': no such preset; expected genie@imagenet_lt, "):
         config_recipe("genie@cub_2shot")
-    with pytest.raises(RecipeError, match="'geni@cub': no such preset; expected one of da_fusion, "):
+    with pytest.raises(RecipeError, match="'geni@cub': no such preset; expected one of alia, da_fusion, "):
         config_recipe("geni@cub")
 
 

@@ -33,6 +33,9 @@ COMMITS = {
     "nukezil/DiffDA-Eval at 00f7dd8",
     "ExplainableML/DataDream at a71515f",
     "Vanint/DatasetExpansion at 554e608",
+    "yunxiangfu2001/DreamDA at 03be6ff",
+    "lisadunlap/ALIA at ce01c94",
+    "EyalMichaeli/SaSPA-Aug at 87799b4",
 }
 
 

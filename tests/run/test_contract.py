@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 import torch
 from PIL import Image
+from small_controlnet import small_controlnet
 from small_runs import digests, small_pool
 
 from diffaug_datasets.core.errors import PlanError
@@ -52,10 +53,11 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(name: str) -> dict[str, Any]:
-    """Of these parameters those that the method has, and a small pool where it takes one."""
+    """Of these parameters those that the method has, and a small pool or ControlNet where it takes one."""
     keys = find_method(name).Config.model_fields
-    pool = {"pool": small_pool()} if "pool" in keys else {}
-    return {key: value for key, value in SMALL.items() if key in keys} | pool
+    places = {"pool": small_pool, "controlnet": small_controlnet}
+    made = {key: build() for key, build in places.items() if key in keys}
+    return {key: value for key, value in SMALL.items() if key in keys} | made
 
 
 def table(counts: Sequence[int] = (3, 2, 4)) -> SourceTable:

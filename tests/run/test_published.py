@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from published import CLASSES, Expected, Published
+from small_controlnet import small_controlnet
 from small_runs import CONCEPTS, METHODS, small_run
 
 import diffaug_datasets
@@ -41,6 +42,9 @@ CONFIG: dict[str, dict[str, Any]] = {
     "diffmix": {**LEARNED, "gamma": GAMMA},
     "realmix": {"gamma": GAMMA},
     "dafusion": {**METHODS["dafusion"], "strengths": [0.25, 0.5, 0.75, 1.0]},
+    "alia": {"strength": 0.6, "sampler": "plms"},
+    "saspa": {"low": 60, "high": 120},
+    "dreamda": {"prompts": ["a photo of a {name}"], "strength": 0.75},
 }
 # Tests of one method run in one process, where its fits are made once.
 SLUGS = [pytest.param(slug, marks=pytest.mark.xdist_group(f"published-{slug}")) for slug in CONFIG]
@@ -118,6 +122,16 @@ def expected(slug: str, row: PlanRow, reference: Published, run: Run) -> Expecte
     elif slug == "diffii":
         assert record["prompt_first"] in {f"{prompt} {suffix['text']}" for suffix in SUFFIXES}
         latent = reference.diff_ii(record, prompt, N, CONFIG[slug]["split_ratio"])
+    elif slug == "alia":
+        assert record["prompt"] in {f"{prompt} {suffix['text']}" for suffix in SUFFIXES}
+        latent = reference.img2img(record, record["prompt"], N, "bilinear", "plms")
+    elif slug == "saspa":
+        sentence, _, painter = (record["prompt"] or "").partition(", a painting of ")
+        assert sentence in {f"{prompt} {suffix['text'].removesuffix('.')}" for suffix in SUFFIXES}
+        assert not painter or painter in run.recipe.method_config.painters  # type: ignore[attr-defined]
+        latent = reference.saspa(record, N, CONFIG[slug]["low"], CONFIG[slug]["high"], Path(small_controlnet()))
+    elif slug == "dreamda":
+        latent = reference.dream_da(record, prompt, N)
     else:
         how = "crop" if slug == "img2img" else "bilinear"
         latent = reference.img2img(record, prompt, N, how, "plms" if slug == "dafusion" else "dpm")
@@ -171,7 +185,7 @@ def test_ada_with_plain_features(tmp_path: Path) -> None:
     assert made.chosen["strength"] == levels[plain.level or 0]
 
 
-@pytest.mark.parametrize("slug", ["realguidance", "diffmix", "dafusion", "img2img"])
+@pytest.mark.parametrize("slug", ["realguidance", "diffmix", "dafusion", "img2img", "saspa"])
 @torch.no_grad()
 def test_pictures_come_back_at_the_size_of_their_sources(slug: str, ours: Callable[[str], Ours]) -> None:
     """As the authors of Diff-Mix and DA-Fusion store them; GeNIe's baseline stays at the backbone's size."""

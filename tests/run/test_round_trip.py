@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from small_controlnet import small_controlnet
 from small_runs import load_backbone, loading, small_pool
 
 from diffaug_datasets.core.errors import RecipeError
@@ -177,6 +178,7 @@ def fast(recipe: Recipe, photos: Path) -> Recipe:
     keys = find_method(recipe.method).Config.model_fields.keys()
     config = {**recipe.config, **{key: value for key, value in FAST.items() if key in keys}}
     config |= {"pool": small_pool()} if "pool" in keys else {}
+    config |= {"controlnet": small_controlnet()} if "controlnet" in keys else {}
     config |= {"sources": "others"} if config.get("sources") == "confused" else {}
     config |= {"num_inference_steps": 4} if keys.isdisjoint({"strength", "strengths"}) and "sampler" in keys else {}
     content = {"builder": "imagefolder", "source": str(photos), "per_class": 1, "include_test": False}
