@@ -88,7 +88,13 @@ pins = "diffaug_pins"
 
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, RunError, SourceError
 from diffaug_datasets.core.identity import RowKey, canonical, digest, uint63
-from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, TextualInversionConfig, TokenConfig
+from diffaug_datasets.core.learning import (
+    ConceptConfig,
+    EmbeddingConfig,
+    LoraConfig,
+    TextualInversionConfig,
+    TokenConfig,
+)
 from diffaug_datasets.core.method import (
     Context,
     DiffusionModel,
@@ -133,6 +139,7 @@ __all__ = [
     "Later",
     "Listed",
     "Listing",
+    "LoraConfig",
     "Method",
     "MethodConfig",
     "Place",

@@ -106,6 +106,16 @@ def full_networks() -> Iterator[tuple[str, Any]]:
     yield "vae", vae.to(torch.bfloat16)
 
 
+def build_controlnet(pipeline: Path, device: str) -> None:
+    """A random ControlNet for the pipeline's U-Net, beside the pipeline."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    with torch.device(device):
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True)
+        ControlNetModel.from_unet(unet).save_pretrained(pipeline.with_name("controlnet"))
+
+
 def draw_pictures(folder: Path, pixels: int, numbers: range) -> Path:
     """Three classes of drawn pictures, one a number."""
     for number, name in enumerate(CLASSES):
@@ -124,7 +134,7 @@ def recipe(method: Method, pipeline: Path, pictures: Path, size: Size) -> Recipe
     known |= {"suffixes": ["in the snow", "at night"], "split_ratio": 0.5}
     known["embeddings"] = {"steps": size.concept_steps, "batch": 2, "checkpoint_every": 1}
     known |= {"pool": str(pictures.with_name("pool")), "duplicates": {"hash_distance": None, "cosine": None}}
-    known |= {"strength": 0.5, "strengths": [0.5, 1.0]}
+    known |= {"strength": 0.5, "strengths": [0.5, 1.0], "controlnet": str(pipeline.with_name("controlnet"))}
     return Recipe(
         builder="imagefolder",
         source=str(pictures),
@@ -300,6 +310,7 @@ def main() -> None:
         pipeline = build_pipeline((folder := Path(name)) / "pipeline", size, given.device)
         pictures, bench = draw_pictures(folder / "pictures", size.pixels, range(2)), Bench(folder, given.device)
         draw_pictures(folder / "pool", size.pixels, range(2, 7))
+        build_controlnet(pipeline, given.device)
         for method in given.methods:
             bench.plan(recipe(discover_methods()[method], pipeline, pictures, size))
         held = list(checked(bench, given.methods))

@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TEST = "tests/run/test_published.py::test_latents_and_labels[{}]"
 OWN_TESTS = {
     "diffinversion": "tests/methods/test_diffusion_inversion.py",
+    "diffusemix": "tests/methods/test_diffusemix.py::test_pictures_are_those_of_the_pipeline_under_a_fractal",
+    "datadream": "tests/methods/test_datadream.py",
+    "gif": "tests/methods/test_gif.py::test_latents_are_those_of_the_authors",
     "retrieval": "tests/methods/test_retrieval.py::test_the_nearest_images_are_those_that_a_plain_search_finds",
 }
 KINDS = ("sign", "step", "scale", "label")
@@ -141,11 +144,55 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
             "cfg.concepts.prompt(9 - key.class_id, metaclass)",
         ),
     ),
+    "dreamda": (
+        Fault("numerics/cycle.py", "(widened(wanted) - widened(seen))", "(widened(wanted) + widened(seen))"),
+        Fault("methods/dream_da.py", "[labels[s] for s in starts]", "[labels[s - 1] for s in starts]"),
+        Fault("models/bottleneck.py", "self._scale * rows", "self._scale * 1.05 * rows"),
+        Fault("methods/dream_da.py", "sorted(groups[label],", "sorted(groups[9 - label],"),
+    ),
+    "alia": (
+        Fault("numerics/sampling.py", "(3 / 2, -1 / 2)", "(3 / 2, 1 / 2)"),
+        FIRST_STEP,
+        LATENT,
+        Fault("methods/alia.py", "_pairs(groups[label], spec)", "_pairs(groups[9 - label], spec)"),
+    ),
+    "saspa": (
+        Fault("numerics/edges.py", "(dx ^ dy) < 0, rising, falling", "(dx ^ dy) < 0, falling, rising"),
+        Fault("methods/saspa.py", "starts, steps = [0] * len(rows)", "starts, steps = [1] * len(rows)"),
+        Fault("models/controlnet.py", "conditioning_scale=scale", "conditioning_scale=scale * 1.05"),
+        Fault("methods/saspa.py", "sorted(groups[label],", "sorted(groups[9 - label],"),
+    ),
     "diffinversion": (
         Fault("models/concepts.py", "alpha * partner + lam * noise", "alpha * partner - lam * noise"),
         Fault("methods/diffusion_inversion.py", "[0] * len(rows))", "[1] * len(rows))"),
         Fault("methods/diffusion_inversion.py", "in sorted(group)]).mean(0)", "in sorted(group)]).mean(0) * 1.5"),
         Fault("methods/diffusion_inversion.py", "if source is not own]", "if source is own]"),
+    ),
+    "diffusemix": (
+        Fault("models/pix2pix.py", "image_scale * (image - nothing)", "image_scale * (nothing - image)"),
+        Fault("numerics/ancestral.py", "math.sqrt(end**2 - up**2) - sigma", "end - sigma"),
+        Fault(
+            "methods/diffusemix.py",
+            "cfg.fractal_weight * levels.to(mixed)",
+            "0.9 * cfg.fractal_weight * levels.to(mixed)",
+        ),
+        Fault("methods/diffusemix.py", "line.flip(0) if side in", "line if side in"),
+    ),
+    "datadream": (
+        Fault(
+            "models/few_shot.py",
+            "return output + F.linear(",
+            "return output - F.linear(",
+        ),
+        Fault("models/few_shot.py", "math.pi * (i - warmup)", "math.pi * (i + 1 - warmup)"),
+        Fault("models/few_shot.py", "output + torch.bmm(inner,", "output + 1.1 * torch.bmm(inner,"),
+        Fault("methods/datadream.py", "table.prompt_names[label]", "table.prompt_names[9 - label]"),
+    ),
+    "gif": (
+        Fault("models/imagination.py", "b + step * of_b.sign()", "b - step * of_b.sign()"),
+        Fault("methods/gif.py", "[max(start - 1, 0)]", "[start]"),
+        Fault("models/imagination.py", "z + step * of_z.sign()", "z + 1.1 * step * of_z.sign()"),
+        Fault("methods/gif.py", "table.prompt_names[key.class_id]", "table.prompt_names[9 - key.class_id]"),
     ),
     "retrieval": (
         Fault("numerics/nearest.py", "key=lambda pair: (-pair[0],", "key=lambda pair: (pair[0],"),

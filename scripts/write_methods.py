@@ -82,7 +82,10 @@ def _rule(one: Filter, recipe: Recipe) -> str:
     if one.equals_label:
         return "nearest to the class's real images" if recipe.scores.judge == "shots" else "judged as its class"
     name = one.column.replace("_", " ")
-    return f"{name} not among the lowest {one.lowest:.0%}" if one.lowest else f"{name} of {one.minimum} or more"
+    if one.lowest:
+        return f"{name} not among the lowest {one.lowest:.0%}"
+    bounds = ((one.minimum, "more"), (one.maximum, "less"))
+    return f"{name} of " + " and ".join(f"{value:g} or {side}" for value, side in bounds if value is not None)
 
 
 def document() -> str:

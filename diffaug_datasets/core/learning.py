@@ -188,3 +188,26 @@ class EmbeddingConfig(Settings):
     def identity(self) -> dict[str, object]:
         """What decides the learned vectors: not how often we save, nor how a group came about."""
         return self.model_dump(mode="json", exclude={"checkpoint_every", "by_class"})
+
+
+class LoraConfig(Settings):
+    """LoRA of both networks under prompts in words; defaults follow the code of DataDream (arXiv 2407.10910)."""
+
+    rank: int = Field(default=16, ge=1, le=512, description="of LoRA (alpha = rank); A starts at N(0, 1/rank^2)")
+    text_encoder: bool = Field(default=True, description="learn LoRA of the text encoder too")
+    epochs: int = Field(default=200, ge=0, le=1_000_000, description="passes over the images")
+    batch: int = Field(default=8, ge=1, le=1024, description="images per step")
+    lr: float = Field(default=1e-4, ge=0, description="AdamW learning rate, down along a cosine")
+    warmup: int = Field(default=100, ge=0, description="steps in which the rate rises")
+    flip: float = Field(default=0.0, ge=0, le=1, description="probability of mirroring an image; the authors: never")
+    class_balanced: bool = Field(default=False, description="draw class c with weight 1/n_c (long-tailed data)")
+    seed: int = Field(default=42, ge=0, lt=2**63, description="every draw of a step follows from it")
+    checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
+
+    def steps(self, images: int) -> int:
+        """Optimiser steps over so many images: epochs of ceil(n / batch)."""
+        return self.epochs * -(-images // self.batch)
+
+    def identity(self) -> dict[str, object]:
+        """What decides the learned matrices."""
+        return self.model_dump(mode="json", exclude={"checkpoint_every"})

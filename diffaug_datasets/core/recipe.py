@@ -30,6 +30,9 @@ from diffaug_datasets.numerics.timesteps import FEW_STEPS, Timeline
 SHOTS = "shots"
 CLASS_PROBABILITY = "class_probability"
 CAPTION_PROBABILITY = "caption_probability"
+CAPTION_MARGIN = "caption_margin"
+CONFIDENCE_MARGIN = "confidence_margin"
+LABEL_RANK = "label_rank"
 MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
     "clip_score": "encoder",
     "clip_margin": "encoder",
@@ -38,7 +41,12 @@ MEASURED_BY = {  # a filter's column -> the key of `scores` that fills it
     "judge_label": "judge",
     CLASS_PROBABILITY: "probability",
     CAPTION_PROBABILITY: "captions",
+    CAPTION_MARGIN: "captions",
+    CONFIDENCE_MARGIN: CONFIDENCE_MARGIN,
+    LABEL_RANK: LABEL_RANK,
 }
+OPTIONAL_SCORES = (CONFIDENCE_MARGIN, LABEL_RANK)
+"""What counts for the plan id where it is asked for; where it is not, a plan is what it is without these keys."""
 TABLES = (".csv", ".tsv", ".txt", ".json", ".xlsx", ".xls", ".ods")
 IMAGE_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 HUB_KEYS = ("source_config", "source_split", "image_column", "label_column")
@@ -73,17 +81,36 @@ class Scores(BaseModel):
         default=False,
         description="measure class_probability too: the encoder's softmax over the class prompts, at the row's label",
     )
-    captions: tuple[str, str] | None = Field(
+    captions: tuple[str, ...] | None = Field(
         default=None,
-        description="two texts; measure caption_probability too: the encoder's softmax over them, at the first one",
+        description="two texts; measure caption_probability too: the encoder's softmax over them, at the first one; of "
+        "more texts caption_margin too: the cosine to the first less the largest to another (ALIA's semantic filter)",
+    )
+    confidence_margin: bool = Field(
+        default=False,
+        description="measure confidence_margin too: the judge's confidence less its mean confidence, at the row's "
+        "class, in that class's real images (ALIA's confidence filter)",
+    )
+    label_rank: bool = Field(
+        default=False,
+        description="measure label_rank too: the place of the row's label among the judge's classes, 1 = the likeliest "
+        "(SaSPA keeps the first ten)",
     )
 
     @field_validator("captions")
     @classmethod
-    def _two_texts(cls, value: tuple[str, str] | None) -> tuple[str, str] | None:
-        if value and (not all(text.strip() for text in value) or value[0] == value[1]):
-            raise ValueError("expected two different texts")
+    def _different_texts(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (
+            len(value) < 2 or not all(text.strip() for text in value) or len(set(value)) < len(value)
+        ):
+            raise ValueError("expected two different texts, or more")
         return value
+
+    @model_validator(mode="after")
+    def _judged_numbers_need_a_judge(self) -> "Scores":
+        if self.judge is None and (asked := [key for key in OPTIONAL_SCORES if getattr(self, key)]):
+            raise ValueError(f"{asked[0]} is what a judge says, so give a judge too")
+        return self
 
     @model_validator(mode="after")
     def _texts_are_the_encoders(self) -> "Scores":
@@ -112,6 +139,9 @@ class Filter(BaseModel):
         "judge_label",
         "class_probability",
         "caption_probability",
+        "caption_margin",
+        "confidence_margin",
+        "label_rank",
     ]
     minimum: float | None = Field(default=None, description="drop rows below; null rows are kept")
     maximum: float | None = Field(default=None, description="drop rows above")
@@ -290,6 +320,8 @@ class Recipe(BaseModel):
             key = MEASURED_BY[rule.column]
             if not getattr(self.scores, key):
                 raise ValueError(f"filters: {rule.column} is not measured; set scores.{key}")
+            if rule.column == CAPTION_MARGIN and len(self.scores.captions or ()) < 3:
+                raise ValueError("filters: caption_margin is measured of three texts or more in scores.captions")
         return self
 
     @property
@@ -316,9 +348,10 @@ class Recipe(BaseModel):
         """
         unset = {key for key in OWN_KEYS if not getattr(self, key)}
         content = self.model_dump(mode="json", by_alias=True, exclude={*local_keys(type(self)), *PROSE, *unset})
+        scores = {k: v for k, v in content["scores"].items() if v or k not in OPTIONAL_SCORES}
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
         config = self.planned_config.model_dump(mode="json", exclude=local_keys(self.method_definition.Config))
-        return content | {"config": placeless(config), "scores": placeless(content["scores"]), "backbone": weights}
+        return content | {"config": placeless(config), "scores": placeless(scores), "backbone": weights}
 
     def to_yaml(self) -> str:
         """The recipe as a file, in the order of its fields."""

@@ -96,20 +96,21 @@ def attach(
     for name, parameter in unet.named_parameters():
         if ".lora_" in name:
             key = f"unet.{name.replace('.default.', '.').replace('.base_layer', '')}"
-            parameter.data = _initial(parameter, key, seed, start).to(parameter.device)
+            parameter.data = initial_matrix(parameter.shape, key, seed, start).to(parameter.device)
             matrices[key] = parameter
     return matrices
 
 
-def _initial(matrix: Tensor, key: str, seed: int, start: str) -> Float[Tensor, "rows columns"]:
+def initial_matrix(shape: torch.Size, key: str, seed: int, start: str) -> Float[Tensor, "rows columns"]:
+    """The start of a LoRA matrix of that key, as `attach` says."""
     if ".lora_B." in key:
-        return torch.zeros(matrix.shape)
-    rank, columns = matrix.shape
+        return torch.zeros(shape)
+    rank, columns = shape
     generator = torch.Generator().manual_seed(uint63(f"{seed}|concepts|lora|{key}"))
     if start == "gaussian":
-        return torch.empty(matrix.shape).normal_(0, 1 / rank, generator=generator)
+        return torch.empty(shape).normal_(0, 1 / rank, generator=generator)
     bound = 1 / math.sqrt(columns)
-    return torch.empty(matrix.shape).uniform_(-bound, bound, generator=generator)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def detach(unet: UNet2DConditionModel) -> None:

@@ -140,6 +140,10 @@ class PromptEncoder:
         self._tokens, self._learned_ids, self._tokenizer = {}, {}, self._plain_tokenizer
         self._text_encoder.set_input_embeddings(self._table)
 
+    def forget(self) -> None:
+        """Encode every text anew: the text encoder has changed."""
+        self._cache.clear()
+
     def install(self, tokens: Mapping[str, Float[Tensor, "n d"]]) -> PlaceholderEmbedding:
         """Put these learned tokens beside the plain ones; returns the embedding whose `rows` hold them, in order.
 
@@ -306,20 +310,29 @@ class Backbone:
         self, images: Float[Tensor, "b 3 H W"], noise: Float[Tensor, "b c h w"] | None = None
     ) -> Float[Tensor, "b c h w"]:
         """Latents of images in [-1, 1], scaled: the posterior's mode, or mean + std * noise where noise is given."""
-        with torch.no_grad():
-            posterior = self._vae.encode(images.to(self.device, self.dtype)).latent_dist
-        config, drawn = self._vae.config, posterior.mode().float()
-        if noise is not None:
-            drawn = drawn + posterior.std.float() * noise.to(self.device)
+        config, drawn = self._vae.config, self.image_latents(images, noise)
         latents: Tensor = (drawn - (config.shift_factor or 0.0)) * config.scaling_factor
         return latents
 
+    def image_latents(
+        self, images: Float[Tensor, "b 3 H W"], noise: Float[Tensor, "b c h w"] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """The same as `encode`, not scaled: what an editing U-Net sees of images."""
+        with torch.no_grad():
+            posterior = self._vae.encode(images.to(self.device, self.dtype)).latent_dist
+        drawn: Tensor = posterior.mode().float()
+        return drawn if noise is None else drawn + posterior.std.float() * noise.to(self.device)
+
     def decode_float(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images in [0, 1], float32, on the backbone's device; what is not finite stays so, for the caller to judge."""
+        with torch.no_grad():
+            return self.decode_with_gradient(z)
+
+    def decode_with_gradient(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """The same, differentiable in z."""
         config = self._vae.config
         unscaled = z.to(self.device, torch.float32) / config.scaling_factor + (config.shift_factor or 0.0)
-        with torch.no_grad():
-            images: Tensor = self._vae.decode(unscaled.to(self.dtype)).sample
+        images: Tensor = self._vae.decode(unscaled.to(self.dtype)).sample
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
     def decode(self, z: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b H W 3"]:
@@ -331,13 +344,18 @@ class Backbone:
         return to_uint8(self.decode_float(z))
 
     def eps(
-        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Float[Tensor, "b s d"]
+        self,
+        xt: Float[Tensor, "b c h w"],
+        t: float | Sequence[float],
+        cond: Float[Tensor, "b s d"],
+        image: Float[Tensor, "b c h w"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The noise the network sees in xt at timestep label t (one for all rows, or one per row): one network call.
 
         Float32 whatever the network's dtype; differentiable in `cond`. Predictions of v or x0 are turned into eps.
+        `image`: what an editing U-Net sees beside the state; zeros where nothing is shown.
         """
-        said, state, labels = self._said(xt, t, cond)
+        said, state, labels = self._said(xt, t, cond, image)
         return self._as_eps(said, state, labels)
 
     def said(
@@ -347,15 +365,25 @@ class Backbone:
         said, state, labels = self._said(xt, t, cond)
         return self._as_eps(said, state, labels) if self.schedule.prediction == "epsilon" else said
 
-    def _said(self, xt: Tensor, t: float | Sequence[float], cond: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+    def _said(
+        self, xt: Tensor, t: float | Sequence[float], cond: Tensor, image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, list[float]]:
         self.calls += 1
         self.rows_evaluated += len(xt)
         labels = [t] * len(xt) if isinstance(t, int | float) else list(t)
         state = xt.to(self.device)
         time = torch.tensor(labels, device=self.device)
         text = cond.to(self.device, self.dtype)
-        predicted: Tensor = self.unet(state.to(self.dtype), time, encoder_hidden_states=text, return_dict=False)[0]
+        shown = state
+        if self.is_editor:
+            shown = torch.cat([state, torch.zeros_like(state) if image is None else image.to(state)], dim=1)
+        predicted: Tensor = self.unet(shown.to(self.dtype), time, encoder_hidden_states=text, return_dict=False)[0]
         return predicted.float(), state.float(), labels
+
+    @property
+    def is_editor(self) -> bool:
+        """Whether the U-Net takes an image's latents beside the state, as InstructPix2Pix's does."""
+        return int(self.unet.config.in_channels) == 2 * int(self._vae.config.latent_channels)
 
     def _as_eps(self, predicted: Tensor, xt: Tensor, labels: Sequence[float]) -> Tensor:
         if self.prediction_type == "epsilon":

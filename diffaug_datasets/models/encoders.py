@@ -72,6 +72,19 @@ class Encoder:
         features = _in_batches(images, self._processor, batch_shape, self._encode_images)
         return F.normalize(features, dim=1) if normalise else features
 
+    def pixel_features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]:
+        """Unit-norm features of images in [0, 1], stretched to the network's size; differentiable, on its device."""
+        size = getattr(self._processor, "crop_size", None) or self._processor.size
+        height, width = (int(size.get(key) or size["shortest_edge"]) for key in ("height", "width"))
+        pixels = F.interpolate(images.to(self.device), (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+        if self._processor.do_normalize:
+            mean, std = (torch.tensor(part, device=self.device) for part in self._normal())
+            pixels = (pixels - mean[:, None, None]) / std[:, None, None]
+        return F.normalize(self._encode_images(pixels), dim=1)
+
+    def _normal(self) -> tuple[list[float], list[float]]:
+        return list(self._processor.image_mean), list(self._processor.image_std)
+
     def _encode_images(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         pixels = pixels.to(self.device)
         if self.has_text:

@@ -114,7 +114,8 @@ def _try(pieces: Pieces, dtype: torch.dtype, device: torch.device) -> None:
     latent = torch.zeros(1, vae.config.latent_channels, side, side, device=device, dtype=dtype)
     ids = torch.tensor([pieces.tokenizer("a photo").input_ids], device=device)
     states = pieces.text_encoder(input_ids=ids).last_hidden_state.to(dtype)
-    eps = unet(latent, torch.tensor([0], device=device), encoder_hidden_states=states, return_dict=False)[0]
+    shown = torch.cat([latent] * (unet.config.in_channels // latent.shape[1] or 1), dim=1)
+    eps = unet(shown, torch.tensor([0], device=device), encoder_hidden_states=states, return_dict=False)[0]
     image = vae.decode(latent).sample
     again = vae.encode(image).latent_dist.mode()
     if not latent.shape == eps.shape == again.shape:

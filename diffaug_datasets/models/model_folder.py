@@ -7,13 +7,10 @@ judges the folder must be whole.
 """
 
 import json
-import math
 import re
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import (
@@ -27,12 +24,10 @@ from diffaug_datasets.core.models import (
     oracle_folder,
     oracle_weights,
 )
+from diffaug_datasets.models.weight_headers import TensorInfo, read_header
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Timeline, Unfit, read_settings
 
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-BYTES |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 FLOATS = ("F64", "F32", "F16", "BF16")
-MOST_HEADER = 100_000_000  # the format's own limit
 MOST_JSON = 100_000_000
 MOST_REASON = 250
 NO_LIMIT = 1e20  # transformers writes a length above it where a tokenizer has none
@@ -41,7 +36,8 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 LEAST_SHARE = 0.9
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 SCHEDULER = "scheduler/scheduler_config.json"
-DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+EDITOR = "StableDiffusionInstructPix2PixPipeline"
+DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", EDITOR)
 STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
@@ -59,71 +55,6 @@ EXTRA_INPUTS += ("encoder_hid_dim_type",)
 FEW_STEP = re.compile(r"xl[-_]?turbo|(?:sd|xl)[-_]?lightning|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
 
 TURBO = re.compile(r"(?:^|[-_/])sd[-_]?turbo", re.I)
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor: its dtype as the format writes it (`F32`) and its shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Name -> dtype and shape of every tensor.
-
-    Raises:
-        ValueError: the header is garbled, or does not describe the bytes behind it; says how, without the path.
-        OSError: the file cannot be read.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(MOST_HEADER, size - 8):
-            raise ValueError("is empty" if size == 0 else "has no safetensors header, or is cut short")
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("has a garbled safetensors header") from None
-    if not isinstance(header, dict):
-        raise ValueError("has a garbled safetensors header")
-    header.pop("__metadata__", None)
-    return _entries(header, size - 8 - length)
-
-
-class _Described(TypedDict):
-    """What the format writes of a tensor."""
-
-    dtype: str
-    shape: list[int]
-    data_offsets: tuple[int, int]
-
-
-def _entries(header: Mapping[str, _Described], size: int) -> dict[str, TensorInfo]:
-    entries: dict[str, TensorInfo] = {}
-    spans: list[tuple[int, int]] = []
-    for name, tensor in header.items():
-        try:
-            dtype, shape, (begin, end) = tensor["dtype"], tuple(tensor["shape"]), tensor["data_offsets"]
-            is_whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-            fits = is_whole and end - begin == math.prod(shape) * BYTES[dtype]
-        except (TypeError, KeyError, ValueError):
-            fits = False
-        if not fits:
-            raise ValueError(f"has a safetensors header that makes no sense of {name!r}")
-        entries[name] = TensorInfo(dtype, shape)
-        spans.append((begin, end))
-    spans.sort()
-    ends = [0, *(end for _, end in spans)]
-    if [begin for begin, _ in spans] != ends[:-1]:
-        raise ValueError("has a safetensors header whose tensors overlap or leave gaps")
-    if ends[-1] != size:
-        raise ValueError(
-            f"holds {size:,} bytes of weights where its header says {ends[-1]:,}: it is cut short or grown"
-        )
-    return entries
 
 
 def brief(error: Exception) -> str:
@@ -411,7 +342,7 @@ def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> 
         BackboneError: a file of a folder in diffusers format is missing or damaged, or the model cannot be driven.
     """
     try:
-        _check_index(folder)
+        is_editor = _check_index(folder) == EDITOR
         configs = {part: _config(folder, f"{part}/config.json", is_whole) for part in STEMS}
         headers = {part: _header(folder, part, spec, is_whole) for part in STEMS}
         if (unet := configs["unet"]) is not None:
@@ -421,7 +352,7 @@ def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> 
         if (text := configs["text_encoder"]) is not None:
             _check_text(folder, text, headers["text_encoder"], is_whole)
         if unet is not None and vae is not None and text is not None:
-            _check_together(unet, vae, text)
+            _check_together(unet, vae, text, is_editor)
     except Damage as error:
         raise unloadable(spec.id, str(error)) from None
     except Unfit as error:
@@ -464,7 +395,8 @@ def _header(folder: Path, part: str, spec: BackboneSpec, is_whole: bool) -> dict
     return header
 
 
-def _check_index(folder: Path) -> None:
+def _check_index(folder: Path) -> str:
+    """The class of the pipeline."""
     index = read_object(folder, "model_index.json")
     family = index.get("_class_name")
     if isinstance(family, list):
@@ -481,6 +413,7 @@ def _check_index(folder: Path) -> None:
         elif isinstance(declared, list) and any(declared) and part not in UNUSED:
             got = f"has a part {part!r} ({declared[-1]}) that nothing here uses"
             raise Unfit(got, "U-Net, VAE and text encoder alone")
+    return str(family)
 
 
 def _check_part(part: str, declared: object) -> None:
@@ -562,9 +495,13 @@ def _check_text(
         check_vocabulary(folder / "tokenizer", rows)
 
 
-def _check_together(unet: Mapping[str, object], vae: Mapping[str, object], text: Mapping[str, object]) -> None:
-    channels, latents = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if channels != latents:
+def _check_together(
+    unet: Mapping[str, object], vae: Mapping[str, object], text: Mapping[str, object], is_editor: bool
+) -> None:
+    channels, latents = unet.get("in_channels", 4), whole_number(vae, "latent_channels", "vae/config.json", 4)
+    if is_editor and channels != 2 * latents:
+        raise Unfit(f"has a U-Net that takes {channels} channels", f"{2 * latents}: latents, and those of the image")
+    if not is_editor and channels != latents:
         raise Unfit(f"has a U-Net that takes {channels} channels", f"the {latents} of its VAE's latents")
     if (given := unet.get("out_channels", 4)) != latents:
         raise Unfit(f"has a U-Net that gives {given} channels", f"the {latents} of its VAE's latents")

@@ -24,7 +24,9 @@ from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_group
 from diffaug_datasets.core.recipe import PROSE, Recipe, check_sampling, check_steps
 from diffaug_datasets.core.rows import PlanRow, Row
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
-from diffaug_datasets.models.model_folder import check_backbone, check_model, is_turbo, timeline_of
+from diffaug_datasets.models.controlnet_folder import check_controlnet
+from diffaug_datasets.models.editors import check_backbone_for
+from diffaug_datasets.models.model_folder import check_model, is_turbo, timeline_of
 from diffaug_datasets.planning.catalogue import config_name
 from diffaug_datasets.planning.confusion import compute_confusion, most_confused, read_confusion
 from diffaug_datasets.run.shards import real_row
@@ -88,9 +90,10 @@ def check_models(recipe: Recipe) -> None:
     """Look at the models that a recipe names, as far as they lie on this machine.
 
     Raises:
-        BackboneError: a backbone, an encoder or a judge is damaged, cannot be driven, or does not fit the method.
+        BackboneError: a backbone, an encoder, a judge or a ControlNet is damaged, cannot be driven, or does not fit.
+        RecipeError: the method is steered by a ControlNet, and none is named.
     """
-    settings = check_backbone(recipe.backbone)
+    settings = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
     if settings is not None:
         check_steps(recipe, settings.timeline)
     is_few_step = is_turbo(recipe.backbone) if settings is None else settings.is_few_step
@@ -98,6 +101,8 @@ def check_models(recipe: Recipe) -> None:
     for encoder in (recipe.scores.encoder, recipe.method_config.requirements.encoder):
         if encoder:
             check_model(encoder, "encoder")
+    if recipe.method_config.requirements.controlnet is not None:
+        check_controlnet(recipe.method_config.requirements.controlnet, recipe.backbone)
     if recipe.scores.judge:
         check_model(recipe.scores.judge, "judge")
 

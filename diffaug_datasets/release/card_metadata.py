@@ -105,6 +105,30 @@ PAPERS: Mapping[str, Paper] = MappingProxyType(
             "Burg, Max F. and others",
             2023,
         ),
+        "2403.12803": Paper(
+            "fu2024dreamda",
+            "DreamDA: Generative Data Augmentation with Diffusion Models",
+            "Fu, Yunxiang and Chen, Chaoqi and Qiao, Yu and Yu, Yizhou",
+            2024,
+        ),
+        "2305.16289": Paper(
+            "dunlap2023alia",
+            "Diversify Your Vision Datasets with Automatic Diffusion-based Augmentation",
+            "Dunlap, Lisa and others",
+            2023,
+        ),
+        "2406.14551": Paper(
+            "michaeli2024saspa",
+            "Advancing Fine-Grained Classification by Structure and Subject Preserving Augmentation",
+            "Michaeli, Eyal and Fried, Ohad",
+            2024,
+        ),
+        "2302.05543": Paper(
+            "zhang2023controlnet",
+            "Adding Conditional Control to Text-to-Image Diffusion Models",
+            "Zhang, Lvmin and Rao, Anyi and Agrawala, Maneesh",
+            2023,
+        ),
         "2112.10752": Paper(
             "rombach2021latent",
             "High-Resolution Image Synthesis with Latent Diffusion Models",
@@ -178,8 +202,9 @@ def papers_used(method: Method | None, header: PlanHeader) -> list[str]:
     used = {
         method.PAPER if method else "": True,
         "2208.01618": "concepts" in needs,
-        "2106.09685": "concepts" in needs and bool((config.get("concepts") or {}).get("rank")),
+        "2106.09685": "lora" in needs or ("concepts" in needs and bool((config.get("concepts") or {}).get("rank"))),
         SAMPLER_PAPERS.get(sampler, ""): True,
+        "2302.05543": bool(config.get("controlnet")),
         "2207.12598": config.get("guidance_scale") not in (None, 1, 1.0),
         "2112.10752": "stable-diffusion" in backbone and "-xl-" not in backbone,
         "2307.01952": "stable-diffusion-xl" in backbone,

@@ -17,7 +17,14 @@ from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import sha256_file, write_atomically, write_text
 from diffaug_datasets.core.identity import canonical, digest
 from diffaug_datasets.core.plan import Plan
-from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, Filter
+from diffaug_datasets.core.recipe import (
+    CAPTION_MARGIN,
+    CAPTION_PROBABILITY,
+    CLASS_PROBABILITY,
+    CONFIDENCE_MARGIN,
+    LABEL_RANK,
+    Filter,
+)
 from diffaug_datasets.core.rows import FailedRow, RowScores, Split
 from diffaug_datasets.run.scores import UNIT, measured_rows
 from diffaug_datasets.run.shards import schema_digest, stored_rows, write_arrow
@@ -26,7 +33,8 @@ from diffaug_datasets.run.stacks import merged_stacks
 from diffaug_datasets.run.store import Receipt, Run
 
 SELECTION_COLUMNS = ("row_id", "label", *(name for name in RowScores.model_fields))
-PROBABILITIES = (CLASS_PROBABILITY, CAPTION_PROBABILITY)  # which filters read out of `measured`
+# Which filters read out of `measured`.
+PROBABILITIES = (CLASS_PROBABILITY, CAPTION_PROBABILITY, CAPTION_MARGIN, CONFIDENCE_MARGIN, LABEL_RANK)
 RUN_SCHEMA = 1
 REAL_MODES = (
     "Every image is decoded as RGB, so that rows go into one batch as they are; real images keep the bytes that they "

@@ -14,7 +14,7 @@ import pyarrow as pa
 from diffaug_datasets.core.errors import RunError, SourceError
 from diffaug_datasets.core.files import FileDigest, plain_name
 from diffaug_datasets.core.images import decode_image, picture_bytes, source_id
-from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
+from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig, OnStep
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitFiles, Resize, image_of
 from diffaug_datasets.core.models import BackboneSpec
@@ -25,6 +25,7 @@ from diffaug_datasets.numerics.timesteps import Timeline
 
 if TYPE_CHECKING:
     import numpy as np
+    from diffusers import ControlNetModel
     from jaxtyping import Float
     from numpy.typing import NDArray
     from PIL.Image import Image
@@ -79,9 +80,13 @@ class WorkContext:
         """The diffusion model.
 
         Raises:
-            BackboneError: it cannot be loaded, or the recipe's steps do not fit its schedule.
+            BackboneError: it cannot be loaded, is not of the kind that the method needs, or its schedule does not take
+                the recipe's steps.
         """
+        from diffaug_datasets.models.editors import check_kind
+
         backbone = load_backbone(self.recipe.backbone, self.device)
+        check_kind(self.recipe.backbone.id, self.recipe.method_config.requirements.editor, backbone.is_editor)
         schedule = backbone.schedule
         timeline = Timeline(schedule.num_train_timesteps, schedule.steps_offset, schedule.spacing)
         check_steps(self.recipe, timeline)
@@ -99,6 +104,16 @@ class WorkContext:
         if encoder is None:
             raise RunError("this method looks at no encoder; name one in config.encoder.")
         return Encoder.load(encoder, self.device)
+
+    @cached_property
+    def controlnet(self) -> "ControlNetModel":
+        """The method's ControlNet."""
+        from diffaug_datasets.models.controlnet import load_controlnet
+
+        folder = self.recipe.method_config.requirements.controlnet
+        if not folder:
+            raise RunError("this method is steered by no ControlNet; name one in config.controlnet.")
+        return load_controlnet(folder, self.backbone)
 
     @property
     def rows_evaluated(self) -> int:
@@ -136,6 +151,10 @@ class WorkContext:
     def text_features(self, texts: Sequence[str]) -> 'Float[Tensor, "n d"]':
         """Unit-norm features of texts, each encoded alone."""
         return self.encoder.text_features(list(texts))
+
+    def pixel_features(self, images: 'Float[Tensor, "b 3 H W"]') -> 'Float[Tensor, "b d"]':
+        """Unit-norm features of images in [0, 1], differentiable, by the network at their own number."""
+        return self.encoder.pixel_features(images)
 
     @property
     def pool(self) -> Pool:
@@ -195,6 +214,20 @@ class WorkContext:
             workdir=self.folder, progress=self.report, team=self.team,
         )  # fmt: skip
         return FitFiles(learned.concepts.files(), learned.measured())
+
+    def learn_lora(
+        self, images: Sequence[str], prompts: Mapping[int, str], cfg: LoraConfig, *, resize: Resize
+    ) -> FitFiles:
+        """LoRA of both networks; killed and called again, it goes on from its last checkpoint."""
+        from diffaug_datasets.models.concepts import ConceptExample
+        from diffaug_datasets.models.few_shot import learn_lora
+
+        self._concepts = None
+        examples = [ConceptExample(partial(self.source, source), label) for source, label in map(image_of, images)]
+        learned = learn_lora(
+            self.backbone, examples, prompts, cfg, workdir=self.folder, resize=resize, progress=self.report
+        )
+        return FitFiles(learned.files(), learned.measured())
 
     def learn_embeddings(
         self, images: Sequence[str], cfg: EmbeddingConfig, *, resize: Resize, prompts: Mapping[int, str] | None = None

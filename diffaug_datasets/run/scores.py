@@ -21,7 +21,15 @@ from diffaug_datasets.core.errors import RecipeError, SourceError
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Plan, Shard
-from diffaug_datasets.core.recipe import CAPTION_PROBABILITY, CLASS_PROBABILITY, SHOTS, Scores
+from diffaug_datasets.core.recipe import (
+    CAPTION_MARGIN,
+    CAPTION_PROBABILITY,
+    CLASS_PROBABILITY,
+    CONFIDENCE_MARGIN,
+    LABEL_RANK,
+    SHOTS,
+    Scores,
+)
 from diffaug_datasets.core.rows import PlanRow, RowScores, SetScores, column_types
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
@@ -68,11 +76,48 @@ class Scorer:
             scores = self._encoded([one.row for one in made], features)
         if self.names.judge:
             by_shots = features if self.names.judge == SHOTS else None
-            best = (self._by_judge(images)[places] if by_shots is None else self._by_shots(by_shots)).max(1)
+            seen = self._by_judge(images)[places] if by_shots is None else self._by_shots(by_shots)
+            best = seen.max(1)
             judged = zip(best.values.tolist(), best.indices.tolist(), strict=True)
             verdicts = [{"judge_confidence": p, "judge_label": i} for p, i in judged]
             scores = [one.model_copy(update=update) for one, update in zip(scores, verdicts, strict=True)]
+            labels = [one.row.label for one in made]
+            scores = [_with(one, self._judged(p, i)) for one, p, i in zip(scores, seen, labels, strict=True)]
         return scores
+
+    def _judged(self, probabilities: "Tensor", label: int) -> dict[str, float]:
+        """What a judge's probabilities [C] of an image say of its label, as far as the recipe asks for it.
+
+        SaSPA (arXiv 2406.14551) drops images whose label is not among the ten likeliest classes; ALIA (arXiv
+        2305.16289) those whose confidence lies above the label's threshold, right or wrong.
+        """
+        said: dict[str, float] = {}
+        if self.names.label_rank:
+            said[LABEL_RANK] = 1.0 + int((probabilities > probabilities[label]).sum())
+        threshold = float(self.thresholds[label]) if self.names.confidence_margin else math.nan
+        if math.isfinite(threshold):
+            said[CONFIDENCE_MARGIN] = float(probabilities.max()) - threshold
+        return said
+
+    @cached_property
+    def thresholds(self) -> "Tensor":
+        """For every class the judge's mean probability of it in the class's real training images [C]; not a number
+        for a class that has none. These are cleanlab's confident thresholds (Northcutt et al., arXiv 1911.00068).
+        """
+        import torch
+
+        found: list[list[float]] = [[] for _ in self.header.class_names]
+        rows = self._training
+        for begin in range(0, len(rows), self.shape):
+            part = rows[begin : begin + self.shape]
+            if self.names.judge == SHOTS:
+                seen = self._by_shots(torch.stack([self.source_features(row.source_ids[0]) for row in part]))
+            else:
+                images = [self.ctx.source(row.source_ids[0]) for row in part]
+                seen = self._by_judge(images + [images[-1]] * (self.shape - len(images)))
+            for row, probabilities in zip(part, seen, strict=False):
+                found[row.label].append(float(probabilities[row.label]))
+        return torch.tensor([sum(own) / len(own) if own else math.nan for own in found])
 
     @cached_property
     def numerics(self) -> str:
@@ -112,10 +157,7 @@ class Scorer:
             margins = [_margin(row.tolist(), label) for row, label in zip(cosines, labels, strict=True)]
             scores = [one.model_copy(update=update) for one, update in zip(scores, margins, strict=True)]
         for name, values in self._probabilities(features, labels).items():
-            scores = [
-                one.model_copy(update={"probabilities": {**one.probabilities, name: value}})
-                for one, value in zip(scores, values, strict=True)
-            ]
+            scores = [_with(one, {name: value}) for one, value in zip(scores, values, strict=True)]
         return scores
 
     def _cosines(self, features: "Tensor", texts: Sequence[str]) -> "Tensor":
@@ -123,7 +165,8 @@ class Scorer:
 
     def _probabilities(self, features: "Tensor", labels: Sequence[int]) -> dict[str, list[float]]:
         """CLIP's zero-shot probability of each row's class, which He et al. keep above 1/C (arXiv 2210.07574), and that
-        of the first of two captions, by which Diff-Mix's code drops the lowest tenth.
+        of the first of the captions, by which Diff-Mix's code drops the lowest tenth; of more than two how far the
+        first is ahead: ALIA and SaSPA keep the images where it is the nearest.
         """
         probabilities: dict[str, list[float]] = {}
         if self.names.probability:
@@ -131,6 +174,9 @@ class Scorer:
             probabilities[CLASS_PROBABILITY] = [float(row[label]) for row, label in zip(shares, labels, strict=True)]
         if self.names.captions:
             probabilities[CAPTION_PROBABILITY] = self._shares(features, self.names.captions, "captions")[:, 0].tolist()
+        if self.names.captions and len(self.names.captions) > 2:
+            cosines = self._cosines(features, self.names.captions)
+            probabilities[CAPTION_MARGIN] = (cosines[:, 0] - cosines[:, 1:].amax(1)).tolist()
         return probabilities
 
     def _shares(self, features: "Tensor", texts: Sequence[str], key: str) -> "Tensor":
@@ -195,6 +241,11 @@ class Scorer:
             if known:
                 means[label] = torch.stack([self.source_features(source) for source in known]).mean(0)
         return means
+
+
+def _with(scores: ImageScores, measured: Mapping[str, float]) -> ImageScores:
+    """The scores with more numbers under `probabilities`."""
+    return scores.model_copy(update={"probabilities": {**scores.probabilities, **measured}})
 
 
 def _margin(cosines: Sequence[float], label: int) -> dict[str, float]:

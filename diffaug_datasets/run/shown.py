@@ -252,6 +252,8 @@ def _remark(label: int, phrase: str, oracle: Oracle, recipe: Mapping[str, object
         return "look at the images themselves"
     if "concepts" in method.NEEDS:
         return f"its concept may be learned too little: raise config.concepts.steps, or call it other than {phrase!r}"
+    if "lora" in method.NEEDS:
+        return f"it may be learned too little: raise config.lora.epochs, or call it other than {phrase!r}"
     if "image_embeddings" in method.NEEDS:
         return "its images may be learned too little: raise config.embeddings.steps"
     if "pool" in method.NEEDS:

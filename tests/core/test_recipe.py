@@ -66,14 +66,14 @@ def test_keys_of_another_method_are_named_with_what_to_do() -> None:
         "config: split_ratio, arc are of diff_ii, not of genie; take them out, or set method: diff_ii (`diffaug "
         "methods genie` explains the keys that it has)."
     )
-    said = refused({"builder": "fashion", "method": "genie", "config": {"strength": 0.3}})
-    assert said.startswith("config: strength is of img2img, real_guidance, not of genie; take it out (`diffaug methods")
+    said = refused({"builder": "fashion", "method": "genie", "config": {"gamma": 0.3}})
+    assert said.startswith("config: gamma is of diff_mix, real_mix, not of genie; take it out (`diffaug methods")
     said = refused({"builder": "fashion", "method": "genie", "config": {"ratoi": 0.3}})
     assert said.startswith("config.ratoi: unknown key; did you mean 'ratio'")
 
 
 def test_a_parameter_at_the_top_and_a_method_that_is_misspelt() -> None:
-    said = refused({"builder": "fashion", "method": "img2img", "strength": 0.3})
-    assert said.startswith("strength: is a key of config, where the parameters of a method stand (img2img")
+    said = refused({"builder": "fashion", "method": "genie", "ratio": 0.3})
+    assert said.startswith("ratio: is a key of config, where the parameters of a method stand (genie")
     assert refused({"builder": "fashion", "method": "gene"}).endswith("did you mean 'genie'?")
     assert refused({"builder": "fashion", "method": "diffii"}).endswith("did you mean 'diff_ii'?")

@@ -139,6 +139,46 @@ def burg() -> list[Family]:
     return found
 
 
+DIFFUSEMIX = {
+    "fractal_weight": 0.2,
+    "guidance_scale": 4.0,
+    "image_guidance_scale": 1.5,
+    "num_inference_steps": 100,
+    "editor": "instruct",
+}
+ON_PIX2PIX = {"backbone.id": "timbrooks/instruct-pix2pix", "backbone.height": 256, "backbone.width": 256}
+STYLES = (
+    "Autumn",
+    "snowy",
+    "watercolor art",
+    "sunset",
+    "rainbow",
+    "aurora",
+    "mosaic",
+    "ukiyo-e",
+    "a sketch with crayon",
+)
+SENTENCE = "A transformed version of image into {style}"
+STYLED = ("cub", "aircraft", "cars", "flowers", "cifar100")
+DATADREAM = {
+    "guidance_scale": 2.0,
+    "num_inference_steps": 50,
+    "lora.rank": 16,
+    "lora.epochs": 200,
+    "lora.batch": 8,
+    "lora.lr": 1e-4,
+    "lora.warmup": 100,
+    "lora.text_encoder": True,
+}
+DREAMT = ("imagenet", "aircraft", "cars", "flowers", "food101", "dtd", "caltech101")
+DREAMT_AS = {
+    "": "a {metaclass} photo of a {name}",
+    "pets": "a pet photo of a {name}",
+    "eurosat": "a satellite photo of a {name}",
+}
+GIF = {"epsilon": 0.8, "group": 2, "num_inference_steps": 50, "step": 0.1, "updates": 1, "sampler": "ddim"}
+
+
 TABLE: list[Family] = [
     (spread("diff_ii", FOUR, ("5shot",)), FIVE, {**DIFF_II, "split_ratio": 0.3}),
     (spread("diff_ii", FOUR, ("10shot",)), FIVE, {**DIFF_II, "split_ratio": 0.1}),
@@ -268,6 +308,94 @@ TABLE: list[Family] = [
     ),
     *burg(),
     (["retrieval@imagenet_10pct"], {"per_class": 390}, {"query": "text", "prompt": "A photo of {name}"}),
+    (
+        spread("diffusemix", STYLED, ("full",)),
+        {**ON_PIX2PIX, "per_image": 9},
+        {**DIFFUSEMIX, "flips": True, "blend_width": 0, "styles": STYLES, "prompt": SENTENCE},
+    ),
+    (
+        spread("diffusemix", STYLED, ("full",), "_code"),
+        {**ON_PIX2PIX, "per_image": 2},
+        {**DIFFUSEMIX, "flips": False, "blend_width": 20, "prompt": "{style}", "styles": ("sunset", "Autumn")},
+    ),
+    (
+        spread("diffusemix", ("cub", "aircraft"), FEW, "_unidiffda"),
+        {**ON_PIX2PIX, "per_image": 5},
+        {**DIFFUSEMIX, "flips": False, "blend_width": 20, "styles": ("autumn", *STYLES[1:]), "prompt": SENTENCE},
+    ),
+    *(
+        (
+            spread("datadream", (builder,) if builder else DREAMT, ("16shot",), suffix),
+            {"per_class": 500},
+            {**DATADREAM, "scope": scope, "prompt": prompt},
+        )
+        for builder, prompt in DREAMT_AS.items()
+        for suffix, scope in (("", "class"), ("_dataset", "dataset"))
+    ),
+    (
+        spread("gif", ("cifar100", "cars"), ("full",)),
+        {**SD14, "per_image": 5},
+        {**GIF, "guidance_scale": 50.0, "strength": 0.9},
+    ),
+    (
+        spread("gif", ("caltech101",), ("full",)),
+        {**SD14, "per_image": 5},
+        {**GIF, "guidance_scale": 5.0, "strength": 0.9, "epsilon": 4.0},
+    ),
+    (
+        spread("gif", ("dtd",), ("full",)),
+        {**SD14, "per_image": 5},
+        {**GIF, "guidance_scale": 50.0, "strength": 0.5},
+    ),
+    (
+        spread("gif", ("flowers",), ("full",)),
+        {**SD14, "per_image": 5},
+        {**GIF, "guidance_scale": 8.0, "strength": 0.5},
+    ),
+    (
+        spread("gif", ("pets",), ("full",)),
+        {**SD14, "per_image": 10},
+        {**GIF, "guidance_scale": 50.0, "strength": 0.7},
+    ),
+    (
+        ["dream_da@pets_full_code"],
+        {"per_image": 30},
+        {
+            "prompts": ("A photo of a {name}.",),
+            "num_inference_steps": 100,
+            "strength": 0.8,
+            "eta": 1.0,
+            "guidance_scale": 7.5,
+            "perturbation": 3.0,
+        },
+    ),
+    (
+        ["alia@cub_full_code"],
+        {"per_image": 14},
+        {
+            "suffixes": (
+                *("flying", "interacting with flowers", "in the water", "on a branch", "on rocks"),
+                *("perched on a birdfeeder", "perched on a fence"),
+            ),
+            "strength": 0.6,
+            "sampler": "plms",
+            "num_inference_steps": 50,
+            "guidance_scale": 7.5,
+        },
+    ),
+    (
+        ["saspa@aircraft_full_code"],
+        {"per_image": 2},
+        {
+            "sampler": "ddim",
+            "num_inference_steps": 30,
+            "guidance_scale": 7.5,
+            "low": 120,
+            "high": 200,
+            "conditioning_scale": 0.75,
+            "painted": 0.5,
+        },
+    ),
 ]
 
 
@@ -338,7 +466,7 @@ def test_a_preset_takes_changes_as_a_config_name_does() -> None:
 def test_unknown_presets_name_those_of_the_method() -> None:
     with pytest.raises(RecipeError, match="'genie@cub_2shot': no such preset; expected genie@imagenet_lt, "):
         config_recipe("genie@cub_2shot")
-    with pytest.raises(RecipeError, match="'geni@cub': no such preset; expected one of da_fusion, "):
+    with pytest.raises(RecipeError, match="'geni@cub': no such preset; expected one of alia, da_fusion, "):
         config_recipe("geni@cub")
 
 

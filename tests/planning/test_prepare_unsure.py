@@ -16,11 +16,14 @@ from diffaug_datasets.planning.presets import presets
 DEFAULTS = {
     "retrieval": {"query", "prompt", "duplicates"},
     "diffusion_inversion": {"interpolation", "noise", "guidance_scale", "embeddings.steps"},
+    "diffusemix": {"prompt"},
+    "datadream": {"sampler"},
 }
 # Section 3.5: the encoder is UniSiam's in the few-shot experiments, which transformers has not; elsewhere no code
 # confirms it. Beside the tags: what guided He et al.'s GLIDE is no setting of Stable Diffusion; Real-Filter's rule has
 # no code; all numbers of Diffusion Inversion on EuroSAT are stated nowhere, nor how many images of a class it takes of
-# MedMNIST. Diff-Mix's paper was not at hand (section 15.1), so its sets, and its strengths for long tails, are hearsay.
+# MedMNIST. Diff-Mix's paper was not at hand (section 15.1), so its sets, and its strengths for long tails, are hearsay,
+# and so are DiffuseMix's sets and sentence.
 POWERS = (1, 2, 4, 8, 16)
 FOUR = [f"{b}_{p}" for b in ("cub", "aircraft", "cars", "pets") for p in ("5shot", "10shot")]
 NOVEL = [f"{name}_imagenet_5way{shots}shot" for name in ("mini", "tiered") for shots in (1, 5)]
@@ -51,6 +54,11 @@ PRESETS = {
     "diff_gen@imagenet_10pct_tuned_unet": BURG | {"config.concepts.lr_embedding", "config.concepts.init"},
     "diff_gen@imagenet_10pct_tuned_unet_conditioning": BURG | {"config.concepts.init"},
     **{f"diffusion_inversion@imagenet_10pct_{name}": BURG | TUNED for name in ("tuned_conditioning", "tuned_clusters")},
+    **{
+        f"diffusemix@{b}_full{variant}": {"setting", *more}
+        for b in ("cub", "aircraft", "cars", "flowers", "cifar100")
+        for variant, more in (("", ("config.prompt",)), ("_code", ()))
+    },
     **{
         f"diffusion_inversion@{name}_full{variant}": {"config.embeddings.steps", "per_image", *more, *varied}
         for name, more in (("cifar10", ()), ("cifar100", ()), ("stl10", ()), ("imagenette", SIZE))

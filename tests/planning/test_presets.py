@@ -20,7 +20,7 @@ FORMS = (
     r".+ \(arXiv \d{4}\.\d{5}\), .+, at second hand( \(.+\))?",
     r"ours: .{20,}",
 )
-# The commits that the method specification read (its section 0.1), and Diff-Mix's first release.
+# The commits that the method specification read (its section 0.1), Diff-Mix's first release, and of later methods.
 COMMITS = {
     "scuwyh2000/Diff-II at 8c0fa1a",
     "Zhicaiwww/Diff-Mix at a81337b",
@@ -29,6 +29,13 @@ COMMITS = {
     "brandontrabucco/da-fusion at ea784ad",
     "yongchaoz/diffusion_inversion at fa49f92",
     "CVMI-Lab/SyntheticData at 062ac23",
+    "khawar-islam/diffuseMix at e58418d",
+    "nukezil/DiffDA-Eval at 00f7dd8",
+    "ExplainableML/DataDream at a71515f",
+    "Vanint/DatasetExpansion at 554e608",
+    "yunxiangfu2001/DreamDA at 03be6ff",
+    "lisadunlap/ALIA at ce01c94",
+    "EyalMichaeli/SaSPA-Aug at 87799b4",
 }
 
 

@@ -19,12 +19,18 @@ from unittest.mock import patch
 import pyarrow.parquet as pq
 import torch
 from diffusers import (
+    ControlNetModel,
     DDIMInverseScheduler,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     PNDMScheduler,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+)
+from diffusers.pipelines.deprecated.stable_diffusion_variants.pipeline_cycle_diffusion import (
+    compute_noise,
+    posterior_sample,
 )
 from PIL import Image
 from safetensors.torch import load_file
@@ -194,6 +200,58 @@ class Published:
             x = scheduler.step(self.pipe.unet(x, t, encoder_hidden_states=cond).sample, t, x).prev_sample
         return x
 
+    def dream_da(self, row: Row, prompt: str, n: int) -> Tensor:
+        """CycleDiffusion of diffusers at eta 1; 3 xi at the target's bottleneck, first without, then with the prompt.
+
+        The source is guided from "" to "" by 1.5, as the authors do.
+        """
+        scheduler, unet = DDIMScheduler(**DDIM), self.pipe.unet
+        scheduler.set_timesteps(n)
+        kept = scheduler.timesteps[n - int(n * row["strength"]) :]
+        clean = self.latent(row["source_ids"][0], "bicubic")
+        source = target = scheduler.add_noise(clean, self.noise(row["seed"]), kept[:1])
+        texts = torch.cat([self.text(""), self.text(prompt)])
+        for i, t in enumerate(kept):
+            digest = hashlib.sha256(f"{row['seed']}|dream_da|{n - len(kept) + i}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            middle = unet.mid_block.forward
+
+            def noisy(*given: Any, middle: Any = middle, draws: torch.Generator = generator, **named: Any) -> Tensor:
+                h = middle(*given, **named)
+                return torch.stack([one + 3 * torch.randn(one.shape, generator=draws) for one in h])
+
+            plain = unet(torch.cat([source] * 2), t, encoder_hidden_states=torch.cat([texts[:1]] * 2)).sample
+            unet.mid_block.forward = noisy
+            low, high = unet(torch.cat([target] * 2), t, encoder_hidden_states=texts).sample.chunk(2)
+            unet.mid_block.forward = middle
+            e_source = plain[:1] + 1.5 * (plain[1:] - plain[:1])
+            before = posterior_sample(scheduler, source, t, clean, generator, 1.0)
+            rest = compute_noise(scheduler, before, source, t, e_source, 1.0)
+            source = before
+            target = scheduler.step(low + W * (high - low), t, target, eta=1.0, variance_noise=rest).prev_sample
+        return target
+
+    def saspa(self, row: Row, n: int, low: int, high: int, controlnet: Path) -> Tensor:
+        """Text to image with edges, weight 0.75, DDIM; the prompt and its negative are the row's."""
+        network = ControlNetModel.from_pretrained(controlnet, local_files_only=True)
+        pipe = StableDiffusionControlNetPipeline(
+            **self.pipe.components, controlnet=network, requires_safety_checker=False
+        )
+        pipe.set_progress_bar_config(disable=True)
+        pipe.scheduler = DDIMScheduler(**DDIM)
+        levels = ((self.pixels(row["source_ids"][0], "bilinear")[0] + 1) * 127.5).round().int().tolist()
+        edges = torch.tensor(edges_of(levels, low, high)).float()
+        return pipe(
+            row["prompt"],
+            image=edges.expand(1, 3, -1, -1),
+            negative_prompt=row["negative_prompt"],
+            latents=self.noise(row["seed"]),
+            num_inference_steps=n,
+            guidance_scale=W,
+            controlnet_conditioning_scale=0.75,
+            output_type="latent",
+        ).images
+
     # pictures and labels --------------------------------------------------------------------------------------------
 
     def decoded(self, latent: Tensor, size: int | None = None, how: str = "bilinear") -> Image.Image:
@@ -226,3 +284,49 @@ class Published:
         source, (target,) = self.images[row["source_ids"][0]][1], self.hard(prompt)
         share = row["strength"] ** gamma
         return {target: 1.0} if source == target else {source: 1 - share, target: share}
+
+
+def edges_of(levels: Sequence[Sequence[Sequence[int]]], low: int, high: int) -> list[list[int]]:
+    """1 on Canny edges of 8-bit levels [3][h][w], pixel by pixel as OpenCV's documentation and source have them.
+
+    OpenCV is not installed where tests run; `tests/numerics/test_edges.py` holds digests of what it gave.
+    """
+    height, width = len(levels[0]), len(levels[0][0])
+    ring = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+
+    def at(channel: int, y: int, x: int) -> int:
+        return levels[channel][min(max(y, 0), height - 1)][min(max(x, 0), width - 1)]
+
+    def gradient(y: int, x: int) -> tuple[int, int]:
+        found = []
+        for c in range(3):
+            dx = sum(w * (at(c, y + d, x + 1) - at(c, y + d, x - 1)) for d, w in ((-1, 1), (0, 2), (1, 1)))
+            dy = sum(w * (at(c, y + 1, x + d) - at(c, y - 1, x + d)) for d, w in ((-1, 1), (0, 2), (1, 1)))
+            found.append((dx, dy))
+        return max(found, key=lambda pair: abs(pair[0]) + abs(pair[1]))
+
+    slopes = {(y, x): gradient(y, x) for y in range(height) for x in range(width)}
+    strength = {place: abs(dx) + abs(dy) for place, (dx, dy) in slopes.items()}
+
+    def is_ridge(y: int, x: int) -> bool:
+        dx, dy = slopes[y, x]
+        steepness = math.inf if dx == 0 else abs(dy / dx)
+        if steepness < math.tan(math.pi / 8):
+            before, after, keeps_equal = (y, x - 1), (y, x + 1), True
+        elif steepness > math.tan(3 * math.pi / 8):
+            before, after, keeps_equal = (y - 1, x), (y + 1, x), True
+        else:
+            side = -1 if (dx < 0) != (dy < 0) else 1
+            before, after, keeps_equal = (y - 1, x - side), (y + 1, x + side), False
+        own, behind = strength[y, x], strength.get(after, 0)
+        return own > strength.get(before, 0) and (own >= behind if keeps_equal else own > behind)
+
+    ridges = {place for place, value in strength.items() if value > low and is_ridge(*place)}
+    waiting = [place for place in ridges if strength[place] > high]
+    kept = set(waiting)
+    while waiting:
+        y, x = waiting.pop()
+        near = {(y + d, x + r) for d, r in ring} & (ridges - kept)
+        kept |= near
+        waiting += near
+    return [[int((y, x) in kept) for x in range(width)] for y in range(height)]

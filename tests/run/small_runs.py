@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from small_controlnet import small_controlnet
 
 import diffaug_datasets
 from diffaug_datasets.core.models import BackboneSpec
@@ -39,6 +40,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "timix": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0}},
     "tiaug": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0}},
     "dafusion": {**QUICK, "concepts": {**CONCEPTS, "steps": 2, "rank": 0, "templates": ["a {token}", "the {token}"]}},
+    "diffusemix": QUICK,
+    "datadream": {
+        **QUICK,
+        "lora": {"epochs": 2, "batch": 2, "rank": 2, "warmup": 1, "checkpoint_every": 1, "lr": 1e-3},
+    },
+    "gif": {**QUICK, "encoder": "tiny"},
+    "dreamda": {**QUICK, "strength": 0.75},
+    "alia": {**QUICK, "strength": 0.75},
+    "saspa": QUICK,
     "retrieval": {},
     "diffinversion": {
         **QUICK,
@@ -62,8 +72,9 @@ def small_pool() -> str:
 def small_recipe(slug: str, **changes: Any) -> Recipe:
     """A recipe of 2 images per class in few steps; shards of 8 rows, batches of 3: the last batch is ragged."""
     small = {"per_class": 2, "batch_size": 3, "shard_rows": 8, "include_test": False, "config": METHODS[slug]}
-    pool = {"config": {"pool": small_pool()}} if slug == "retrieval" else {}
-    return config_recipe(f"fashion_2shot_{slug}", **merged(merged(small, pool), changes))
+    places = {"retrieval": {"pool": small_pool}, "saspa": {"controlnet": small_controlnet}}.get(slug, {})
+    config = {"config": {key: build() for key, build in places.items()}}
+    return config_recipe(f"fashion_2shot_{slug}", **merged(merged(small, config), changes))
 
 
 def small_run(folder: Path, slug: str, **changes: Any) -> Run:

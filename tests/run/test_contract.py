@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 import torch
 from PIL import Image
+from small_controlnet import small_controlnet
 from small_runs import digests, small_pool
 
 from diffaug_datasets.core.errors import PlanError
@@ -36,7 +37,7 @@ from diffaug_datasets.sources.real import read_real
 # Tests of one method run in one process, where its finished run is made once.
 NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in sorted(discover_methods())]
 POOL = PoolTable.of(f"{i:02x}" * 32 for i in range(40))
-LEARNED = {"concepts", "inversions", "image_embeddings"}  # needs that are fits of the same name
+LEARNED = {"concepts", "lora", "imagined", "inversions", "image_embeddings"}  # needs that are fits of the same name
 # Small values of parameters; a method gets those that its `Config` has.
 SMALL: dict[str, Any] = {
     "num_inference_steps": 4,
@@ -46,15 +47,17 @@ SMALL: dict[str, Any] = {
     "strengths": [0.5, 1.0],
     "levels": [0.5, 0.75, 1.0],
     "concepts": {"steps": 2, "batch": 2, "checkpoint_every": 2},
+    "lora": {"epochs": 1, "batch": 2, "rank": 2, "warmup": 0, "checkpoint_every": 1},
     "embeddings": {"vectors": 3, "steps": 2, "batch": 4, "group": 10, "checkpoint_every": 2},
 }
 
 
 def small_config(name: str) -> dict[str, Any]:
-    """Of these parameters those that the method has, and a small pool where it takes one."""
+    """Of these parameters those that the method has, and a small pool or ControlNet where it takes one."""
     keys = find_method(name).Config.model_fields
-    pool = {"pool": small_pool()} if "pool" in keys else {}
-    return {key: value for key, value in SMALL.items() if key in keys} | pool
+    places = {"pool": small_pool, "controlnet": small_controlnet}
+    made = {key: build() for key, build in places.items() if key in keys}
+    return {key: value for key, value in SMALL.items() if key in keys} | made
 
 
 def table(counts: Sequence[int] = (3, 2, 4)) -> SourceTable:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from published import CLASSES, Expected, Published
+from small_controlnet import small_controlnet
 from small_runs import CONCEPTS, METHODS, small_run
 
 import diffaug_datasets
@@ -45,6 +46,9 @@ CONFIG: dict[str, dict[str, Any]] = {
     "timix": {**TOKENS, "gamma": GAMMA},
     "tiaug": {**TOKENS, "strengths": [1.0, 0.5]},
     "dafusion": {**METHODS["dafusion"], "strengths": [0.25, 0.5, 0.75, 1.0]},
+    "alia": {"strength": 0.6, "sampler": "plms"},
+    "saspa": {"low": 60, "high": 120},
+    "dreamda": {"prompts": ["a photo of a {name}"], "strength": 0.75},
 }
 # Tests of one method run in one process, where its fits are made once.
 SLUGS = [pytest.param(slug, marks=pytest.mark.xdist_group(f"published-{slug}")) for slug in CONFIG]
@@ -52,8 +56,8 @@ STATES_ITS_PROMPT_WITH_TOKENS = ("diffii", "diffgen", "diffaug", "diffmix", "tim
 
 
 def test_every_method_is_compared() -> None:
-    """Here, or in a file of its own: what starts from no prompt, and what asks no diffusion model."""
-    elsewhere = {"diffinversion", "retrieval"}
+    """Here, or in a file of its own."""
+    elsewhere = {"diffinversion", "retrieval", "diffusemix", "datadream", "gif"}
     assert {method.SLUG for method in discover_methods().values()} == set(CONFIG) | elsewhere
 
 
@@ -122,6 +126,16 @@ def expected(slug: str, row: PlanRow, reference: Published, run: Run) -> Expecte
     elif slug == "diffii":
         assert record["prompt_first"] in {f"{prompt} {suffix['text']}" for suffix in SUFFIXES}
         latent = reference.diff_ii(record, prompt, N, CONFIG[slug]["split_ratio"])
+    elif slug == "alia":
+        assert record["prompt"] in {f"{prompt} {suffix['text']}" for suffix in SUFFIXES}
+        latent = reference.img2img(record, record["prompt"], N, "bilinear", "plms")
+    elif slug == "saspa":
+        sentence, _, painter = (record["prompt"] or "").partition(", a painting of ")
+        assert sentence in {f"{prompt} {suffix['text'].removesuffix('.')}" for suffix in SUFFIXES}
+        assert not painter or painter in run.recipe.method_config.painters  # type: ignore[attr-defined]
+        latent = reference.saspa(record, N, CONFIG[slug]["low"], CONFIG[slug]["high"], Path(small_controlnet()))
+    elif slug == "dreamda":
+        latent = reference.dream_da(record, prompt, N)
     else:
         how = "crop" if slug == "img2img" else "bilinear"
         latent = reference.img2img(record, prompt, N, how, "plms" if slug == "dafusion" else "dpm")
@@ -175,7 +189,7 @@ def test_ada_with_plain_features(tmp_path: Path) -> None:
     assert made.chosen["strength"] == levels[plain.level or 0]
 
 
-@pytest.mark.parametrize("slug", ["realguidance", "diffmix", "dafusion", "img2img"])
+@pytest.mark.parametrize("slug", ["realguidance", "diffmix", "dafusion", "img2img", "saspa"])
 @torch.no_grad()
 def test_pictures_come_back_at_the_size_of_their_sources(slug: str, ours: Callable[[str], Ours]) -> None:
     """As the authors of Diff-Mix and DA-Fusion store them; GeNIe's baseline stays at the backbone's size."""

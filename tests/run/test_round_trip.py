@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from small_controlnet import small_controlnet
 from small_runs import load_backbone, loading, small_pool
 
 from diffaug_datasets.core.errors import RecipeError
@@ -51,6 +52,8 @@ FAST: dict[str, Any] = {
     "encoder": "tiny",
     "suffixes": ["at night."],
     "concepts": {"steps": 1, "batch": 1},
+    "lora": {"epochs": 1, "batch": 2, "rank": 2, "warmup": 0},
+    "editor": "noised",
     "embeddings": {"vectors": 2, "steps": 1, "batch": 2},
 }
 
@@ -177,6 +180,7 @@ def fast(recipe: Recipe, photos: Path) -> Recipe:
     embeddings: Any = recipe.config.get("embeddings", {})
     config = merged(config, {"embeddings": {"start": "prompt"}} if embeddings.get("start") == "prompt" else {})
     config |= {"pool": small_pool()} if "pool" in keys else {}
+    config |= {"controlnet": small_controlnet()} if "controlnet" in keys else {}
     config |= {"sources": "others"} if config.get("sources") == "confused" else {}
     config |= {"num_inference_steps": 4} if keys.isdisjoint({"strength", "strengths"}) and "sampler" in keys else {}
     content = {"builder": "imagefolder", "source": str(photos), "per_class": 1, "include_test": False}
