@@ -1,9 +1,9 @@
 """The scripts that look at a whole device or at real photographs, at the smallest size that runs all of them."""
 
+import csv
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,49 +78,53 @@ def toys(tmp_path: Path) -> Path:
     return tmp_path / "toys"
 
 
-@pytest.fixture
-def try_photos(
-    scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., list[str]]:
-    """Runs the script; the lines that it printed."""
-    import try_photos
-
-    def run(*arguments: object) -> list[str]:
-        monkeypatch.setattr(sys, "argv", ["try_photos.py", *map(str, arguments)])
-        try_photos.main()
-        return capsys.readouterr().out.splitlines()
-
-    return run
+NAMES = ["txt2img", "img2img-L", "img2img-H", "genie", "realguidance", "diffii"]
 
 
-def test_try_photos_prints_a_line_a_method_and_makes_nothing_twice(
-    try_photos: Callable[..., list[str]], toys: Path, tmp_path: Path
+def photos(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
+    """Runs the script; what it ended with."""
+    import bench_photos
+
+    monkeypatch.setattr(sys, "argv", ["bench_photos.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        bench_photos.main()
+    return stopped.value.code
+
+
+def test_bench_photos_names_what_is_not_there(scripts: None, monkeypatch: pytest.MonkeyPatch, toys: Path) -> None:
+    assert "nowhere/train: no such folder; give one" in str(photos(monkeypatch, "nowhere"))
+    assert "nowhere: no model_index.json; give --model" in str(photos(monkeypatch, toys, "--model", "nowhere"))
+
+
+@pytest.mark.full
+def test_bench_photos_explained_and_written_down(
+    scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], toys: Path, tmp_path: Path
 ) -> None:
-    work = tmp_path / "work"
-    few = ("--steps", 2, "--concept-steps", 2, "--iterations", 2, "--seeds", 2, "--per-image", 1)
-    given = ("--data", toys, "--model", TINY, "--work", work, *few, "--methods", "genie_ada", "diff_ii")
-    lines = try_photos(*given)
-    assert " ".join(lines[0].split()) == "dataset method rows seconds distance real alone, % with images, %"
-    assert [line.split()[:3] for line in lines[1:]] == [["toys", "genie_ada", "10"], ["toys", "diff_ii", "10"]]
-    for name in ("genie_ada", "diff_ii"):
-        assert Image.open(work / "toys" / f"{name}.png").size == (11 * 72, 2 * 98)
-    events = {path: path.read_bytes() for path in work.rglob("events.jsonl")}
-    assert len(events) == 3
-    assert try_photos(*given) == lines
-    assert {path: path.read_bytes() for path in work.rglob("events.jsonl")} == events
+    import explain_bench
+    import write_results
 
+    out = tmp_path / "toys_bench"
+    few = ("--steps", 10, "--concept-steps", 2, "--network-steps", 2, "--draws", 2, "--per-class", 1)
+    assert photos(monkeypatch, toys, "--model", TINY, "--encoders", "tiny", "--out", out, *few) == 0
+    prompts = (out / "photos.yaml").read_text("utf-8")
+    assert '"blue-box":"blue box"' in prompts and '"Red_ball":"Red ball"' in prompts
+    capsys.readouterr()
 
-def test_try_photos_reads_hyphens_as_the_captions_do(scripts: None, toys: Path, tmp_path: Path) -> None:
-    import try_photos
+    monkeypatch.setattr(sys, "argv", ["explain_bench.py", str(out), "--csv", str(tmp_path / "why.csv")])
+    explain_bench.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[1:]] == NAMES
+    assert (tmp_path / "why.csv").read_text("utf-8").startswith("encoder,line,real,agreement,as benched,confirmed")
 
-    staged = try_photos.staged(toys, tmp_path)
-    assert sorted(path.name for path in (staged / "train").iterdir()) == ["Red_ball", "blue_box"]
-    assert len(list(staged.rglob("*.png"))) == 16
-
-
-def test_try_photos_names_a_folder_that_is_not_there(try_photos: Callable[..., list[str]], toys: Path) -> None:
-    with pytest.raises(SystemExit, match="nowhere: no such folder; give --data"):
-        try_photos("--data", toys, "--model", "nowhere")
+    monkeypatch.setattr(write_results, "DOCS", tmp_path / "docs")
+    write_results.main([out])
+    table = (tmp_path / "docs" / "bench" / "toys_bench-logistic-tiny.csv").read_text("utf-8").splitlines()
+    assert table[0].startswith("line,accuracy (95 %),gain over real (95 %)")
+    benched = {row["line"]: row for row in csv.DictReader(table)}
+    explained = {row["line"]: row for row in csv.DictReader((tmp_path / "why.csv").open(encoding="utf-8"))}
+    for name, row in explained.items():  # nothing changed gives the bench's own number
+        assert row["as benched"].split()[0] == benched[name]["accuracy (95 %)"].split()[0]
+    assert (tmp_path / "docs" / "bench_methods.csv").is_file()
 
 
 def mutate_parity(*words: str) -> subprocess.CompletedProcess[str]:
@@ -238,38 +242,3 @@ def test_count_frames_follows_a_row_from_main_to_the_published_set() -> None:
     assert "  methods.genie.generate" in lines
     modules = [line.split(":")[0].strip() for line in done.stdout.partition("published set: ")[2].splitlines()]
     assert {"core.plan", "run.worker", "run.shards", "release.provenance"} <= set(modules)
-
-
-def test_classifiers_learn_from_soft_labels(scripts: None) -> None:
-    from bench_methods import soft_labels
-
-    told = [{"class": [2, 0], "weight": [0.25, 0.75]}, {"class": [1], "weight": [1.0]}]
-    assert soft_labels(told, 3).tolist() == [[0.75, 0.0, 0.25], [0.0, 1.0, 0.0]]
-
-
-@pytest.mark.full
-def test_bench_methods_prints_a_line_a_method_and_goes_on_where_it_was(
-    scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    import bench_methods
-
-    monkeypatch.setattr(bench_methods, "ITERATIONS", 2)
-    few = ["--work", str(tmp_path), "--protocols", "5shot", "--trials", "1", "--per-image", "0.2"]
-
-    def call(*words: str) -> list[str]:
-        monkeypatch.setattr(sys, "argv", ["bench_methods.py", *words, *few])
-        bench_methods.main()
-        return capsys.readouterr().out.splitlines()
-
-    names = ("real", "realgen", "realmix")
-    lines = call(*names)
-    assert [line.split(":")[0] for line in lines] == [f"{name} 5shot trial 0" for name in names]
-    events = {path: path.read_bytes() for path in tmp_path.rglob("events.jsonl")}
-    assert call(*names) == lines
-    assert {path: path.read_bytes() for path in tmp_path.rglob("events.jsonl")} == events
-    monkeypatch.setattr(bench_methods.write_table, "__defaults__", (tmp_path / "table.csv",))
-    assert [line.split()[:3] for line in call("--table")[1:]] == [["5shot", name, "1"] for name in names]
-    assert (tmp_path / "table.csv").read_text().startswith('protocol,line,trials,"accuracy, %"')
-    cells = sorted(path.name for path in (tmp_path / "cells").iterdir())
-    call("real", "--iterations", "1")  # not what the table is of
-    assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == cells
