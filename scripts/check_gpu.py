@@ -112,7 +112,10 @@ def build_controlnet(pipeline: Path, device: str) -> None:
 
     with torch.device(device):
         torch.manual_seed(0)
-        unet = UNet2DConditionModel.from_pretrained(pipeline / "unet", local_files_only=True)
+
+        unet = UNet2DConditionModel.from_pretrained(
+            pipeline / "unet", use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
         ControlNetModel.from_unet(unet).save_pretrained(pipeline.with_name("controlnet"))
 
 

@@ -125,8 +125,8 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
             "if t - 1 <= num_train_timesteps * ratio",
             "if t - 80 <= num_train_timesteps * ratio",
         ),
-        Fault("methods/genie.py", "int(1000 * ratio)", "int(990 * ratio)"),
-        Fault("methods/genie.py", "s.label != target and", "s.label == target and"),
+        Fault("methods/genie.py", "num_train_timesteps * ratio)", "num_train_timesteps * 0.99 * ratio)"),
+        Fault("methods/genie.py", "else range(len(table.class_names))) - {target}", "else {target})"),
     ),
     "genieada": (
         Fault("numerics/selection.py", "z_levels.double() - source", "z_levels.double() + source"),
@@ -164,7 +164,11 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
     ),
     "diffinversion": (
         Fault("models/concepts.py", "alpha * partner + lam * noise", "alpha * partner - lam * noise"),
-        Fault("methods/diffusion_inversion.py", "[0] * len(rows))", "[1] * len(rows))"),
+        Fault(
+            "methods/diffusion_inversion.py",
+            "cfg.num_inference_steps, [0] * len(rows)",
+            "cfg.num_inference_steps, [1] * len(rows)",
+        ),
         Fault("methods/diffusion_inversion.py", "in sorted(group)]).mean(0)", "in sorted(group)]).mean(0) * 1.5"),
         Fault("methods/diffusion_inversion.py", "if source is not own]", "if source is own]"),
     ),

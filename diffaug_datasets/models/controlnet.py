@@ -37,6 +37,7 @@ def load_controlnet(folder: str, backbone: Backbone) -> ControlNetModel:
                 Path(folder),
                 torch_dtype=backbone.dtype,
                 use_safetensors=True,
+                trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
             )
