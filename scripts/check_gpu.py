@@ -136,6 +136,8 @@ def recipe(method: Method, pipeline: Path, pictures: Path, size: Size) -> Recipe
     known = {"num_inference_steps": size.steps, "inversion_steps": size.steps, "encoder": "tiny", "concepts": concepts}
     known |= {"suffixes": ["in the snow", "at night"], "split_ratio": 0.5}
     known["embeddings"] = {"steps": size.concept_steps, "batch": 2, "checkpoint_every": 1}
+    known["lora"] = {"epochs": size.concept_steps, "batch": 2, "warmup": 0, "checkpoint_every": 1}
+    known["editor"] = "noised"  # the model that is built edits by no instruction
     known |= {"pool": str(pictures.with_name("pool")), "duplicates": {"hash_distance": None, "cosine": None}}
     known |= {"strength": 0.5, "strengths": [0.5, 1.0], "controlnet": str(pipeline.with_name("controlnet"))}
     return Recipe(
@@ -221,7 +223,7 @@ class Bench:
         """SIGKILL while something is learned and inside the second shard, then resume; the run and how many kills."""
         kinds = {unit.kind for unit in Run.open(self.folder / "killed" / method).plan.fits}
         codes = []
-        learning = [KillAt("fit", 2)] if kinds & {"concepts", "image_embeddings"} else []
+        learning = [KillAt("fit", 2)] if kinds & {"concepts", "lora", "image_embeddings"} else []
         for point in (*learning, KillAt("batch", "synthetic-00001")):
             child = self.start([method], "killed", self.options, point)
             child.join()

@@ -65,9 +65,9 @@ def sentences(
     source: Source = None,
     device: Device = "cpu",
 ) -> None:
-    """Turn class names into sentences, to prompt with: He et al.'s language enhancement.
+    """Turn class names into sentences, to prompt with.
 
-    Done once, before planning.
+    He et al.'s language enhancement, done once, before planning.
     """
     from diffaug_datasets.cli.make import make_sentences
     from diffaug_datasets.planning.sentences import SentenceOptions

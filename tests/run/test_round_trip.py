@@ -159,7 +159,9 @@ def test_a_float32_column_holds_the_nearest_number_and_no_larger_one() -> None:
 
 @cache
 def loaded(device: str) -> Backbone:
-    return load_backbone(BackboneSpec(id="tiny"), device)
+    """One for all methods, whose weights take gradients even where who generates asks first."""
+    with torch.inference_mode(False):
+        return load_backbone(BackboneSpec(id="tiny"), device)
 
 
 @pytest.fixture(scope="module")
