@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -55,6 +55,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "embeddings": {"vectors": 3, "steps": 4, "batch": 4, "group": 12, "checkpoint_every": 2},
     },
 }
+
+
+def some_by_default(names: Iterable[str], chosen: Container[str]) -> list[Any]:
+    """Parameters of a test that is dear: names of methods, those that are not chosen under `full` alone."""
+    return [pytest.param(name, marks=() if name in chosen else pytest.mark.full) for name in names]
+
+
 load_backbone = Backbone.load  # whatever a test puts in its place
 IMAGE_ALONE = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 

@@ -20,6 +20,7 @@ from diffaug_datasets.run.place import FolderPlace, ObjectPlace, place_of
 from diffaug_datasets.run.store import Receipt, Run
 
 TTL = 1.0
+FOLDER, STORE = "a folder", "an object store"
 FIRST, SECOND = "synthetic-00000", "synthetic-00001"
 HANDS = Path(__file__).with_name("hands.py")
 pytestmark = pytest.mark.xdist_group("leases")
@@ -31,13 +32,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"s3://{BUCKET}/leases"
 
 
-@pytest.fixture(params=["a folder", "an object store"])
+@pytest.fixture(params=[FOLDER, STORE])
 def run_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where a run of three shards is planned."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("DIFFAUG_LEASE_SECONDS", str(TTL))
     place = str(tmp_path / "run")
-    if request.param != "a folder":
+    if request.param == STORE:
         place = f"{request.getfixturevalue('store')}/{time.time_ns()}"
     return price_plan(small_recipe("txt2img"), place).write().where
 
@@ -66,6 +67,7 @@ def maker(place: str, unit: str) -> str:
     return receipt.worker
 
 
+@pytest.mark.parametrize("run_place", [FOLDER, pytest.param(STORE, marks=pytest.mark.full)], indirect=True)
 def test_the_dead_are_replaced_and_the_stopped_commit_nothing(run_place: str) -> None:
     """On `a` a worker is killed in the first unit, on `b` one is stopped in the second; `c` makes all."""
     with start(run_place, "a", 60, FIRST) as dead, start(run_place, "b", 2 * TTL, SECOND) as stopped:
@@ -83,6 +85,7 @@ def test_the_dead_are_replaced_and_the_stopped_commit_nothing(run_place: str) ->
     assert {maker(run_place, shard.name) for shard in Run.open(run_place).plan.shards()} == {"c"}
 
 
+@pytest.mark.parametrize("run_place", [pytest.param(FOLDER, marks=pytest.mark.full), STORE], indirect=True)
 def test_two_hosts_make_every_unit_once(run_place: str) -> None:
     """Each unit takes longer than the TTL, so that only beats keep it."""
     with start(run_place, "a", 1.5 * TTL) as a, start(run_place, "b", 1.5 * TTL) as b:

@@ -244,7 +244,7 @@ def test_a_source_is_sampled_as_the_pipeline_of_diffusers_does(slug: str, ours: 
     assert float((wanted - mode).abs().max()) > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("guidance", [7.5, 1.0])
+@pytest.mark.parametrize("guidance", [pytest.param(7.5, marks=pytest.mark.full), 1.0])  # 7.5: by `test_contract`
 @pytest.mark.parametrize("slug", SLUGS)
 def test_declared_cost_is_counted(slug: str, guidance: float, ours: Callable[[str], Ours]) -> None:
     """U-Net rows of one image alone in its batch; guidance 1 needs one prediction a step instead of two."""
