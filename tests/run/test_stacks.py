@@ -83,6 +83,7 @@ def begun(whole: Run, folder: Path, **stack: str) -> Run:
     for shard in run.plan.shards():
         receipt = run.receipt(shard.name)
         assert receipt is not None
+        run.receipt_path(shard.name).unlink()
         run.write_receipt(receipt.model_copy(update={"stack": {**receipt.stack, **stack}}))
     run.receipt_path("synthetic-00002").unlink()
     (run.folder / "run.json").unlink()
@@ -237,7 +238,10 @@ def test_regen_of_a_run_folder_measures_where_another_stack_made_it(
     stored = stored_rows(run.table(shard), [one.row_id for one in shard.rows])
     seeds = {one.row_id: (one.seed or 0) ^ (one.row_id == row) for one in shard.rows}
     changed = [one.model_copy(update={"plan": one.plan.model_copy(update={"seed": seeds[one.id]})}) for one in stored]
-    run.write_shard(shard, changed)
+    stated, written = run.receipt(shard.name), run.write_shard(shard, changed)
+    assert stated is not None
+    run.receipt_path(shard.name).unlink()
+    run.write_receipt(written.model_copy(update={"stack": stated.stack}))
     wrong = diffaug("regen", run.folder, row, "--device", "cpu", "--json")
     told = json.loads(wrong.out)
     assert (wrong.code, told["outcome"], told["equal"]) == (1, "WRONG", False)
