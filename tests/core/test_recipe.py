@@ -67,7 +67,9 @@ def test_keys_of_another_method_are_named_with_what_to_do() -> None:
         "methods genie` explains the keys that it has)."
     )
     said = refused({"builder": "fashion", "method": "genie", "config": {"gamma": 0.3}})
-    assert said.startswith("config: gamma is of diff_mix, real_mix, ti_mix, not of genie; take it out (`diffaug methods")
+    assert said.startswith(
+        "config: gamma is of diff_mix, real_mix, ti_mix, not of genie; take it out (`diffaug methods"
+    )
     said = refused({"builder": "fashion", "method": "genie", "config": {"ratoi": 0.3}})
     assert said.startswith("config.ratoi: unknown key; did you mean 'ratio'")
 

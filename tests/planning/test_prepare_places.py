@@ -170,7 +170,19 @@ def test_published_recipes_name_nothing_of_the_reader(project: Path, monkeypatch
 
 def test_what_could_be_a_path_says_so_by_its_type() -> None:
     """A new method's place is declared; those that name one today are all known here."""
-    known = {"pool", "encoder", "judge", "controlnet", "fractals", "source", "confusion", "suffixes", "id", "backbone"}
+    known = {
+        "pool",
+        "encoder",
+        "judge",
+        "controlnet",
+        "fractals",
+        "prompts",
+        "source",
+        "confusion",
+        "suffixes",
+        "id",
+        "backbone",
+    }
     found = {name for model in _models() for name in model.model_fields if place_of(model, name)}
     assert found == known
     undeclared = [
