@@ -178,6 +178,7 @@ def test_rows_of_two_stacks_are_no_promise_of_equal_bits(hub: LoopbackHub, copie
     run = copied()
     receipt = run.receipt("synthetic-00001")
     assert receipt and (run.folder / "run.json").is_file()
+    run.receipt_path("synthetic-00001").unlink()
     run.write_receipt(receipt.model_copy(update={"stack": {**receipt.stack, "torch": "another"}}))
     (run.folder / "run.json").unlink()
     assert (done := assemble(run)).tier == "T2" and len(done.stacks) == 2
