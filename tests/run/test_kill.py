@@ -34,6 +34,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
     return Planned.measure(folder)
 
 
+@pytest.mark.full  # beside a kill in each window
 @pytest.mark.timeout(600)
 def test_seventeen_random_kills(planned: Planned) -> None:
     assert kill_at_random(planned, 17, SEED) >= 8, f"KILL_SEED={SEED}"
