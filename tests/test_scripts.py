@@ -27,7 +27,10 @@ LEARNED = ["diff_ii"]
 
 @pytest.mark.parametrize(
     "methods",
-    [LEARNED, pytest.param(sorted(discover_methods()), marks=[pytest.mark.full, pytest.mark.timeout(900)])],
+    [
+        pytest.param(LEARNED, marks=pytest.mark.full),
+        pytest.param(sorted(discover_methods()), marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+    ],
 )
 def test_check_gpu_holds_on_the_cpu(methods: list[str]) -> None:
     """At 64 px in two steps: 1 and 2 processes and a killed one leave the same bytes."""

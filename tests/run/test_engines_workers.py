@@ -28,7 +28,8 @@ def test_batches_mix_start_steps_and_the_last_is_ragged(tmp_path: Path) -> None:
     assert any(len(batch) < 3 for batch in batches)
 
 
-@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.full), 3])
+@pytest.mark.full  # two of them, of each kind: `test_contract`, and below
+@pytest.mark.parametrize("workers", [2, 3])
 def test_any_number_of_workers_makes_the_same_bytes(tmp_path: Path, reference: dict[str, str], workers: int) -> None:
     run = mixed_start_run(tmp_path / "run")
     execute(run, WorkerOptions(), workers=workers)

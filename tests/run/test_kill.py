@@ -65,9 +65,12 @@ WINDOWS = [
     "replace: synthetic-00000-",
     "replace: run.json",
 ]
+LIKE_RUN_JSON = ("replace: quality.parquet", "replace: selection.parquet", "replace: selection.json")
 
 
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    "window", [pytest.param(one, marks=pytest.mark.full) if one in LIKE_RUN_JSON else one for one in WINDOWS]
+)
 def test_a_kill_in_each_window(planned: Planned, window: str) -> None:
     folder = planned.copy("window-" + window.replace(" ", "-").replace(":", ""))
     child = start(folder, KillAt(window))
