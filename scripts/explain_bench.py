@@ -36,6 +36,7 @@ from diffaug_datasets.evaluate.record import KeptBench, read_bench
 from diffaug_datasets.evaluate.statistics import paired_difference
 from diffaug_datasets.evaluate.suite import Mixing, Probe
 from diffaug_datasets.evaluate.training_sets import TrainingSet
+from diffaug_datasets.release.leakage import Looks
 from diffaug_datasets.release.read import load
 
 WAYS = ("as benched", "confirmed", "quarter", "hard")
@@ -96,6 +97,7 @@ def rule_of(kept: KeptBench) -> Mixing:
 
 def explained(kept: KeptBench) -> Iterator[dict[str, str]]:
     """One row per encoder and set."""
+    looks = Looks()
     probe, mixing = next(one for one in kept.spec.classifiers if isinstance(one, Probe)), rule_of(kept)
     penalty = probe.penalty if isinstance(probe.penalty, float) else 1.0
     for encoder in load_encoders(kept.spec, "cpu"):
@@ -103,7 +105,7 @@ def explained(kept: KeptBench) -> Iterator[dict[str, str]]:
         found: dict[str, Explained] = defaultdict(Explained)
         for key in kept.draws:
             places = {line.name: Path(line.place) for line in kept.record.lines if line.draw == key}
-            read = {name: read_set(str(place)) for name, place in places.items()}
+            read = {name: read_set(str(place), looks=looks) for name, place in places.items()}
             draw = next(iter(read.values()))[0]
             features.prepare([draw.real, draw.test, *(line.synthetic for _, line in read.values())])
 
