@@ -93,6 +93,7 @@ class _Passed:
     system: set[str] = field(default_factory=set)
 
     def texts(self) -> Iterator[str]:
+        """What was left out and why, kind by kind."""
         for suffix, count in sorted(self.unread.items()):
             added = ADDED_BY.get(OPTIONAL.get(suffix, ""), "convert them to .png or .jpg")
             yield f"{count:,} {suffix} ({added})"

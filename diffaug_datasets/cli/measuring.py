@@ -37,10 +37,10 @@ def run_measure(
     if out is not None and len(sets) > 1:
         raise RecipeError(f"--out: got {len(sets)} sets, and a file is of one; measure them one by one.")
     found: list[tuple[str, Measured]] = []
-    chosen = encoders or tuple(dict.fromkeys(usual_encoder(where, config) for where in sets))
-    for name in chosen:
+    usual = {} if encoders else {where: usual_encoder(where, config) for where in sets}
+    for name in encoders or dict.fromkeys(usual.values()):
         encoder = Encoder.load(name, resolve_device(device))
-        for where in [where for where in sets if encoders or usual_encoder(where, config) == name]:
+        for where in (where for where in sets if usual.get(where, name) == name):
             with waiting(f"measuring {where}"):
                 measured = measure(where, encoder, config=config, with_real=with_real, by_class=by_class or as_json)
             found.append((where, measured))

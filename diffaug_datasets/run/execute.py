@@ -99,11 +99,12 @@ def execute(
         RunError: the folder is read-only, full or was begun on another stack; a device that is not there.
         PlanError: a folder of `fits_from` holds no plan.
     """
+    _check_fits_from(options)
     if not options.split_batches:  # whose processes wait for one another
         done = made_before(run)
         if done or (options.only_fits and _are_intact(run, run.plan.fits)):
             return None if options.only_fits else done
-    _check_places(run, options)
+    _check_place(run)
     options = resolved(options)
     if not accelerate.launched():
         options, workers = ranks.placed(options, _gpus(options.device)), workers or int(ranks.in_step() > 1)
@@ -136,7 +137,8 @@ def submit(run: Run, options: WorkerOptions, workers: int, engine: Slurm) -> slu
         RunError: the folder may not be written; what `slurm.submit` refuses.
         PlanError: a folder of `fits_from` holds no plan.
     """
-    _check_places(run, options)
+    _check_fits_from(options)
+    _check_place(run)
     return slurm.submit(run, options, workers, engine)
 
 
@@ -162,19 +164,27 @@ def execute_by_ray(
         RunError: the folder may not be written; what `ray_cluster.work` refuses or gives up.
         PlanError: a folder of `fits_from` holds no plan.
     """
-    _check_places(run, options)
+    _check_fits_from(options)
+    _check_place(run)
     run.sweep()
     ray_cluster.work(run, options, workers, engine, on_progress)
     on_progress()
-    done = current(run)
-    assert done is not None  # an actor has assembled it
-    return done
+    if done := current(run):
+        return done
+    raise RunError(
+        f"{run.where}: the cluster has made every unit, and this machine does not see the finished run; put it on a "
+        "disk that all nodes and this machine share."
+    )
 
 
-def _check_places(run: Run, options: WorkerOptions) -> None:
-    """Raises PlanError where a folder of `fits_from` holds no plan, RunError where the run's may not be written."""
+def _check_fits_from(options: WorkerOptions) -> None:
+    """Raises PlanError where a folder of `fits_from` holds no plan, also of a run that lacks nothing."""
     for folder in options.fits_from:
         Run.open(folder)
+
+
+def _check_place(run: Run) -> None:
+    """Raises RunError where the run's folder may not be written."""
     if not os.access(run.folder, os.W_OK):
         raise RunError(f"{run.where}: is read-only for this user; a run folder must be writable.")
     run.check_writable()

@@ -206,9 +206,10 @@ class Leases:
     def _last(self, unit: str) -> Steps[tuple[str, bytes] | None]:
         """The key and content of the unit's last generation; None where it has none."""
         found: list[Entry] = yield Call("list", f"{LEASES}/{unit}/")
-        if not found:
+        keys = [entry.key for entry in found if entry.key.rpartition("/")[2].isdecimal()]  # others are no leases
+        if not keys:
             return None
-        key = found[-1].key
+        key = keys[-1]
         content: bytes | None = yield Call("get", key)
         return key, content or b""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from small_runs import digests, mixed_start_run, small_run
 
+from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -84,3 +85,5 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (run.folder / "shards").iterdir()}
     execute(Run.open(run.folder), WorkerOptions(), workers=1)
     assert {p: p.stat().st_mtime_ns for p in (run.folder / "shards").iterdir()} == before
+    with pytest.raises(DiffAugError, match=r"no plan\.json here"):  # what was mistyped is said all the same
+        execute(Run.open(run.folder), WorkerOptions(fits_from=(tmp_path,)), workers=1)

@@ -176,6 +176,12 @@ def test_a_failed_unit_is_free_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "leases" / "unit" / "000001").read_bytes() == FREE and take(b) == "leases/unit/000002"
 
 
+def test_what_a_file_system_leaves_beside_a_lease_is_none(tmp_path: Path) -> None:
+    FolderPlace(tmp_path).put("leases/unit/Thumbs.db", b"?")
+    assert take(client(tmp_path, "a", Clock())) == "leases/unit/000001"
+    assert take(client(tmp_path, "b", Clock())) is None
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"holder": 1}', b"\xff" * 512, b"[" * 5000])
 def test_a_torn_lease_counts_as_held_until_its_time_is_over(tmp_path: Path, content: bytes) -> None:
     place, clock = FolderPlace(tmp_path), Clock()
