@@ -4,7 +4,7 @@ FOLDER holds train/ and test/ with one folder per class. Printed are the accurac
 (fitted on train/, asked on test/), and for every LABEL how many of its test photographs its ImageNet class gets.
 """
 
-import sys
+import argparse
 import time
 from pathlib import Path
 
@@ -46,4 +46,12 @@ def main(folder: Path, named: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), dict(word.split("=", 1) for word in sys.argv[2:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("named", nargs="*", metavar="LABEL=IMAGENET_WORDS")
+    arguments = parser.parse_args()
+    if not (arguments.folder / "train").is_dir():
+        parser.error(f"{arguments.folder} has no train/: give a folder of train/ and test/ with a folder per class")
+    if unnamed := [word for word in arguments.named if "=" not in word]:
+        parser.error(f"got {unnamed[0]!r}, expected LABEL=IMAGENET_WORDS")
+    main(arguments.folder, dict(word.split("=", 1) for word in arguments.named))

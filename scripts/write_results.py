@@ -26,7 +26,8 @@ def shown(kept: KeptBench) -> Mapping[str, float]:
     found: dict[str, list[float]] = {}
     for line in kept.record.lines:
         place = Path(line.place) / "run.json"
-        classes = json.loads(place.read_text(encoding="utf-8"))["shown"]["classes"] if place.is_file() else []
+        told = json.loads(place.read_text(encoding="utf-8")).get("shown") if place.is_file() else None
+        classes = told["classes"] if told else []
         if judged := sum(one["images"] for one in classes):
             found.setdefault(line.name, []).append(sum(one["shown"] for one in classes) / judged)
     return {name: mean(values) for name, values in found.items()}

@@ -8,7 +8,7 @@ from statistics import median
 
 from diffaug_datasets.evaluate import statistics
 from diffaug_datasets.evaluate.statistics import Difference
-from diffaug_datasets.evaluate.table import TableRow
+from diffaug_datasets.evaluate.table import SURE, TableRow
 
 POINT = 0.01
 
@@ -58,7 +58,11 @@ def points(share: float) -> str:
 
 def verdict(row: TableRow) -> str:
     """What the gain says, and what would say more."""
-    is_open = row.verdict == "no difference seen" and row.needed is not None
+    if row.verdict != "no difference seen" or row.gain is None:
+        return row.verdict
+    if row.gain.p < SURE:
+        return f"{row.verdict}; alone it would count, among so many lines not"
+    is_open = row.needed is not None and row.needed > row.draws
     return f"{row.verdict}; {row.needed:,} draws might show it" if is_open else row.verdict
 
 

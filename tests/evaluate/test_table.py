@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from diffaug_datasets.evaluate.bench import Answer
 from diffaug_datasets.evaluate.frame import cells_frame, table_csv, table_frame
 from diffaug_datasets.evaluate.table import TableRow, table
-from diffaug_datasets.evaluate.words import columns, what_could_be_seen, what_was_seen
+from diffaug_datasets.evaluate.words import columns, verdict, what_could_be_seen, what_was_seen
 
 
 def found(answer: Answer, **told) -> dict[str, TableRow]:
@@ -138,6 +138,18 @@ def test_the_smallest_effect_is_that_of_the_median_line(tmp_path: Path) -> None:
     effect = float(told.split("a gain of ")[1].split(" points")[0])
     power = stats.nct.sf(stats.t.ppf(0.975, 4), 4, effect / 100 / spread * 5**0.5)
     assert power == pytest.approx(0.8, abs=0.03)
+
+
+def test_an_open_verdict_says_what_would_close_it(tmp_path: Path) -> None:
+    row = found(simulated(tmp_path, {"a": 0.02}))["a"]
+    assert row.gain and row.spread
+    alone = replace(row, corrected=0.2, gain=row.gain._replace(p=0.02))
+    open_still = replace(alone, gain=row.gain._replace(p=0.2, value=row.spread / 3))
+    enough = replace(open_still, gain=open_still.gain._replace(value=9.0))
+    assert verdict(alone) == "no difference seen; alone it would count, among so many lines not"
+    assert verdict(open_still) == f"no difference seen; {open_still.needed} draws might show it"
+    assert open_still.needed and open_still.needed > row.draws
+    assert verdict(enough) == "no difference seen"
 
 
 def test_lines_that_do_nothing_are_rarely_called_different_with_seeds(tmp_path: Path) -> None:
