@@ -2,10 +2,11 @@
 
     python scripts/bench_inverters.py DATA [--model DIR] [--noun flower] [--draws 3] [--out DIR]     resumable
 
-DATA and MODEL are as `bench_photos.py` has them; tokens start at the classes' names, which MODEL should know. The sets
-differ in `inverter` alone, so that in a draw all have the same real images, concepts, pairs, turns and suffixes. After the bench's table it prints for every inverter how its
-inversions are (means over draws of what a run measures of its real images) and, for every classifier, the accuracy and
-its paired difference to `ddim` and to the real images alone, with Student's 95 % intervals.
+DATA and MODEL are as `bench_photos.py` has them; tokens start at the classes' names, which MODEL should know. The
+sets differ in `inverter` alone, so that in a draw all have the same real images, concepts, pairs, turns and suffixes.
+After the bench's table it prints for every inverter how its inversions are (means over draws of what a run measures
+of its real images) and, for every classifier, the accuracy and its paired difference to `ddim` and to the real images
+alone, with Student's 95 % intervals.
 """
 
 import argparse

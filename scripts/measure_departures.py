@@ -2,13 +2,13 @@
 
     python scripts/measure_departures.py [--only resize encode ...] [--seeds 2] [--work FOLDER]
 
-`resize`: sizes of pictures, 1 to 1024 on each side, whose long side was a pixel short before torchvision's rounding was
-taken, and of those alone whose long side comes out as a whole number. `encode`: latents of the packaged pictures, mode
-against sample. `final`: where DPM-Solver++ ends, by latents and grey levels, from noise and
-from GeNIe's start. `rounding`: grey levels of generated pictures, rounded against cut off. `prompt`: Real-Gen's bracketed
-names, by the packaged judge. `circle`: the share of Eq. 7's circle that A.3's interval covers. `lora`: the start of
-LoRA, by |B A| after training, the loss of its last tenth, and the packaged judge of images. Everything runs on the
-packaged model, on one thread.
+`resize`: sizes of pictures, 1 to 1024 on each side, whose long side was a pixel short before torchvision's rounding
+was taken, and of those alone whose long side comes out as a whole number. `encode`: latents of the packaged pictures,
+mode against sample. `final`: where DPM-Solver++ ends, by latents and grey levels, from noise and from GeNIe's start.
+`rounding`: grey levels of generated pictures, rounded against cut off. `prompt`: Real-Gen's bracketed names, by the
+packaged judge. `circle`: the share of Eq. 7's circle that A.3's interval covers. `lora`: the start of LoRA, by |B A|
+after training, the loss of its last tenth, and the packaged judge of images. Everything runs on the packaged model,
+on one thread.
 """
 
 import argparse
@@ -79,10 +79,8 @@ def final(_: argparse.Namespace) -> Iterator[str]:
         apart = (made[0] - made[1]).abs()
         levels = [(255 * backbone.decode_float(latents)).round() for latents in made]
         grey = (levels[0] - levels[1]).abs()
-        yield (
-            f"{what}: latents apart {float(apart.max()):.3f} at most, {float(apart.mean()):.4f} on average; grey levels "
-            f"{float(grey.max()):.0f} at most, {float(grey.mean()):.2f} on average"
-        )
+        told = f"{what}: latents apart {float(apart.max()):.3f} at most, {float(apart.mean()):.4f} on average; grey"
+        yield f"{told} levels {float(grey.max()):.0f} at most, {float(grey.mean()):.2f} on average"
 
 
 def rounding(_: argparse.Namespace) -> Iterator[str]:

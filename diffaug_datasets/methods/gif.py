@@ -104,7 +104,7 @@ class Config(_editing.FromSource):
     @property
     def requirements(self) -> Requirements:
         """Steps that fit the schedule, and the encoder."""
-        return Requirements(encoder=self.encoder, steps=super().requirements.steps)
+        return Requirements(encoder=self.encoder, texts=True, steps=super().requirements.steps)
 
 
 class Draw(BaseModel):
