@@ -19,9 +19,9 @@ COLOURS = ("blue", "green", "black", "gray", "brown")
 GUIDANCE = 5.0  # of a small pipeline; those of Stable Diffusion overdo it
 
 
-def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """What the command line may ask for."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train/ and test/")
     parser.add_argument("--model", type=Path, default=SHARED / "models" / "photos64", help="in diffusers' form")
     parser.add_argument("--noun", default="", help="what all classes are, as the captions of the model call it")
@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concept-steps", type=int, default=400, help="Diff-II: optimiser steps")
     parser.add_argument("--network-steps", type=int, default=400, help="of the small network from random weights")
     parser.add_argument("--encoders", nargs="+", default=["efficientnet-lite0"])
-    return parser.parse_args()
+    return parser
 
 
 def spec(given: argparse.Namespace) -> Bench:
@@ -78,18 +78,28 @@ def spec(given: argparse.Namespace) -> Bench:
     )
 
 
-def main() -> None:
-    """Write the bench, make what it lacks, print its table."""
-    given = arguments()
+def check(given: argparse.Namespace) -> None:
+    """Raises SystemExit where the data or the model is not there."""
     if not (given.data / "train").is_dir():
         raise SystemExit(f"{given.data / 'train'}: no such folder; give one with train/ and test/")
     if not (given.model / "model_index.json").is_file():
         raise SystemExit(f"{given.model}: no model_index.json; give --model, a pipeline in diffusers' form")
-    out = given.out or Path("runs") / f"bench-{given.data.name}"
+
+
+def write(bench: Bench, out: Path) -> Path:
+    """Write a bench into its folder; the file."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "photos.yaml"
-    path.write_text(spec(given).model_dump_json(by_alias=True, exclude_unset=True), encoding="utf-8")  # JSON is YAML
-    raise SystemExit(diffaug(["bench", str(path), "--out", str(out)]))
+    path.write_text(bench.model_dump_json(by_alias=True, exclude_unset=True), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def main() -> None:
+    """Write the bench, make what it lacks, print its table."""
+    given = parser(__doc__).parse_args()
+    check(given)
+    out = given.out or Path("runs") / f"bench-{given.data.name}"
+    raise SystemExit(diffaug(["bench", str(write(spec(given), out)), "--out", str(out)]))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     python scripts/measure_departures.py [--only resize encode ...] [--seeds 2] [--work FOLDER]
 
-`resize`: sizes of pictures, 1 to 1024 on each side, whose long side was a pixel short before torchvision's rounding was
-taken, and of those alone whose long side comes out as a whole number. `encode`: latents of the packaged pictures, mode
-against sample. `rounding`: grey levels of generated pictures, rounded against cut off. `prompt`: Real-Gen's bracketed
-names, by the packaged judge. `circle`: the share of Eq. 7's circle that A.3's interval covers. `lora`: the start of
-LoRA, by |B A| after training, the loss of its last tenth, and the packaged judge of images. Everything runs on the
-packaged model, on one thread.
+`resize`: sizes of pictures, 1 to 1024 on each side, whose long side was a pixel short before torchvision's rounding
+was taken, and of those alone whose long side comes out as a whole number. `encode`: latents of the packaged pictures,
+mode against sample. `final`: where DPM-Solver++ ends, by latents and grey levels, from noise and from GeNIe's start.
+`rounding`: grey levels of generated pictures, rounded against cut off. `prompt`: Real-Gen's bracketed names, by the
+packaged judge. `circle`: the share of Eq. 7's circle that A.3's interval covers. `lora`: the start of LoRA, by |B A|
+after training, the loss of its last tenth, and the packaged judge of images. Everything runs on the packaged model,
+on one thread.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import torch
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.models.backbone import Backbone, covering_size
+from diffaug_datasets.models.denoising import Conditions, guided_network, sampled
 from diffaug_datasets.planning.catalogue import config_recipe, merged
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.execute import execute
@@ -61,6 +63,24 @@ def encode(_: argparse.Namespace) -> Iterator[str]:
     noise = torch.randn(len(pixels), *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
     apart = (backbone.encode(pixels, noise) - backbone.encode(pixels)).abs()
     yield f"latents apart: {float(apart.max()):.4f} at most, {float(apart.mean()):.4f} on average"
+
+
+@torch.no_grad()
+def final(_: argparse.Namespace) -> Iterator[str]:
+    """Ten pictures of each kind; the first 50 steps are GeNIe's, the 25 Diff-Mix's."""
+    backbone = Backbone.load(BackboneSpec(id="tiny"))
+    prompts = [f"a photo of a {label.lower()}" for label in LABELS]
+    conditions = Conditions(last=prompts, negative=[""] * len(prompts), scale=[7.5] * len(prompts))
+    network = guided_network(backbone, conditions)
+    noise = torch.randn(len(prompts), *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    for what, n, start in (("50 steps from noise", 50, 0), ("the last 40 of 50", 50, 10), ("25 from noise", 25, 0)):
+        ends = ("zero", "alpha_bar_0")
+        made = [sampled(backbone, network, noise, "dpm", n, [start] * len(prompts), end) for end in ends]
+        apart = (made[0] - made[1]).abs()
+        levels = [(255 * backbone.decode_float(latents)).round() for latents in made]
+        grey = (levels[0] - levels[1]).abs()
+        told = f"{what}: latents apart {float(apart.max()):.3f} at most, {float(apart.mean()):.4f} on average; grey"
+        yield f"{told} levels {float(grey.max()):.0f} at most, {float(grey.mean()):.2f} on average"
 
 
 def rounding(_: argparse.Namespace) -> Iterator[str]:
@@ -154,6 +174,7 @@ def change(run: Run) -> float:
 MEASURES: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "resize": resize,
     "encode": encode,
+    "final": final,
     "rounding": rounding,
     "prompt": prompt,
     "circle": circle,

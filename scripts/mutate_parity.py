@@ -216,6 +216,11 @@ SEEDS = "tests/methods/test_plans.py::test_a_sampled_source_has_a_seed_of_its_ow
 EACH = "tests/methods/test_plans.py::test_each_image_is_edited_as_often_as_any_other[{}]"
 EMBEDDINGS = "tests/models/test_concepts_image_embeddings.py::{}"
 PROMPTS = "tests/methods/test_txt2img_prompts.py::{}"
+ENDS = "tests/numerics/test_sampling_final.py::test_alpha_bar_0_is_what_diffusers_0_19_did[{}]"
+REACHED = "tests/run/test_published.py::test_where_sampling_ends_reaches_the_latents[{}]"
+GIF_ENDS = "tests/methods/test_gif.py::test_a_sampled_source_and_another_end_reach_the_latents"
+INVERTERS = "tests/numerics/test_inverting.py::{}"
+LORA_STARTS = "tests/models/test_concepts.py::test_lora_starts_as_peft_does[{}]"
 # Option -> the test that is there for it, and a fault.
 OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
     "encode": (
@@ -232,6 +237,60 @@ OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
         (
             SEEDS.format("da_fusion"),
             Fault("methods/da_fusion.py", " | cfg.drawn(key)", ""),
+        ),
+        (SEEDS.format("alia"), Fault("methods/alia.py", ", **cfg.drawn(key))", ")")),
+        (SEEDS.format("dream_da"), Fault("methods/dream_da.py", ", **cfg.drawn(key))", ")")),
+        (GIF_ENDS, Fault("methods/gif.py", ".to(turned) if seeds else None", ".to(turned) if not seeds else None")),
+    ),
+    "final": (
+        (ENDS.format("50-10"), Fault("numerics/sampling.py", "return process.pair(0)", "return process.pair(1)")),
+        (
+            ENDS.format("14-0"),
+            Fault("numerics/sampling.py", "LEAST_FOR_SECOND_ORDER else 2)", "LEAST_FOR_SECOND_ORDER else 1)"),
+        ),
+        (REACHED.format("txt2img"), Fault("methods/_editing.py", "steps, starts, cfg.final)", "steps, starts)")),
+        (
+            REACHED.format("genie"),
+            Fault(
+                "models/denoising.py", "cfg.num_inference_steps, start, cfg.final)", "cfg.num_inference_steps, start)"
+            ),
+        ),
+        (REACHED.format("saspa"), Fault("methods/saspa.py", "steps, starts, cfg.final)", "steps, starts)")),
+        (REACHED.format("dreamda"), Fault("methods/dream_da.py", "cfg.eta, cfg.final)", "cfg.eta)")),
+        (GIF_ENDS, Fault("methods/gif.py", "* len(rows), cfg.final)", "* len(rows))")),
+    ),
+    "lora_start": (
+        (
+            LORA_STARTS.format("gaussian-gaussian"),
+            Fault("models/adapters.py", "normal_(0, 1 / rank", "normal_(0, 2 / rank"),
+        ),
+        (
+            LORA_STARTS.format("uniform-True"),
+            Fault("models/adapters.py", "bound = 1 / math.sqrt(columns)", "bound = 1 / math.sqrt(3 * columns)"),
+        ),
+    ),
+    "inverter": (
+        (
+            INVERTERS.format("test_edict_by_hand"),
+            Fault("numerics/inverting.py", "x = MIXING * x + (1 - MIXING) * y", "x = MIXING * y + (1 - MIXING) * x"),
+        ),
+        (
+            INVERTERS.format("test_exact_inverters_come_back[10-edict-epsilon]"),
+            Fault(
+                "numerics/inverting.py", "y = (y - (1 - MIXING) * x) / MIXING", "y = (y + (1 - MIXING) * x) / MIXING"
+            ),
+        ),
+        (
+            INVERTERS.format("test_exact_inverters_come_back[10-bdia-epsilon]"),
+            Fault("numerics/inverting.py", "now, down + beyond - up", "now, down + beyond + up"),
+        ),
+        (
+            INVERTERS.format("test_bdia_is_ddim_where_the_network_is_constant"),
+            Fault("numerics/inverting.py", "now, up + before - down", "now, up + before - up"),
+        ),
+        (
+            INVERTERS.format("test_midpoint_comes_back_far_better_than_ddim[epsilon]"),
+            Fault("numerics/inverting.py", "middle = (t + to) / 2", "middle = t"),
         ),
     ),
     "sources": (

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import diffaug_datasets
-from diffaug_datasets.core.method import Method, MethodFacts, discover_methods, method_facts
+from diffaug_datasets.core.method import Method, discover_methods
+from diffaug_datasets.core.method_facts import MethodFacts, method_facts
 from diffaug_datasets.core.recipe import Filter, Recipe
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.presets import presets
@@ -27,9 +28,9 @@ prints a method's whole page: steps, equations, parameters, presets.
 FAMILY = """
 ## What they are made of
 
-Network rows: per image at the default settings (two per step with guidance), without what is learned before. Images:
-those of the presets, per real image or per class. The `..._filter` lines are recipes: a method and a rule for its
-images.
+Network rows: per image at the default settings (two per step with guidance), without what is learned before; `in fits`
+where an image's own fit makes it. Images: those of the presets, per real image or per class. The `..._filter` lines are
+recipes: a method and a rule for its images.
 
 | method | learned before | real images per row | prompt | start | label | filter | images | network rows |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffaug_datasets.core.errors import DiffAugError
-from diffaug_datasets.core.method import PlanSpec, method_facts
+from diffaug_datasets.core.method import PlanSpec
+from diffaug_datasets.core.method_facts import method_facts
 from diffaug_datasets.core.protocols import long_tail_counts, parse_protocol
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable

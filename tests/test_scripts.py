@@ -130,14 +130,14 @@ def test_bench_photos_explained_and_written_down(
     assert (tmp_path / "docs" / "bench_methods.csv").is_file()
 
 
-def mutate_parity(*words: str) -> subprocess.CompletedProcess[str]:
+def mutated(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPTS / "mutate_parity.py"), *words]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=dict(os.environ))
 
 
 @pytest.mark.full
 def test_the_parity_test_catches_a_planted_fault() -> None:
-    done = mutate_parity("--methods", "txt2img", "--kinds", "label")
+    done = mutated("--methods", "txt2img", "--kinds", "label")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[:2] == [["method", "as", "it", "is", "label"], ["txt2img", "passes", "caught"]]
@@ -153,6 +153,12 @@ def test_every_method_has_a_fault_of_every_kind_and_its_place(scripts: None) -> 
         for fault in faults:
             text = (SCRIPTS.parent / "diffaug_datasets" / fault.file).read_text(encoding="utf-8")
             assert text.count(fault.old) == 1, (slug, fault)
+    for option, planted in mutate_parity.OPTIONS.items():
+        assert len({fault for _, fault in planted}) == len(planted)
+        for test, fault in planted:
+            text = (SCRIPTS.parent / "diffaug_datasets" / fault.file).read_text(encoding="utf-8")
+            assert text.count(fault.old) == 1 and fault.old != fault.new, (option, fault)
+            assert (SCRIPTS.parent / test.partition("::")[0]).is_file(), (option, test)
 
 
 def test_every_promise_has_a_fault_with_its_place_and_tests(scripts: None) -> None:
@@ -174,10 +180,13 @@ def test_every_broken_promise_is_caught() -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_the_parity_tests_catch_every_planted_fault() -> None:
-    done = mutate_parity()
+def test_the_parity_tests_catch_every_planted_fault(scripts: None) -> None:
+    import mutate_parity
+
+    done = mutated()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("caught") == 4 * len(discover_methods()) + 1
+    options = sum(map(len, mutate_parity.OPTIONS.values()))
+    assert done.stdout.count("caught") == 4 * len(discover_methods()) + options + 1
 
 
 def test_a_fault_that_changes_nothing_is_missed_and_one_without_its_place_is_named(

@@ -25,7 +25,8 @@ from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_tabl
 from diffaug_datasets.core.errors import DiffAugError, RunError, SourceError, install
 from diffaug_datasets.core.identity import __version__
 from diffaug_datasets.core.images import xmp_identifier
-from diffaug_datasets.core.method import Method, discover_methods, find_method, method_facts
+from diffaug_datasets.core.method import Method, discover_methods, find_method
+from diffaug_datasets.core.method_facts import method_facts
 from diffaug_datasets.core.models import DEFAULT_ID, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.planning.catalogue import find_preset
 from diffaug_datasets.planning.presets import SETTING, Preset, families, presets, shown_value

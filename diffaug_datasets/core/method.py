@@ -4,7 +4,7 @@ A new method is one new file in `methods/`, or a module that an entry point of t
 names. `discover_methods` finds both and reads each into a `Method`: what the engine asks of a method is a field of
 that class, with a type and, where most methods have nothing to say, a default. What it asks of a method's parameters
 is `MethodConfig.requirements`. What a method may ask of the engine is `Context`, and of the diffusion model
-`DiffusionModel`. `method_facts` puts a method into words, for the table of all methods.
+`DiffusionModel`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from diffaug_datasets.core.errors import DiffAugError, RecipeError, RunError
+from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.identity import RowKey, canonical, digest
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig
 from diffaug_datasets.core.models import place_of
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
 from diffaug_datasets.core.settings import Settings
-from diffaug_datasets.core.sources import Pool, PoolTable, Source, SourceTable
+from diffaug_datasets.core.sources import Pool, PoolTable, SourceTable
 from diffaug_datasets.numerics.timesteps import Timeline
 
 if TYPE_CHECKING:
@@ -54,33 +54,6 @@ Guidance = Annotated[float, Field(ge=0, le=1000)]
 """Scale of classifier-free guidance in a method's `Config`: 1 = none; papers stay below 20."""
 ARGUMENTS = {"plan": 3, "fits": 4, "fit": 3, "generate": 3, "evaluations": 2, "redraw": 3, "inversion_psnr": 4}
 ARGUMENTS["inversion_facts"] = 4
-LABEL_WORDS = {
-    "source": "hard, the class of its real images",
-    "target": "hard, the target class",
-    "mixed": "soft, over source and target",
-}
-ELSEWHERE = "as `diffaug plan` says"
-LEARNED = {
-    "concepts": "tokens and LoRA",
-    "lora": "LoRA",
-    "imagined": "moved latents",
-    "inversions": "inversions",
-    "image_embeddings": "a condition per image",
-}
-FALLBACKS: Mapping[str, str] = MappingProxyType(
-    {
-        "noise_partner": "the class has one image: its partner is noise of the same norm",
-        "self_noise": "the class has one image: it is turned towards noise by at most a quarter circle",
-        "diff_aug": "the class has one image: it is edited instead of interpolated",
-        "coincident_noise_partner": "the two inversions coincide: the partner is noise of the same norm",
-        "poor_noise_partner": "a source was left out for its inversion: the partner is noise of the same norm",
-        "antipodal_noise_partner": "the two inversions are opposite: the partner is noise of the same norm",
-        "ada_skipped": "the target class has no image to compare with: the largest level is kept",
-        "source_equals_target": "source and target look the same to the encoder: the largest level is kept",
-        "no_partner": "the class has one image: its embedding is varied by noise alone",
-    }
-)
-"""What the values of the column `fallback` mean."""
 
 
 class StepCount(NamedTuple):
@@ -95,7 +68,8 @@ class StepCount(NamedTuple):
 class Requirements:
     """What a configured method needs of the engine; nothing, unless its `Config` says so.
 
-    `encoder`: the image encoder's id, or the folder that holds it; the key of `Config` has this name too.
+    `encoder`: the image encoder's id, or the folder that holds it; the key of `Config` has this name too. `texts`:
+    whether it must read texts as well.
     `pool`: the place of the images that it may retrieve; the key of `Config` has this name too.
     `controlnet`: the folder of the ControlNet that steers it, '' where one is needed and none is named; the key of
     `Config` has this name too.
@@ -114,6 +88,7 @@ class Requirements:
     at_source_size: bool = False
     editor: bool = False
     controlnet: str | None = None
+    texts: bool = False
 
 
 class MethodConfig(Settings):
@@ -195,6 +170,11 @@ class FitUnit:
         """The payload, parsed."""
         parsed: dict[str, Any] = json.loads(self.payload)
         return parsed
+
+    @property
+    def calls(self) -> int:
+        """U-Net rows without gradients, as the payload says: calls of an image (its steps, unless stated) x images."""
+        return int(self.content.get("calls", self.content.get("steps", 0))) * len(self.content.get("images", ()))
 
 
 @dataclass(frozen=True)
@@ -523,71 +503,3 @@ def local_keys(model: type[BaseModel]) -> set[str]:
     """Keys of a recipe or `Config` that say where data lies: what lies there has a digest, the place does not count."""
     marks = {name: place_of(model, name) for name in model.model_fields}
     return {name for name, mark in marks.items() if mark and not mark.counts}
-
-
-@dataclass(frozen=True)
-class MethodFacts:
-    """A method in words. `cost`: U-Net rows of one image at the default settings, without what is learned before."""
-
-    learned: str
-    real_images: int
-    prompt: str
-    start: str
-    label: str
-    filter: str
-    cost: str
-
-
-def method_facts(method: Method) -> MethodFacts:
-    """The facts of a method; `-` where its module declares none."""
-    tokens_alone = _default_rank(method.Config) == 0
-    learned = [
-        "tokens" if need == "concepts" and tokens_alone else words
-        for need, words in LEARNED.items()
-        if need in method.NEEDS
-    ]
-    return MethodFacts(
-        learned=", ".join(learned) or "-",
-        real_images=method.N_SOURCES,
-        prompt=method.PROMPT,
-        start=method.START,
-        label=LABEL_WORDS[method.LABEL_RULE],
-        filter=method.FILTER,
-        cost=cost(method),
-    )
-
-
-def _default_rank(config: type[BaseModel]) -> int | None:
-    """Of the LoRA that a method learns; None where it learns no concepts."""
-    concepts = config.model_fields.get("concepts")
-    default = concepts.get_default(call_default_factory=True) if concepts else None
-    return default.rank if isinstance(default, ConceptConfig) else None
-
-
-def cost(method: Method) -> str:
-    """U-Net rows of one image at the method's default settings: `50`, or `4 to 44` where images differ.
-
-    Guidance takes two rows per step. Where a method has a key without a default, or plans nothing from invented images,
-    that is left to `diffaug plan`.
-    """
-    if any(field.is_required() for field in method.Config.model_fields.values()):
-        return ELSEWHERE
-    config = method.Config()
-    names = tuple(f"class {i}" for i in range(4))
-    sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(4) for j in range(4))
-    images = SourceTable("invented", "train", names, names, "", sources)
-    pool = PoolTable.of(f"{i:02x}" * 32 for i in range(100))
-    spec = PlanSpec(seed=0, backbone="", per_image=5.0, suffixes=("in the sun.",), pool=pool)
-    try:
-        counts = [method.evaluations(config, row) for row in method.plan(config, images, spec)]
-    except DiffAugError:
-        return ELSEWHERE
-    if not counts:
-        return ELSEWHERE
-    low, high = min(counts), max(counts)
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-def fallback_text(fallback: str) -> str:
-    """What a row's `fallback` means; the value itself where a plug-in method coined it."""
-    return FALLBACKS.get(fallback, fallback)

@@ -201,8 +201,16 @@ def from_source(rows: Sequence[PlanRow], cfg: FromSource, ctx: Context) -> list[
     labels = timesteps(ctx.backbone, cfg.sampler, cfg.num_inference_steps)
     starts = [row.start_step or 0 for row in rows]
     noised_at = [labels[s] for s in starts]
-    made = edit(ctx, rows, row_conditions(rows), cfg, noised_at, starts, _posterior_noise(rows, cfg, ctx))
+    made = edit(ctx, rows, row_conditions(rows), cfg, noised_at, starts, posterior_noise(rows, cfg, ctx))
     return [restored(image, row, cfg, ctx) for image, row in zip(made, rows, strict=True)]
+
+
+def posterior_noise(rows: Sequence[PlanRow], cfg: FromSource, ctx: Context) -> "Tensor | None":
+    """Standard normal draws [b c h w] from the rows' posterior seeds; None where the mode is taken."""
+    if cfg.encode == "mode":
+        return None
+    seeds = [Draw.model_validate_json(row.draw).posterior_seed for row in rows]
+    return ctx.noise([row.model_copy(update={"seed": seed}) for row, seed in zip(rows, seeds, strict=True)])
 
 
 def restored(image: Generated, row: PlanRow, cfg: FromSource, ctx: Context) -> Generated:
@@ -220,14 +228,6 @@ def restored(image: Generated, row: PlanRow, cfg: FromSource, ctx: Context) -> G
         return image
     picture = ctx.image(image.pixels).resize(size, FILTERS[cfg.resize])
     return Generated(torch.from_numpy(array(picture)), image.measured, image.chosen)
-
-
-def _posterior_noise(rows: Sequence[PlanRow], cfg: FromSource, ctx: Context) -> "Tensor | None":
-    """Standard normal draws [b c h w] from the rows' posterior seeds; None where the mode is taken."""
-    if cfg.encode == "mode":
-        return None
-    seeds = [Draw.model_validate_json(row.draw).posterior_seed for row in rows]
-    return ctx.noise([row.model_copy(update={"seed": seed}) for row, seed in zip(rows, seeds, strict=True)])
 
 
 def _use_cited_concepts(rows: Sequence[PlanRow], ctx: Context) -> None:

@@ -18,9 +18,9 @@ authors' code in what the text leaves open: Stable Diffusion 1.5's own sampler (
 0.6 for CUB and 0.5 for iWildCam, the threshold of the image's own class (a line with that of the predicted one is
 commented out). Departs from it: captions begin with the dataset's prefix and at most 200 are summed up, as in Diff-II,
 whose lists are this method's way (theirs: all images, 20 captions at random); an image is stretched to the backbone's
-size and brought back, theirs goes in at its own; their encode draws from the posterior, ours takes its mode; thresholds
-are taken from real images as they are, theirs from the augmented views of training. Their edits by InstructPix2Pix
-(Waterbirds, and one of two iWildCam runs) are not built.
+size and brought back, theirs goes in at its own; their encode draws from the posterior, ours takes its mode (`encode:
+sample`, in their preset); thresholds are taken from real images as they are, theirs from the augmented views of
+training. Their edits by InstructPix2Pix (Waterbirds, and one of two iWildCam runs) are not built.
 """
 
 from collections.abc import Iterator, Sequence
@@ -85,6 +85,7 @@ class Config(_editing.Editing):
 
 
 evaluations, generate = _editing.evaluations, _editing.from_source
+Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
@@ -105,9 +106,8 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
         for k in range(count if pairs else 0):
             source, domain = pairs[k % len(pairs)]
             columns = source_columns(source) | cfg.steps(cfg.strength)
-            yield new_row(
-                VERSION, RowKey(spec.seed, NAME, label, k), spec, prompt=with_suffix(prompt, domain), **columns
-            )
+            key = RowKey(spec.seed, NAME, label, k)
+            yield new_row(VERSION, key, spec, prompt=with_suffix(prompt, domain), **columns, **cfg.drawn(key))
 
 
 def _pairs(images: Sequence[Source], spec: PlanSpec) -> list[tuple[Source, str]]:

@@ -10,16 +10,17 @@ Follows the authors' code where it differs from the paper's text: the split rati
 suffix (Eq. 8 prints the opposite; `split_convention: paper` gives it). Follows the paper where the code differs: 25
 inversion steps, not 200, so that inversion ends at the label where sampling begins. Lambda runs over the whole circle
 of Eq. 7, as in the code, where appendix A.3 says [0, 1], a share alpha / 2 pi of it, 24 % on the packaged model.
-Departs from both in what the paper leaves open: classes with one image get a stated policy, angles are computed in
-float64. Its ablations are settings: `start: noise` denoises in two stages from N(0, I), without step 2 to 4 (Table 4,
-A.4), `split_ratio: 0` has one stage, and `interpolation_strength` turns every pair alike. Pictures are rounded to 8
-bits, where the code cuts them off, which is 0.45 of a grey level darker on average and 1 at most. Concepts are learned
-from images stretched to a square (the code: random crops) at the backbone's size (current scripts: 224,
-`concepts.resolution`), on the posterior's mode, with the tokens' gradient clipped too. LoRA starts normal with
-deviation 1/rank, as the authors' version of diffusers has it; peft's uniform start (`concepts.lora_start`) leaves |B A|
-1.68 times smaller after 60 steps on the packaged model, where the loss (0.122) and the judged share of 50 images of
-Diff-Gen (70 and 68 %) hardly differ. An `inverter` other than `ddim` inverts and denoises by a rule of its own
-(`numerics.inverting`); both latents of a pair turn by one draw.
+Departs from both in what the paper leaves open: classes with one image get a stated policy (of which `diff_aug` edits
+the posterior's mode, where the code of Diff-Mix draws a sample), angles are computed in float64. Its ablations are
+settings: `start: noise` denoises in two stages from N(0, I), without step 2 to 4 (Table 4, A.4), `split_ratio: 0` has
+one stage, and `interpolation_strength` turns every pair alike. Pictures are rounded to 8 bits, where the code cuts them
+off, which is 0.45 of a grey level darker on average and 1 at most. Concepts are learned from images stretched to a
+square (the code: random crops) at the backbone's size (current scripts: 224, `concepts.resolution`), on the posterior's
+mode, with the tokens' gradient clipped too. LoRA starts normal with deviation 1/rank, as the authors' version of
+diffusers has it; peft's uniform start (`concepts.lora_start`) leaves |B A| 1.68 times smaller after 60 steps on the
+packaged model, where the loss (0.122) and the judged share of 50 images of Diff-Gen (70 and 68 %) hardly differ. An
+`inverter` other than `ddim` inverts and denoises by a rule of its own (`numerics.inverting`); both latents of a pair
+turn by one draw.
 """
 
 import math

@@ -11,12 +11,14 @@ Paper: "DreamDA: Generative data augmentation with diffusion models", arXiv 2403
 6. e_y of a U-Net whose bottleneck is h + lambda xi, xi ~ N(0, I)         `models.bottleneck.BottleneckNoise`
 7. the label is that of x                                                hard
 
-The text leaves steps 3 to 6 open but for their idea (invert, then add noise to the bottleneck in every reverse step).
-Follows the authors' code there: CycleDiffusion as the inversion, 100 steps at strength 0.8, eta 1, guidance 7.5, lambda
-3, new xi for every step and for each branch of guidance, nothing added where the source is predicted. Departs from it:
-z_0 is the mode of the posterior, theirs a draw; their source is guided from the empty prompt to the empty prompt, which
-changes nothing, so here it takes one prediction; their draws are the same for every image, here they are the row's own.
-Prompts are those of their first list; their later run takes sentences of a language model, which `prompts` can hold.
+Steps 3 to 5 are CycleDiffusion (Wu & De la Torre 2022, arXiv 2210.05559). The text leaves steps 3 to 6 open but for
+their idea (invert, then add noise to the bottleneck in every reverse step). Follows the authors' code there:
+CycleDiffusion as the inversion, 100 steps at strength 0.8, eta 1, guidance 7.5, lambda 3, new xi for every step and for
+each branch of guidance, nothing added where the source is predicted. Departs from it: z_0 is the mode of the posterior,
+theirs a draw (`encode: sample`, in their preset); their source is guided from the empty prompt to the empty prompt,
+which changes nothing, so here it takes one prediction; their draws are the same for every image, here they are the
+row's own. Prompts are those of their first list; their later run takes sentences of a language model, which `prompts`
+can hold.
 
 Fine-tuning is named by their scripts but its code was not released: `fine_tuning` is a reconstruction, learned tokens
 and one LoRA for all classes (a batch holds rows of many classes). Their pseudo-labels (asymmetric multi-head
@@ -65,7 +67,7 @@ PROMPT = "class name"
 START = "noised image of the class"
 
 
-class Config(_editing.Prompted):
+class Config(_editing.FromSource):
     """How far back, how much noise in the bottleneck, and how to sample."""
 
     prompts: tuple[str, ...] = Field(
@@ -94,6 +96,9 @@ class Config(_editing.Prompted):
         return self
 
 
+Draw, redraw = _editing.Draw, _editing.redraw
+
+
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows per class that has images, its images in turn, in an order that is the class's own."""
     rows: list[PlanRow] = []
@@ -106,7 +111,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
             key = RowKey(spec.seed, NAME, label, k)
             prompt = fill(key.choice("prompt", cfg.prompts), name, table.metaclass)
             columns = source_columns(images[k % len(images)]) | steps
-            rows.append(new_row(VERSION, key, spec, prompt=prompt, **columns))
+            rows.append(new_row(VERSION, key, spec, prompt=prompt, **columns, **cfg.drawn(key)))
     learned = tuple(unit.name for unit in fits(cfg, table, spec, rows))
     return (row.model_copy(update={"adapters": learned}) for row in rows)
 
@@ -140,7 +145,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     backbone, starts = ctx.backbone, [row.start_step or 0 for row in rows]
     labels = ddim_timesteps(backbone.schedule, cfg.num_inference_steps)
     pixels = [backbone.preprocess(ctx.source(row.source_ids[0]), cfg.resize) for row in rows]
-    clean = backbone.encode(torch.stack(pixels))
+    clean = backbone.encode(torch.stack(pixels), _editing.posterior_noise(rows, cfg, ctx))
     noised = add_noise(backbone.schedule, clean, ctx.noise(rows), [labels[s] for s in starts])
     empty, guided = backbone.prompts([""] * len(rows)), guided_network(backbone, row_conditions(rows))
     generators: list[torch.Generator] = []
@@ -159,4 +164,5 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
         return torch.stack(draws).to(backbone.device)
 
     networks, schedule = (of_source, of_target), backbone.schedule
-    return pictures(backbone, cycle_sample(networks, clean, noised, noise, schedule, labels, starts, cfg.eta))
+    made = cycle_sample(networks, clean, noised, noise, schedule, labels, starts, cfg.eta, cfg.final)
+    return pictures(backbone, made)

@@ -5,10 +5,11 @@
 3. d_k = (Z_k - Z_S) . (Z_T - Z_S) / |Z_T - Z_S|                        `numerics.selection.projections`
 4. keep the level just after the largest jump |d_k - d_(k-1)|           `numerics.selection.largest_jump`
 
-Features are L2-normalised, as in the authors' code; the paper's formula has plain ones (`normalise: false`). The
-levels are those of the experiments; the algorithm prints r = m/M. The encoder is meant to be the backbone of the
-classifier one improves: DINOv2 ViT-G in the fine-grained experiments, LiVT's on ImageNet-LT. The default is CLIP, and
-no released code confirms either; the fine-grained presets name DINOv2.
+Edits are GeNIe's and depart as they do, in `final` too. Features are L2-normalised, as in the authors' code; the
+paper's formula has plain ones (`normalise: false`). The levels are those of the experiments; the algorithm prints r =
+m/M. The encoder is meant to be the backbone of the classifier one improves: DINOv2 ViT-G in the fine-grained
+experiments, LiVT's on ImageNet-LT. The default is CLIP, and no released code confirms either; the fine-grained presets
+name DINOv2.
 """
 
 from collections.abc import Iterator, Sequence

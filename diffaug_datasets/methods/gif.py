@@ -14,10 +14,10 @@ The paper moves the latent before it is decoded and leaves open where in diffusi
 (Vanint/DatasetExpansion) there: after denoising, on the clean latent, one step of 0.1, `group` images of one real image
 at a time. Theirs too: noise of one label above the first that is denoised, the words of step 2, the zero-shot
 classifier (`This is a photo of a {name}`), and that class j is the one that CLIP sees, not the label. Departs from it:
-CLIP sees pictures normalised as it was trained (theirs: as they are, the real one by CIFAR's mean), turns are drawn per
-image and not per group, and every image gets its rows in turn. Images of one real image are one fit, so what they
-become never depends on strangers; an image that fails is not drawn anew. The paper's random move, without
-guidance by S, is `updates: 0`.
+CLIP sees pictures normalised as it was trained (theirs: as they are, the real one by CIFAR's mean), latents of sources
+are the posterior's mode (theirs: drawn, `encode: sample`, in their presets), turns are drawn per image and not per
+group, and every image gets its rows in turn. Images of one real image are one fit, so what they become never depends on
+strangers; an image that fails is not drawn anew. The paper's random move, without guidance by S, is `updates: 0`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,15 +104,16 @@ class Config(_editing.FromSource):
     @property
     def requirements(self) -> Requirements:
         """Steps that fit the schedule, and the encoder."""
-        return Requirements(encoder=self.encoder, steps=super().requirements.steps)
+        return Requirements(encoder=self.encoder, texts=True, steps=super().requirements.steps)
 
 
 class Draw(BaseModel):
-    """turn: degrees, against the clock; mirrored; perturbation: the seed of z and b."""
+    """turn: degrees, against the clock; mirrored; perturbation: the seed of z and b; posterior_seed: as in an edit."""
 
     turn: float
     mirrored: bool
     perturbation: int
+    posterior_seed: int | None = None
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
@@ -133,13 +134,14 @@ def _row(cfg: Config, table: SourceTable, spec: PlanSpec, key: RowKey, source: S
     words = key.choice("domain", cfg.domains), key.choice("adjective", cfg.adjectives)
     turn = round((2 * key.uniform("turn") - 1) * cfg.rotation, 6)
     mirrored = key.uniform("mirror") < cfg.mirror
-    draw = Draw(turn=turn, mirrored=mirrored, perturbation=key.seed("perturbation"))
+    posterior = None if cfg.encode == "mode" else key.seed("posterior")
+    draw = Draw(turn=turn, mirrored=mirrored, perturbation=key.seed("perturbation"), posterior_seed=posterior)
     return new_row(
         VERSION,
         key,
         spec,
         prompt=" ".join(" ".join((*words, table.prompt_names[key.class_id])).split()),
-        draw=canonical(draw.model_dump()),
+        draw=canonical(draw.model_dump(exclude_none=True)),
         **_editing.source_columns(source),
         **cfg.steps(cfg.strength),
     )
@@ -221,10 +223,12 @@ def _moved(
     with torch.no_grad():
         turned = torch.stack([backbone.preprocess(_turned(source, draw, cfg, ctx), cfg.resize) for draw in draws])
         noise = torch.stack([torch.randn(backbone.latent_shape, generator=_stream(row[1])) for row in rows])
-        clean = backbone.encode(turned)
+        seeds = [draw.posterior_seed for draw in draws if draw.posterior_seed is not None]
+        sampled_at = [torch.randn(backbone.latent_shape, generator=_stream(seed)) for seed in seeds]
+        clean = backbone.encode(turned, torch.stack(sampled_at).to(turned) if seeds else None)
         xt = add_noise(backbone.schedule, clean, noise.to(clean), [label] * len(rows))
         eps, steps = guided_network(backbone, conditions), cfg.num_inference_steps
-        latents = sampled(backbone, eps, xt, cfg.sampler, steps, [start] * len(rows))
+        latents = sampled(backbone, eps, xt, cfg.sampler, steps, [start] * len(rows), cfg.final)
     streams = [_stream(draw.perturbation) for draw in draws]
     scale = torch.stack([torch.rand(latents.shape[1], generator=stream) for stream in streams])
     bias = torch.stack([torch.randn(latents.shape[1], generator=stream) for stream in streams])

@@ -7,7 +7,9 @@
 The strategy `real-gen` of the authors' code: no fine-tuning, no source image. Departs from it in the prompt, where
 theirs joins the words of a name and puts them in brackets, `a photo of a <Black_footed_Albatross>` (on the packaged
 model 66 % of 50 images are judged as their class then, and all of them without), and in drawing: every class gets its
-planned number of rows, where theirs is itself drawn. `txt2img` is the same with GeNIe's 50 steps.
+planned number of rows, where theirs is itself drawn. Their DPM-Solver++, of diffusers 0.25.1, ends at the level of
+label 0 (`final: alpha_bar_0`), here at zero noise, on the packaged model 1.2 grey levels away on average and 44 at
+most. `txt2img` is the same with GeNIe's 50 steps.
 """
 
 from collections.abc import Iterator

@@ -11,10 +11,10 @@ fine-tuning, strength 0.1. The original runs GLIDE and starts at t* = 15, 20, 35
 shots, that is `strength: 0.15` to `0.5` with `num_inference_steps: 100`; DA-Fusion's comparison takes Stable Diffusion
 1.4 with its own sampler, 0.5 and the prompt `a photo`, every image ten times (`sources: each`) from a sampled latent
 (`encode: sample`). Departs from Diff-Mix's code in drawing: every class gets its planned number of rows, where theirs
-is itself drawn. Their strategy makes no image as it was released: without a checkpoint it looks the class's name up in
-an empty dictionary of tokens, and stops. This is what it says it does. He et al.'s Real-Filter and CLIP filter are
-recipes (`real_filter`, `clip_filter`); their language enhancement, sentences made from class names, is `diffaug
-sentences`, whose file `txt2img` takes as `prompts`.
+is itself drawn, and in where DPM-Solver++ ends (as `diff_mix`, `final`). Their strategy makes no image as it was
+released: without a checkpoint it looks the class's name up in an empty dictionary of tokens, and stops. This is what it
+says it does. He et al.'s Real-Filter and CLIP filter are recipes (`real_filter`, `clip_filter`); their language
+enhancement, sentences made from class names, is `diffaug sentences`, whose file `txt2img` takes as `prompts`.
 """
 
 from collections.abc import Iterator

@@ -8,7 +8,8 @@
 
 The strategy `real-mix` of the authors' code, which fails there on an empty dictionary; this is what it says it does.
 Sources are the posterior's mode; theirs are sampled, as img2img of diffusers does (`encode: sample`, in their presets).
-Counts, sources and labels are as in `diff_mix`.
+Their diffusers 0.25.1 ends at the level of label 0 (`final: alpha_bar_0`, in their presets too). How far that reaches,
+counts, sources and labels are as in `diff_mix`.
 """
 
 from collections.abc import Iterator, Sequence

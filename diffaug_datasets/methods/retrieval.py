@@ -99,7 +99,7 @@ class Config(MethodConfig):
     @property
     def requirements(self) -> Requirements:
         """The pool and the encoder that looks at it."""
-        return Requirements(encoder=self.encoder, pool=self.pool or None)
+        return Requirements(encoder=self.encoder, texts=self.query == "text", pool=self.pool or None)
 
 
 class Draw(BaseModel):

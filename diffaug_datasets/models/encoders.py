@@ -19,7 +19,7 @@ from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.core.models import ORACLE, ModelKind, find_model
 from diffaug_datasets.models.backbone import MOST_PIXELS, checked_device
 from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
-from diffaug_datasets.models.model_folder import Damage, unreadable
+from diffaug_datasets.models.model_folder import Damage, sees_images_alone, unreadable
 from diffaug_datasets.models.wheel_weights import converted_oracle
 
 PATTERNS = ["README.md", "*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
@@ -102,7 +102,7 @@ class Encoder:
             BackboneError: this encoder sees images alone.
         """
         if not self.has_text:
-            raise BackboneError(f"encoder {self.name!r} sees images alone: name a CLIP model where texts are compared.")
+            raise sees_images_alone(self.name)
         for text in texts:
             if text not in self._texts:
                 self._texts[text] = self._encode_text(text)

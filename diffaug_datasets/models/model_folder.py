@@ -225,14 +225,19 @@ def unreadable(name: str, error: Exception) -> BackboneError:
     )
 
 
-def check_model(id_or_path: str, kind: Literal["encoder", "judge"]) -> None:
+def check_model(id_or_path: str, kind: Literal["encoder", "judge"], *, texts: bool = False) -> None:
     """Look at what lies on this machine of a model that sees images; a Hub id that is not cached is not looked at.
 
+    `texts`: whether it must read texts too.
+
     Raises:
-        BackboneError: a file is missing, damaged or a pickle, or the package of its weights is not installed.
+        BackboneError: a file is missing, damaged or a pickle, the package of its weights is not installed, or it sees
+            images alone where texts are compared.
     """
     if id_or_path == ORACLE and not oracle_folder().is_dir():
         oracle_weights()
+    if id_or_path == ORACLE and texts:
+        raise sees_images_alone(id_or_path)
     if id_or_path in PACKAGED:
         return
     model = find_model(id_or_path, kind)
@@ -242,6 +247,18 @@ def check_model(id_or_path: str, kind: Literal["encoder", "judge"]) -> None:
         _check(model.folder, kind, model.is_local)
     except Damage as error:
         raise unreadable(id_or_path, error) from None
+    if texts and not _reads_texts(read_object(model.folder, "config.json")):
+        raise sees_images_alone(id_or_path)
+
+
+def sees_images_alone(name: str) -> BackboneError:
+    """An encoder that has no text side."""
+    return BackboneError(f"encoder {name!r} sees images alone: name a CLIP model where texts are compared.")
+
+
+def _reads_texts(config: Mapping[str, object]) -> bool:
+    """Whether a configuration is that of a model of images and texts; those of CLIP may leave out its text side."""
+    return "text_config" in config or "clip" in str(config["model_type"])
 
 
 def _check(folder: Path, kind: str, is_whole: bool) -> None:

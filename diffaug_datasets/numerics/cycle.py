@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffaug_datasets.numerics.sampling import Network, falling_levels
+from diffaug_datasets.numerics.sampling import Final, Network, end_of, falling_levels
 from diffaug_datasets.numerics.schedule import Schedule, per_row, widened
 
 Noise = Callable[[int], Tensor]
@@ -54,6 +54,7 @@ def cycle_sample(
     timesteps: Sequence[int],
     start: Sequence[int],
     eta: float,
+    final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Latents at the data's level: x0, changed by what the target's network sees otherwise than the source's.
 
@@ -63,6 +64,7 @@ def cycle_sample(
     the step of either with the same rest r = x_prev - sqrt(a_prev) x0_hat - sqrt(1 - a_prev - sigma^2) e_x, one taken
     from the other. Equal networks give x0 back. Implements CycleDiffusion (Wu & De la Torre 2022, arXiv 2210.05559) as
     diffusers' `CycleDiffusionPipeline` does, whose last source state is x0 itself; r is never divided by sigma there.
+    `final`: the last level, that of the schedule unless stated.
 
     Raises:
         ValueError: labels do not fall, start is not one index in 0..n-1 per row, or networks do not say eps.
@@ -71,8 +73,9 @@ def cycle_sample(
         raise ValueError(f"got start steps {tuple(start)}; give one in 0..{len(timesteps) - 1} for {len(x0)} rows each")
     if schedule.prediction != "epsilon":
         raise ValueError(f"got networks that say {schedule.prediction}; the rest of a step is known of eps alone")
-    falling_levels(schedule, timesteps, schedule.end)  # for its checks
-    levels = [*map(schedule.level, timesteps), schedule.final_alpha_bar]
+    falling_levels(schedule, timesteps, end_of(schedule, final))  # for its checks
+    end = schedule.final_alpha_bar if final is None else 1.0 if final == "zero" else schedule.level(0)
+    levels = [*map(schedule.level, timesteps), end]
     clean, source = widened(x0), widened(xt)
     gap = torch.zeros_like(clean)
     for i in range(min(start), len(timesteps)):

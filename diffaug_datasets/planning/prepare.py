@@ -90,7 +90,8 @@ def check_models(recipe: Recipe) -> None:
     """Look at the models that a recipe names, as far as they lie on this machine.
 
     Raises:
-        BackboneError: a backbone, an encoder, a judge or a ControlNet is damaged, cannot be driven, or does not fit.
+        BackboneError: a backbone, an encoder, a judge or a ControlNet is damaged, cannot be driven, or does not fit,
+            or an encoder has no text side where texts are compared.
         RecipeError: the method is steered by a ControlNet, and none is named.
     """
     settings = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
@@ -98,9 +99,11 @@ def check_models(recipe: Recipe) -> None:
         check_steps(recipe, settings.timeline)
     is_few_step = is_turbo(recipe.backbone) if settings is None else settings.is_few_step
     check_sampling(recipe, is_few_step=is_few_step, is_zero_snr=settings is not None and settings.is_zero_snr)
-    for encoder in (recipe.scores.encoder, recipe.method_config.requirements.encoder):
+    scores, needed = recipe.scores, recipe.method_config.requirements
+    compares = scores.probability or bool(scores.captions)
+    for encoder, texts in ((scores.encoder, compares), (needed.encoder, needed.texts)):
         if encoder:
-            check_model(encoder, "encoder")
+            check_model(encoder, "encoder", texts=texts)
     if recipe.method_config.requirements.controlnet is not None:
         check_controlnet(recipe.method_config.requirements.controlnet, recipe.backbone)
     if recipe.scores.judge:

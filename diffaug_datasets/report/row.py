@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import write_atomically, write_text
-from diffaug_datasets.core.method import fallback_text
+from diffaug_datasets.core.method_facts import fallback_text
 from diffaug_datasets.core.rows import Outcome, PlanRow, row_urn
 from diffaug_datasets.report.rendering import (
     Box,

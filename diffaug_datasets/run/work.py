@@ -13,9 +13,7 @@ def fit_evaluations(unit: FitUnit) -> int:
     """U-Net rows of a fit, as its payload says: training steps times batch, or calls of an image (its steps, where it
     states none) times images; else none.
     """
-    if training := _training(unit):
-        return training
-    return int(unit.content.get("calls", unit.content.get("steps", 0))) * len(unit.content.get("images", ()))
+    return _training(unit) or unit.calls
 
 
 def fit_work(unit: FitUnit) -> int:

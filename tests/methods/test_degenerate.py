@@ -16,7 +16,8 @@ from test_plans import SPEC, plan_of, table
 
 from diffaug_datasets.core.errors import PlanError, RecipeError, SourceError
 from diffaug_datasets.core.images import decode_image, source_id
-from diffaug_datasets.core.method import FALLBACKS, Generated, discover_methods, fallback_text, other_noise
+from diffaug_datasets.core.method import Generated, discover_methods, other_noise
+from diffaug_datasets.core.method_facts import FALLBACKS, fallback_text
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import draw_plan
 from diffaug_datasets.core.protocols import draw_subset, parse_protocol

@@ -12,6 +12,7 @@ from gif_published import Gif
 from PIL import Image, ImageOps
 
 import diffaug_datasets
+from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.models.imagination import Guide, criteria, imagined
 from diffaug_datasets.planning.catalogue import config_recipe
@@ -96,6 +97,27 @@ def test_latents_are_those_of_the_authors(learned: Learned) -> None:
                 torch.testing.assert_close(ours, latent, rtol=1e-4, atol=2e-4)
                 held += int((ours - start).abs().max() <= EPSILON + 1e-3)
     assert held == 6
+
+
+def test_a_sampled_source_and_another_end_reach_the_latents(learned: Learned, tmp_path: Path) -> None:
+    """`encode: sample` takes the latent at the seed that a row records, and keeps every other draw."""
+    run = planned(tmp_path / "run", encode="sample", updates=0)
+    method, context, row = run.recipe.method_definition, Worker(run).context, run.plan.rows[0]
+    plain = {**json.loads(row.draw)}
+    assert plain.pop("posterior_seed") != row.seed
+    assert plain in [json.loads(other.draw) for other in learned.run.plan.rows]
+    unit = next(unit for unit in run.plan.fits if unit.name == row.adapters[0])
+    changes: list[dict[str, Any]] = [{}, {"encode": "mode"}, {"final": "zero"}]
+    found = []
+    for change in changes:
+        config = run.recipe.method_config.model_copy(update=change)
+        content = unit.content
+        if change.get("encode") == "mode":
+            content["rows"] = [[*one[:3], json.dumps(plain)] for one in content["rows"]]
+        made = method.fit(FitUnit.of(unit.kind, content), config, context)
+        found.append(made.tensors["latents.safetensors"][row.row_id])
+    sampled, mode, ended = found
+    assert not torch.equal(sampled, mode) and not torch.equal(sampled, ended)
 
 
 def test_the_picture_is_the_moved_latents(learned: Learned) -> None:

@@ -249,7 +249,18 @@ def test_a_strength_that_runs_no_step_is_refused() -> None:
             plan_of("diff_aug", strengths=value)
 
 
-EDITS = ["img2img", "real_guidance", "real_mix", "diff_aug", "diff_mix", "ti_aug", "ti_mix", "da_fusion"]
+EDITS = [
+    "img2img",
+    "real_guidance",
+    "real_mix",
+    "diff_aug",
+    "diff_mix",
+    "ti_aug",
+    "ti_mix",
+    "da_fusion",
+    "alia",
+    "dream_da",
+]
 
 
 @pytest.mark.parametrize("name", EDITS)

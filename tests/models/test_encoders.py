@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,9 @@ from transformers import (
 
 from diffaug_datasets.core.errors import BackboneError, RecipeError
 from diffaug_datasets.models.encoders import Encoder, Judge
+from diffaug_datasets.models.model_folder import check_model
+from diffaug_datasets.planning.catalogue import config_recipe
+from diffaug_datasets.planning.prepare import check_models
 
 SIDE = {"height": 16, "width": 16}
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -143,3 +147,31 @@ def test_refusals(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BackboneError, match=r"cannot be loaded \(.*\): expected a transformers folder") as caught:
         Encoder.load(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_sees_images_alone_is_refused_where_texts_are_compared(vision: Path, clip: Path) -> None:
+    """By its files, before anything is loaded; so is the package's own of that kind."""
+    check_model(str(vision), "encoder")
+    check_model(str(clip), "encoder", texts=True)
+    check_model("tiny", "encoder", texts=True)
+    with pytest.raises(BackboneError, match=r"sees images alone: name a CLIP model where texts are compared\.$"):
+        check_model(str(vision), "encoder", texts=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("fashion_5shot_gif", {"config": {"encoder": "FOLDER"}}),
+        ("fashion_5shot_retrieval", {"config": {"encoder": "FOLDER"}}),
+        ("fashion_5shot_txt2img", {"scores": {"encoder": "FOLDER", "probability": True, "judge": None}}),
+        ("fashion_5shot_retrieval", {"config": {"encoder": "FOLDER", "query": "image"}}),
+    ],
+)
+def test_a_plan_is_refused_whose_encoder_has_no_texts(vision: Path, name: str, changes: dict[str, Any]) -> None:
+    given = json.loads(json.dumps(changes).replace("FOLDER", str(vision)))
+    recipe = config_recipe(name, **given)
+    if given.get("config", {}).get("query") == "image":
+        check_models(recipe)
+        return
+    with pytest.raises(BackboneError, match="sees images alone"):
+        check_models(recipe)

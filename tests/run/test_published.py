@@ -17,7 +17,7 @@ from small_runs import CONCEPTS, METHODS, small_run
 
 import diffaug_datasets
 from diffaug_datasets.core.identity import RowKey
-from diffaug_datasets.core.method import Generated, discover_methods
+from diffaug_datasets.core.method import Generated, MethodConfig, discover_methods
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.run.context import to_uint8
 from diffaug_datasets.run.store import Run
@@ -52,6 +52,7 @@ CONFIG: dict[str, dict[str, Any]] = {
 }
 # Tests of one method run in one process, where its fits are made once.
 SLUGS = [pytest.param(slug, marks=pytest.mark.xdist_group(f"published-{slug}")) for slug in CONFIG]
+ENDS_ALONE = ("txt2img", "genie", "saspa", "dreamda")  # by default: each drives its sampler in a way of its own
 STATES_ITS_PROMPT_WITH_TOKENS = ("diffii", "diffgen", "diffaug", "diffmix", "timix", "tiaug", "dafusion")
 
 
@@ -77,11 +78,11 @@ class Ours:
         self.decoded.append(z.clone())
         return self.decode(z)
 
-    def generate(self, rows: Sequence[PlanRow]) -> list[Generated]:
+    def generate(self, rows: Sequence[PlanRow], config: MethodConfig | None = None) -> list[Generated]:
         recipe = self.run.recipe
         self.decoded.clear()
         with torch.inference_mode():
-            return recipe.method_definition.generate(rows, recipe.method_config, self.worker.context)
+            return recipe.method_definition.generate(rows, config or recipe.method_config, self.worker.context)
 
     @property
     def concepts(self) -> Path | None:
@@ -254,3 +255,29 @@ def test_declared_cost_is_counted(slug: str, guidance: float, ours: Callable[[st
         before = backbone.rows_evaluated
         ours(slug).generate([scaled])
         assert backbone.rows_evaluated - before == recipe.method_definition.evaluations(recipe.method_config, scaled)
+
+
+ENDS = [
+    pytest.param(
+        slug,
+        marks=[pytest.mark.xdist_group(f"published-{slug}"), *([] if slug in ENDS_ALONE else [pytest.mark.full])],
+    )
+    for slug in CONFIG
+    if slug != "diffii"
+]
+
+
+@pytest.mark.parametrize("slug", ENDS)
+def test_where_sampling_ends_reaches_the_latents(slug: str, ours: Callable[[str], Ours]) -> None:
+    """`final` is a key of every method with a sampler, and one that changed nothing would be a promise broken."""
+    mine = ours(slug)
+    row = mine.run.plan.rows[0]
+    ends = []
+    for end in ("zero", "alpha_bar_0"):
+        config = mine.run.recipe.method_config.model_copy(update={"final": end})
+        mine.generate([row], config)
+        ends.append(torch.cat(mine.decoded))
+    assert ends[0].shape == ends[1].shape and not torch.equal(*ends)
+    mine.generate([row])
+    kept = "zero" if mine.run.recipe.method_config.sampler == "dpm" else "alpha_bar_0"  # type: ignore[attr-defined]
+    assert torch.equal(torch.cat(mine.decoded), ends[kept == "alpha_bar_0"])
