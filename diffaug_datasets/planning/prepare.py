@@ -6,7 +6,7 @@ the method (the rows), and `run.store` (the folder). No torch is needed.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +55,11 @@ class Prepared:
     subset: Subset
     pool: PoolTable | None = None
 
-    def real_places(self) -> Mapping[str, tuple[str, int]]:
-        """Row id of every real row -> the split of its image, and the index in that split's table."""
+    def real_places(self) -> Sequence[tuple[str, int]]:
+        """Of every real row, in order, the split of its image, and the index in that split's table."""
         train = [("train", index) for index in self.subset.indices]
         test = [("test", index) for index in range(len(self.real.test or ()))]
-        return {row.row_id: place for row, place in zip(self.plan.real, [*train, *test], strict=False)}
+        return [*train, *test][: len(self.plan.real)]
 
 
 def prepare(recipe: Recipe, images: str | None = None, seen: SeenSources | None = None) -> Prepared:
@@ -265,9 +265,8 @@ def write_real_shards(run: Run, prepared: Prepared) -> None:
     """
     real, places, plan = prepared.real, prepared.real_places(), prepared.plan
 
-    def read(shard: Shard) -> Iterator[tuple[PlanRow, bytes, Source]]:
-        for planned in shard.rows:
-            split, index = places[planned.row_id]
+    def read(shard: Shard, begin: int) -> Iterator[tuple[PlanRow, bytes, Source]]:
+        for planned, (split, index) in zip(shard.rows, places[begin : begin + len(shard.rows)], strict=True):
             yield planned, real.read(split, index), real.table(split).sources[index]
 
     def row(item: tuple[PlanRow, bytes, Source]) -> Row:
@@ -277,10 +276,12 @@ def write_real_shards(run: Run, prepared: Prepared) -> None:
     def cost(item: tuple[PlanRow, bytes, Source]) -> int:
         return reading_bytes(len(item[1]), pixels_of(item[1]))
 
+    begin = 0
     for shard in plan.real_shards():
         if not run.intact(shard.name):
-            rows = memory.in_order(row, read(shard), cost, memory.WINDOW_BYTES)
+            rows = memory.in_order(row, read(shard, begin), cost, memory.WINDOW_BYTES)
             run.write_receipt(run.write_shard(shard, rows))
+        begin += len(shard.rows)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from diffaug_datasets.core import memory
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
-from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.plan import Plan, of_split
 from diffaug_datasets.models.model_folder import STEMS, read_weights
 from diffaug_datasets.numerics.inverters import is_paired
 from diffaug_datasets.planning.prepare import Prepared
@@ -122,7 +122,7 @@ class Photos:
     @classmethod
     def of(cls, prepared: Prepared) -> "Photos":
         """Pixels as the headers of a few state them: some spread evenly, and those of most bytes."""
-        places = list(prepared.real_places().values())
+        places = prepared.real_places()
         sizes = [prepared.real.table(split).sources[index].size for split, index in places]
         largest = sorted(range(len(places)), key=lambda i: -sizes[i])[:LARGEST]
         spread = range(0, len(places), max(1, len(places) // SAMPLE))[:SAMPLE]
@@ -139,18 +139,18 @@ def price(prepared: Prepared, folder: Path) -> Price:
     trained = network.side * network.factor
     height, width = recipe.backbone.height or trained, recipe.backbone.width or trained
     flop = FLOP_PER_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
-    evaluations, idle = map(sum, zip(*(shard_evaluations(recipe, shard) for shard in plan.shards()), strict=True))
+    evaluations, idle = map(sum, zip(*shard_evaluations(recipe, plan).values(), strict=True))
     workers = max(1, min(cores() // recipe.threads, len(plan.shards())))
     of_worker, to_plan = _memory_of_worker(prepared, network, height * width, photos), _memory_to_plan(photos)
-    kinds = list(dict.fromkeys(unit.kind for unit in plan.fits))
+    kinds, per_class = list(dict.fromkeys(unit.kind for unit in plan.fits)), plan.images_per_class()
     there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
     warnings = (*plan.header.warnings, *prepared.real.survey.warnings, *_memory_warnings(of_worker * workers, to_plan))
     return Price(
         name=plan.header.name,
         plan_id=plan.id,
-        images_per_class={name: plan.images_per_class()[name] for name in plan.header.class_names},
-        real=sum(row.split == "train" for row in plan.real),
-        test=sum(row.split == "test" for row in plan.real),
+        images_per_class={name: per_class[name] for name in plan.header.class_names},
+        real=len(of_split(plan.real, "train")),
+        test=len(of_split(plan.real, "test")),
         rows=len(plan.rows),
         shards=len(plan.shards()),
         batch_size=recipe.batch_size,

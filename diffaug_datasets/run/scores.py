@@ -21,6 +21,7 @@ from diffaug_datasets.core.errors import RecipeError, SourceError
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Plan, Shard
+from diffaug_datasets.core.plan_table import arrow_type
 from diffaug_datasets.core.recipe import (
     CAPTION_MARGIN,
     CAPTION_PROBABILITY,
@@ -34,7 +35,6 @@ from diffaug_datasets.core.rows import PlanRow, RowScores, SetScores, column_typ
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
 from diffaug_datasets.run.oracle import Found, Oracles
-from diffaug_datasets.run.shards import arrow_type
 from diffaug_datasets.run.store import Receipt, Run
 
 if TYPE_CHECKING:

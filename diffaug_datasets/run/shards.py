@@ -44,15 +44,6 @@ PutFile = Callable[[Path, Callable[[Path], object]], FileDigest]
 """(path, what fills a file) -> what is there then."""
 
 
-def arrow_type(kind: str) -> pa.DataType:
-    """The Arrow type of a kind of column, see `core.rows.KINDS`."""
-    stored = KINDS[kind]
-    if stored.item is None:
-        return pa.struct([(name, arrow_type(part)) for name, part in stored.parts.items()])
-    item = pa.type_for_alias(stored.item)
-    return pa.list_(item) if stored.is_list else item
-
-
 def features_of(columns: Mapping[str, str], class_names: Sequence[str] = ()) -> "Features":
     """`datasets` features of columns (name -> kind): images are decoded as RGB, labels have the names of these classes.
 
