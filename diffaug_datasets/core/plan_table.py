@@ -11,7 +11,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from hashlib import sha256
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, chain, islice, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, overload
 
@@ -209,16 +210,28 @@ def chunks(rows: Iterable[PlanRow], size: int) -> Iterator[list[PlanRow]]:
 
 def table_of(rows: Sequence[PlanRow]) -> pa.Table:
     """Rows as a table."""
-    columns = []
-    for field in plan_schema():
-        values = [getattr(row, field.name) for row in rows]
-        if pa.types.is_struct(field.type):  # a soft label
-            parts = {"class": [v.classes for v in values], "weight": [v.weight for v in values]}
-            arrays = [pa.array(parts[part.name], part.type) for part in field.type]
-            columns.append(pa.StructArray.from_arrays(arrays, fields=list(field.type)))
-        else:
-            columns.append(pa.array(values, field.type))
-    return pa.table(columns, schema=plan_schema())
+    values = zip(*map(attrgetter(*plan_schema().names), rows), strict=True)
+    arrays = [_array(column, field.type) for column, field in zip(values, plan_schema(), strict=True)]
+    return pa.table(arrays or [[]] * len(plan_schema()), schema=plan_schema())
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values of rows as a column; where all are one, it is converted once."""
+    if not pa.types.is_struct(kind) and values.count(values[0]) == len(values):
+        return pa.repeat(_array_of([values[0]], kind)[0], len(values))
+    return _array_of(values, kind)
+
+
+def _array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_struct(kind):  # a soft label
+        parts = {"class": [value.classes for value in values], "weight": [value.weight for value in values]}
+        arrays = [_array_of(parts[part.name], part.type) for part in kind]
+        return pa.StructArray.from_arrays(arrays, fields=list(kind))
+    if pa.types.is_list(kind):
+        ends = [0, *accumulate(map(len, values))]
+        flat = pa.array(list(chain.from_iterable(values)), kind.value_type)
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), flat)
+    return pa.array(values, kind)
 
 
 def tables_of(rows: Sequence[PlanRow], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
