@@ -21,7 +21,7 @@ from diffaug_datasets.core.identity import canonical, digest
 from diffaug_datasets.core.images import (
     MAX_BYTES,
     DigitalSourceType,
-    decode_image,
+    decode_with_format,
     encode_image,
     format_of,
     pixel_sha256,
@@ -220,12 +220,12 @@ class Spool:
 
 def real_row(planned: PlanRow, data: bytes, plan_id: str, source: Source) -> Row:
     """A real image's row: the bytes as they came, what decoding them shows, what the source says of their origin."""
-    picture = decode_image(data, source.key)
+    picture, form = decode_with_format(data, source.key)
     outcome = Outcome(
         measured=canonical(dict(source.attribution)),
         width=picture.width,
         height=picture.height,
-        image_format=format_of(data),
+        image_format=form,
         pixel_sha256=pixel_sha256(picture),
     )
     return Row(image=data, plan_id=plan_id, plan=planned, outcome=outcome, own=dict(source.columns))
