@@ -62,23 +62,25 @@ class Prepared:
         return [*train, *test][: len(self.plan.real)]
 
 
-def prepare(recipe: Recipe, images: str | None = None, seen: SeenSources | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, images: str | None = None, seen: SeenSources | None = None, stand_ins: RealSet | None = None
+) -> Prepared:
     """Look at the models, read the real images, draw the protocol's subset of them, draw the plan.
 
     `images`: a copy of the recipe's real images elsewhere, which the prepared recipe names as its source. `seen`: what
-    plans before have opened and looked at.
+    plans before have opened and looked at. `stand_ins`: instead of the real images, where rows are only counted.
 
     Raises:
         DiffAugError: one sentence on a model, the source, the recipe or the plan.
     """
     check_models(recipe)
-    real = read_recipe_images(recipe, images, seen)
+    real = stand_ins or read_recipe_images(recipe, images, seen)
     drawn = draw_subset(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
     subset = drawn.without(recipe.without, "without")
     recipe = resolve(recipe, images)
     name = config_name(recipe.builder, recipe.protocol, recipe.method, recipe.name)
     table, test = real.train.subset(subset.indices), real.test if recipe.include_test else None
-    spec = plan_spec(recipe, name, real, subset)
+    spec = plan_spec(recipe, name, real, subset, is_counted=stand_ins is not None)
     plan = draw_plan(name, recipe, table, test, spec, tuple(_warnings(real, subset, spec)), tuple(real.facts.columns))
     if recipe.withdrawn:
         subset = subset.without(recipe.withdrawn, "withdrawn")
@@ -136,8 +138,9 @@ def resolve(recipe: Recipe, images: str | None = None) -> Recipe:
     return recipe.model_copy(update={"config": config, "source": source})
 
 
-def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> PlanSpec:
-    """What the method may know when it plans. `name`: of the recipe's config, for messages.
+def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset, *, is_counted: bool = False) -> PlanSpec:
+    """What the method may know when it plans. `name`: of the recipe's config, for messages. `is_counted`: rows are only
+    counted, so any classes do as those that one is confused with.
 
     Raises:
         DiffAugError: no such suffixes, no usable confusion matrix, no class among the targets, or an unreadable pool.
@@ -154,13 +157,21 @@ def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> PlanS
         per_image=recipe.per_image,
         per_class=recipe.per_class,
         suffixes=suffix_list(suffixes) if isinstance(suffixes, str) else tuple(suffixes),
-        confused=_confused_classes(recipe, name, real, subset),
+        confused=_any_classes(recipe, real) if is_counted else _confused_classes(recipe, name, real, subset),
         targets=_target_classes(recipe, table, real),
         size=(recipe.backbone.height, recipe.backbone.width),
         pool=DatasetPool(pool).table if pool else None,
         held_out=real.test.digest if real.test and recipe.include_test else None,
         timeline=timeline_of(recipe.backbone),
     )
+
+
+def _any_classes(recipe: Recipe, real: RealSet) -> tuple[tuple[int, ...], ...] | None:
+    """For each class as many others as it is most confused with; None where no method asks."""
+    asked, classes = recipe.method_config.requirements.top_confused, len(real.train.class_names)
+    if asked is None:
+        return None
+    return tuple(tuple((i + 1 + j) % classes for j in range(min(asked, classes - 1))) for i in range(classes))
 
 
 def _confused_classes(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> tuple[tuple[int, ...], ...] | None:

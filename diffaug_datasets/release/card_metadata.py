@@ -390,8 +390,8 @@ def _config_files(release: Release) -> dict[str, dict[str, list[RunFile]]]:
 
 
 def listed(paths: Sequence[str]) -> list[str]:
-    """The paths as a card lists them, one by one; where they are many and numbered on (`train-00007-of-00800.arrow`), as
-    a few patterns that match these numbers alone, so that a card of 10,000 shards is no longer than another.
+    """The paths as a card lists them, one by one; where they are many and numbered on (`train-00007-of-00800.arrow`),
+    as a few patterns that match these numbers alone, so that a card of 10,000 shards is no longer than another.
     """
     numbered = [match for path in paths if (match := NUMBERED.fullmatch(path))]
     if len(paths) <= MOST_LISTED or len(numbered) < len(paths):
