@@ -25,12 +25,12 @@ SETS = (
 )
 HEAD = f"""# What the papers' sets cost
 
-Written by `python scripts/write_prices.py`; each line is what `diffaug plan NAME --price` says, with the defaults of this
-package (Stable Diffusion 1.5 at 512 pixels, 5 images per real image). Rows, fits and evaluations are counted on stand-ins
-for the published images; a real image is taken for {PHOTO_BYTES // 1000} kB. GPU time is {ASSUMPTION}. Fits are in it, a
-step of training as three evaluations. Requests are those of one worker on an object store: what it writes, what it reads.
+Written by `python scripts/write_prices.py`; each line is what `diffaug plan NAME --price` says, with the defaults of
+this package (Stable Diffusion 1.5 at 512 pixels, 5 images per real image). Rows, fits and evaluations are counted on
+stand-ins for the published images; a real image is taken for {PHOTO_BYTES // 1000} kB. GPU time is {ASSUMPTION}.
+Fits are in it, a step of training as three evaluations. Requests are those of one worker on an object store.
 
-| set | classes | real images | images made | evaluations, millions | of fits, millions | GPU hours | GB | writes | reads |
+| set | classes | real | made | evaluations, M | of fits, M | GPU hours | GB | writes | reads |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 """
 MIDDLE = """
