@@ -116,6 +116,7 @@ from diffaug_datasets.core.method import (
     new_row,
 )
 from diffaug_datasets.core.models import Place
+from diffaug_datasets.core.plan_table import columns_of
 from diffaug_datasets.core.prompts import fill, with_suffix
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
 from diffaug_datasets.core.settings import Later
@@ -164,6 +165,7 @@ __all__ = [
     "branches",
     "canonical",
     "class_phrases",
+    "columns_of",
     "digest",
     "fill",
     "image_key",

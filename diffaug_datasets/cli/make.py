@@ -22,13 +22,14 @@ from diffaug_datasets.core.models import Place
 from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
 from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan
 from diffaug_datasets.planning.price import CPU_FLOPS, GPU_FLOPS, Price
+from diffaug_datasets.planning.published import price_published
 from diffaug_datasets.planning.sentences import SentenceOptions, write_sentences
 from diffaug_datasets.planning.suffixes import CaptionOptions, write_suffixes
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.execute import emptied, execute, generate, leads, over_budget, shown_on
 from diffaug_datasets.run.progress import clock
 from diffaug_datasets.run.reuse import refusals, withdraw
-from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.store import RUNS, Run
 from diffaug_datasets.run.worker import WorkerOptions
 
 if TYPE_CHECKING:
@@ -137,6 +138,25 @@ def changes_of(words: Sequence[str], source: str | None) -> Mapping[str, object]
 # Plans
 
 
+def say_published_price(
+    recipe_name: str, folder: str | None, source: str | None, words: Sequence[str], *, as_json: bool
+) -> None:
+    """What a plan would cost, from published counts; nothing is written."""
+    if source:
+        raise RecipeError(
+            f"--price: counts are those that the dataset publishes, so --source {source} is not looked at; leave it "
+            "out, or give --dry-run instead of --price."
+        )
+    recipe = find_recipe(recipe_name, changes_of(words, None), lambda text: note(f"note: {text}"))
+    with waiting(f"counting the rows of {recipe.name or recipe_name}"):
+        found = price_published(recipe, Path(folder or RUNS))
+    if as_json:
+        say_json(asdict(found))
+    else:
+        print_price(found)
+        say("counted on stand-ins for the published images; nothing written (--price)")
+
+
 def make_plan(
     recipe_name: str, folder: str | None, source: str | None, words: Sequence[str], *, dry_run: bool, as_json: bool
 ) -> None:
@@ -199,7 +219,7 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({})) 
     per_class = sorted(price.images_per_class.values())
     span = str(per_class[0]) if per_class[0] == per_class[-1] else f"{per_class[0]} to {per_class[-1]}"
     memory_free = "free memory unknown" if price.memory_free is None else f"{decimal(price.memory_free)} free"
-    say(f"{price.name}, plan {price.plan_id[:16]}")
+    say(f"{price.name}, plan {price.plan_id[:16]}" if price.plan_id else price.name)
     say_facts(
         {
             **source,
@@ -209,6 +229,8 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({})) 
             "  fits": ", ".join(f"{count} {kind}" for kind, count in price.fits.items()) or "none",
             "  work": _work(price),
             "  time": _time(price),
+            "  GPU": f"{price.gpu_hours:,.2f} hours; {price.assumption}",
+            "  store": f"about {price.store_writes:,} writes, {price.store_reads:,} reads, where the run lies in one",
             "  disk": f"{decimal(price.bytes_needed)} needed, {decimal(price.bytes_free)} free",
             "  memory": f"{decimal(price.memory_per_worker)} per worker, {decimal(price.memory_to_plan)} to plan, "
             f"{memory_free}",

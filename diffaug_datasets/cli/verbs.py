@@ -122,11 +122,15 @@ def plan(
     source: Source = None,
     changes: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
+    price: Annotated[bool, typer.Option("--price", help="The same from published counts, without the images.")] = False,
     json: AsJson = False,
 ) -> None:
     """Draw every row of a dataset, price it, and write a run folder. Needs no torch and no GPU."""
-    from diffaug_datasets.cli.make import make_plan
+    from diffaug_datasets.cli.make import make_plan, say_published_price
 
+    if price:
+        say_published_price(recipe, run, source, changes or [], as_json=json)
+        return
     make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json)
 
 

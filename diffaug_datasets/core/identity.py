@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 
 __version__ = "0.1.0"  # of this package: part of what a run and a release record
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 Same = Callable[[str, Any, Any], bool]  # a key, an old and a new value: whether they count as equal
 T = TypeVar("T")
 
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces, UTF-8 kept as it is, NaN and infinity refused (ValueError)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest(value: Any) -> str:
@@ -69,7 +71,8 @@ class RowKey:
 
     def choice(self, role: str, options: Sequence[T]) -> T:
         """One of the options, uniformly (bias below 2^-40 for any list that fits in memory)."""
-        return options[self.seed(role) * len(options) >> 63]
+        count = len(options)
+        return options[0] if count == 1 else options[self.seed(role) * count >> 63]
 
     def retry(self, attempt: int) -> "RowKey":
         """The same row at a later attempt: other seeds, same row id."""

@@ -166,10 +166,15 @@ def decode_image(data: bytes, name: str = "image") -> Image.Image:
         BadImage: unreadable, truncated, larger than MAX_PIXELS, or of a depth that has no 8-bit form.
         SourceError: more memory is needed than there is.
     """
+    return decode_with_format(data, name)[0]
+
+
+def decode_with_format(data: bytes, name: str = "image") -> tuple[Image.Image, str]:
+    """As `decode_image`, with the name of the format: `png`, `jpeg`, `webp`, ..."""
     try:
         image = _opened(data, name)
         image.load()
-        return _bare(_rgb(_upright(image), name))
+        return _bare(_rgb(_upright(image), name)), str(image.format).lower()
     except DECODING_ERRORS as error:
         raise _unreadable(name, data, error) from None
 

@@ -3,7 +3,12 @@
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WINDOW_BYTES = 512 << 20  # of images that are read and decoded at once
 
@@ -67,19 +72,23 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def shard_sizes(weights: Sequence[int], most_rows: int, most_bytes: int, step: int = 1) -> tuple[int, ...] | None:
+def shard_sizes(
+    weights: "Sequence[int] | NDArray[np.integer[Any]]", most_rows: int, most_bytes: int, step: int = 1
+) -> tuple[int, ...] | None:
     """Rows of consecutive shards that hold at most so many rows and bytes; None where rows alone decide.
 
     A shard has a multiple of `step` rows, `step` even where those weigh more; the last one has what is left.
     """
-    if all(sum(weights[begin : begin + most_rows]) <= most_bytes for begin in range(0, len(weights), most_rows)):
+    each = np.asarray(weights, np.int64)
+    if not len(each) or int(np.add.reduceat(each, range(0, len(each), most_rows)).max()) <= most_bytes:
         return None
     sizes: list[int] = []
     rows = weight = 0
-    for begin in range(0, len(weights), step):
-        part = weights[begin : begin + step]
-        if rows and (rows + len(part) > most_rows or weight + sum(part) > most_bytes):
+    begins = range(0, len(each), step)
+    for begin, heavy in zip(begins, np.add.reduceat(each, begins).tolist(), strict=True):
+        count = min(step, len(each) - begin)
+        if rows and (rows + count > most_rows or weight + heavy > most_bytes):
             sizes.append(rows)
             rows = weight = 0
-        rows, weight = rows + len(part), weight + sum(part)
+        rows, weight = rows + count, weight + heavy
     return (*sizes, rows)

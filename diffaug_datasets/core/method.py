@@ -493,10 +493,19 @@ def branches(row: PlanRow) -> int:
 
 def new_row(version: int, key: RowKey, spec: PlanSpec, **columns: object) -> PlanRow:
     """A generated row with a hard label: identity, seed and backbone filled in, the rest as given."""
-    identity = {"method": key.method, "method_version": version, "row_id": key.row_id, "k": key.k}
-    made = {"origin": "generated", "is_synthetic": True, "backbone": spec.backbone, "seed": key.seed("noise")}
-    label = {"label": key.class_id, "soft_label": SoftLabel.hard(key.class_id)}
-    return PlanRow.model_validate({**identity, **made, **label, **columns})
+    row: dict[str, object] = {
+        "method": key.method,
+        "method_version": version,
+        "row_id": key.row_id,
+        "k": key.k,
+        "origin": "generated",
+        "is_synthetic": True,
+        "backbone": spec.backbone,
+        "seed": key.seed("noise"),
+        "label": key.class_id,
+        "soft_label": SoftLabel.hard(key.class_id),
+    }
+    return PlanRow.model_validate(row | columns)
 
 
 def local_keys(model: type[BaseModel]) -> set[str]:

@@ -3,18 +3,22 @@
 Its id is a digest of canonical JSON lines, header first, then the rows in row order, so it is the same on any machine.
 The dataset's revision is written down but does not count: the same images from elsewhere are the same plan.
 Shards and batches are functions of the plan alone: they never depend on how many workers run, nor on real images that
-are taken out later: their rows go, and every other row stays what it is and where it is.
+are taken out later: their rows go, and every other row stays what it is and where it is. A plan is drawn, hashed and
+cut in tables of some thousand rows (`core.plan_table`), and its id does not depend on how these were cut.
 """
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer
 
 from diffaug_datasets.core.errors import PlanError
@@ -22,17 +26,33 @@ from diffaug_datasets.core.identity import RowKey, canonical
 from diffaug_datasets.core.images import PIXEL_BYTES
 from diffaug_datasets.core.memory import shard_sizes
 from diffaug_datasets.core.method import FitUnit, Method, PlanSpec
+from diffaug_datasets.core.plan_table import (
+    GROUP_ROWS,
+    Groups,
+    HeldGroups,
+    PlanRows,
+    Sorting,
+    TemporaryRows,
+    chunks,
+    column_of,
+    columns_of,
+    lines_of,
+    plan_schema,
+    stored,
+    table_of,
+    tables_of,
+)
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import PlanRow, SoftLabel, Split
+from diffaug_datasets.core.rows import PlanRow, Split
 from diffaug_datasets.core.sources import Source, SourceTable
 
 PLAN_SCHEMA = 1
-MOST_ROWS = 10_000_000  # ImageNet times 5 is 6.4 million; a plan is held in memory, at about 3 kB per row
+MOST_ROWS = 10_000_000  # ImageNet times 5 is 6.4 million
 REAL_SHARD_ROWS = 1000
 SHARD_BYTES = 500_000_000  # of images, encoded: what `datasets` makes a shard by itself
 ASSUMED_SIDE = 512  # of a backbone that states no size
 RESTORED = 3  # lossless bytes of a picture at its source's size, by the bytes of that source
-TOO_MANY = "a plan is held in memory, at about 3 kB per image; lower per_class or per_image."
+TOO_MANY = "lower per_class or per_image, or plan parts of the classes (targets)."
 
 ShardKind = Literal["real", "test", "synthetic"]
 
@@ -82,7 +102,7 @@ class Shard:
 
     kind: ShardKind
     number: int
-    rows: tuple[PlanRow, ...]
+    rows: Sequence[PlanRow]
     gaps: tuple[int, ...] = ()
 
     @property
@@ -113,26 +133,26 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """A header, the rows to make in row order, and the real rows that stand beside them."""
+    """A header, the rows to make in row order, and the real rows that stand beside them.
+
+    `known_id`: the id, where it has been computed from these rows before.
+    """
 
     header: PlanHeader
-    rows: tuple[PlanRow, ...]
-    real: tuple[PlanRow, ...]
+    rows: Sequence[PlanRow]
+    real: Sequence[PlanRow]
     fits: tuple[FitUnit, ...] = ()
+    known_id: str | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def id(self) -> str:
-        """sha256 of the canonical JSON lines, 64 hex digits."""
-        hasher = hashlib.sha256()
-        for line in self.lines():
-            hasher.update(line.encode() + b"\n")
+        """sha256 of the canonical JSON lines (header, real rows, synthetic rows), 64 hex digits."""
+        if self.known_id is not None:
+            return self.known_id
+        hasher = hashlib.sha256(header_line(self.header))
+        for table in chain(tables_of(self.real), tables_of(self.rows)):
+            hasher.update(lines_of(table))
         return hasher.hexdigest()
-
-    def lines(self) -> Iterator[str]:
-        """Header, real rows, synthetic rows: the text whose digest is the plan id."""
-        yield canonical(self.header.model_dump(mode="json", exclude={"source_revision"}))
-        for row in chain(self.real, self.rows):
-            yield canonical(row.model_dump(mode="json", by_alias=True))
 
     def shards(self) -> tuple[Shard, ...]:
         """The synthetic shards, in order.
@@ -140,12 +160,19 @@ class Plan:
         Raises:
             PlanError: the header states sizes or gaps that are not those of the rows.
         """
-        return self._cut("synthetic", self.rows, int(self.header.recipe["shard_rows"]))
+        return self._shards
 
     def real_shards(self) -> tuple[Shard, ...]:
         """The shards of real rows: those for training, then those of the test split. Raises PlanError as `shards`."""
-        train = tuple(row for row in self.real if row.split == "train")
-        test = tuple(row for row in self.real if row.split == "test")
+        return self._real_shards
+
+    @cached_property
+    def _shards(self) -> tuple[Shard, ...]:
+        return self._cut("synthetic", self.rows, int(self.header.recipe["shard_rows"]))
+
+    @cached_property
+    def _real_shards(self) -> tuple[Shard, ...]:
+        train, test = of_split(self.real, "train"), of_split(self.real, "test")
         return self._cut("real", train, REAL_SHARD_ROWS) + self._cut("test", test, REAL_SHARD_ROWS)
 
     def _cut(self, kind: ShardKind, rows: Sequence[PlanRow], size: int) -> tuple[Shard, ...]:
@@ -155,11 +182,11 @@ class Plan:
         sizes = self.header.sizes.get(kind)
         if sizes is None:
             count = math.ceil(len(rows) / size)
-            return tuple(Shard(kind, i, tuple(rows[i * size : (i + 1) * size])) for i in range(count))
+            return tuple(Shard(kind, i, rows[i * size : (i + 1) * size]) for i in range(count))
         if sum(sizes) != len(rows):
             raise PlanError(f"the plan has {len(rows)} {kind} rows, its shards {sum(sizes)}; plan again.")
         ends = enumerate(zip(sizes, accumulate(sizes), strict=True))
-        shards = tuple(Shard(kind, i, tuple(rows[end - size : end])) for i, (size, end) in ends if size)
+        shards = tuple(Shard(kind, i, rows[end - size : end]) for i, (size, end) in ends if size)
         shards = tuple(replace(shard, gaps=self.header.gaps.get(shard.name, ())) for shard in shards)
         if lost := [s.name for s in shards if any(gap >= len(s.rows) + len(set(s.gaps)) for gap in s.gaps)]:
             raise PlanError(f"the plan has gaps behind the end of {lost[0]}; plan again.")
@@ -168,31 +195,60 @@ class Plan:
     def images_per_class(self) -> Counter[str]:
         """Class name -> planned synthetic images."""
         names = self.header.class_names
-        return Counter(dict.fromkeys(names, 0)) + Counter(names[row.label] for row in self.rows)
+        return Counter(dict.fromkeys(names, 0)) + Counter({names[i]: n for i, n in labels_of(self.rows).items()})
 
 
-def real_rows(table: SourceTable, seed: int, split: Split) -> tuple[PlanRow, ...]:
+def header_line(header: PlanHeader) -> bytes:
+    """The first line of the text whose digest is the plan id."""
+    return canonical(header.model_dump(mode="json", exclude={"source_revision"})).encode() + b"\n"
+
+
+def labels_of(rows: Sequence[PlanRow]) -> Counter[int]:
+    """Class id -> rows."""
+    counted = pc.value_counts(column_of(rows, "label")) if len(rows) else ()
+    return Counter({int(one["values"].as_py()): int(one["counts"].as_py()) for one in counted})
+
+
+def of_split(rows: Sequence[PlanRow], split: Split) -> Sequence[PlanRow]:
+    """The real rows of one split; those for training stand first."""
+    chosen = np.asarray(pc.equal(column_of(rows, "split"), split)) if len(rows) else np.zeros(0, bool)
+    places = np.flatnonzero(chosen)
+    if not len(places):
+        return rows[:0]
+    begin, end = int(places[0]), int(places[-1]) + 1
+    return rows[begin:end] if end - begin == len(places) else tuple(rows[int(i)] for i in places)
+
+
+def real_rows(table: SourceTable, seed: int, split: Split) -> PlanRows:
     """One row per real image, in the table's order. Test rows hash another method name, so no id clashes."""
+    return PlanRows(HeldGroups(list(_real_tables(table, seed, split))))
+
+
+def _real_tables(table: SourceTable, seed: int, split: Split) -> Iterator[pa.Table]:
     counts: Counter[int] = Counter()
-    rows = []
-    for source in table.sources:
-        key = RowKey(seed, "real" if split == "train" else "real_test", source.label, counts[source.label])
-        counts[source.label] += 1
-        row = PlanRow(
-            label=key.class_id,
-            soft_label=SoftLabel.hard(key.class_id),
-            row_id=key.row_id,
-            origin="real",
-            is_synthetic=False,
-            method="real",
-            method_version=0,
-            source_ids=(source.id,),
-            source_labels=(key.class_id,),
-            k=key.k,
-            split=split,
-        )
-        rows.append(row)
-    return tuple(rows)
+    for begin in range(0, len(table), GROUP_ROWS):
+        sources = table.sources[begin : begin + GROUP_ROWS]
+        keys = []
+        for source in sources:
+            key = RowKey(seed, "real" if split == "train" else "real_test", source.label, counts[source.label])
+            counts[source.label] += 1
+            keys.append(key)
+        labels = [key.class_id for key in keys]
+        columns: Mapping[str, Sequence[object]] = {
+            "label": labels,
+            "soft_label": [{"class": [label], "weight": [1.0]} for label in labels],
+            "row_id": [key.row_id for key in keys],
+            "source_ids": [[source.id] for source in sources],
+            "source_labels": [[label] for label in labels],
+            "k": [key.k for key in keys],
+        }
+        same = {"origin": "real", "is_synthetic": False, "method": "real", "method_version": 0, "split": split}
+        same |= {"draw": "{}", "adapters": []}
+        whole = {
+            field.name: pa.array(columns.get(field.name, [same.get(field.name)] * len(keys)), field.type)
+            for field in plan_schema()
+        }
+        yield pa.table(whole, schema=plan_schema())
 
 
 def draw_plan(
@@ -212,17 +268,20 @@ def draw_plan(
     """
     method, config = recipe.method_definition, recipe.planned_config
     check_size(recipe, table, spec)
-    rows = tuple(sorted(islice(method.plan(config, table, spec), MOST_ROWS + 1), key=lambda row: row.row_id))
-    if len(rows) > MOST_ROWS:
-        raise PlanError(f"{name}: {method.NAME} plans more than {MOST_ROWS:,} images; {TOO_MANY}")
-    if not rows:
+    folder = TemporaryRows()
+    made, planned = _drawn(name, method, method.plan(config, table, spec), folder)
+    if not made.rows:
         raise PlanError(f"{name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
-    _check_empty_classes(method, table, spec, {row.label for row in rows})
-    warned = (*warnings, *_without_rows(table, spec, {row.label for row in rows}))
-    repeated = [row for row, count in Counter(r.row_id for r in rows).items() if count > 1]
-    if repeated:
-        raise PlanError(f"{method.NAME} drew row {repeated[0]} twice; a row is (method, class, k).")
-    real = real_rows(table, recipe.seed, "train") + (real_rows(test, recipe.seed, "test") if test else ())
+    _check_empty_classes(method, table, spec, planned)
+
+    def real() -> Iterator[pa.Table]:
+        yield from _real_tables(table, recipe.seed, "train")
+        yield from _real_tables(test, recipe.seed, "test") if test else ()
+
+    count = len(table) + len(test or ())
+    groups: Groups = stored(real, made, folder, folder, count)
+    rows, beside = PlanRows(groups, count), PlanRows(groups, 0, count)
+    _check_repeated(method, rows)
     header = PlanHeader(
         name=name,
         recipe=recipe.identity(),
@@ -234,27 +293,54 @@ def draw_plan(
         test_sources=test.digest if test else None,
         source_revision=table.revision,
         backbone=spec.backbone,
-        warnings=warned,
-        sizes=_sizes_by_bytes(recipe, rows, real, (*table.sources, *(test.sources if test else ()))),
+        warnings=(*warnings, *_without_rows(table, spec, planned)),
+        sizes=_sizes_by_bytes(recipe, rows, table.sources, test.sources if test else ()),
         columns=tuple(columns),
     )
-    return Plan(header, rows, real, method.fits(config, table, spec, rows))
+    return Plan(header, rows, beside, method.fits(config, table, spec, rows))
+
+
+def _drawn(name: str, method: Method, rows: Iterable[PlanRow], folder: TemporaryRows) -> tuple[Sorting, Set[int]]:
+    """All rows of a method, to be put in order, and their labels. Raises PlanError where they are too many."""
+    made, labels = Sorting(folder), set[int]()
+    for chunk in chunks(rows, GROUP_ROWS):
+        made.add(table_of(chunk))
+        labels.update(row.label for row in chunk)
+        if made.rows > MOST_ROWS:
+            raise PlanError(f"{name}: {method.NAME} plans more than {MOST_ROWS:,} images; {TOO_MANY}")
+    return made, labels
+
+
+def _check_repeated(method: Method, rows: PlanRows) -> None:
+    """Raises PlanError where two rows, which stand beside each other then, share an id."""
+    last = pa.array([], pa.string())
+    for table in rows.tables(["row_id"]):
+        ids = pa.chunked_array([last, *table.column("row_id").chunks], pa.string())
+        same = pc.equal(ids[1:], ids[:-1])
+        if pc.any(same, min_count=0).as_py():
+            repeated = ids[1:].filter(same)[0].as_py()
+            raise PlanError(f"{method.NAME} drew row {repeated} twice; a row is (method, class, k).")
+        last = ids[-1:].combine_chunks()
 
 
 def _sizes_by_bytes(
-    recipe: Recipe, rows: Sequence[PlanRow], real: Sequence[PlanRow], sources: Iterable[Source]
+    recipe: Recipe, rows: PlanRows, train: Sequence[Source], test: Sequence[Source]
 ) -> dict[ShardKind, tuple[int, ...]]:
     """Rows per shard, by kind, where a shard of the usual number of rows would hold more than `SHARD_BYTES`."""
-    size = {source.id: source.size for source in sources}
     height, width = (side or ASSUMED_SIDE for side in (recipe.backbone.height, recipe.backbone.width))
     own = int(height * width * PIXEL_BYTES[recipe.image_format])
-    restored = recipe.method_config.requirements.at_source_size
-    made = [RESTORED * size[row.source_ids[0]] if restored and row.source_ids else own for row in rows]
-    train, test = ([size[row.source_ids[0]] for row in real if row.split == split] for split in ("train", "test"))
+    made = np.full(len(rows), own)
+    if recipe.method_config.requirements.at_source_size:
+        sizes = {source.id: RESTORED * source.size for source in (*train, *test)}
+        place = 0
+        for table in rows.tables(["source_ids"]):
+            for ids in table.column("source_ids").to_pylist():
+                made[place] = sizes[ids[0]] if ids else own
+                place += 1
     cuts: dict[ShardKind, tuple[int, ...] | None] = {
         "synthetic": shard_sizes(made, recipe.shard_rows, SHARD_BYTES, recipe.batch_size),
-        "real": shard_sizes(train, REAL_SHARD_ROWS, SHARD_BYTES),
-        "test": shard_sizes(test, REAL_SHARD_ROWS, SHARD_BYTES),
+        "real": shard_sizes(np.array([source.size for source in train], int), REAL_SHARD_ROWS, SHARD_BYTES),
+        "test": shard_sizes(np.array([source.size for source in test], int), REAL_SHARD_ROWS, SHARD_BYTES),
     }
     return {kind: sizes for kind, sizes in cuts.items() if sizes is not None}
 
@@ -302,11 +388,11 @@ def without_images(plan: Plan, images: Collection[str]) -> Plan:
         PlanError: an id that no training image has, or no row would be left.
     """
     gone = set(images)
-    if unknown := gone - {row.source_ids[0] for row in plan.real if row.split == "train"}:
+    if unknown := gone - {ids[0] for ids, split in columns_of(plan.real, "source_ids", "split") if split == "train"}:
         raise PlanError(
             f"withdrawn: got {sorted(unknown)[0]!r}, expected the sha256 of a real training image of this plan."
         )
-    rows, real = _left(plan.rows, gone), _left(plan.real, gone)
+    rows, real = PlanRows.of(_left(plan.rows, gone)), PlanRows.of(_left(plan.real, gone))
     if not rows:
         raise PlanError("withdrawn: no synthetic row would be left; remove the set instead.")
     return Plan(_header_without(plan, gone, real), rows, real, plan.fits)
@@ -319,8 +405,8 @@ def learned_with(plan: Plan, images: Collection[str], by_image: Collection[str])
     return tuple(u for u in plan.fits if u.kind not in by_image and any(image in u.payload for image in images))
 
 
-def _left(rows: Sequence[PlanRow], gone: Set[str]) -> tuple[PlanRow, ...]:
-    return tuple(row for row in rows if row.split == "test" or gone.isdisjoint(row.source_ids))
+def _left(rows: Iterable[PlanRow], gone: Set[str]) -> Iterator[PlanRow]:
+    return (row for row in rows if row.split == "test" or gone.isdisjoint(row.source_ids))
 
 
 def _header_without(plan: Plan, gone: Set[str], real: Sequence[PlanRow]) -> PlanHeader:
@@ -340,12 +426,15 @@ def _header_without(plan: Plan, gone: Set[str], real: Sequence[PlanRow]) -> Plan
 def _gaps(plan: Plan, gone: Set[str]) -> dict[str, tuple[int, ...]]:
     """Where rows are missing in each shard's order of work, so that the others keep their places in their batches."""
     orders = {shard.name: shard.in_order() for shard in plan.shards()}
-    gaps = {name: [p for p, row in enumerate(o) if row is None or not _left([row], gone)] for name, o in orders.items()}
-    return {name: tuple(places) for name, places in gaps.items() if places}
+    gaps = {
+        name: tuple(place for place, row in enumerate(order) if row is None or not any(_left([row], gone)))
+        for name, order in orders.items()
+    }
+    return {name: places for name, places in gaps.items() if places}
 
 
 def _sizes(plan: Plan, kind: ShardKind, gone: Set[str]) -> tuple[int, ...]:
     """Rows that each shard keeps, also those that lost all of them, by number."""
     shards = {shard.number: shard for shard in (*plan.real_shards(), *plan.shards()) if shard.kind == kind}
     count = len(plan.header.sizes.get(kind) or shards)
-    return tuple(len(_left(shards[i].rows, gone)) if i in shards else 0 for i in range(count))
+    return tuple(sum(1 for _ in _left(shards[i].rows, gone)) if i in shards else 0 for i in range(count))

@@ -7,7 +7,7 @@ table `KINDS` follow the record, the plan file, the Arrow schema, the `datasets`
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
@@ -80,13 +80,16 @@ class Column:
     published: bool = True
 
 
+_FLOAT32 = struct.Struct("<f")
+
+
 def float32(value: float) -> float:
     """The nearest number that a float32 column holds.
 
     Raises:
         OverflowError: it is larger than any.
     """
-    (stored,) = struct.unpack("<f", struct.pack("<f", value))
+    (stored,) = _FLOAT32.unpack(_FLOAT32.pack(value))
     return float(stored)
 
 
@@ -105,12 +108,17 @@ class SoftLabel(BaseModel):
     @classmethod
     def hard(cls, label: int) -> "SoftLabel":
         """All weight on one class."""
-        return cls.mixed(((label, 1.0),))
+        return _hard(label)
 
     @classmethod
     def mixed(cls, weights: Sequence[tuple[int, float]]) -> "SoftLabel":
         """Weights by class id, in this order."""
         return cls.model_validate({"class": [c for c, _ in weights], "weight": [w for _, w in weights]})
+
+
+@lru_cache(maxsize=100_000)  # of every class one, shared by its rows
+def _hard(label: int) -> SoftLabel:
+    return SoftLabel.mixed(((label, 1.0),))
 
 
 Text = Annotated[str, Column("string")]

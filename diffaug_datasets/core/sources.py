@@ -101,10 +101,14 @@ class SourceTable:
 
     def by_class(self) -> Mapping[int, tuple[Source, ...]]:
         """Class id -> its images in the table's order; every class is there, also one without images."""
+        return self._by_class
+
+    @cached_property
+    def _by_class(self) -> Mapping[int, tuple[Source, ...]]:
         groups: dict[int, list[Source]] = {label: [] for label in range(len(self.class_names))}
         for source in self.sources:
             groups[source.label].append(source)
-        return {label: tuple(group) for label, group in groups.items()}
+        return MappingProxyType({label: tuple(group) for label, group in groups.items()})
 
     def subset(self, indices: Iterable[int]) -> "SourceTable":
         """The images at these places, in this order; the classes stay."""

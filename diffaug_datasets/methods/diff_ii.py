@@ -24,7 +24,7 @@ turn by one draw.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -57,6 +57,7 @@ from diffaug_datasets.plugin import (
     StepCount,
     branches,
     canonical,
+    columns_of,
     image_key,
     image_of,
     new_row,
@@ -183,20 +184,29 @@ class Pairs(Sequence[tuple[Source, Source]]):
 
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """`spec.count` rows per class that has images, each from one of its pairs."""
-    rows = list(_rows(cfg, table, spec))
-    concept, *inversions = fits(cfg, table, spec, rows)
+    """`spec.count` rows per class that has images, each from one of its pairs.
+
+    Rows name their fits, which follow from the pairs of all: these are drawn twice rather than held.
+    """
+    concept, *inversions = _units(cfg, table, spec, _used(cfg, table, spec))
     home = {image: unit.name for unit in inversions for image in unit.content["images"]}
-    for row in rows:
-        cited = dict.fromkeys(home[image] for image in _inverted_images(row))
-        yield row.model_copy(update={"adapters": (concept.name, *cited)})
+    switch = _switch(cfg, spec.timeline)
+    for label, images, count in _classes(cfg, table, spec):
+        prompt, pairs = cfg.concepts.prompt(label, table.metaclass), Pairs(images)
+        alone, start = _alone(cfg, images), _start(cfg, images)
+        for k in range(count):
+            key = RowKey(spec.seed, NAME, label, k)
+            pair = _pair(cfg, key, pairs)
+            cited = () if start else dict.fromkeys(home[image_key(source.id, label)] for source in pair)
+            adapters = (concept.name, *cited)
+            yield _row(cfg, spec, key, pair, switch, alone=alone, prompt=prompt, start_step=start, adapters=adapters)
 
 
-def _rows(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
-    """The rows before they name their fits, which follow from all of them."""
+def _classes(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[tuple[int, list[Source], int]]:
+    """(class id, its images, one of each, its rows) of every class that gets rows."""
     for label, images in table.by_class().items():
         distinct = list({source.id: source for source in images}.values())
-        alone = len(distinct) == 1 and cfg.start == "circle"
+        alone = _alone(cfg, distinct)
         if not distinct or not spec.wants(label) or (alone and cfg.single_image_policy == "skip"):
             continue
         if alone and cfg.single_image_policy == "error":
@@ -204,22 +214,47 @@ def _rows(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
                 f"class {table.class_names[label]!r} has one image, so no pair; set config.single_image_policy to "
                 "noise_partner, self_noise, diff_aug or skip."
             )
-        for k in range(spec.count(len(images))):
-            yield _row(cfg, spec, RowKey(spec.seed, NAME, label, k), distinct, table.metaclass)
+        yield label, distinct, spec.count(len(images))
 
 
-def _inverted_images(row: PlanRow) -> list[str]:
-    """The images whose inversions a row starts from: none where it starts from a noised source."""
-    return [] if row.start_step else [image_key(source, row.label) for source in row.source_ids]
+def _used(cfg: Config, table: SourceTable, spec: PlanSpec) -> set[str]:
+    """The images whose inversions some row starts from; those of a class are known once each was drawn."""
+    used: set[str] = set()
+    for label, images, count in _classes(cfg, table, spec):
+        if _start(cfg, images):
+            continue
+        pairs, drawn = Pairs(images), set[str]()
+        for k in range(count):
+            drawn.update(source.id for source in _pair(cfg, RowKey(spec.seed, NAME, label, k), pairs))
+            if len(drawn) == len(images):
+                break
+        used |= {image_key(source, label) for source in drawn}
+    return used
 
 
-def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source], metaclass: str) -> PlanRow:
-    alone = len(images) == 1 and cfg.start == "circle"
-    pair = _pair(cfg, key, images)
+def _alone(cfg: Config, images: Sequence[Source]) -> bool:
+    return len(images) == 1 and cfg.start == "circle"
+
+
+def _start(cfg: Config, images: Sequence[Source]) -> int:
+    """The first step of rows of a class with these images: none is inverted where it is not 0."""
+    edited = _alone(cfg, images) and cfg.single_image_policy == "diff_aug"
+    return img2img_start(cfg.num_inference_steps, cfg.fallback_strength) if edited else 0
+
+
+def _row(
+    cfg: Config,
+    spec: PlanSpec,
+    key: RowKey,
+    pair: Sequence[Source],
+    switch: int,
+    *,
+    alone: bool,
+    prompt: str,
+    start_step: int,
+    adapters: tuple[str, ...],
+) -> PlanRow:
     edited = alone and cfg.single_image_policy == "diff_aug"
-    start = img2img_start(cfg.num_inference_steps, cfg.fallback_strength) if edited else 0
-    prompt = cfg.concepts.prompt(key.class_id, metaclass)
-    switch = _switch(cfg, spec.timeline)
     if switch and not spec.suffixes:
         raise RecipeError("config.suffixes: no shipped list fits this dataset; give texts, or set split_ratio to 0.")
     return new_row(
@@ -232,19 +267,20 @@ def _row(cfg: Config, spec: PlanSpec, key: RowKey, images: list[Source], metacla
         prompt_first=with_suffix(prompt, key.choice("suffix", spec.suffixes)) if switch else None,
         negative_prompt=cfg.negative_prompt,
         num_inference_steps=cfg.num_inference_steps,
-        start_step=start,
+        start_step=start_step,
         guidance_scale=cfg.guidance_scale,
         strength=cfg.fallback_strength if edited else 1.0,
+        adapters=adapters,
         fallback=cfg.single_image_policy if alone else None,
-        draw=draw_json(Draw(u=_turned(cfg, key), arc=cfg.arc, switch=switch)),
+        draw=canonical({"u": _turned(cfg, key), "arc": cfg.arc, "switch": switch}),
     )
 
 
-def _pair(cfg: Config, key: RowKey, images: list[Source]) -> tuple[Source, ...]:
+def _pair(cfg: Config, key: RowKey, pairs: Pairs) -> tuple[Source, ...]:
     """The images of a row: two of its class, its only one, or none where it starts from noise."""
     if cfg.start == "noise":
         return ()
-    return (images[0],) if len(images) == 1 else key.choice("pair", Pairs(images))
+    return (pairs.images[0],) if len(pairs.images) == 1 else key.choice("pair", pairs)
 
 
 def _turned(cfg: Config, key: RowKey) -> float:
@@ -277,8 +313,13 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
     Every batch of a unit is full, so that nothing is inverted twice: images that are left over are a unit of their own,
     whose batch is as large as they are many.
     """
+    cited = columns_of(rows, "source_ids", "label", "start_step")
+    used = {image_key(source, label) for ids, label, start in cited if not start for source in ids}
+    return _units(cfg, table, spec, used)
+
+
+def _units(cfg: Config, table: SourceTable, spec: PlanSpec, used: Set[str]) -> tuple[FitUnit, ...]:
     concept = concept_unit(cfg, table, spec)
-    used = {image for row in rows for image in _inverted_images(row)}
     images = [i for i in dict.fromkeys(image_key(s.id, s.label) for s in table.sources) if i in used]
     size, full = 8 * spec.batch_size, len(images) - len(images) % spec.batch_size
     chunks = [images[i : min(i + size, full)] for i in range(0, full, size)] + [images[full:]]

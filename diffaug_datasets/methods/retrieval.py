@@ -15,6 +15,7 @@ is the k-th image that is left after step 4, and fails where the pool has no mor
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -113,7 +114,8 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     index = fits(cfg, table, spec, ())[-1].name
     for label, images in table.by_class().items():
         wanted = spec.count(len(images)) if spec.wants(label) else 0
-        for k in range(wanted if images or cfg.query == "text" else 0):
+        text = _text(cfg, table, label) if cfg.query == "text" else None
+        for k in range(wanted if images or text is not None else 0):
             yield new_row(
                 VERSION,
                 RowKey(spec.seed, NAME, label, k),
@@ -122,17 +124,18 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
                 is_synthetic=False,
                 backbone=None,
                 adapters=(index,),
-                **_query(cfg, table, images, label, k),
+                **_query(text, images, label, k),
             )
 
 
-def _query(cfg: Config, table: SourceTable, images: Sequence[Source], label: int, k: int) -> dict[str, object]:
-    if cfg.query == "text":
-        return {"prompt": _text(cfg, table, label), "draw": _draw(k)}
+def _query(text: str | None, images: Sequence[Source], label: int, k: int) -> dict[str, object]:
+    if text is not None:
+        return {"prompt": text, "draw": _draw(k)}
     source = images[k % len(images)]
     return {"source_ids": (source.id,), "source_labels": (label,), "draw": _draw(k // len(images))}
 
 
+@lru_cache(maxsize=10_000)
 def _draw(rank: int) -> str:
     return canonical(Draw(rank=rank).model_dump())
 

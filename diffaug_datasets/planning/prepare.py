@@ -6,7 +6,7 @@ the method (the rows), and `run.store` (the folder). No torch is needed.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,30 +55,32 @@ class Prepared:
     subset: Subset
     pool: PoolTable | None = None
 
-    def real_places(self) -> Mapping[str, tuple[str, int]]:
-        """Row id of every real row -> the split of its image, and the index in that split's table."""
+    def real_places(self) -> Sequence[tuple[str, int]]:
+        """Of every real row, in order, the split of its image, and the index in that split's table."""
         train = [("train", index) for index in self.subset.indices]
         test = [("test", index) for index in range(len(self.real.test or ()))]
-        return {row.row_id: place for row, place in zip(self.plan.real, [*train, *test], strict=False)}
+        return [*train, *test][: len(self.plan.real)]
 
 
-def prepare(recipe: Recipe, images: str | None = None, seen: SeenSources | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, images: str | None = None, seen: SeenSources | None = None, stand_ins: RealSet | None = None
+) -> Prepared:
     """Look at the models, read the real images, draw the protocol's subset of them, draw the plan.
 
     `images`: a copy of the recipe's real images elsewhere, which the prepared recipe names as its source. `seen`: what
-    plans before have opened and looked at.
+    plans before have opened and looked at. `stand_ins`: instead of the real images, where rows are only counted.
 
     Raises:
         DiffAugError: one sentence on a model, the source, the recipe or the plan.
     """
     check_models(recipe)
-    real = read_recipe_images(recipe, images, seen)
+    real = stand_ins or read_recipe_images(recipe, images, seen)
     drawn = draw_subset(parse_protocol(recipe.protocol), real.train, recipe.on_small_class)
     subset = drawn.without(recipe.without, "without")
     recipe = resolve(recipe, images)
     name = config_name(recipe.builder, recipe.protocol, recipe.method, recipe.name)
     table, test = real.train.subset(subset.indices), real.test if recipe.include_test else None
-    spec = plan_spec(recipe, name, real, subset)
+    spec = plan_spec(recipe, name, real, subset, is_counted=stand_ins is not None)
     plan = draw_plan(name, recipe, table, test, spec, tuple(_warnings(real, subset, spec)), tuple(real.facts.columns))
     if recipe.withdrawn:
         subset = subset.without(recipe.withdrawn, "withdrawn")
@@ -139,8 +141,9 @@ def resolve(recipe: Recipe, images: str | None = None) -> Recipe:
     return recipe.model_copy(update={"config": config, "source": source})
 
 
-def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> PlanSpec:
-    """What the method may know when it plans. `name`: of the recipe's config, for messages.
+def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset, *, is_counted: bool = False) -> PlanSpec:
+    """What the method may know when it plans. `name`: of the recipe's config, for messages. `is_counted`: rows are only
+    counted, so any classes do as those that one is confused with.
 
     Raises:
         DiffAugError: no such suffixes, no usable confusion matrix, no class among the targets, or an unreadable pool.
@@ -157,13 +160,21 @@ def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> PlanS
         per_image=recipe.per_image,
         per_class=recipe.per_class,
         suffixes=suffix_list(suffixes) if isinstance(suffixes, str) else tuple(suffixes),
-        confused=_confused_classes(recipe, name, real, subset),
+        confused=_any_classes(recipe, real) if is_counted else _confused_classes(recipe, name, real, subset),
         targets=_target_classes(recipe, table, real),
         size=(recipe.backbone.height, recipe.backbone.width),
         pool=DatasetPool(pool).table if pool else None,
         held_out=real.test.digest if real.test and recipe.include_test else None,
         timeline=timeline_of(recipe.backbone),
     )
+
+
+def _any_classes(recipe: Recipe, real: RealSet) -> tuple[tuple[int, ...], ...] | None:
+    """For each class as many others as it is most confused with; None where no method asks."""
+    asked, classes = recipe.method_config.requirements.top_confused, len(real.train.class_names)
+    if asked is None:
+        return None
+    return tuple(tuple((i + 1 + j) % classes for j in range(min(asked, classes - 1))) for i in range(classes))
 
 
 def _confused_classes(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> tuple[tuple[int, ...], ...] | None:
@@ -268,9 +279,8 @@ def write_real_shards(run: Run, prepared: Prepared) -> None:
     """
     real, places, plan = prepared.real, prepared.real_places(), prepared.plan
 
-    def read(shard: Shard) -> Iterator[tuple[PlanRow, bytes, Source]]:
-        for planned in shard.rows:
-            split, index = places[planned.row_id]
+    def read(shard: Shard, begin: int) -> Iterator[tuple[PlanRow, bytes, Source]]:
+        for planned, (split, index) in zip(shard.rows, places[begin : begin + len(shard.rows)], strict=True):
             yield planned, real.read(split, index), real.table(split).sources[index]
 
     def row(item: tuple[PlanRow, bytes, Source]) -> Row:
@@ -280,10 +290,12 @@ def write_real_shards(run: Run, prepared: Prepared) -> None:
     def cost(item: tuple[PlanRow, bytes, Source]) -> int:
         return reading_bytes(len(item[1]), pixels_of(item[1]))
 
+    begin = 0
     for shard in plan.real_shards():
         if not run.intact(shard.name):
-            rows = memory.in_order(row, read(shard), cost, memory.WINDOW_BYTES)
+            rows = memory.in_order(row, read(shard, begin), cost, memory.WINDOW_BYTES)
             run.write_receipt(run.write_shard(shard, rows))
+        begin += len(shard.rows)
 
 
 @contextmanager

@@ -18,17 +18,19 @@ from diffaug_datasets.core import memory
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
-from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.plan import Plan, of_split
 from diffaug_datasets.models.model_folder import STEMS, read_weights
 from diffaug_datasets.numerics.inverters import is_paired
 from diffaug_datasets.planning.prepare import Prepared
 from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
+from diffaug_datasets.run.leases import BEATS, TTL
 from diffaug_datasets.run.shards import BATCH_BYTES, BATCH_ROWS
 from diffaug_datasets.run.work import fit_evaluations, fit_work, shard_evaluations
 
 FLOP_PER_PARAMETER = 0.23  # and latent position: 860M x 64 x 64 gives the 0.8 TFLOP of one Stable Diffusion 1.5 row
 CPU_FLOPS = 20e9  # of one worker thread
-GPU_FLOPS = 80e12  # of one device
+ANCHOR = 31.4  # guided steps a second: Stable Diffusion 1.5 at 512 pixels, batch 1, A100, SDPA, a published figure
+GPU_FLOPS = ANCHOR * 2 * FLOP_PER_PARAMETER * 860_000_000 * 64 * 64  # of that device: two rows of 0.8 TFLOP a step
 OVERHEAD = 1.5e-3  # seconds per row and evaluation on a CPU that small networks spend outside arithmetic
 ROW_BYTES = 3_000  # of the columns beside the image
 ACTIVATION_BYTES = 4_096  # per pixel and batch row, float32
@@ -39,6 +41,13 @@ BATCH_COPIES = 3  # of a record batch, while it is written
 SAMPLE = 32  # real images whose headers are read, spread evenly
 LARGEST = 8  # and those of most bytes
 SPARE = 1.1
+PLAN_FILES = ("recipe.yaml", "plan.parquet", "plan.json", "manifest.json")
+SET_FILES = ("selection.parquet", "selection.json", "quality.parquet", "quality.json", "README.md", "run.json")
+LISTED_KEYS = 1000  # of one answer of an object store
+ASSUMPTION = (
+    f"assumed, not measured: {ANCHOR} guided steps a second of Stable Diffusion 1.5 at 512 pixels (A100, batch 1, "
+    "SDPA, a published figure), other networks by their arithmetic"
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,9 @@ class Price:
 
     Bytes: `bytes_needed` and `bytes_free` of the run folder's disk, `memory_per_worker` and `memory_to_plan` of one
     process, `memory_free` of this machine (None where it does not say). `seconds_cpu` is with `workers` of `threads`
-    threads here, `seconds_gpu` with one device. `weights_here`: the network was measured, not assumed.
+    threads here, `seconds_gpu` (and `gpu_hours`) with one device, see `assumption`. `store_writes` and `store_reads`:
+    requests where the run lies in an object store and one worker makes it. `weights_here`: the network was measured,
+    not assumed.
 
     `evaluations` are rows that the U-Net computes, as receipts count them where nothing is made twice: also the `idle`
     ones, which fill a short batch up to the planned shape or wait in it for a later start step. A training step counts
@@ -91,6 +102,10 @@ class Price:
     threads: int
     seconds_cpu: float
     seconds_gpu: float
+    gpu_hours: float
+    store_writes: int
+    store_reads: int
+    assumption: str
     warnings: tuple[str, ...]
 
     def check(self, folder: Path) -> None:
@@ -122,7 +137,7 @@ class Photos:
     @classmethod
     def of(cls, prepared: Prepared) -> "Photos":
         """Pixels as the headers of a few state them: some spread evenly, and those of most bytes."""
-        places = list(prepared.real_places().values())
+        places = prepared.real_places()
         sizes = [prepared.real.table(split).sources[index].size for split, index in places]
         largest = sorted(range(len(places)), key=lambda i: -sizes[i])[:LARGEST]
         spread = range(0, len(places), max(1, len(places) // SAMPLE))[:SAMPLE]
@@ -132,25 +147,27 @@ class Photos:
         return cls(len(places), sum(sizes), max(sizes, default=0), int(mean * len(places)), most)
 
 
-def price(prepared: Prepared, folder: Path) -> Price:
-    """What the plan of a recipe will cost in a run folder (which need not exist)."""
+def price(prepared: Prepared, folder: Path, photos: Photos | None = None) -> Price:
+    """What the plan of a recipe will cost in a run folder (which need not exist). `photos`: of images not here."""
     recipe, plan = prepared.recipe, prepared.plan
-    network, photos = network_of(recipe.backbone), Photos.of(prepared)
+    network, photos = network_of(recipe.backbone), photos or Photos.of(prepared)
     trained = network.side * network.factor
     height, width = recipe.backbone.height or trained, recipe.backbone.width or trained
     flop = FLOP_PER_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
-    evaluations, idle = map(sum, zip(*(shard_evaluations(recipe, shard) for shard in plan.shards()), strict=True))
+    evaluations, idle = map(sum, zip(*shard_evaluations(recipe, plan).values(), strict=True))
     workers = max(1, min(cores() // recipe.threads, len(plan.shards())))
     of_worker, to_plan = _memory_of_worker(prepared, network, height * width, photos), _memory_to_plan(photos)
-    kinds = list(dict.fromkeys(unit.kind for unit in plan.fits))
+    kinds, per_class = list(dict.fromkeys(unit.kind for unit in plan.fits)), plan.images_per_class()
     there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
     warnings = (*plan.header.warnings, *prepared.real.survey.warnings, *_memory_warnings(of_worker * workers, to_plan))
+    seconds_gpu = (evaluations + sum(map(fit_work, plan.fits))) * flop / GPU_FLOPS
+    writes, reads = _requests(plan, seconds_gpu)
     return Price(
         name=plan.header.name,
         plan_id=plan.id,
-        images_per_class={name: plan.images_per_class()[name] for name in plan.header.class_names},
-        real=sum(row.split == "train" for row in plan.real),
-        test=sum(row.split == "test" for row in plan.real),
+        images_per_class={name: per_class[name] for name in plan.header.class_names},
+        real=len(of_split(plan.real, "train")),
+        test=len(of_split(plan.real, "test")),
         rows=len(plan.rows),
         shards=len(plan.shards()),
         batch_size=recipe.batch_size,
@@ -168,9 +185,27 @@ def price(prepared: Prepared, folder: Path) -> Price:
         workers=workers,
         threads=recipe.threads,
         seconds_cpu=_seconds(plan, evaluations, workers, flop / (CPU_FLOPS * recipe.threads) + OVERHEAD),
-        seconds_gpu=(evaluations + sum(map(fit_work, plan.fits))) * flop / GPU_FLOPS,
+        seconds_gpu=seconds_gpu,
+        gpu_hours=round(seconds_gpu / 3600, 3),
+        store_writes=writes,
+        store_reads=reads,
+        assumption=ASSUMPTION,
         warnings=warnings,
     )
+
+
+def _requests(plan: Plan, seconds: float) -> tuple[int, int]:
+    """Requests to an object store that change it, and others, where one worker makes the run in so many seconds.
+
+    Written: what is planned, of every shard and fit a file and its receipt, of those that are made a lease too, its
+    beats, its release and two lines of events, at last the set. Read: the plan, real shards, every fit once, of every
+    unit its leases and its receipt, and listings of a thousand keys, twice in every stage.
+    """
+    units, real = len(plan.fits) + len(plan.shards()), len(plan.real_shards())
+    stages = len({unit.kind for unit in plan.fits}) + 1
+    writes = len(PLAN_FILES) + 2 * real + 6 * units + int(seconds * BEATS / TTL) + len(SET_FILES)
+    listings = 2 * stages * -(-2 * (units + real) // LISTED_KEYS)
+    return writes, len(PLAN_FILES) + real + len(plan.fits) + 2 * units + listings
 
 
 def network_of(spec: BackboneSpec) -> Network:

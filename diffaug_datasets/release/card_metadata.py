@@ -5,6 +5,7 @@ value. Papers stand by arXiv id, as their own pages state them; models by Hub id
 licence that their cards state.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from diffaug_datasets.core.recipe import SHOTS
 from diffaug_datasets.release.contents import Contents
 from diffaug_datasets.release.layout import PROVENANCE, SYNTHETIC, Release, split_card
 from diffaug_datasets.release.provenance import provenance_features
+from diffaug_datasets.run.assembly import RunFile
 from diffaug_datasets.run.shards import features
 from diffaug_datasets.sources.real import OWN_IMAGES
 
@@ -30,6 +32,8 @@ RAIL_XL = "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/
 SAMPLER_PAPERS = {"ddim": "2010.02502", "dpm": "2211.01095", "plms": "2202.09778"}
 SHOTS_PAPER = "2210.07574"
 SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
+NUMBERED = re.compile(r"(?P<before>.*-)(?P<number>\d+)(?P<behind>-of-\d+\.\w+)", re.ASCII)
+MOST_LISTED = 200  # files of a split that a card names one by one
 NO_KEYS = ("self", "ignore_metadata_errors")  # parameters of the class that writes metadata
 TAGS = ("synthetic", "data-augmentation", "diffusion", "diffaug-datasets")
 Metadata = Mapping[str, object]
@@ -363,35 +367,75 @@ def _size_category(infos: Sequence[Mapping[str, object]]) -> str:
 def config_entries(release: Release) -> list[ConfigEntry]:
     """The configs of a release: all rows, the synthetic ones, and the provenance; the first one is the default."""
     entries: list[ConfigEntry] = []
-    for name, with_real in ((release.name, True), (release.name + SYNTHETIC, False)):
-        splits: list[SplitFiles] = []
-        for split in ("train", "test"):
-            files = [file for file in release.split_files(split) if with_real or file.origin != "real"]
-            if paths := [f"{release.folder}/{file.path}" for file in files]:
-                splits.append({"split": split, "path": paths})
-        if splits:
-            entries.append({"config_name": name, "data_files": splits})
+    for name, files in _config_files(release).items():
+        splits: list[SplitFiles] = [
+            {"split": split, "path": [f"{release.folder}/{path}" for path in listed([file.path for file in of_split])]}
+            for split, of_split in files.items()
+        ]
+        entries.append({"config_name": name, "data_files": splits})
     provenance = f"{release.folder}/provenance.{release.file_format}"
     rows: SplitFiles = {"split": "train", "path": [provenance]}
     entries.append({"config_name": release.name + PROVENANCE, "data_files": [rows]})
     return [{**entries[0], "default": True}, *entries[1:]]
 
 
+def _config_files(release: Release) -> dict[str, dict[str, list[RunFile]]]:
+    """Config name -> split -> its files, of the configs and splits that have any; without that of the provenance."""
+    configs: dict[str, dict[str, list[RunFile]]] = {}
+    for name, with_real in ((release.name, True), (release.name + SYNTHETIC, False)):
+        for split in ("train", "test"):
+            if files := [file for file in release.split_files(split) if with_real or file.origin != "real"]:
+                configs.setdefault(name, {})[split] = files
+    return configs
+
+
+def listed(paths: Sequence[str]) -> list[str]:
+    """The paths as a card lists them, one by one; where they are many and numbered on (`train-00007-of-00800.arrow`),
+    as a few patterns that match these numbers alone, so that a card of 10,000 shards is no longer than another.
+    """
+    numbered = [match for path in paths if (match := NUMBERED.fullmatch(path))]
+    if len(paths) <= MOST_LISTED or len(numbered) < len(paths):
+        return list(paths)
+    before, digits, behind = numbered[0].groups()
+    first, width = int(digits), len(digits)
+    if any(path != f"{before}{first + i:0{width}}{behind}" for i, path in enumerate(paths)):
+        return list(paths)
+    return [f"{before}{pattern}{behind}" for pattern in _digit_patterns(first, first + len(paths) - 1, width)]
+
+
+def _digit_patterns(first: int, last: int, width: int) -> list[str]:
+    """Patterns of `width` digits that match the numbers from `first` to `last`, in their order."""
+    if width == 0:
+        return [""]
+    size = 10 ** (width - 1)
+    if first == 0 and last == 10 * size - 1:
+        return ["[0-9]" * width]
+    (low, first_rest), (high, last_rest) = divmod(first, size), divmod(last, size)
+    if low == high:
+        return [f"{low}{rest}" for rest in _digit_patterns(first_rest, last_rest, width - 1)]
+    head = [f"{low}{rest}" for rest in _digit_patterns(first_rest, size - 1, width - 1)] if first_rest else []
+    tail = [f"{high}{rest}" for rest in _digit_patterns(0, last_rest, width - 1)] if last_rest != size - 1 else []
+    begin, end = low + bool(head), high - bool(tail)
+    middle = [f"[{begin}-{end}]" + "[0-9]" * (width - 1)] if begin <= end else []
+    return [*head, *middle, *tail]
+
+
 def info_entries(contents: Contents) -> list[Metadata]:
     """Columns, rows and sizes in bytes of each config, as `datasets` writes them into a card."""
     release, plan = contents.release, contents.run.plan
-    files = {f"{release.folder}/{file.path}": file for file in release.files}
     sizes_there = {item.path: item.size for item in contents.items}
+    files = _config_files(release)
     columns = features(release.class_names, release.columns)
     all_columns = provenance_features(release.class_names, release.extra, release.columns)
     entries = []
     for config in config_entries(release):
-        splits, is_provenance = config["data_files"], config["config_name"].endswith(PROVENANCE)
-        download = sum(sizes_there[path] for split in splits for path in split["path"])
+        is_provenance = config["config_name"].endswith(PROVENANCE)
         if is_provenance:
+            download = sum(sizes_there[path] for split in config["data_files"] for path in split["path"])
             sizes = {"train": (len(plan.rows) + len(plan.real), download)}
         else:
-            of_split = {split["split"]: [files[path] for path in split["path"]] for split in splits}
+            of_split = files[config["config_name"]]
+            download = sum(sizes_there[f"{release.folder}/{file.path}"] for fs in of_split.values() for file in fs)
             sizes = {name: (sum(f.rows for f in fs), sum(f.num_bytes for f in fs)) for name, fs in of_split.items()}
         entries.append(_info(config["config_name"], all_columns if is_provenance else columns, sizes, download))
     return entries

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from diffaug_datasets.core.errors import PublishError, RunError, SourceError, one_line, printable
 from diffaug_datasets.core.files import sha256_file, write_atomically
+from diffaug_datasets.core.plan_table import arrow_type
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import Ending, Row, column_types
 from diffaug_datasets.release.layout import (
@@ -33,7 +34,7 @@ from diffaug_datasets.release.layout import (
 from diffaug_datasets.release.provenance import ProvenanceRow
 from diffaug_datasets.release.repository import Repository, check_hub_name, local_path
 from diffaug_datasets.run.assembly import finished
-from diffaug_datasets.run.shards import arrow_schema, arrow_type, read_stream, write_stream
+from diffaug_datasets.run.shards import arrow_schema, read_stream, write_stream
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import RealSet, hub_choice, read_real
 

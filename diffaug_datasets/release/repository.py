@@ -54,6 +54,7 @@ class Repository:
 
     where: str
     files: Files
+    _known: tuple[Release, Mapping[str, tuple[int, str]]] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def open(cls, where: str, revision: str | None = None, token: str | bool | None = None) -> "Repository":
@@ -120,8 +121,7 @@ class Repository:
         Raises:
             PublishError: it is missing, not named by the release, or has other bytes.
         """
-        digests = {file.path: (file.size, file.sha256) for file in release.files}
-        digests |= {file.file: (file.size, file.sha256) for file in release.beside}
+        digests = self._digests(release)
         if name not in digests:
             raise PublishError(f"{self.where}: {release.folder} has no {name}.")
         path = self._file(f"{release.folder}/{name}")
@@ -131,6 +131,14 @@ class Repository:
                 f"{self.where}: {release.folder}/{name} has other bytes than run.json states; do not use it."
             )
         return path
+
+    def _digests(self, release: Release) -> Mapping[str, tuple[int, str]]:
+        """Name -> size and sha256 of all files of a release; those of the last one are kept, for each is asked for."""
+        if self._known is None or self._known[0] is not release:
+            digests = {file.path: (file.size, file.sha256) for file in release.files}
+            digests |= {file.file: (file.size, file.sha256) for file in release.beside}
+            self._known = release, digests
+        return self._known[1]
 
     def beside(self, release: Release, start: str) -> tuple[FileDigest, ...]:
         """The files of a release whose names begin so (`fits/`)."""

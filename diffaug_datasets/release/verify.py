@@ -22,19 +22,19 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from diffaug_datasets.core.errors import DiffAugError, PublishError, install, one_line
 from diffaug_datasets.core.files import read_text, sha256_file
-from diffaug_datasets.core.identity import __version__, canonical
+from diffaug_datasets.core.identity import __version__
 from diffaug_datasets.core.method import FitUnit, discover_methods
 from diffaug_datasets.core.models import ALIASES, TINY
-from diffaug_datasets.core.plan import PlanHeader
+from diffaug_datasets.core.plan import PlanHeader, header_line
+from diffaug_datasets.core.plan_table import FileGroups, PlanRows, lines_of
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import ROW_SCHEMA, PlanRow
+from diffaug_datasets.core.rows import ROW_SCHEMA
 from diffaug_datasets.release.bench_files import stated_digests
 from diffaug_datasets.release.card_metadata import UNKNOWN_TERMS, model_terms
-from diffaug_datasets.release.layout import PART_ROWS, PROVENANCE_FILE, README, RELEASE_SCHEMA, Release, shard_faults
+from diffaug_datasets.release.layout import PROVENANCE_FILE, README, RELEASE_SCHEMA, Release, shard_faults
 from diffaug_datasets.release.measures import (
     MEASURES_FILE,
     SELECTION_FILE,
@@ -368,24 +368,21 @@ def read_planned(header: Path, rows: Path) -> Planned:
 
 
 def _added_up(header: PlanHeader, fits: tuple[str, ...], path: Path) -> Planned:
-    hasher, made, real, test = hashlib.sha256(), Counter[int](), Counter[int](), 0
-
-    def digest_line(value: Mapping[str, object]) -> None:
-        hasher.update(canonical(value).encode() + b"\n")
-
-    digest_line(header.model_dump(mode="json", exclude={"source_revision"}))
-    ids = []
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(PART_ROWS):
-            batch.validate(full=True)
-            ids.append(batch.column("row_id"))
-            for row in (PlanRow(**columns) for columns in batch.to_pylist()):
-                if row.origin == "real" and made:
-                    raise ValueError(f"the real row {row.row_id} stands behind rows to make")
-                counts = made if row.origin != "real" else real if row.split == "train" else Counter[int]()
-                counts[row.label] += 1
-                test += row.origin == "real" and row.split == "test"
-                digest_line(row.model_dump(mode="json", by_alias=True))
+    hasher, made, real, test = hashlib.sha256(header_line(header)), Counter[int](), Counter[int](), 0
+    ids: list[pa.Array] = []
+    for table in PlanRows(FileGroups(path)).tables():
+        hasher.update(lines_of(table))
+        ids += table.column("row_id").chunks
+        columns = (table.column(name).to_pylist() for name in ("row_id", "origin", "split", "label"))
+        for row_id, origin, split, label in zip(*columns, strict=True):
+            if origin == "real" and made:
+                raise ValueError(f"the real row {row_id} stands behind rows to make")
+            if origin != "real":
+                made[label] += 1
+            elif split == "train":
+                real[label] += 1
+            else:
+                test += 1
     return Planned(hasher.hexdigest(), header, fits, made, real, test, pa.chunked_array(ids, pa.string()))
 
 

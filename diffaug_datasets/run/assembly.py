@@ -5,7 +5,7 @@ Filters drop rows, and `min_keep` saves some of them; both are pure functions of
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import sha256_file, write_atomically, write_text
 from diffaug_datasets.core.identity import canonical, digest
-from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.plan import Plan, labels_of, of_split
+from diffaug_datasets.core.plan_table import column_of, columns_of
 from diffaug_datasets.core.recipe import (
     CAPTION_MARGIN,
     CAPTION_PROBABILITY,
@@ -258,19 +259,19 @@ def _selection(run: Run) -> Selection:
 
     A row that stays and has a reason is one that a filter's `min_keep` saved.
     """
-    filters = run.recipe.filters
-    rows = scored_rows([run.table(shard) for shard in run.plan.shards()], filters)
-    selection = select_rows(rows, filters)
+    filters, tables = run.recipe.filters, [run.table(shard) for shard in run.plan.shards()]
+    selection = select_rows(scored_rows(tables, filters), filters) if filters else Selection({}, {})
+    ids = [row_id for table in tables for row_id in table.column("row_id").to_pylist()]
     content = {
-        "row_id": [row["row_id"] for row in rows],
-        "keep": [row["row_id"] not in selection.dropped for row in rows],
-        "reason": [selection.reason(row["row_id"]) for row in rows],
+        "row_id": ids,
+        "keep": [row_id not in selection.dropped for row_id in ids],
+        "reason": list(map(selection.reason, ids)),
     }
     schema = pa.schema([("row_id", pa.string()), ("keep", pa.bool_()), ("reason", pa.string())])
     done = write_atomically(
         run.folder / "selection.parquet", lambda path: pq.write_table(pa.table(content, schema=schema), path)
     )
-    run.write_receipt(Receipt(plan_id=run.plan.id, unit="selection", files=(done,), rows=len(rows)))
+    run.write_receipt(Receipt(plan_id=run.plan.id, unit="selection", files=(done,), rows=len(ids)))
     return selection
 
 
@@ -295,7 +296,7 @@ def _files(run: Run, dropped: Set[str]) -> Iterator[RunFile]:
         yield RunFile(
             path=path,
             split=shard.split,
-            origin=shard.rows[0].origin,
+            origin=column_of(shard.rows[:1], "origin")[0].as_py(),
             sha256=file.sha256,
             size=file.size,
             rows=rows,
@@ -304,11 +305,12 @@ def _files(run: Run, dropped: Set[str]) -> Iterator[RunFile]:
 
 
 def _counts(plan: Plan, failed: Set[str], dropped: Set[str]) -> tuple[ClassCount, ...]:
-    def count(keep: Callable[[str], bool]) -> Counter[int]:
-        return Counter(row.label for row in plan.rows if keep(row.row_id))
+    def count(chosen: Set[str]) -> Counter[int]:
+        rows = columns_of(plan.rows, "row_id", "label") if chosen else ()
+        return Counter(label for row_id, label in rows if row_id in chosen)
 
-    real = Counter(row.label for row in plan.real if row.split == "train")
-    planned, lost, out = count(lambda _: True), count(failed.__contains__), count(dropped.__contains__)
+    real, planned = labels_of(of_split(plan.real, "train")), labels_of(plan.rows)
+    lost, out = count(failed), count(dropped)
     return tuple(
         ClassCount(
             name=name,

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -109,7 +110,7 @@ def status(run: Run) -> Status:
         held=tuple(one.unit for one in work),
         finished=assembled is not None,
         rows_per_second=written / seconds if seconds else None,
-        reasons={reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
+        reasons=dict(Counter(reasons)),
         shown=assembled.shown if assembled else None,
         work=work,
     )

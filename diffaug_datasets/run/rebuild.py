@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Batch, Plan
+from diffaug_datasets.core.plan_table import column_of
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import Row
 from diffaug_datasets.run.batch import BatchJob
@@ -60,7 +63,8 @@ def finished_row(run: Run, prefix: str) -> FinishedRow:
         RunError: no row or several begin so, it is a real one, it failed, or it is not made yet.
     """
     row_id = run.row(prefix).row_id
-    shard = next((shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows)), None)
+    shards = run.plan.shards()
+    shard = next((s for s in shards if pc.any(pc.equal(column_of(s.rows, "row_id"), row_id)).as_py()), None)
     if shard is None:
         raise RunError(f"row {row_id}: is a real image, which nothing made; name a generated row.")
     receipt = run.receipt(shard.name)

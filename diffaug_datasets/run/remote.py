@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -179,17 +179,17 @@ class RemoteRun(Run):
         receipt = self.receipt(unit)
         if receipt is None:
             return False
-        if unit in {shard.name for shard in self.plan.shards()}:
+        if unit in self.shard_names:
             folder = Path(self._key(unit)).parent
             stated = {f"{folder.as_posix()}/{f.file}": f.size for f in receipt.files}
             return all(self._seen.sizes.get(key, size) == size for key, size in stated.items())
         return not self._damaged(receipt)
 
-    def _damaged(self, receipt: Receipt) -> list[Path]:
+    def _damaged(self, receipt: Receipt, trusted: Set[str] = frozenset()) -> list[Path]:
         """As `Run._damaged`, once all files are here."""
         for file in receipt.files:
             self._fetch_file(receipt.unit, file)
-        return super()._damaged(receipt)
+        return super()._damaged(receipt, trusted)
 
     def _fetch_file(self, unit: str, file: FileDigest) -> None:
         """Have a unit's file here, with its digest; what is here with another one is fetched anew."""

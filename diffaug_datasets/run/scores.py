@@ -20,7 +20,8 @@ from PIL import Image
 from diffaug_datasets.core.errors import RecipeError, SourceError
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.images import decode_image
-from diffaug_datasets.core.plan import Plan, Shard
+from diffaug_datasets.core.plan import Plan, Shard, of_split
+from diffaug_datasets.core.plan_table import arrow_type, columns_of
 from diffaug_datasets.core.recipe import (
     CAPTION_MARGIN,
     CAPTION_PROBABILITY,
@@ -34,7 +35,6 @@ from diffaug_datasets.core.rows import PlanRow, RowScores, SetScores, column_typ
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
 from diffaug_datasets.run.oracle import Found, Oracles
-from diffaug_datasets.run.shards import arrow_type
 from diffaug_datasets.run.store import Receipt, Run
 
 if TYPE_CHECKING:
@@ -210,14 +210,15 @@ class Scorer:
         """Source -> those that one batch of the encoder takes with it: the next few that are looked at, in the plan's
         order. So features follow from the plan alone, not from what was made before, where, or who failed.
         """
-        rows = [*self.plan.rows, *(self._training if self.names.judge == SHOTS else ())]
-        order = list(dict.fromkeys(source for row in rows for source in row.source_ids))
+        rows = [self.plan.rows, *([self._training] if self.names.judge == SHOTS else ())]
+        cited = (ids for part in rows for (ids,) in columns_of(part, "source_ids"))
+        order = list(dict.fromkeys(source for ids in cited for source in ids))
         groups = [order[i : i + self.shape] for i in range(0, len(order), self.shape)]
         return {source: group for group in groups for source in group}
 
     @cached_property
-    def _training(self) -> list[PlanRow]:
-        return [row for row in self.plan.real if row.split == "train"]
+    def _training(self) -> Sequence[PlanRow]:
+        return of_split(self.plan.real, "train")
 
     def _by_judge(self, images: list[Image.Image]) -> "Tensor":
         columns = self._judge.columns(self.header.class_names, "scores.judge")
@@ -236,9 +237,11 @@ class Scorer:
 
         size = self.encoder.image_features([Image.new("RGB", (8, 8))], batch_shape=self.shape).shape[1]
         means = torch.full((len(self.header.class_names), size), math.nan)
+        of_class: dict[int, list[str]] = {}
+        for ids, label in columns_of(self._training, "source_ids", "label"):
+            of_class.setdefault(label, []).append(ids[0])
         for label in range(len(means)):
-            known = [row.source_ids[0] for row in self._training if row.label == label]
-            if known:
+            if known := of_class.get(label):
                 means[label] = torch.stack([self.source_features(source) for source in known]).mean(0)
         return means
 

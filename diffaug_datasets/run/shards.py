@@ -21,7 +21,7 @@ from diffaug_datasets.core.identity import canonical, digest
 from diffaug_datasets.core.images import (
     MAX_BYTES,
     DigitalSourceType,
-    decode_image,
+    decode_with_format,
     encode_image,
     format_of,
     pixel_sha256,
@@ -42,15 +42,6 @@ BATCH_BYTES = 64 << 20  # of encoded images; the offsets of a batch end at 2 GiB
 ImageFormat = Literal["png", "webp"]
 PutFile = Callable[[Path, Callable[[Path], object]], FileDigest]
 """(path, what fills a file) -> what is there then."""
-
-
-def arrow_type(kind: str) -> pa.DataType:
-    """The Arrow type of a kind of column, see `core.rows.KINDS`."""
-    stored = KINDS[kind]
-    if stored.item is None:
-        return pa.struct([(name, arrow_type(part)) for name, part in stored.parts.items()])
-    item = pa.type_for_alias(stored.item)
-    return pa.list_(item) if stored.is_list else item
 
 
 def features_of(columns: Mapping[str, str], class_names: Sequence[str] = ()) -> "Features":
@@ -229,12 +220,12 @@ class Spool:
 
 def real_row(planned: PlanRow, data: bytes, plan_id: str, source: Source) -> Row:
     """A real image's row: the bytes as they came, what decoding them shows, what the source says of their origin."""
-    picture = decode_image(data, source.key)
+    picture, form = decode_with_format(data, source.key)
     outcome = Outcome(
         measured=canonical(dict(source.attribution)),
         width=picture.width,
         height=picture.height,
-        image_format=format_of(data),
+        image_format=form,
         pixel_sha256=pixel_sha256(picture),
     )
     return Row(image=data, plan_id=plan_id, plan=planned, outcome=outcome, own=dict(source.columns))

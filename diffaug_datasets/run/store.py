@@ -9,14 +9,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
 from diffaug_datasets.core.errors import RecipeError, RunError, one_line
@@ -33,15 +33,16 @@ from diffaug_datasets.core.files import (
     write_text,
     writer_is_gone,
 )
-from diffaug_datasets.core.identity import canonical, differences
+from diffaug_datasets.core.identity import canonical, differences, digest
 from diffaug_datasets.core.method import FitUnit, discover_methods
 from diffaug_datasets.core.models import HUB_ID, MODELS, TINY, BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan, PlanHeader, Shard
+from diffaug_datasets.core.plan_table import FileGroups, PlanRows, column_of, tables_of, write_groups
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.core.rows import FailedRow, PlanRow, Row, column_types, rows_beginning
+from diffaug_datasets.core.rows import FailedRow, PlanRow, Row, rows_beginning
 from diffaug_datasets.run.leases import Lease, Leases
 from diffaug_datasets.run.place import FolderPlace, Place, address_of, probe, scheme_of
-from diffaug_datasets.run.shards import arrow_type, read_stream, write_arrow
+from diffaug_datasets.run.shards import read_stream, write_arrow
 
 RUNS = Path("runs")
 RECEIPT_SCHEMA = 1
@@ -183,15 +184,19 @@ class Run:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, read back from its two files."""
+        """The plan of the two files; rows are read when they are asked for.
+
+        Its id is computed from all rows, unless plan.json says which bytes of plan.parquet it was computed from.
+        """
+        content, path = self._plan_json, self.folder / "plan.parquet"
         try:
-            header = PlanHeader(**self._plan_json["header"])
-            fits = tuple(map(_unit, self._plan_json["fits"]))
-            table = pq.read_table(self.folder / "plan.parquet")
-            table.validate(full=True)
-            rows = [PlanRow(**row) for row in table.to_pylist()]
-            made = tuple(row for row in rows if row.origin != "real")
-            plan = Plan(header, made, tuple(row for row in rows if row.origin == "real"), fits)
+            header = PlanHeader(**content["header"])
+            fits = tuple(map(_unit, content["fits"]))
+            groups = FileGroups(path)
+            is_sealed = "seal" in content and content["seal"] == _seal(content, path)
+            count = int(content["rows"]["real"]) if is_sealed else _count_real(PlanRows(groups))
+            known = str(content["plan_id"]) if is_sealed else None
+            plan = Plan(header, PlanRows(groups, count), PlanRows(groups, 0, count), fits, known)
             _ = plan.id, plan.shards()
         except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError, pa.ArrowException) as e:
             reason = one_line(e)
@@ -206,11 +211,12 @@ class Run:
     def write_plan(self, recipe: Recipe, plan: Plan) -> None:
         """Write recipe, plan.parquet, then plan.json: the folder is a run from then on."""
         write_text(self.folder / "recipe.yaml", recipe.to_yaml())
-        rows = [row.model_dump(mode="json", by_alias=True) for row in (*plan.real, *plan.rows)]
-        schema = pa.schema([(name, arrow_type(kind)) for name, kind in column_types(PlanRow).items()])
-        write_atomically(self.folder / "plan.parquet", lambda p: pq.write_table(pa.Table.from_pylist(rows, schema), p))
+        path = self.folder / "plan.parquet"
+        write_atomically(path, lambda p: write_groups(p, tables_of(plan.real), tables_of(plan.rows)))
         fits = [{"kind": u.kind, "payload": u.payload, "after": list(u.after), "name": u.name} for u in plan.fits]
         content = {"schema": 1, "plan_id": plan.id, "header": plan.header.model_dump(mode="json"), "fits": fits}
+        content["rows"] = {"real": len(plan.real), "made": len(plan.rows)}
+        content["seal"] = _seal(content, path)
         write_text(self.folder / "plan.json", json.dumps(content, indent=1, ensure_ascii=False))
 
     def row(self, prefix: str) -> PlanRow:
@@ -219,17 +225,23 @@ class Run:
         Raises:
             RunError: none, or several; names some of them.
         """
-        rows = {row.row_id: row for row in (*self.plan.rows, *self.plan.real)}
-        named = rows_beginning(rows, prefix) if prefix.strip() else []
-        if len(named) == 1:
-            return rows[named[0]]
-        if not named:
+        named: dict[str, PlanRow] = {}
+        count = 0
+        for rows in (self.plan.rows, self.plan.real) if prefix.strip() else ():
+            ids = column_of(rows, "row_id")
+            places = pc.starts_with(ids, prefix.strip().lower()).to_numpy().nonzero()[0].tolist()
+            named.update((ids[place].as_py(), rows[place]) for place in places[:LISTED])
+            count += len(places)
+        matches = rows_beginning(named, prefix)
+        if len(matches) == 1 and (count == 1 or len(matches[0]) == len(prefix.strip())):
+            return named[matches[0]]
+        if not matches:
             raise RunError(
                 f"{self.folder}: no row id begins with {prefix!r}; ids are 24 hex digits, such as "
                 f"{self.plan.rows[0].row_id}."
             )
-        listed = ", ".join(named[:LISTED])
-        raise RunError(f"{self.folder}: {len(named)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
+        listed = ", ".join(matches[:LISTED])
+        raise RunError(f"{self.folder}: {count} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
 
     def shard_path(self, name: str) -> Path:
         """File of a shard: the one that its receipt names; before there is one, that of its name."""
@@ -286,12 +298,17 @@ class Run:
         """Receipt of a shard, a fit, `selection` or `quality`."""
         if unit in OF_THE_SET:
             return self.folder / f"{unit}.json"
-        is_fit = unit in self._fits or (self.folder / "fits" / unit).exists()
+        is_fit = unit in self._fits or (unit not in self.shard_names and (self.folder / "fits" / unit).exists())
         return self.fit_folder(unit) / "receipt.json" if is_fit else self.folder / "shards" / f"{unit}.json"
 
     @cached_property
     def _fits(self) -> frozenset[str]:
         return frozenset(unit.name for unit in self.plan.fits)
+
+    @cached_property
+    def shard_names(self) -> frozenset[str]:
+        """The names of all shards to make, without those of real images."""
+        return frozenset(shard.name for shard in self.plan.shards())
 
     def receipt(self, unit: str) -> Receipt | None:
         """The receipt of a finished unit of this plan, or None; one that was cut or is of another plan counts for none.
@@ -316,17 +333,33 @@ class Run:
         return receipt if receipt.plan_id == self.plan.id else None
 
     def intact(self, unit: str) -> bool:
-        """Whether a unit is finished and every one of its files still has the digest its receipt states."""
-        receipt = self.receipt(unit)
-        return receipt is not None and not self._damaged(receipt)
+        """Whether a unit is finished and every one of its files still is what its receipt states.
 
-    def _damaged(self, receipt: Receipt) -> list[Path]:
-        """The files that a receipt names and that are missing, or not what it says."""
+        A file that was not touched since its receipt was written is looked at no further than its size, so that who
+        starts to work on a run of a thousand shards need not read them all; any other one is hashed.
+        """
+        receipt = self.receipt(unit)
+        return receipt is not None and not self._damaged(receipt, self._untouched(receipt))
+
+    def _untouched(self, receipt: Receipt) -> frozenset[str]:
+        """The files of a unit that are as large as its receipt says, and older than it by the same clock."""
+        path = self.receipt_path(receipt.unit)
+        names = set()
+        with suppress(OSError):
+            written = path.stat().st_mtime_ns
+            for file in receipt.files:
+                found = (path.parent / file.file).stat()
+                if found.st_size == file.size and max(found.st_mtime_ns, found.st_ctime_ns) < written:
+                    names.add(file.file)
+        return frozenset(names)
+
+    def _damaged(self, receipt: Receipt, trusted: Set[str] = frozenset()) -> list[Path]:
+        """The files that a receipt names and that are missing, or not what it says; `trusted` ones are not read."""
         folder = self.receipt_path(receipt.unit).parent
         return [
             folder / f.file
             for f in receipt.files
-            if not (folder / f.file).is_file() or sha256_file(folder / f.file) != f.sha256
+            if f.file not in trusted and (not (folder / f.file).is_file() or sha256_file(folder / f.file) != f.sha256)
         ]
 
     def make_way(self, unit: str) -> None:
@@ -489,6 +522,17 @@ class Run:
         for kind in dict.fromkeys(unit.kind for unit in self.plan.fits):
             yield kind, [unit for unit in self.plan.fits if unit.kind == kind]
         yield "synthetic", self.plan.shards()
+
+
+def _seal(content: Mapping[str, Any], rows: Path) -> str:
+    """sha256 over what plan.json says of its rows, and the bytes of their file: while it is right, so is the id."""
+    said = {key: content[key] for key in ("plan_id", "header", "rows")}
+    return digest({**said, "parquet": sha256_file(rows)})
+
+
+def _count_real(rows: PlanRows) -> int:
+    """The real rows, which stand first."""
+    return int(pc.sum(pc.equal(column_of(rows, "origin"), "real")).as_py() or 0)
 
 
 def _unit(content: dict[str, Any]) -> FitUnit:

@@ -43,6 +43,7 @@ class FolderFetch:
     """The bytes of a folder's entries; no entry, and no link behind one, leaves the folder."""
 
     root: Path
+    _folders: dict[Path, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, key: str) -> bytes:
         """The bytes of a file, by its '/'-separated name below the folder.
@@ -61,10 +62,7 @@ class FolderFetch:
         """A file to read piece by piece; what is refused, and how, is as for its bytes."""
         name = shown_name(key)
         try:
-            path = (self.root / check_key(key)).resolve()
-            if not path.is_relative_to(self.root):
-                where = f"the dataset's folder {str(self.root)!r}"
-                raise BadImage(name, f"leads outside {where}", "copy the image into it")
+            path = self._inside(key, name)
             state = path.stat()
             if stat.S_ISDIR(state.st_mode):
                 raise SourceError(f"{name}: cannot be read (Is a directory); check the file and its rights.")
@@ -81,6 +79,28 @@ class FolderFetch:
             raise BadImage(name, "a link that leads to itself") from None
         except OSError as error:
             raise _unread(name, error) from None
+
+    def state(self, key: str) -> os.stat_result:
+        """What the system says of a file, which is not opened.
+
+        Raises:
+            BadImage: it lies outside the folder.
+            OSError, RuntimeError: it is not there.
+        """
+        return self._inside(key, shown_name(key)).stat()
+
+    def _inside(self, key: str, name: str) -> Path:
+        """Where a key leads, every link followed; its folder's links are followed once."""
+        path = self.root / check_key(key)
+        if path.parent not in self._folders:
+            self._folders[path.parent] = path.parent.resolve()
+        path = self._folders[path.parent] / path.name
+        if path.is_symlink():
+            path = path.resolve()
+        if not path.is_relative_to(self.root):
+            where = f"the dataset's folder {str(self.root)!r}"
+            raise BadImage(name, f"leads outside {where}", "copy the image into it")
+        return path
 
     def text(self, key: str) -> str:
         """A text file such as a list, in UTF-8 or marked as UTF-16.

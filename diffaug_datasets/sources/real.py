@@ -44,6 +44,7 @@ from diffaug_datasets.core.sources import (
 )
 from diffaug_datasets.sources.folders import FolderFetch, folder_attributions
 from diffaug_datasets.sources.hub import DATASET_ID, ColumnFetch, HubChoice, hub_images
+from diffaug_datasets.sources.known_files import Known, State, known_files
 from diffaug_datasets.sources.names import code_like
 from diffaug_datasets.sources.tables import TABLES, labelled_folder, labelled_table
 
@@ -515,6 +516,7 @@ class _CheckedImages:
         self.sizes: dict[str, int] = {}
         self.bad: dict[str, BadImage] = {}
         self._long_texts: list[str] = []  # as they are shown
+        self._files = known_files(opened.fetch)
 
     def add(self, items: Sequence[Listed]) -> None:
         """Check what was not checked before.
@@ -523,37 +525,46 @@ class _CheckedImages:
             SourceError: an image is not there, may not be read or lies outside the source; skipping is no way on.
         """
 
-        def read() -> Iterator[tuple[Listed, bytes]]:
+        def read() -> Iterator[tuple[Listed, State | None, bytes]]:
             for item in items:
                 if item.key in self.ids or item.key in self.bad:
                     continue
+                state, known = self._files.look(item.key) if self._files else (None, None)
+                if state and known:
+                    self._add(item, known, state.size)
+                    continue
                 try:
-                    data = self._opened.fetch(item.key)
+                    yield item, state, self._opened.fetch(item.key)
                 except BadImage as error:
                     self.bad[item.key] = error
-                else:
-                    self.ids[item.key], self.sizes[item.key] = source_id(data), len(data)
-                    yield item, data
 
-        def check(item_data: tuple[Listed, bytes]) -> tuple[Listed, BadImage | None, bool]:
-            item, data = item_data
+        def check(read: tuple[Listed, State | None, bytes]) -> tuple[Listed, State | None, int, Known | BadImage]:
+            item, state, data = read
             try:
                 if self._opened.where != EMBEDDED:
                     check_image(data, _shown(item))
             except BadImage as error:
-                return item, error, False
-            return item, None, has_long_text(data)
+                return item, state, len(data), error
+            return item, state, len(data), Known(source_id(data), has_long_text(data))
 
-        def cost(item_data: tuple[Listed, bytes]) -> int:
-            return reading_bytes(len(item_data[1]), pixels_of(item_data[1]))
+        def cost(read: tuple[Listed, State | None, bytes]) -> int:
+            return reading_bytes(len(read[2]), pixels_of(read[2]))
 
-        for item, fault, is_long in memory.in_order(check, read(), cost, memory.WINDOW_BYTES):
-            if fault:
-                self.bad[item.key] = fault
-                del self.ids[item.key], self.sizes[item.key]
-            elif is_long:
-                self._long_texts.append(_shown(item))
+        for item, state, size, found in memory.in_order(check, read(), cost, memory.WINDOW_BYTES):
+            if isinstance(found, BadImage):
+                self.bad[item.key] = found
+                continue
+            self._add(item, found, size)
+            if self._files:
+                self._files.note(item.key, state, found)
+        if self._files:
+            self._files.save()
         self.bad = dict(sorted(self.bad.items()))  # those that could not even be read were found earlier
+
+    def _add(self, item: Listed, known: Known, size: int) -> None:
+        self.ids[item.key], self.sizes[item.key] = known.sha256, size
+        if known.is_long:
+            self._long_texts.append(_shown(item))
 
     def source(self, item: Listed) -> Source:
         """A sound image as tables name it."""
