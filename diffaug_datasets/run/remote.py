@@ -25,7 +25,7 @@ from diffaug_datasets.core.files import FileDigest, sha256_file, temporary_path,
 from diffaug_datasets.core.identity import canonical
 from diffaug_datasets.core.models import cache_home
 from diffaug_datasets.core.plan import Plan, Shard
-from diffaug_datasets.run.place import Entry, ObjectPlace, Place, address_of
+from diffaug_datasets.run.place import ENDPOINTS, Entry, ObjectPlace, Place, address_of
 from diffaug_datasets.run.store import OF_THE_SET, Receipt, Run
 
 PLANNED = ("recipe.yaml", "plan.parquet")
@@ -39,7 +39,7 @@ OF_READERS = ("measures.json", "quality.parquet", "selection.parquet", "README.m
 
 def cached_at(address: str, plan_id: str) -> Path:
     """The cache folder of a run; the endpoint counts too, for two stores may have a bucket of one name."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = next(filter(None, map(os.environ.get, ENDPOINTS)), "")
     key = hashlib.sha256(f"{endpoint}|{address_of(address)}|{plan_id}".encode()).hexdigest()[:24]
     return cache_home() / "runs" / key
 
@@ -192,14 +192,24 @@ class RemoteRun(Run):
         return super()._damaged(receipt)
 
     def _fetch_file(self, unit: str, file: FileDigest) -> None:
-        """Have a unit's file here, with its digest; what is here with another one is fetched anew."""
-        folder = self.receipt_path(unit).parent
-        path = folder / file.file
-        if path.is_file() and path.stat().st_size == file.size and sha256_file(path) == file.sha256:
-            return
-        key = f"{folder.relative_to(self.folder).as_posix()}/{file.file}"
-        path.unlink(missing_ok=True)
-        self._download(key, path)
+        """Have a unit's file here, with its digest."""
+        folder = self.receipt_path(unit).parent.relative_to(self.folder)
+        self.file((folder / file.file).as_posix(), file.size, file.sha256)
+
+    def file(self, path: str, size: int, sha256: str) -> Path:
+        """As `Run.file`, in the cache; what is there with another digest is fetched anew."""
+        here = self.folder / path
+        if not (here.is_file() and here.stat().st_size == size and sha256_file(here) == sha256):
+            here.unlink(missing_ok=True)
+            self._download(path, here)
+        return here
+
+    def have(self, unit: str) -> None:
+        """As `Run.have`; a unit that has no receipt has none."""
+        self.look_again(unit)
+        receipt = self.receipt(unit)
+        for file in receipt.files if receipt else ():
+            self._fetch_file(unit, file)
 
     def _download(self, key: str, path: Path) -> bool:
         temporary = temporary_path(path)

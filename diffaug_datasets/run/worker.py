@@ -174,6 +174,7 @@ class Worker:
             report=report,
             pool=recipe_pool(self.recipe, self.run.pool_path),
             held_out=lambda: images_in(self._tables("test")),
+            have=self.run.have,
         )
 
     @cached_property

@@ -7,6 +7,7 @@ by actor: a unit that three workers died on would take down worker after worker,
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import time
@@ -30,6 +31,7 @@ SETTINGS = {  # of Ray, unless the environment has others: nothing is sent home,
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_raylet_start_wait_time_s": "120",
 }
+COLOUR = re.compile("\x1b\\[[0-9;]*m")
 HERE = "local"  # Ray's word for a cluster of its own on this machine
 log = logging.getLogger("diffaug_datasets")
 
@@ -227,7 +229,7 @@ class _Crew:
             ray.kill(hand)
             return name, None
         except RayError as error:
-            self._lost(name, one_line(error), is_dead=True)
+            self._lost(name, _end(error), is_dead=True)
             self.hire()
             return name, None
         self._idle.append(hand)
@@ -247,6 +249,16 @@ class _Crew:
         alive = len(self._starting) + len(self._busy) + len(self._idle)
         if is_dead and self._stillborn >= DEATHS_A_UNIT * (alive + 1):
             raise RunError(f"{self._stillborn} workers died before they had begun, the last of: {reason.rstrip('.')}.")
+
+
+def _end(error: BaseException) -> str:
+    """Why a worker is dead, without Ray's colours; where it could not even be made, what its node says."""
+    text = COLOUR.sub("", str(error))
+    if "creation task" not in text:
+        return one_line(text)
+    last = one_line(text.strip().rpartition("\n")[2])
+    is_bare = last.startswith(("ModuleNotFoundError", "ImportError"))
+    return f"{last.rstrip('.')} (every node needs the packages that this machine has)" if is_bare else last
 
 
 def _reason(cause: BaseException) -> str:
