@@ -34,6 +34,7 @@ from diffaug_datasets.cli.options import (
     NewPlace,
     NewRun,
     Probability,
+    Progress,
     Revision,
     RowPrefix,
     Rule,
@@ -143,6 +144,7 @@ def generate(
     wait: Wait = False,
     gpus: Gpus = None,
     address: Address = None,
+    progress: Progress = "",
 ) -> None:
     """Make everything that a run still lacks, here or on a cluster.
 
@@ -150,9 +152,13 @@ def generate(
     """
     from diffaug_datasets.cli.clusters import engine_of
     from diffaug_datasets.cli.make import run_generate
+    from diffaug_datasets.run.worker import WorkerOptions
 
     chosen = engine_of(engine, slurm=slurm or [], time=time, wait=wait, gpus=gpus, address=address)
-    raise typer.Exit(run_generate(run, workers, device, fits_from or (), allow_mixed_stack, chosen))
+    options = WorkerOptions(
+        device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from or ()), progress=progress
+    )
+    raise typer.Exit(run_generate(run, workers, options, chosen))
 
 
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug run fashion_5shot_genie --set per_class=2")

@@ -214,7 +214,7 @@ class WorkContext:
         from diffaug_datasets.models.concepts import ConceptExample, train_concepts
 
         pairs = [image_of(image) for image in images]
-        examples = [ConceptExample(partial(self.source, source), label) for source, label in pairs]
+        examples = [ConceptExample(partial(self.source, source), label, source) for source, label in pairs]
         self._concepts = None
         learned = train_concepts(
             self.backbone, examples, names, cfg, metaclass=metaclass, resize=resize,
@@ -230,7 +230,8 @@ class WorkContext:
         from diffaug_datasets.models.few_shot import learn_lora
 
         self._concepts = None
-        examples = [ConceptExample(partial(self.source, source), label) for source, label in map(image_of, images)]
+        pairs = map(image_of, images)
+        examples = [ConceptExample(partial(self.source, source), label, source) for source, label in pairs]
         learned = learn_lora(
             self.backbone, examples, prompts, cfg, workdir=self.folder, resize=resize, progress=self.report
         )

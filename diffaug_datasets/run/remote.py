@@ -34,6 +34,7 @@ CHECKPOINTS = "-checkpoint"
 EVENTS = "events"
 EVENT_SECONDS = 20.0
 AT_ONCE = 16  # requests
+MTIME_SECONDS = 2.0  # that a file system may round times of files by
 OF_READERS = ("measures.json", "quality.parquet", "selection.parquet", "README.md", "run.json")
 
 
@@ -129,6 +130,7 @@ class RemoteRun(Run):
 
     def refresh(self) -> None:
         """Know which units have receipts, by one listing, and read those that are new."""
+        begun = time.time()
         listed = {entry.key: entry for entry in (*self.place.list("shards/"), *self.place.list("fits/"))}
         self._seen.sizes = {key: entry.size for key, entry in listed.items()}
         shards = [shard.name for shard in (*self.plan.real_shards(), *self.plan.shards())]
@@ -136,10 +138,16 @@ class RemoteRun(Run):
         self._seen.absent = {unit for unit in units if self._key(unit) not in listed}
         for unit in self._seen.absent:
             self._seen.receipts.pop(unit, None)
-            self.receipt_path(unit).unlink(missing_ok=True)
+            self._forget(self.receipt_path(unit), begun)
         new = [unit for unit in units if unit not in self._seen.absent and unit not in self._seen.receipts]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda unit: self._learn(unit, listed[self._key(unit)]), new))
+
+    def _forget(self, copy: Path, listed: float) -> None:
+        """Take the copy of a receipt away that the store has not, unless it was made after the store was looked at."""
+        with suppress(FileNotFoundError):
+            if copy.stat().st_mtime < listed - MTIME_SECONDS:
+                copy.unlink()
 
     def look_again(self, unit: str) -> None:
         """Forget that a unit had no receipt."""
@@ -204,9 +212,15 @@ class RemoteRun(Run):
             self._download(path, here)
         return here
 
+    def again(self) -> "RemoteRun":
+        """As `Run.again`; what one of them knows of the store, the other one asks for itself."""
+        return RemoteRun(self.address, self.plan.id, self.plan)
+
     def have(self, unit: str) -> None:
         """As `Run.have`; a unit that has no receipt has none."""
         self.look_again(unit)
+        if not self.receipt_path(unit).exists():  # another process that saw the store before took the copy away
+            self._seen.receipts.pop(unit, None)
         receipt = self.receipt(unit)
         for file in receipt.files if receipt else ():
             self._fetch_file(unit, file)

@@ -414,6 +414,10 @@ class Run:
         """A file that a receipt or `run.json` names by its path in the run, to be read."""
         return self.folder / path
 
+    def again(self) -> "Run":
+        """Another view of this run, for another thread."""
+        return Run(self.folder, self.plan)
+
     def have(self, unit: str) -> None:
         """Have the files of a finished unit on this machine."""
 

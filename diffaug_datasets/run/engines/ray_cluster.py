@@ -10,11 +10,13 @@ import os
 import re
 import secrets
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 from diffaug_datasets.core.errors import DiffAugError, RunError, few, one_line
@@ -90,9 +92,7 @@ def connected(address: str | None) -> Iterator[bool]:
     Raises:
         RunError: no cluster answers at the address.
     """
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield False
         return
     place = address or os.environ.get("RAY_ADDRESS") or HERE
@@ -102,8 +102,10 @@ def connected(address: str | None) -> Iterator[bool]:
     settings = dict(SETTINGS)
     if place == HERE:
         quiet |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
-        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # else Ray keeps one at home
+        settings |= _guard()
     with _set(settings):
+        import ray
+
         try:
             ray.init(place, **quiet)
         except Exception as error:  # where a node does not come up in time, Ray raises just this
@@ -113,6 +115,22 @@ def connected(address: str | None) -> Iterator[bool]:
             yield place == HERE
         finally:
             ray.shutdown()
+
+
+def _guard() -> Mapping[str, str]:
+    """Settings that let nobody else into a cluster of our own.
+
+    Ray reads them when it is imported and never again. So they are the same for as long as this process lives, and where
+    somebody has imported Ray before, it is as they wanted it.
+    """
+    if "ray" in sys.modules and not _token.cache_info().currsize:
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+
+
+@cache
+def _token() -> str:
+    return secrets.token_hex(32)
 
 
 @contextmanager
