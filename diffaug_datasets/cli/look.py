@@ -32,6 +32,7 @@ from diffaug_datasets.planning.catalogue import find_preset
 from diffaug_datasets.planning.presets import SETTING, Preset, families, presets, shown_value
 from diffaug_datasets.planning.price import cores, memory_free
 from diffaug_datasets.release.card_metadata import bibtex
+from diffaug_datasets.release.places import is_run
 from diffaug_datasets.run.progress import Status, clock, on_terminal, status
 from diffaug_datasets.run.store import RUNS, Run
 from diffaug_datasets.sources.real import builder_facts, discover_builders
@@ -342,11 +343,11 @@ def _state_lines(state: Status, place: str) -> Iterator[str]:
         yield f"next: diffaug generate {place}"
 
 
-def show_row(folder: Path, prefix: str, out: Path | None) -> None:
+def show_row(place: str, prefix: str, out: Path | None) -> None:
     """Everything about one row."""
     from diffaug_datasets.report.row import show
 
-    say(show(Run.open(folder), prefix, out))
+    say(show(Run.open(place), prefix, out))
 
 
 def make_report(places: Sequence[str], out: Path | None, open_it: bool) -> None:
@@ -382,13 +383,13 @@ def show_picture(file: Path, place: str | None, out: Path | None) -> None:
 
     plan_id, row_id = _named_by(file)
     say(f"{file}: row {row_id} of plan {plan_id}")
-    if place is not None and not (Path(place) / "plan.json").is_file():
+    if place is not None and not is_run(place):
         _say_published(place, plan_id, row_id)
         return
-    folders = [Path(place)] if place is not None else [path.parent for path in sorted(RUNS.glob("*/plan.json"))]
-    run = next((run for run in _runs_in(folders) if _holds(run, plan_id, row_id)), None)
+    places = [place] if place is not None else [str(path.parent) for path in sorted(RUNS.glob("*/plan.json"))]
+    run = next((run for run in _runs_in(places) if _holds(run, plan_id, row_id)), None)
     if run is not None:
-        say(f"run folder: {run.folder}")
+        say(f"run folder: {run.where}")
         say()
         say(show(run, row_id, out))
     elif place is not None:
@@ -414,13 +415,13 @@ def _named_by(file: Path) -> tuple[str, str]:
     )
 
 
-def _runs_in(folders: Sequence[Path]) -> Iterator[Run]:
-    """Those that can be opened; a folder that a person named must be one."""
-    for folder in folders:
+def _runs_in(places: Sequence[str]) -> Iterator[Run]:
+    """Those that can be opened; a place that a person named must be one."""
+    for place in places:
         try:
-            yield Run.open(folder)
+            yield Run.open(place)
         except RunError:
-            if len(folders) == 1:
+            if len(places) == 1:
                 raise
 
 
@@ -430,7 +431,8 @@ def _holds(run: Run, plan_id: str, row_id: str) -> bool:
         return False
     if run.plan.id.startswith(plan_id):
         return True
-    receipts = (shard for shard in run.plan.shards() if run.receipt(shard.name))
+    homes = (shard for shard in run.plan.shards() if any(row.row_id == row_id for row in shard.rows))
+    receipts = (shard for shard in homes if run.receipt(shard.name))
     made_under = (run.table(shard).select(["row_id", "plan_id"]).to_pylist() for shard in receipts)
     return any(r["row_id"] == row_id and r["plan_id"].startswith(plan_id) for rows in made_under for r in rows)
 
@@ -465,12 +467,12 @@ def _one_line(value: object) -> str:
 # One row made again
 
 
-def run_regen(folder: Path, prefix: str, out: Path | None, device: str, as_json: bool) -> int:
+def run_regen(place: str, prefix: str, out: Path | None, device: str, as_json: bool) -> int:
     """Make one row of a run again; the exit codes are those of `say_closeness`."""
     from diffaug_datasets.run.execute import resolve_device
     from diffaug_datasets.run.rebuild import rebuild_row
 
-    made, measured = rebuild_row(Run.open(folder), prefix, resolve_device(device))
+    made, measured = rebuild_row(Run.open(place), prefix, resolve_device(device))
     if out is not None:
         write_image(out, made.data)
     return say_closeness(measured, as_json)

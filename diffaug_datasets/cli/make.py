@@ -269,32 +269,17 @@ def run_fits(folder: str, workers: int, options: WorkerOptions) -> None:
         say(f"{folder}: all fits are there; next: diffaug generate {folder}")
 
 
-def run_generate(
-    folder: str,
-    workers: int,
-    device: str,
-    fits_from: Sequence[Path],
-    allow_mixed_stack: bool,
-    cluster: Cluster | None = None,
-) -> int:
+def run_generate(folder: str, workers: int, options: WorkerOptions, cluster: Cluster | None = None) -> int:
     """Make what a run lacks; 1 where more rows failed than its recipe accepts."""
     run = Run.open(folder)
-    _announce(run, fits_from, f"{len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
+    _announce(run, options.fits_from, f"{len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
     if cluster is None:
-        done = generate(
-            run,
-            workers=workers,
-            device=device,
-            fits_from=fits_from,
-            allow_mixed_stack=allow_mixed_stack,
-            progress=sys.stdout,
-        )
+        with shown_on(sys.stdout, run) as on_progress:
+            done = execute(run, options, workers, on_progress)
     else:
-        options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from))
-        there = made_there(run, options, workers, cluster)
-        if there is None:
-            return 0
-        done = there
+        done = made_there(run, options, workers, cluster)
+    if done is None:
+        return 0
     if not leads():
         return 0
     print_summary(run, done)

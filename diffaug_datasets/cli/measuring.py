@@ -8,7 +8,16 @@ from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.files import write_text
 from diffaug_datasets.evaluate.measure import measure
 from diffaug_datasets.evaluate.sets import set_facts, usual_encoder
-from diffaug_datasets.release.measures import TITLES, Measured, MeasuresFile, cells, keep_measures, read_measures
+from diffaug_datasets.release.measures import (
+    MEASURES_FILE,
+    TITLES,
+    Measured,
+    MeasuresFile,
+    cells,
+    keep_measures,
+    read_measures,
+)
+from diffaug_datasets.release.places import is_run
 from diffaug_datasets.run.store import Run
 
 
@@ -60,11 +69,6 @@ def run_measure(
             _keep(Run.open(where), measured)
 
 
-def is_run(where: str) -> bool:
-    """Whether a set is a run folder."""
-    return (Path(where) / "plan.json").is_file()
-
-
 def check_options(sets: Sequence[str], config: str | None, with_real: str | None) -> None:
     """Raises RecipeError where options of published sets are given and all sets are run folders."""
     if all(map(is_run, sets)):
@@ -78,11 +82,11 @@ def _keep(run: Run, measured: Measured) -> None:
     if stale := read_measures(run).note:
         note(stale)
     try:
-        path = keep_measures(run, measured)
+        keep_measures(run, measured)
     except RunError as error:  # the numbers are on the screen already; another's folder may be read-only
         note(f"not kept for report and card: {error}")
     else:
-        note(f"measures: {path}, for report and publish")
+        note(f"measures: {run.where}/{MEASURES_FILE}, for report and publish")
 
 
 def _say_leaks(measured: Measured) -> None:

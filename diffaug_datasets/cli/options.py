@@ -40,6 +40,15 @@ def reachable(param: typer.CallbackParam, value: PlaceGiven) -> PlaceGiven:
     return value
 
 
+def hub_name(name: str) -> str:
+    """org/name, or nothing; RunError where no repository is called so."""
+    if name:
+        from diffaug_datasets.run.live_card import check_name
+
+        check_name(name)
+    return name
+
+
 def print_version(wanted: bool) -> None:
     if wanted:
         from diffaug_datasets.core.identity import __version__
@@ -94,6 +103,12 @@ Gpus = Annotated[
 ]
 Address = Annotated[
     str | None, typer.Option("--address", help="With ray: HOST:PORT of a cluster, or auto; default: this machine.")
+]
+Progress = Annotated[
+    str,
+    typer.Option(
+        "--progress", metavar="ORG/NAME", callback=hub_name, help="Keep a card on the Hub that says how far it is."
+    ),
 ]
 RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
 Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]

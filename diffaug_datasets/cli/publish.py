@@ -15,6 +15,7 @@ from diffaug_datasets.cli.screen import note, say, say_facts, say_json
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.card import quoted
 from diffaug_datasets.release.card_metadata import model_terms
+from diffaug_datasets.release.checks import SAMPLE, UNKNOWN, Verification
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.layout import difference_of_form
 from diffaug_datasets.release.measures import read_measures
@@ -22,7 +23,7 @@ from diffaug_datasets.release.publishing import GATES, UploadPreview, preview, p
 from diffaug_datasets.release.rebuild import Rebuilder, pixel_match, plan_again
 from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.release.targets import Published
-from diffaug_datasets.release.verify import SAMPLE, UNKNOWN, Verification, verify
+from diffaug_datasets.release.verify import verify
 from diffaug_datasets.run.execute import generate
 from diffaug_datasets.run.store import Run
 

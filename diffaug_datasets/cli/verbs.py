@@ -34,6 +34,7 @@ from diffaug_datasets.cli.options import (
     NewPlace,
     NewRun,
     Probability,
+    Progress,
     Revision,
     RowPrefix,
     Rule,
@@ -147,6 +148,7 @@ def generate(
     wait: Wait = False,
     gpus: Gpus = None,
     address: Address = None,
+    progress: Progress = "",
 ) -> None:
     """Make everything that a run still lacks, here or on a cluster.
 
@@ -154,9 +156,13 @@ def generate(
     """
     from diffaug_datasets.cli.clusters import engine_of
     from diffaug_datasets.cli.make import run_generate
+    from diffaug_datasets.run.worker import WorkerOptions
 
     chosen = engine_of(engine, slurm=slurm or [], time=time, wait=wait, gpus=gpus, address=address)
-    raise typer.Exit(run_generate(run, workers, device, fits_from or (), allow_mixed_stack, chosen))
+    options = WorkerOptions(
+        device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from or ()), progress=progress
+    )
+    raise typer.Exit(run_generate(run, workers, options, chosen))
 
 
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug run fashion_5shot_genie --set per_class=2")
@@ -234,7 +240,10 @@ def status(
 @app.command(rich_help_panel=LOOK, epilog="Example: diffaug show runs/mine 0c4c76fb --out row.png")
 def show(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN|FILE", callback=local, help="A run folder, or a picture from anywhere.")
+        str,
+        typer.Argument(
+            metavar="RUN|FILE", callback=reachable, help="A run folder, s3://bucket/run, or a picture from anywhere."
+        ),
     ],
     row: Annotated[
         str | None,
@@ -247,8 +256,8 @@ def show(
     """Show everything about a row, or which row a picture is."""
     from diffaug_datasets.cli.look import show_picture, show_row
 
-    if run.is_file():
-        show_picture(run, row, out)
+    if Path(run).is_file():
+        show_picture(Path(run), row, out)
     elif row is None:
         raise RunError(f"show: got {run} alone, expected a run folder and a row id, or a picture that is there.")
     else:
@@ -296,7 +305,7 @@ def export(
 
 @app.command(rich_help_panel=LOOK, epilog="Example: diffaug regen runs/mine 0c4c76fb")
 def regen(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a published set (org/name, s3://...).")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a published set; a folder, org/name, s3://...")],
     row: RowPrefix,
     out: Annotated[Path | None, typer.Option("--out", callback=local, help="Write the rebuilt image here.")] = None,
     config: Config = None,
@@ -311,14 +320,13 @@ def regen(
     On the stack that made it, it must be equal bit for bit; on another one the difference is measured and must stay
     within a tolerance. Exit code 0 where it does, 1 where it does not, 3 where there are no pixels to measure from.
     """
-    folder = Path(run)
-    if "://" not in run and (folder.exists() or run.count("/") != 1) and not (folder / "data").is_dir():
+    if _is_run(run):
         from diffaug_datasets.cli.look import run_regen
 
         given = {"--config": config, "--revision": revision, "--source": source, "--backbone": backbone}
         if unused := next((name for name, value in given.items() if value is not None), None):
-            raise RunError(f"{unused}: is for published sets; {run} is a run folder and has its own, so leave it out.")
-        raise typer.Exit(run_regen(folder, row, out, device, json))
+            raise RunError(f"{unused}: is for published sets; {run} is a run and has its own, so leave it out.")
+        raise typer.Exit(run_regen(run, row, out, device, json))
     from diffaug_datasets.cli.publish import PublishedSet, rebuild_published
     from diffaug_datasets.run.execute import resolve_device
 
@@ -459,7 +467,9 @@ def publish(
 
 @app.command(rich_help_panel=PUBLISH, epilog="Example: diffaug verify org/name --sample 3")
 def verify(
-    place: Annotated[str, typer.Argument(metavar="PLACE", help="A published set: org/name, a folder or s3://...")],
+    place: Annotated[
+        str, typer.Argument(metavar="RUN|SET", help="A finished run, or a published set: a folder, org/name, s3://...")
+    ],
     sample: Annotated[int, typer.Option(min=0, help="Rows to make again.")] = 0,
     config: Config = None,
     revision: Revision = None,
@@ -468,7 +478,7 @@ def verify(
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Check a published set: every byte, statement and count.
+    """Check a published set or a finished run: every byte, statement and count.
 
     With --sample, rows are made again too.
 
@@ -498,3 +508,13 @@ def withdraw(
     from diffaug_datasets.cli.make import run_withdraw
 
     run_withdraw(run, images, out, json)
+
+
+def _is_run(place: str) -> bool:
+    """Whether a run is meant; of a name that nothing is behind, too, unless it may be one of the Hub."""
+    if "://" in place:
+        from diffaug_datasets.release.places import is_run
+
+        return is_run(place)
+    folder = Path(place)
+    return (folder.exists() or place.count("/") != 1) and not (folder / "data").is_dir()

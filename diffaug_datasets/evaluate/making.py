@@ -7,8 +7,9 @@ from pathlib import Path
 from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.release.places import run_at
 from diffaug_datasets.release.repository import Repository
-from diffaug_datasets.run.assembly import Assembled
+from diffaug_datasets.run.assembly import Assembled, finished
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ def making_of(where: str, config: str | None = None) -> Making | None:
             receipts = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("fits/*/receipt.json"))]
             learned = sum(int(receipt["evaluations"]) for receipt in receipts)
             return _making(Recipe.from_yaml(folder / "recipe.yaml"), done, learned)
+        if run := run_at(where):  # at an address
+            assembled = finished(run)
+            fits = [receipt for unit in run.plan.fits if (receipt := run.receipt(unit.name))]
+            learned = sum(receipt.evaluations for receipt in fits)
+            return _making(run.recipe, assembled, learned) if assembled else None
         repository = Repository.open(where)
         release = repository.release(config)
         return _making(Recipe.from_yaml(repository.checked(release, "recipe.yaml"), folder=None), release)

@@ -20,8 +20,9 @@ from diffaug_datasets.core.files import dump_yaml, read_text, sha256_file, write
 from diffaug_datasets.evaluate.cells import CellReceipt, Result
 from diffaug_datasets.evaluate.draws import Draw, Line
 from diffaug_datasets.evaluate.suite import Bench
+from diffaug_datasets.release.places import run_at
 from diffaug_datasets.release.repository import Repository
-from diffaug_datasets.run.assembly import Assembled
+from diffaug_datasets.run.assembly import Assembled, finished
 
 if TYPE_CHECKING:
     from diffaug_datasets.evaluate.bench import Answer
@@ -221,6 +222,9 @@ def _seconds(where: str, config: str | None) -> float | None:
     try:
         if (Path(where) / "plan.json").is_file():
             return Assembled.model_validate_json(read_text(Path(where) / "run.json", MOST_BYTES)).seconds
+        if run := run_at(where):  # at an address
+            done = finished(run)
+            return done.seconds if done else None
         if "://" in where or re.fullmatch(r"[\w.-]+/[\w.-]+", where) or (Path(where) / "README.md").is_file():
             return Repository.open(where).release(config).seconds
     except (DiffAugError, OSError, ValueError):

@@ -17,8 +17,8 @@ from diffaug_datasets.core.models import TINY, find_model, is_local
 from diffaug_datasets.core.recipe import SHOTS, Recipe
 from diffaug_datasets.core.sources import BuilderFacts
 from diffaug_datasets.release.layout import README, split_card
+from diffaug_datasets.release.places import run_at
 from diffaug_datasets.release.repository import Repository
-from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.hub import DATASET_ID
 from diffaug_datasets.sources.real import builder_facts
 
@@ -90,8 +90,8 @@ def recipe_of(where: str | Path, config: str | None = None) -> Recipe:
     Raises:
         DiffAugError: it is none of these, or its recipe cannot be read.
     """
-    if (Path(where) / "plan.json").is_file():
-        return Run.open(where).recipe
+    if run := run_at(where):
+        return run.recipe
     repository = Repository.open(str(where))
     return Recipe.from_yaml(repository.checked(repository.release(config), "recipe.yaml"), folder=None)
 

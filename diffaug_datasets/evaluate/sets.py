@@ -15,11 +15,11 @@ from diffaug_datasets.evaluate.runs import is_recipe
 from diffaug_datasets.evaluate.seen import ModelAt, SourceDataset, judges_of, source_dataset
 from diffaug_datasets.planning.new_run import find_recipe
 from diffaug_datasets.release.measures import SELECTION_FILE, selection_digest
+from diffaug_datasets.release.places import run_at
 from diffaug_datasets.release.provenance import KEPT, WITHHELD
 from diffaug_datasets.release.read import Provenance
 from diffaug_datasets.release.repository import Repository
 from diffaug_datasets.run.scores import measured_rows
-from diffaug_datasets.run.store import Run
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,14 @@ def set_facts(where: str | Path, config: str | None = None) -> SetFacts:
     Raises:
         DiffAugError: it is none of these, or is damaged.
     """
-    if (Path(where) / "plan.json").is_file():
-        run = Run.open(where)
+    if run := run_at(where):
         labels = {row.row_id: row.label for row in run.plan.real}
         values = [
             (labels[row_id], scores.inversion_psnr)
             for row_id, scores in measured_rows(run).items()
             if scores.inversion_psnr is not None and row_id in labels
         ]
-        return _facts(run.plan.header.name, run.plan.id, run.folder / SELECTION_FILE, run.recipe, values)
+        return _facts(run.plan.header.name, run.plan.id, run.fetched(SELECTION_FILE), run.recipe, values)
     repository = Repository.open(str(where))
     release = repository.release(config)
     recipe = Recipe.from_yaml(repository.checked(release, "recipe.yaml"), folder=None)

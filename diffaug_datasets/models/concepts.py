@@ -4,9 +4,10 @@ Concepts minimise E || eps - eps_theta(z_t, t, "a photo of a <class_i> ...") ||^
 (Diff-Mix, arXiv 2403.19600; Diff-II, arXiv 2408.16266, section 3.2). They follow the authors' code in optimiser,
 clipping, template and targets, and depart from it: frozen rows are never in the optimiser, the gradient of the
 embeddings is clipped too, images are stretched to a square where theirs are cropped at random, latents are the
-posterior's mode and are encoded once, and training resumes exactly, since every draw of step i is a function of the
-seed and i. Several processes may share every batch. While it runs, a few classes are drawn for people to look at
-(`Previews`); nothing but the report reads them, and training ends at the same bits without.
+posterior's mode, and training resumes exactly, since every draw of step i is a function of the seed and i. An image is
+read and encoded when a step shows it (`Latents`), so that memory does not grow with their number. Several processes may
+share every batch; each reads its own part. While it runs, a few classes are drawn for people to look at (`Previews`);
+nothing but the report reads them, and training ends at the same bits without.
 
 Image embeddings minimise E || eps - eps_theta(z_t, t, c_j) ||^2 over c_j [s d] alone, for every image j of a group
 (Diffusion Inversion, arXiv 2305.15316, stage 1). They follow the authors' code in optimiser and rate, with `start` and
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Generator, Tensor, nn
 
@@ -31,6 +32,7 @@ from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.files import write_bytes
 from diffaug_datasets.core.identity import digest, uint63
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
+from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point
 from diffaug_datasets.models.backbone import Backbone, to_uint8
@@ -49,6 +51,7 @@ from diffaug_datasets.numerics.sampling import Network, ddim_sample
 from diffaug_datasets.numerics.schedule import Schedule, add_noise, ddim_timesteps
 
 MAX_NORM = 1.0
+LATENT_BYTES = 1 << 30  # of latents that stay: 16,384 images of 512 x 512 one way
 
 PREVIEWS = "previews"
 FEWEST_LOOKS, MOST_LOOKS = 3, 12
@@ -64,6 +67,8 @@ class ConceptExample:
 
     image: Image.Image | Tensor | Callable[[], Image.Image]
     class_id: int
+    name: str = ""
+    """What it is known by, such as the sha256 of its bytes; without one its pixels are looked at for that."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +115,13 @@ def train_concepts(
     if cfg.batch < team.size:
         raise BackboneError(f"concepts.batch: {cfg.batch} images cannot be shared by {team.size} processes; use fewer.")
     backbone.use_concepts(None)
-    with at_resolution(backbone, cfg.resolution):
-        latents = encode_both_ways(backbone, examples, resize)
-    labels = [example.class_id for example in examples]
+    latents, labels = Latents(backbone, examples, resize), [example.class_id for example in examples]
     start = unlearned_concepts(backbone, names, cfg, metaclass=metaclass)
     network = [backbone.name, str(backbone.dtype)]
     settings: list[object] = [*network, cfg.identity(), metaclass, sorted(names.items()), labels]
     settings += [team.size] if team.size > 1 else []  # sums in another order have other bits
-    fingerprint = digest([*settings, hashlib.sha256(latents.numpy().data).hexdigest()])[:16]
+    with at_resolution(backbone, cfg.resolution):
+        fingerprint = digest([*settings, latents.identity])[:16]
     with at_resolution(backbone, cfg.resolution), trainable(backbone, start, cfg) as (rows, lora):
         prompts = {label: cfg.training_prompts(label, metaclass) for label in set(labels)}
         ids = {label: torch.stack([backbone.text.ids(text) for text in texts]) for label, texts in prompts.items()}
@@ -131,13 +135,13 @@ def train_concepts(
 
 
 class ConceptTraining:
-    """A run over latents (plain and mirrored) of images with the token ids of their class's k prompts."""
+    """A run over the latents of images with the token ids of their class's k prompts."""
 
     def __init__(
         self,
         backbone: Backbone,
         cfg: ConceptConfig,
-        latents: Float[Tensor, "n 2 c h w"],
+        latents: "ReadLatents",
         labels: Sequence[int],
         ids: Mapping[int, Int[Tensor, "k s"]],
         rows: nn.Parameter,
@@ -145,7 +149,9 @@ class ConceptTraining:
         team: Team = ALONE,
     ) -> None:
         self.backbone, self.cfg, self.latents, self.team = backbone, cfg, latents, team
-        self.ids = torch.stack([ids[label] for label in labels])
+        places = {label: place for place, label in enumerate(ids)}
+        self.ids = torch.stack(list(ids.values()))
+        self.rows_of_ids = torch.tensor([places[label] for label in labels])
         steps = backbone.schedule.num_train_timesteps
         self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
         groups = [{"params": [rows], "lr": cfg.lr_embedding}]
@@ -180,10 +186,11 @@ class ConceptTraining:
     def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
         """Mean squared error on eps, with Min-SNR weights if asked for."""
         device = self.backbone.device
-        x0 = self.latents[draw.images, draw.mirrored.long()].to(device)
+        x0 = self.latents(draw.images, draw.mirrored).to(device)
         eps = draw.eps.to(device)
         xt = add_noise(self.backbone.schedule, x0, eps, draw.t)
-        cond = self.backbone.text.encode(self.ids[draw.images.to(self.ids.device), draw.prompts.to(self.ids.device)])
+        shown = self.rows_of_ids[draw.images].to(self.ids.device)
+        cond = self.backbone.text.encode(self.ids[shown, draw.prompts.to(self.ids.device)])
         errors = (self.backbone.eps(xt, draw.t, cond) - eps).square().mean(dim=(1, 2, 3))
         return (errors * min_snr_weights(self.backbone.schedule, draw.t, self.cfg.snr_gamma).to(device)).mean()
 
@@ -212,20 +219,48 @@ def unlearned_concepts(
     return LoadedConcepts({cfg.token(c): initial_rows(*models, cfg, names[c], metaclass) for c in sorted(names)})
 
 
-def encode_both_ways(
-    backbone: Backbone, examples: Sequence[ConceptExample], resize: Resize
-) -> Float[Tensor, "n 2 c h w"]:
-    """Every image and its mirror image, encoded one by one, on the CPU (128 KiB per image of 512 x 512)."""
-    return torch.stack([_both_ways(backbone, example.image, resize) for example in examples]).contiguous()
+ReadLatents = Callable[[Int[Tensor, " b"], Bool[Tensor, " b"]], Float[Tensor, "b c h w"]]
+"""(which images, mirrored or not) -> their latents, on the CPU."""
 
 
-def _both_ways(
-    backbone: Backbone, image: Image.Image | Tensor | Callable[[], Image.Image], resize: Resize
-) -> Float[Tensor, "2 c h w"]:
-    if isinstance(image, Tensor):
-        return torch.stack([image, image]).float().cpu()
-    pixels = backbone.preprocess(image if isinstance(image, Image.Image) else image(), resize)
-    return torch.cat([backbone.encode(way[None]) for way in (pixels, pixels.flip(-1))]).cpu()
+class Latents:
+    """Latents of images, each encoded alone when it is asked for; the last used ones stay, up to `LATENT_BYTES`.
+
+    The backbone must be at the size at which they are seen whenever they are asked for.
+    """
+
+    def __init__(self, backbone: Backbone, examples: Sequence[ConceptExample], resize: Resize) -> None:
+        self._backbone, self._examples, self._resize = backbone, examples, resize
+        self._kept = ByteCache(self._encoded, lambda latent: latent.nbytes, LATENT_BYTES)
+
+    def __call__(self, images: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """Latents of images by their numbers, mirrored or not."""
+        return torch.stack([self._kept(key) for key in zip(images.tolist(), mirrored.tolist(), strict=True)])
+
+    @property
+    def identity(self) -> str:
+        """Digest of what the images are, how they are seen, and of the first one's latents, as they are here."""
+        size, first = (self._backbone.height, self._backbone.width), self._kept((0, False))
+        seen = hashlib.sha256(first.contiguous().numpy().data).hexdigest()
+        return digest([*map(_name, self._examples), self._resize, *size, seen])
+
+    def _encoded(self, key: tuple[int, bool]) -> Float[Tensor, "c h w"]:
+        number, is_mirrored = key
+        image = self._examples[number].image
+        if isinstance(image, Tensor):
+            return image.float().cpu()
+        pixels = self._backbone.preprocess(image if isinstance(image, Image.Image) else image(), self._resize)
+        return self._backbone.encode((pixels.flip(-1) if is_mirrored else pixels)[None])[0].cpu()
+
+
+def _name(example: ConceptExample) -> str:
+    """What an image is known by."""
+    if example.name:
+        return example.name
+    if isinstance(example.image, Tensor):
+        return hashlib.sha256(example.image.float().cpu().contiguous().numpy().data).hexdigest()
+    picture = example.image if isinstance(example.image, Image.Image) else example.image()
+    return hashlib.sha256(repr((picture.mode, picture.size)).encode() + picture.tobytes()).hexdigest()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ clipping and loss; departs from it in latents (the posterior's mode, encoded onc
 random), in batches that may span epochs, and in resuming exactly.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from diffaug_datasets.core.learning import LoraConfig, OnStep
 from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LORA_FILE, TARGETS, initial_matrix
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, encode_both_ways
+from diffaug_datasets.models.concepts import ConceptExample, Latents, ReadLatents
 from diffaug_datasets.models.training import (
     Checkpoint,
     Descent,
@@ -83,9 +82,9 @@ def learn_lora(
     if not examples:
         raise BackboneError("LoRA got no image to learn from: expected at least one of any class.")
     backbone.use_concepts(None)
-    latents, labels = encode_both_ways(backbone, examples, resize), [example.class_id for example in examples]
+    latents, labels = Latents(backbone, examples, resize), [example.class_id for example in examples]
     settings: list[object] = [backbone.name, str(backbone.dtype), cfg.identity(), sorted(prompts.items()), labels]
-    fingerprint = digest([*settings, hashlib.sha256(latents.numpy().data).hexdigest()])[:16]
+    fingerprint = digest([*settings, latents.identity])[:16]
     training = LoraTraining(backbone, cfg, latents, labels, prompts)
     with beside(backbone, [training.matrices]):
         checkpoint = Checkpoint(workdir / "lora-checkpoint", fingerprint)
@@ -95,19 +94,20 @@ def learn_lora(
 
 
 class LoraTraining:
-    """A run over latents (plain and mirrored) of images, with the prompts of their classes."""
+    """A run over the latents of images, with the prompts of their classes."""
 
     def __init__(
         self,
         backbone: Backbone,
         cfg: LoraConfig,
-        latents: Float[Tensor, "n 2 c h w"],
+        latents: ReadLatents,
         labels: Sequence[int],
         prompts: Mapping[int, str],
     ) -> None:
         self.backbone, self.cfg, self.latents = backbone, cfg, latents
-        ids = {label: backbone.text.ids(prompts[label]) for label in set(labels)}
-        self.ids = torch.stack([ids[label] for label in labels])
+        places = {label: place for place, label in enumerate(sorted(set(labels)))}
+        self.ids = torch.stack([backbone.text.ids(prompts[label]) for label in places])
+        self.rows_of_ids = torch.tensor([places[label] for label in labels])
         self.matrices = fresh_matrices(backbone, cfg)
         self.optimiser = torch.optim.AdamW(
             self.matrices.values(), lr=cfg.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2
@@ -135,8 +135,8 @@ class LoraTraining:
     def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
         """Mean squared error of what the network predicts, eps or v."""
         backbone = self.backbone
-        x0, eps = self.latents[draw.images, draw.mirrored.long()].to(backbone.device), draw.eps.to(backbone.device)
-        cond = backbone.text.encode(self.ids[draw.images.to(self.ids.device)])
+        x0, eps = self.latents(draw.images, draw.mirrored).to(backbone.device), draw.eps.to(backbone.device)
+        cond = backbone.text.encode(self.ids[self.rows_of_ids[draw.images].to(self.ids.device)])
         errors = (backbone.eps(add_noise(backbone.schedule, x0, eps, draw.t), draw.t, cond) - eps).square()
         if backbone.prediction_type == "v_prediction":  # eps - eps' = sqrt(alpha_bar) (v - v')
             levels = torch.tensor([backbone.schedule.level(t) for t in draw.t], device=errors.device)

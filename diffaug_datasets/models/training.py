@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property, lru_cache
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +33,7 @@ LOSSES = "losses"
 # Gradients of a half-precision network underflow; a power of two changes no other bit.
 HALF_LOSS_SCALE = 1024.0
 MOST_SKIPPED = 20
+ORDERS = 2  # of epochs that are kept; more are drawn anew where a batch spans more
 
 
 @runtime_checkable
@@ -175,16 +177,25 @@ class StepDraws:
 
     def _balanced(self, i: int) -> Int[Tensor, " b"]:
         """Images with replacement, image j with weight 1 over the number of images of its class."""
+        generator = self._generator(i, "image")
+        return torch.multinomial(self._weights, self.cfg.batch, replacement=True, generator=generator)
+
+    @cached_property
+    def _weights(self) -> Float[Tensor, " n"]:
         counts = Counter(self.labels)
-        weights = torch.tensor([1 / counts[label] for label in self.labels], dtype=torch.float64)
-        return torch.multinomial(weights, self.cfg.batch, replacement=True, generator=self._generator(i, "image"))
+        return torch.tensor([1 / counts[label] for label in self.labels], dtype=torch.float64)
 
     def _in_epochs(self, i: int) -> Int[Tensor, " b"]:
         """Images without replacement, in the order of their epoch; a batch may span epochs."""
         count = len(self.labels)
         places = range(i * self.cfg.batch, (i + 1) * self.cfg.batch)
-        orders = {epoch: self._order(epoch) for epoch in {place // count for place in places}}
+        orders = {epoch: self._orders(epoch) for epoch in {place // count for place in places}}
         return torch.stack([orders[place // count][place % count] for place in places])
+
+    @cached_property
+    def _orders(self) -> Callable[[int], Int[Tensor, " n"]]:
+        """The order of an epoch; the last ones that were asked for are kept."""
+        return lru_cache(ORDERS)(self._order)
 
     def _order(self, epoch: int) -> Int[Tensor, " n"]:
         if not self.shuffled:

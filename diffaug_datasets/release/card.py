@@ -39,6 +39,7 @@ from diffaug_datasets.release.provenance import (
     STATUS,
 )
 from diffaug_datasets.run.assembly import REAL_MODES
+from diffaug_datasets.run.live_card import MARK
 from diffaug_datasets.run.reuse import fits_by_image
 
 TEMPLATE = "dataset.md.jinja"
@@ -53,12 +54,13 @@ MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*!\\"} | {"\n": " ", "
 def dataset_card(old: str | None, contents: Contents, target: str, tag: str | None) -> str:
     """The README with this release in it: what people wrote stays, also in the metadata.
 
-    `old`: the README that is there; `target`: what readers load it from; `tag`: what keeps this plan loadable.
+    `old`: the README that is there, which counts for none where it says how far a run was (`run.live_card`); `target`: what readers load it from; `tag`: what keeps this plan loadable.
 
     Raises:
         PublishError: the old README's head cannot be read, or its configs hold files of another format.
     """
-    metadata, body = parse_card(old) if old is not None else ({}, f"\n# {target.rstrip('/').split('/')[-1]}\n")
+    is_there = old is not None and MARK not in old
+    metadata, body = parse_card(old or "") if is_there else ({}, f"\n# {target.rstrip('/').split('/')[-1]}\n")
     name, licence = contents.release.name, contents.facts.licence_id
     licences = section_licences(body)
     metadata = merged_metadata(metadata, contents, licences)

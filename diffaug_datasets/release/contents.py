@@ -132,7 +132,7 @@ def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
     """
     assembled, facts = finished(run), recipe_facts(run.recipe)
     if assembled is None:
-        raise PublishError(f"{run.folder}: not finished; `diffaug generate {run.folder}` continues it.")
+        raise PublishError(f"{run.where}: not finished; `diffaug generate {run.where}` continues it.")
     files = [] if options.recipe_only else [f for f in assembled.files if f.origin != "real" or facts.redistributable]
     release = Release(
         **{**assembled.model_dump(by_alias=True), "files": (), "stacks": assembled.stacks},
@@ -169,7 +169,7 @@ def _shards(run: Run, release: Release, files: Sequence[RunFile], stage: Path) -
             path = run.folder / file.path
             if not path.is_file() or sha256_file(path) != file.sha256:
                 raise PublishError(
-                    f"{path}: missing or not the file that run.json names; `diffaug generate {run.folder}` makes it "
+                    f"{path}: missing or not the file that run.json names; `diffaug generate {run.where}` makes it "
                     "again."
                 )
             name = f"{split}-{number:05d}-of-{len(chosen):05d}.{release.file_format}"
@@ -194,7 +194,7 @@ def _beside(run: Run, release: Release, options: PublishOptions, table: pa.Table
     for unit in run.plan.fits:
         receipt, fit_folder = run.receipt(unit.name), run.fit_folder(unit.name)
         if receipt is None or not run.intact(unit.name):
-            raise PublishError(f"{fit_folder}: damaged or not finished; `diffaug fit {run.folder}` makes it.")
+            raise PublishError(f"{fit_folder}: damaged or not finished; `diffaug fit {run.where}` makes it.")
         for file in receipt.files:
             yield Item.of(f"{folder}/fits/{unit.name}/{file.file}", fit_folder / file.file)
         nameless = receipt.model_copy(update={"worker": ""})  # the name of a machine

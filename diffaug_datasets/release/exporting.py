@@ -29,10 +29,11 @@ from diffaug_datasets.core.files import sha256_file, temporary_path, write_atomi
 from diffaug_datasets.core.images import decode_image, encode_image
 from diffaug_datasets.core.rows import Outcome, PlanRow, row_urn
 from diffaug_datasets.release.layout import RESERVED
+from diffaug_datasets.release.places import run_at
 from diffaug_datasets.release.provenance import write_parquet
 from diffaug_datasets.release.read import EmptySplit, load
 from diffaug_datasets.release.repository import Repository
-from diffaug_datasets.run.store import Run, on_this_machine
+from diffaug_datasets.run.store import on_this_machine
 
 if TYPE_CHECKING:
     import datasets
@@ -86,7 +87,7 @@ def export(
     """Write a finished run, a Hub dataset or a published address into a folder as plain files.
 
     Args:
-        where: a run folder, `org/name` on the Hub, or an address.
+        where: a run folder, `org/name` on the Hub, or the address of a run or of a published set.
         folder: a new folder, an empty one, or one that the same call began.
         form: `imagefolder`, `webdataset`, `parquet` or `csv`.
         config, revision, with_real: as `load` takes them.
@@ -130,9 +131,8 @@ def export(
 
 def _identity(where: str | Path, config: str | None, revision: str | None) -> tuple[str, str]:
     """Name of the config and plan id."""
-    if (Path(where) / "plan.json").is_file():
-        plan = Run.open(where).plan
-        return plan.header.name, plan.id
+    if run := run_at(where):
+        return run.plan.header.name, run.plan.id
     release = Repository.open(str(where), revision).release(config)
     return config or release.name, release.plan_id
 

@@ -155,17 +155,17 @@ def cells(measure: Measure) -> tuple[str, str, str]:
 
 def read_measures(run: Run) -> KeptMeasures:
     """The measures in a run folder, if they are of its plan and of the rows that it keeps today."""
-    path = run.folder / MEASURES_FILE
-    again = f"it is left out; `diffaug measure {run.folder}` writes it anew."
+    path, place = run.fetched(MEASURES_FILE), f"{run.where}/{MEASURES_FILE}"
+    again = f"it is left out; `diffaug measure {run.where}` writes it anew."
     try:
         kept = MeasuresFile.model_validate_json(read_text(path))
-        selection = selection_digest(run.folder / SELECTION_FILE)
+        selection = selection_digest(run.fetched(SELECTION_FILE))
     except FileNotFoundError:
         return KeptMeasures(None, "")
     except (OSError, ValueError, PublishError) as error:
-        return KeptMeasures(None, f"{path}: cannot be read ({one_line(error)}); {again}")
+        return KeptMeasures(None, f"{place}: cannot be read ({one_line(error)}); {again}")
     if reason := differs(kept, run.plan.id, selection):
-        return KeptMeasures(None, f"{path}: {reason}; {again}")
+        return KeptMeasures(None, f"{place}: {reason}; {again}")
     return KeptMeasures(kept, "")
 
 
@@ -181,18 +181,20 @@ def differs(kept: MeasuresFile, plan_id: str, selection: str) -> str:
 
 
 def keep_measures(run: Run, measured: Measured) -> Path:
-    """Write what one encoder found into the run folder, beside what others have found of the same rows.
+    """Write what one encoder found into the run, beside what others have found of the same rows.
 
     Raises:
-        RunError: the folder cannot be written, or the selection cannot be read.
+        RunError: the run cannot be written, or the selection cannot be read.
     """
     try:
-        selection = selection_digest(run.folder / SELECTION_FILE)
+        selection = selection_digest(run.fetched(SELECTION_FILE))
     except PublishError as error:
         raise RunError(str(error)) from None
     kept = read_measures(run).file or MeasuresFile(plan_id=run.plan.id, selection=selection, measured=())
+    text = kept.with_also(measured.model_copy(update={"where": run.plan.header.name})).text()
     path = run.folder / MEASURES_FILE
-    write_text(path, kept.with_also(measured.model_copy(update={"where": run.plan.header.name})).text())
+    write_text(path, text)
+    run.send(MEASURES_FILE)
     return path
 
 

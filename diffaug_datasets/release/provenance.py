@@ -145,8 +145,8 @@ def selected_rows(run: Run) -> Mapping[str, tuple[bool, str | None]]:
     except (OSError, LookupError, TypeError, ValueError, pa.ArrowException) as error:
         reason = one_line(error)
         raise RunError(
-            f"{run.folder}: selection.parquet cannot be read ({reason}); remove run.json, and `diffaug generate "
-            f"{run.folder}` makes it again."
+            f"{run.where}: selection.parquet cannot be read ({reason}); remove run.json, and `diffaug generate "
+            f"{run.where}` makes it again."
         ) from None
 
 

@@ -89,7 +89,7 @@ def _licence(contents: Contents, options: PublishOptions) -> str:
 
 def _own_licence(contents: Contents) -> str:
     """Why images of one's own may not go out: their licence is not stated, or does not let others pass them on."""
-    stated, folder = contents.run.recipe.licence, contents.run.folder
+    stated, folder = contents.run.recipe.licence, contents.run.where
     if stated and stated != UNKNOWN:
         return (
             f"licence: the recipe states {stated} for {contents.facts.title}, which is not known to let others share "
@@ -136,7 +136,7 @@ def _rows(contents: Contents) -> Iterator[str]:
     for item, file in zip(contents.items, release.files, strict=False):
         table = open_table(item.content, release.file_format)
         for fault in shard_faults(table, file, release):
-            yield f"rows: {fault}; `diffaug generate {contents.run.folder}` makes it again."
+            yield f"rows: {fault}; `diffaug generate {contents.run.where}` makes it again."
         kept += table.num_rows if file.origin != "real" else 0
     stated = sum(count.kept for count in release.counts)
     if kept != stated and not release.recipe_only:

@@ -31,6 +31,7 @@ from diffaug_datasets.release.layout import (
     Release,
     difference_of_form,
 )
+from diffaug_datasets.release.places import run_at
 from diffaug_datasets.release.provenance import ProvenanceRow
 from diffaug_datasets.release.repository import Repository, check_hub_name, local_path
 from diffaug_datasets.run.assembly import finished
@@ -61,8 +62,9 @@ def load(
     check: bool | None = None,
     token: str | bool | None = None,
 ) -> "datasets.Dataset":
-    """A split of a run folder, a Hub dataset (`org/name`) or a published address, without a second copy.
+    """A split of a run, a Hub dataset (`org/name`) or a published address, without a second copy.
 
+    A run may lie in an object store; the files of the split are then kept in its cache folder on this machine.
     `config`: as the card lists it; default: the card's. `revision`: a tag, branch or commit of the Hub.
     `augmented_only` leaves the real rows out. `with_real`: your own copy of the real dataset (folder or Hub id), whose
     images are put in, by sha256, where the release may not carry them. `check` reads every byte and compares digests
@@ -79,8 +81,8 @@ def load(
     >>> train.num_rows, train[-1]["method"], train[-1]["image"].size
     (70, 'txt2img', (32, 32))
     """
-    if (Path(where) / "plan.json").is_file():
-        return _load_run(Run.open(where), split, augmented_only, bool(check))
+    if run := run_at(where):
+        return _load_run(run, split, augmented_only, bool(check))
     _check_is_place(where)
     repository = Repository.open(str(where), revision, token)
     release = repository.release(config)
@@ -117,12 +119,14 @@ def _check_is_place(where: str | Path) -> None:
 def _load_run(run: Run, split: str, augmented_only: bool, check: bool) -> "datasets.Dataset":
     done = finished(run)
     if done is None:
-        raise RunError(f"{run.folder}: not finished; `diffaug generate {run.folder}` continues it.")
+        raise RunError(f"{run.where}: not finished; `diffaug generate {run.where}` continues it.")
     files = [file for file in done.split_files(split) if not (augmented_only and file.origin == "real")]
-    for file in files if check else []:
-        if sha256_file(run.folder / file.path) != file.sha256:
-            raise RunError(f"{run.folder / file.path}: damaged; `diffaug generate {run.folder}` makes it again.")
-    return _joined([_dataset(run.folder / file.path, "arrow") for file in files], str(run.folder), split)
+    paths = [run.file(file.path, file.size, file.sha256) for file in files]
+    for path, file in zip(paths, files, strict=True):
+        if not path.is_file() or (check and sha256_file(path) != file.sha256):
+            what = "damaged" if path.is_file() else "missing"
+            raise RunError(f"{run.where}/{file.path}: {what}; `diffaug generate {run.where}` makes it again.")
+    return _joined([_dataset(path, "arrow") for path in paths], run.where, split)
 
 
 def _load_file(repository: Repository, release: Release, name: str, check: bool) -> "datasets.Dataset":

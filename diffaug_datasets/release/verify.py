@@ -14,16 +14,15 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diffaug_datasets.core.errors import DiffAugError, PublishError, install, one_line
+from diffaug_datasets.core.errors import PublishError, RunError, one_line
 from diffaug_datasets.core.files import read_text, sha256_file
 from diffaug_datasets.core.identity import __version__
 from diffaug_datasets.core.method import FitUnit, discover_methods
@@ -34,6 +33,16 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import ROW_SCHEMA
 from diffaug_datasets.release.bench_files import stated_digests
 from diffaug_datasets.release.card_metadata import UNKNOWN_TERMS, model_terms
+from diffaug_datasets.release.checks import (
+    OK,
+    Check,
+    NotHere,
+    Verification,
+    Wrong,
+    rebuilt,
+    summed_up,
+    tried,
+)
 from diffaug_datasets.release.layout import PROVENANCE_FILE, README, RELEASE_SCHEMA, Release, shard_faults
 from diffaug_datasets.release.measures import (
     MEASURES_FILE,
@@ -42,6 +51,7 @@ from diffaug_datasets.release.measures import (
     differs,
     selection_digest,
 )
+from diffaug_datasets.release.places import run_at
 from diffaug_datasets.release.provenance import (
     DIGITS,
     FAILED,
@@ -57,45 +67,16 @@ from diffaug_datasets.release.provenance import (
 from diffaug_datasets.release.read import Provenance, shard_table
 from diffaug_datasets.release.rebuild import Rebuilder
 from diffaug_datasets.release.repository import MOST_BYTES, Repository
+from diffaug_datasets.release.verify_run import verify_run
 from diffaug_datasets.run.execute import resolve_device
-from diffaug_datasets.run.rebuild import Closeness, levels
 from diffaug_datasets.run.shards import schema_digest
 from diffaug_datasets.run.shown import SEEN_COLUMNS, class_shown
 from diffaug_datasets.run.store import Receipt
 from diffaug_datasets.sources.real import recipe_facts
 
-Outcome = Literal["ok", "WRONG", "could not check"]
-OK: Outcome = "ok"
-WRONG: Outcome = "WRONG"
-UNKNOWN: Outcome = "could not check"
-SAMPLE = "sample"
 MOST_NAMED = 5  # statements in one sentence
 ALWAYS = (PROVENANCE_FILE, "recipe.yaml", "plan.json", "plan.parquet", "selection.parquet")
 COUNTED = ("origin", "split", "status", "label")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at; `told` says what was found."""
-
-    name: str
-    outcome: Outcome
-    told: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What is known of a published set: where it is, the name and plan of its config, and every check in its order."""
-
-    where: str
-    name: str
-    plan_id: str
-    checks: tuple[Check, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing is wrong; what could not be checked is not wrong."""
-        return all(check.outcome != WRONG for check in self.checks)
 
 
 def verify(
@@ -109,7 +90,7 @@ def verify(
     device: str = "auto",
     progress: Callable[[Verification], None] | None = None,
 ) -> Verification:
-    """Check a published set: every digest, plan, schema, labels and counts, and a sample of rows made again.
+    """Check a published set or a finished run: digests, plan, schema, labels, counts, and a sample of rows made again.
 
     Args:
         place: `org/name` on the Hub, a folder, or an address such as `s3://bucket/name`.
@@ -126,7 +107,7 @@ def verify(
 
     Raises:
         PublishError: nothing is published there, no such config is, or it cannot be reached.
-        RunError: a sample is wanted on a device that is not there.
+        RunError: a run that is not finished; a sample is wanted on a device that is not there.
 
     >>> from pathlib import Path
     >>> from diffaug_datasets import generate, plan, publish, verify
@@ -138,6 +119,11 @@ def verify(
     (True, 'digests', 'ok')
     """
     where = resolve_device(device) if sample else "cpu"
+    if run := run_at(place):
+        given = {"config": config, "revision": revision, "source": source, "backbone": backbone}
+        if unused := next((name for name, value in given.items() if value is not None), None):
+            raise RunError(f"--{unused}: is for published sets; {run.where} is a run and has its own, so leave it out.")
+        return verify_run(run, sample, where, progress)
     opened = Rebuilder.open(
         os.fspath(place), config=config, revision=revision, source=source, backbone=backbone, device=where
     )
@@ -165,17 +151,17 @@ def run_checks(repository: Repository, release: Release, rebuilder: Rebuilder, s
             repository.checked(release, name)
         return f"{len(names)} files have the bytes that run.json states"
 
-    digests = _tried("digests", digests_are_right)
+    digests = tried("digests", digests_are_right)
     yield digests
     if digests.outcome != OK:
         return
     checks = ReleaseChecks(repository, release)
-    yield _tried("plan", checks.plan_is_its_digest)
-    yield _tried("rows", checks.rows_are_whole)
-    yield _tried("counts", checks.rows_are_the_same)
-    yield _tried("statements", checks.statements_agree)
+    yield tried("plan", checks.plan_is_its_digest)
+    yield tried("rows", checks.rows_are_whole)
+    yield tried("counts", checks.rows_are_the_same)
+    yield tried("statements", checks.statements_agree)
     if stated := checks.bench_files():
-        yield _tried("bench", lambda: checks.bench_is_whole(stated))
+        yield tried("bench", lambda: checks.bench_is_whole(stated))
     method = discover_methods().get(release.method)
     here = f"{method.VERSION}" if method else "none"
     schema = f"release schema {release.release_schema} of {RELEASE_SCHEMA}"
@@ -183,61 +169,12 @@ def run_checks(repository: Repository, release: Release, rebuilder: Rebuilder, s
     yield Check("version", OK, f"{release.method} version {release.method_version}, here {here}; {schema}{rows}")
     outcomes, measured = [], []
     for row in rebuilder.sample(sample) if sample else ():
-        check, closeness = _rebuilt(rebuilder, row)
+        check, closeness = rebuilt(str(row["row_id"]), partial(rebuilder.rebuild, row))
         outcomes.append(check)
         measured += [closeness] if closeness else []
         yield check
     if outcomes:
-        yield _summed_up(outcomes, measured)
-
-
-class Wrong(Exception):
-    """A check that failed, in words."""
-
-
-class NotHere(Exception):
-    """What keeps a check from being made here, in words."""
-
-
-def _tried(name: str, check: Callable[[], str]) -> Check:
-    try:
-        return Check(name, OK, check())
-    except NotHere as error:
-        return Check(name, UNKNOWN, str(error))
-    except (Wrong, DiffAugError) as error:
-        return Check(name, WRONG, str(error))
-
-
-def _rebuilt(rebuilder: Rebuilder, row: ProvenanceRow) -> tuple[Check, Closeness | None]:
-    """A row made again; wrong is only what the set itself gets wrong, not what is missing here."""
-    try:
-        _, closeness = rebuilder.rebuild(row)
-    except PublishError as error:
-        return Check("rebuild", WRONG, str(error)), None
-    except DiffAugError as error:
-        return Check("rebuild", UNKNOWN, str(error)), None
-    except ModuleNotFoundError as error:
-        missing = f"row {row['row_id']}: {error.name} is not installed; run {install('generate')}"
-        return Check("rebuild", UNKNOWN, missing), None
-    outcome = OK if closeness.is_good else UNKNOWN if closeness.is_unknown else WRONG
-    return Check("rebuild", outcome, str(closeness)), closeness
-
-
-def _summed_up(checks: Sequence[Check], measured: Sequence[Closeness]) -> Check:
-    """All rows of the sample in one sentence."""
-    wrong = [check for check in checks if check.outcome == WRONG]
-    unknown = [check for check in checks if check.outcome == UNKNOWN]
-    within = [closeness for closeness in measured if closeness.is_within]
-    if wrong:
-        return Check(SAMPLE, WRONG, f"{len(wrong)} of {len(checks)} rows are not what they should be")
-    left = f"; {len(unknown)} could not be checked" if unknown else ""
-    if len(unknown) == len(checks):
-        return Check(SAMPLE, UNKNOWN, f"none of {len(checks)} rows could be made again or compared")
-    if within:
-        most = max(closeness.largest or 0 for closeness in within)
-        where = f"on {len(within)} of {len(checks)} rows ({within[0].elsewhere})"
-        return Check(SAMPLE, OK, f"within tolerance: {levels(most)} {where}{left}")
-    return Check(SAMPLE, OK, f"{len(checks) - len(unknown)} of {len(checks)} rows are bit-equal{left}")
+        yield summed_up(outcomes, measured)
 
 
 @dataclass

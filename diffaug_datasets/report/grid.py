@@ -130,8 +130,7 @@ def _run(
         for row in shown
     )
     sheets = tuple(data_uri(sheet, "image/webp") for sheet in _sheets(tiles, side, quality))
-    folder = str(view.run.folder)
-    return GridRun(title, view.header.name, folder, view.class_names, len(view.rows), side, rows, sheets)
+    return GridRun(title, view.header.name, view.run.where, view.class_names, len(view.rows), side, rows, sheets)
 
 
 def ordered(rows: Sequence[ScannedRow]) -> list[ScannedRow]:

@@ -191,7 +191,7 @@ def _strips(views: Sequence[RunView], titles: Sequence[str]) -> tuple[Strip, ...
 
 def run_section(view: RunView, number: int, per_class: int = CLASS_CARDS, at_most: int = RUN_CARDS) -> RunSection:
     """The section of a run; `number` makes its anchors unique in the page."""
-    plan, recipe, folder = view.run.plan, view.header.recipe, str(view.run.folder)
+    plan, recipe, folder = view.run.plan, view.header.recipe, view.run.where
     table = figures.class_rows(view)
     each = max(1, MEASURED_ROWS // max(1, len(view.class_names)))
     measured = [view.picture(row) for rows in sample(view.rows, plan.id, each, MEASURED_ROWS).values() for row in rows]
@@ -254,7 +254,7 @@ def _facts(view: RunView) -> tuple[Fact, ...]:
 
 def _unfinished(view: RunView) -> list[str]:
     """A sentence where a run is not finished, which says what finishes it."""
-    missing, quoted = view.missing, shlex.quote(str(view.run.folder))
+    missing, quoted = view.missing, shlex.quote(view.run.where)
     if missing:
         listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         return [f"Not finished: {listed} still to be made. `diffaug generate {quoted}` goes on."]

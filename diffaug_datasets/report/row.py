@@ -220,7 +220,8 @@ def show(run: Run, prefix: str, out: Path | None = None) -> str:
     Raises:
         RunError: no row or several begin like that, a sheet is wanted of a row without an image, or in another format.
     """
-    planned, view = run.row(prefix), RunView(run)
+    planned = run.row(prefix)
+    view = RunView(run, planned)
     picture = _picture(view, planned)
     text = "\n".join(_lines(view, planned, picture))
     if out is None:

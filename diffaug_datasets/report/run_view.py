@@ -102,14 +102,19 @@ class FitState:
 class RunView:
     """A run as a report sees it. Damaged or missing shards are left out and named in `gaps`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, row: PlanRow | None = None) -> None:
+        """`row`: the only one that is looked at, with its sources; no other shard is opened."""
         self.run = run
+        made, real = run.plan.shards(), run.plan.real_shards()
+        if row is not None:
+            made = tuple(shard for shard in made if any(one.row_id == row.row_id for one in shard.rows))
+            real = tuple(shard for shard in real if any(one.source_ids[0] in row.source_ids for one in shard.rows))
         self.header: PlanHeader = run.plan.header
         self.assembled: Assembled | None = finished(run)
         self.gaps: list[str] = []
         self._tables: dict[str, pa.Table] = {}
-        self.receipts: Mapping[str, Receipt] = self._read(run.plan.shards())
-        self._real = self._read(run.plan.real_shards())
+        self.receipts: Mapping[str, Receipt] = self._read(made)
+        self._real = self._read(real)
         self.rows: tuple[ScannedRow, ...] = tuple(self._scan())
 
     @property
@@ -143,7 +148,7 @@ class RunView:
         if self.run.receipt("selection") is None:
             return []
         try:
-            table = pq.read_table(self.run.folder / "selection.parquet", columns=["row_id", "keep", "reason"])
+            table = pq.read_table(self.run.fetched("selection.parquet"), columns=["row_id", "keep", "reason"])
         except (OSError, pa.ArrowException):
             self.gaps.append("selection.parquet cannot be read")
             return []

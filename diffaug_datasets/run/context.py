@@ -40,6 +40,8 @@ FIT_BYTES = 512 << 20  # of tensors of finished fits
 
 ReadSource = Callable[[str], bytes]
 """sha256 of a real image -> its encoded bytes."""
+Have = Callable[[str], None]
+"""Name of a fit -> nothing, once its files are on this machine."""
 HeldOut = Callable[[], Iterable[bytes]]
 """() -> the encoded test images."""
 
@@ -61,11 +63,14 @@ class WorkContext:
         report: OnStep | None = None,
         pool: Pool | None = None,
         held_out: HeldOut = tuple,
+        have: Have = lambda _: None,
     ) -> None:
+        """`have`: called with the name of a finished fit before its files are read."""
         self.recipe, self.fits, self.device = recipe, fits, device
         self.batch_shape, self.folder = recipe.batch_size, fits
         self.probed_rows = 0
         self._read, self._report, self._pool, self._held_out = read_source, report, pool, held_out
+        self._have = have
         self._concepts: str | None = None
 
     @cached_property
@@ -183,6 +188,7 @@ class WorkContext:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        self._have(name)
         folder = self.fits / name
         files = sorted(files_of_fit(folder).values())
         if not files or not (folder / "receipt.json").exists():
@@ -197,6 +203,7 @@ class WorkContext:
         from diffaug_datasets.models.adapters import load_concepts
 
         if self._concepts != name:
+            self._have(name)
             self.backbone.use_concepts(load_concepts(self.fits / name, files_of_fit(self.fits / name)))
             self._concepts = name
 
@@ -207,7 +214,7 @@ class WorkContext:
         from diffaug_datasets.models.concepts import ConceptExample, train_concepts
 
         pairs = [image_of(image) for image in images]
-        examples = [ConceptExample(partial(self.source, source), label) for source, label in pairs]
+        examples = [ConceptExample(partial(self.source, source), label, source) for source, label in pairs]
         self._concepts = None
         learned = train_concepts(
             self.backbone, examples, names, cfg, metaclass=metaclass, resize=resize,
@@ -223,7 +230,8 @@ class WorkContext:
         from diffaug_datasets.models.few_shot import learn_lora
 
         self._concepts = None
-        examples = [ConceptExample(partial(self.source, source), label) for source, label in map(image_of, images)]
+        pairs = map(image_of, images)
+        examples = [ConceptExample(partial(self.source, source), label, source) for source, label in pairs]
         learned = learn_lora(
             self.backbone, examples, prompts, cfg, workdir=self.folder, resize=resize, progress=self.report
         )

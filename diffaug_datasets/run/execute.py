@@ -17,6 +17,7 @@ from diffaug_datasets.run.engines import accelerate, local, ranks, ray_cluster, 
 from diffaug_datasets.run.engines.local import OnProgress
 from diffaug_datasets.run.engines.ray_cluster import Ray
 from diffaug_datasets.run.engines.slurm import Slurm
+from diffaug_datasets.run.live_card import live_card
 from diffaug_datasets.run.progress import following
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Heed, Worker, WorkerOptions, growing_waits
@@ -105,7 +106,14 @@ def execute(
         if done or (options.only_fits and _are_intact(run, run.plan.fits)):
             return None if options.only_fits else done
     _check_place(run)
-    options = resolved(options)
+    with live_card(run, options.progress):
+        return _made(run, resolved(options), workers, on_progress, heed)
+
+
+def _made(
+    run: Run, options: WorkerOptions, workers: int, on_progress: OnProgress, heed: Heed | None
+) -> Assembled | None:
+    """What workers make, assembled."""
     if not accelerate.launched():
         options, workers = ranks.placed(options, _gpus(options.device)), workers or int(ranks.in_step() > 1)
     if options.split_batches and not accelerate.launched():
@@ -167,7 +175,8 @@ def execute_by_ray(
     _check_fits_from(options)
     _check_place(run)
     run.sweep()
-    ray_cluster.work(run, options, workers, engine, on_progress)
+    with live_card(run, options.progress):
+        ray_cluster.work(run, options, workers, engine, on_progress)
     on_progress()
     if done := current(run):
         return done

@@ -5,6 +5,7 @@ does it by a hard link of a finished temporary file, an object store by a PUT un
 that take such a request and overwrite all the same; `probe` finds them out before anything is made there.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from diffaug_datasets.core.errors import RunError, shown, without_secrets
 from diffaug_datasets.core.files import claim, is_temporary, sync_folder, temporary_path, write_synced
@@ -23,14 +24,27 @@ from diffaug_datasets.core.files import claim, is_temporary, sync_folder, tempor
 Content = bytes | Path
 """Bytes, or the file that holds them."""
 T = TypeVar("T")
+log = logging.getLogger("diffaug_datasets")
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])(.*)", re.DOTALL)  # `Path` makes one slash of two
 PROBES = "leases/.probe"
+HICCUPS = 5  # tries in vain before it is said
 RETRY_SECONDS = 180.0  # a store that answers no more for longer than this is given up
 LONGEST_WAIT = 10.0  # seconds between two tries
 CONNECT, ANSWER = "5s", "60s"
 STATUS = re.compile(r"\b(?:status(?: code)?:?|error:?)\s*(4\d\d|5\d\d)\b", re.IGNORECASE)
 WORKED_OUT = (408, 409, 425, 429, 500, 502, 503, 504)  # of HTTP: another try may change it
+REFUSALS = (401, 403)
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first one that is set counts
+VARIABLES = {  # scheme -> where a client finds keys and endpoint
+    **dict.fromkeys(
+        ("s3", "s3a"),
+        "keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN beside temporary ones), the "
+        "region from AWS_DEFAULT_REGION",
+    ),
+    "gs": "keys come from the file that GOOGLE_APPLICATION_CREDENTIALS names",
+    **dict.fromkeys(("az", "abfs", "abfss"), "keys come from AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+}
 TRIES = 5  # of making a file whose folder somebody takes away
 
 
@@ -240,6 +254,7 @@ class ObjectPlace:
         self.address = address_of(address)
         self.store = _store(self.address)
         self._seconds = RETRY_SECONDS if seconds is None else seconds
+        self._is_said = False
 
     @property
     def shown(self) -> str:
@@ -331,6 +346,7 @@ class ObjectPlace:
             RunError: it is refused, or fails for longer than `RETRY_SECONDS`.
         """
         tries = Retrying(
+            before_sleep=self._say_once,
             stop=stop_after_delay(self._seconds),
             retry=retry_if_exception_type(_OutOfOrder),
             wait=wait_random_exponential(multiplier=min(0.2, self._seconds / 20), max=LONGEST_WAIT),
@@ -341,9 +357,28 @@ class ObjectPlace:
             return value
         except _OutOfOrder as error:
             raise RunError(
-                f"{self.address}: does not answer ({error}) for {self._seconds:.0f} s; once it does, the same command "
-                "goes on."
+                f"{self.address}: does not answer ({error}) for {self._seconds:.0f} s; {self._endpoint}; once it does, "
+                "the same command goes on."
             ) from None
+
+    def _say_once(self, tried: RetryCallState) -> None:
+        """A word to whoever waits, once it is more than a hiccup."""
+        if not self._is_said and tried.attempt_number >= HICCUPS:
+            self._is_said = True
+            error = tried.outcome and tried.outcome.exception()
+            log.warning(
+                "%s: does not answer (%s); trying for %.0f s; %s.", self.address, error, self._seconds, self._endpoint
+            )
+
+    @property
+    def _endpoint(self) -> str:
+        """Where requests go, and by whose word."""
+        if not self.address.startswith("s3"):
+            return "requests go to the endpoint of its kind"
+        name = next((name for name in ENDPOINTS if os.environ.get(name)), None)
+        if name is None:
+            return "requests go to Amazon's endpoint, unless AWS_ENDPOINT_URL names another"
+        return f"requests go to {shown(os.environ[name])} by {name}"
 
     def _judged(self, key: str, step: Callable[[], T]) -> T:
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -351,18 +386,24 @@ class ObjectPlace:
         try:
             return step()
         except (PermissionDeniedError, UnauthenticatedError):
-            raise RunError(
-                f"{self.address}: refuses {key or 'a listing'} to these keys; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY (or those of your store) to ones that may read and write there."
-            ) from None
+            raise self._refusal(key) from None
         except FileNotFoundError:
             raise RunError(f"{self.address}: no such bucket; make it, or check AWS_ENDPOINT_URL.") from None
         except BaseError as error:
-            raise self._failure(error) from None
+            raise self._failure(error, key) from None
 
-    def _failure(self, error: Exception) -> Exception:
+    def _refusal(self, key: str) -> RunError:
+        scheme = self.address.partition(":")[0]
+        return RunError(
+            f"{self.address}: refuses {key or 'a listing'} to these keys (403); {VARIABLES[scheme]}; {self._endpoint}; "
+            "give ones that may read, write and list there."
+        )
+
+    def _failure(self, error: Exception, key: str) -> Exception:
         """What to say of an error of the client; its own words hold headers and addresses, and are not passed on."""
         match = STATUS.search(str(error))
+        if match is not None and int(match[1]) in REFUSALS:
+            return self._refusal(key)
         if match is None:
             return _OutOfOrder("no answer")
         if int(match[1]) in WORKED_OUT:
@@ -379,7 +420,7 @@ def _store(address: str) -> Any:
     from obstore.exceptions import BaseError
     from obstore.store import from_url
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = next(filter(None, map(os.environ.get, ENDPOINTS)), "")
     is_s3 = address.startswith("s3")
     options: Mapping[str, Any] = {
         "client_options": {"timeout": ANSWER, "connect_timeout": CONNECT, "allow_http": endpoint.startswith("http:")},

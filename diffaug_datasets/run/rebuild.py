@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.errors import RunError, SourceError
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.plan import Batch, Plan
 from diffaug_datasets.core.plan_table import column_of
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import Row
 from diffaug_datasets.run.batch import BatchJob
-from diffaug_datasets.run.context import ReadSource, WorkContext, sources_in
+from diffaug_datasets.run.context import Have, ReadSource, WorkContext, sources_in
 from diffaug_datasets.run.scores import ImageScores
 from diffaug_datasets.run.shards import made_row
 from diffaug_datasets.run.stacks import Stack, difference, same_stack, set_determinism, stack
@@ -40,11 +40,41 @@ def rebuild_row(run: Run, prefix: str, device: str = "cpu") -> "tuple[Rebuilt, C
         RunError: no row or several begin so, it is a real one, it failed, it is not made yet, or as `Regenerator`.
     """
     row = finished_row(run, prefix)
-    tables = [run.table(shard) for shard in run.plan.real_shards() if shard.kind == "real"]
-    regenerate = Regenerator(run.recipe, run.plan, run.folder / "fits", sources_in(tables), device=device)
+    return _compared(regenerator_of(run, device), row)
+
+
+def regenerator_of(run: Run, device: str = "cpu") -> "Regenerator":
+    """What makes rows of a run again: its models and sources are loaded once, when a row first needs them."""
+    fits = run.folder / "fits"
+    return Regenerator(run.recipe, run.plan, fits, sources_of(run), device=device, have=run.have)
+
+
+def rebuild_with(regenerate: "Regenerator", run: Run, prefix: str) -> "tuple[Rebuilt, Closeness]":
+    """As `rebuild_row`, with what is loaded already."""
+    return _compared(regenerate, finished_row(run, prefix))
+
+
+def _compared(regenerate: "Regenerator", row: "FinishedRow") -> "tuple[Rebuilt, Closeness]":
     made = regenerate(row.columns)
     row_id, stored = str(row.columns["row_id"]), str(row.columns["pixel_sha256"])
     return made, closeness(row_id, stored, made, [row.stack], regenerate, lambda: row.image)
+
+
+def sources_of(run: Run) -> ReadSource:
+    """Reads the encoded bytes of real training images; a shard is opened when one of its images is asked for."""
+    shards = [shard for shard in run.plan.real_shards() if shard.kind == "real"]
+    homes = {row.source_ids[0]: shard for shard in shards for row in shard.rows}
+    readers: dict[str, ReadSource] = {}
+
+    def read(source_id: str) -> bytes:
+        shard = homes.get(source_id)
+        if shard is None:
+            raise SourceError(f"source {source_id[:12]}: not among this run's real images.")
+        if shard.name not in readers:
+            readers[shard.name] = sources_in([run.table(shard)])
+        return readers[shard.name](source_id)
+
+    return read
 
 
 @dataclass(frozen=True)
@@ -69,7 +99,7 @@ def finished_row(run: Run, prefix: str) -> FinishedRow:
         raise RunError(f"row {row_id}: is a real image, which nothing made; name a generated row.")
     receipt = run.receipt(shard.name)
     if receipt is None:
-        raise RunError(f"row {row_id}: not made yet; `diffaug generate {run.folder}` makes it.")
+        raise RunError(f"row {row_id}: not made yet; `diffaug generate {run.where}` makes it.")
     if failed := next((row for row in receipt.failed if row.row_id == row_id), None):
         raise RunError(f"row {row_id}: has no image; it failed after {failed.attempts} attempts ({failed.reason}).")
     table = run.table(shard)
@@ -101,10 +131,12 @@ class Regenerator:
         read_source: ReadSource,
         *,
         device: str = "cpu",
+        have: Have = lambda _: None,
     ) -> None:
+        """`have`: as `WorkContext` takes it."""
         set_determinism(recipe.threads)
         self.recipe, self.plan, self._device = recipe, plan, device
-        self._ctx = WorkContext(recipe, fits, read_source, device=device, pool=recipe_pool(recipe))
+        self._ctx = WorkContext(recipe, fits, read_source, device=device, pool=recipe_pool(recipe), have=have)
         shape = recipe.batch_size
         self._job = BatchJob(
             recipe.method_definition, recipe.method_config, self._ctx, recipe.seed, shape, recipe.attempts

@@ -25,7 +25,7 @@ from diffaug_datasets.core.files import FileDigest, sha256_file, temporary_path,
 from diffaug_datasets.core.identity import canonical
 from diffaug_datasets.core.models import cache_home
 from diffaug_datasets.core.plan import Plan, Shard
-from diffaug_datasets.run.place import Entry, ObjectPlace, Place, address_of
+from diffaug_datasets.run.place import ENDPOINTS, Entry, ObjectPlace, Place, address_of
 from diffaug_datasets.run.store import OF_THE_SET, Receipt, Run
 
 PLANNED = ("recipe.yaml", "plan.parquet")
@@ -34,12 +34,13 @@ CHECKPOINTS = "-checkpoint"
 EVENTS = "events"
 EVENT_SECONDS = 20.0
 AT_ONCE = 16  # requests
+MTIME_SECONDS = 2.0  # that a file system may round times of files by
 OF_READERS = ("measures.json", "quality.parquet", "selection.parquet", "README.md", "run.json")
 
 
 def cached_at(address: str, plan_id: str) -> Path:
     """The cache folder of a run; the endpoint counts too, for two stores may have a bucket of one name."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    endpoint = next(filter(None, map(os.environ.get, ENDPOINTS)), "")
     key = hashlib.sha256(f"{endpoint}|{address_of(address)}|{plan_id}".encode()).hexdigest()[:24]
     return cache_home() / "runs" / key
 
@@ -129,6 +130,7 @@ class RemoteRun(Run):
 
     def refresh(self) -> None:
         """Know which units have receipts, by one listing, and read those that are new."""
+        begun = time.time()
         listed = {entry.key: entry for entry in (*self.place.list("shards/"), *self.place.list("fits/"))}
         self._seen.sizes = {key: entry.size for key, entry in listed.items()}
         shards = [shard.name for shard in (*self.plan.real_shards(), *self.plan.shards())]
@@ -136,10 +138,16 @@ class RemoteRun(Run):
         self._seen.absent = {unit for unit in units if self._key(unit) not in listed}
         for unit in self._seen.absent:
             self._seen.receipts.pop(unit, None)
-            self.receipt_path(unit).unlink(missing_ok=True)
+            self._forget(self.receipt_path(unit), begun)
         new = [unit for unit in units if unit not in self._seen.absent and unit not in self._seen.receipts]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda unit: self._learn(unit, listed[self._key(unit)]), new))
+
+    def _forget(self, copy: Path, listed: float) -> None:
+        """Take the copy of a receipt away that the store has not, unless it was made after the store was looked at."""
+        with suppress(FileNotFoundError):
+            if copy.stat().st_mtime < listed - MTIME_SECONDS:
+                copy.unlink()
 
     def look_again(self, unit: str) -> None:
         """Forget that a unit had no receipt."""
@@ -192,14 +200,30 @@ class RemoteRun(Run):
         return super()._damaged(receipt, trusted)
 
     def _fetch_file(self, unit: str, file: FileDigest) -> None:
-        """Have a unit's file here, with its digest; what is here with another one is fetched anew."""
-        folder = self.receipt_path(unit).parent
-        path = folder / file.file
-        if path.is_file() and path.stat().st_size == file.size and sha256_file(path) == file.sha256:
-            return
-        key = f"{folder.relative_to(self.folder).as_posix()}/{file.file}"
-        path.unlink(missing_ok=True)
-        self._download(key, path)
+        """Have a unit's file here, with its digest."""
+        folder = self.receipt_path(unit).parent.relative_to(self.folder)
+        self.file((folder / file.file).as_posix(), file.size, file.sha256)
+
+    def file(self, path: str, size: int, sha256: str) -> Path:
+        """As `Run.file`, in the cache; what is there with another digest is fetched anew."""
+        here = self.folder / path
+        if not (here.is_file() and here.stat().st_size == size and sha256_file(here) == sha256):
+            here.unlink(missing_ok=True)
+            self._download(path, here)
+        return here
+
+    def again(self) -> "RemoteRun":
+        """As `Run.again`; what one of them knows of the store, the other one asks for itself."""
+        return RemoteRun(self.address, self.plan.id, self.plan)
+
+    def have(self, unit: str) -> None:
+        """As `Run.have`; a unit that has no receipt has none."""
+        self.look_again(unit)
+        if not self.receipt_path(unit).exists():  # another process that saw the store before took the copy away
+            self._seen.receipts.pop(unit, None)
+        receipt = self.receipt(unit)
+        for file in receipt.files if receipt else ():
+            self._fetch_file(unit, file)
 
     def _download(self, key: str, path: Path) -> bool:
         temporary = temporary_path(path)

@@ -132,7 +132,7 @@ def withdraw(run: Run, images: Collection[str], folder: Path | None = None) -> W
         PlanError: an id that no training image has, or no row would be left.
     """
     if finished(run) is None:
-        raise RunError(f"{run.folder}: not finished; `diffaug generate {run.folder}` continues it.")
+        raise RunError(f"{run.where}: not finished; `diffaug generate {run.where}` continues it.")
     plan = without_images(run.plan, images)
     new = Run(folder or default_folder(plan, run.folder.parent), plan)  # whose plan is written last
     if (new.folder / "plan.json").exists() and Run.open(new.folder).plan.id != plan.id:
@@ -182,7 +182,7 @@ def _shard(run: Run, new: Run, shard: Shard) -> bool:
 def _receipt(run: Run, unit: str) -> Receipt:
     receipt = run.receipt(unit)
     if receipt is None or not run.intact(unit):
-        raise RunError(f"{run.folder}: {unit} is missing or damaged; `diffaug generate {run.folder}` makes it again.")
+        raise RunError(f"{run.where}: {unit} is missing or damaged; `diffaug generate {run.where}` makes it again.")
     return receipt
 
 

@@ -443,6 +443,17 @@ class Run:
         """A file of the run, to be read."""
         return self.folder / name
 
+    def file(self, path: str, size: int, sha256: str) -> Path:  # noqa: ARG002
+        """A file that a receipt or `run.json` names by its path in the run, to be read."""
+        return self.folder / path
+
+    def again(self) -> "Run":
+        """Another view of this run, for another thread."""
+        return Run(self.folder, self.plan)
+
+    def have(self, unit: str) -> None:
+        """Have the files of a finished unit on this machine."""
+
     def fetch_all(self) -> None:
         """Have all files on this machine."""
 

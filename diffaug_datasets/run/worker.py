@@ -51,7 +51,7 @@ class WorkerOptions:
 
     `fits_from`: other run folders whose finished fits may be copied instead of made again, and whose images where the
     plans differ in their filters alone. `split_batches`: the processes of one `accelerate launch` share the batches of
-    each concept fit.
+    each concept fit. `progress`: org/name of the Hub whose card says meanwhile how far the run is.
     """
 
     device: str = "cpu"
@@ -60,6 +60,7 @@ class WorkerOptions:
     allow_mixed_stack: bool = False
     fits_from: tuple[Path, ...] = ()
     split_batches: bool = False
+    progress: str = ""
 
 
 class Worker:
@@ -174,6 +175,7 @@ class Worker:
             report=report,
             pool=recipe_pool(self.recipe, self.run.pool_path),
             held_out=lambda: images_in(self._tables("test")),
+            have=self.run.have,
         )
 
     @cached_property

@@ -15,7 +15,7 @@ from diffaug_datasets.core.learning import LoraConfig
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, encode_both_ways
+from diffaug_datasets.models.concepts import ConceptExample, Latents
 from diffaug_datasets.models.few_shot import LoraTraining, beside, fresh_matrices, learn_lora
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
@@ -62,15 +62,16 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Worker:
 def test_training_is_the_authors(backbone: Backbone, examples: list[ConceptExample], tmp_path: Path) -> None:
     """Six steps: matrices and losses."""
     labels = [example.class_id for example in examples]
-    latents = encode_both_ways(backbone, examples, "bilinear")
+    read = Latents(backbone, examples, "bilinear")
+    latents = read(torch.arange(3), torch.zeros(3, dtype=torch.bool))
     start = {key: matrix.detach().clone() for key, matrix in fresh_matrices(backbone, CFG).items()}
-    draws = LoraTraining(backbone, CFG, latents, labels, PROMPTS).draws
+    draws = LoraTraining(backbone, CFG, read, labels, PROMPTS).draws
     steps = [draws.step(i) for i in range(CFG.steps(3))]
     assert len(steps) == 6
     given = [(step.images.tolist(), step.t, step.eps) for step in steps]
     texts = [PROMPTS[label] for label in labels]
     pipe = published.pipeline(PACKAGED)
-    wanted, losses = published.train(pipe, start, list(latents[:, 0]), texts, given, CFG.lr, CFG.warmup)
+    wanted, losses = published.train(pipe, start, list(latents), texts, given, CFG.lr, CFG.warmup)
     ours = learn_lora(backbone, examples, PROMPTS, CFG, workdir=tmp_path, resize="bilinear")
     assert ours.losses == pytest.approx(losses, rel=1e-4)
     moved = 0.0

@@ -11,7 +11,7 @@ from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.method import Resize
 from diffaug_datasets.models.adapters import LoadedConcepts
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, at_resolution, encode_both_ways, unlearned_concepts
+from diffaug_datasets.models.concepts import ConceptExample, Latents, at_resolution, unlearned_concepts
 from diffaug_datasets.numerics.schedule import add_noise
 
 
@@ -36,7 +36,7 @@ def held_out_loss(
     losses: dict[int, list[float]] = {}
     for j, example in enumerate(examples):
         with at_resolution(backbone, cfg.resolution):
-            latent = encode_both_ways(backbone, [example], resize)[0, 0]
+            [latent] = Latents(backbone, [example], resize)(torch.tensor([0]), torch.tensor([False]))
         generator = torch.Generator().manual_seed(uint63(f"{seed}|held out|{j}"))
         cond = backbone.prompt(cfg.prompt(example.class_id, metaclass))
         losses.setdefault(example.class_id, []).append(_denoising_error(backbone, latent, cond, n_noise, generator))

@@ -29,9 +29,9 @@ from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import (
     ConceptExample,
     ConceptTraining,
+    Latents,
     TrainedConcepts,
     collected,
-    encode_both_ways,
     min_snr_weights,
     train_concepts,
     trainable,
@@ -357,7 +357,7 @@ def test_the_loss_is_the_one_of_plain_diffusers(
     backbone: Backbone, sd_folder: Path, tmp_path: Path, fault: str
 ) -> None:
     """Textual inversion and unfused LoRA in the forward pass; with a fault planted the two differ."""
-    latents = encode_both_ways(backbone, EXAMPLES, "bilinear")
+    latents = Latents(backbone, EXAMPLES, "bilinear")
     labels = [example.class_id for example in EXAMPLES]
     start = unlearned_concepts(backbone, NAMES, CFG, metaclass="bird")
     generator = torch.Generator().manual_seed(3)
@@ -369,8 +369,8 @@ def test_the_loss_is_the_one_of_plain_diffusers(
         draw = training.draws.step(4)
         collected(start, rows, lora).save(tmp_path)
         with torch.no_grad():
-            training.latents = latents * (1.1 if fault == "scale" else 1.0)
-            training.ids = training.ids[[1, 0, 3, 2, 4]] if fault == "token" else training.ids
+            training.latents = lambda *shown: latents(*shown) * (1.1 if fault == "scale" else 1.0)
+            training.ids = training.ids.flip(0) if fault == "token" else training.ids
             ours = float(training.loss(replace(draw, eps=-draw.eps) if fault == "target" else draw))
     prompts = [CFG.prompt(label, "bird") for label in labels]
     with torch.no_grad():

@@ -10,9 +10,10 @@ from command_line import Command
 from small_release import made
 from test_verify import Shelf, with_column
 
+from diffaug_datasets.release.checks import OK, WRONG, Check
 from diffaug_datasets.release.rebuild import Rebuilder
 from diffaug_datasets.release.repository import Repository
-from diffaug_datasets.release.verify import OK, WRONG, Check, run_checks
+from diffaug_datasets.release.verify import run_checks
 from diffaug_datasets.run.store import Run
 
 NOT_COMPARED = {

@@ -74,9 +74,11 @@ def ray_nodes(folder: Path, port: int) -> Iterator[RayNodes]:
 def _started(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """A node that says that it runs."""
     log = folder / f"{len(list(folder.glob('*.log')))}.log"
+    folders = os.pathsep.join(filter(None, [*sys.path, os.environ.get("PYTHONPATH")]))  # actors are of this module
+    environment = {**os.environ, **SETTINGS, "PYTHONPATH": folders}
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **SETTINGS}
+            line, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
         )
     limit = time.monotonic() + 240
     while "Ray runtime started" not in log.read_text():

@@ -45,7 +45,7 @@ PreemptMode=REQUEUE
 ReturnToService=2
 KillWait=5
 MinJobAge=3600
-SlurmdTimeout=15
+SlurmdTimeout=60
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,defer=0
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=4000
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=4000

@@ -113,6 +113,16 @@ def _worker(slurm: SlurmNodes, job: Job, task: int) -> psutil.Process:
     raise AssertionError(f"no worker of task {task}")
 
 
+def _holds_usr2_back(slurm: SlurmNodes, job: Job, task: int) -> bool:
+    """Whether the Python process of a task is there and has USR2 blocked, as Linux says it."""
+    try:
+        said = Path(f"/proc/{_worker(slurm, job, task).pid}/status").read_text()
+    except (AssertionError, OSError):
+        return False
+    [blocked] = re.findall(r"^SigBlk:\s*([0-9a-f]+)$", said, re.M)
+    return bool(int(blocked, 16) >> (signal.SIGUSR2 - 1) & 1)
+
+
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_a_requeued_task_and_a_killed_one_change_no_bytes(
@@ -173,7 +183,7 @@ def test_a_signal_that_comes_while_a_task_starts_is_heeded(
 ) -> None:
     run = Run.open(shutil.copytree(many[0], tmp_path / "run"))
     job = submit(run, WorkerOptions("auto"), 2, Slurm(MEMORY, 30))
-    wait_until(lambda: (run.folder / "slurm" / f"{job.id}_0_0_log.out").exists())
+    wait_until(lambda: _holds_usr2_back(slurm, job, 0))
     slurm.ask("scancel", "--signal=USR2", f"{job.id}_0")
     wait_until(lambda: slurm.field(f"{job.id}_0", "Restarts") == "1")
     await_job(run, job)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Command
+from command_line import Answer, Command
 from object_stores import BUCKET, ObjectStore, object_store
 from small_runs import METHODS, digests, small_recipe, small_run
 
@@ -76,12 +76,40 @@ def test_from_plan_to_verify(
     state = json.loads(said[-2].out)
     assert (state["finished"], state["shards_done"], state["rows_written"], state["work"]) == (True, 2, 10, [])
     assert place_of(address).get("report.html") and f"{address}/report.html" in said[-1].out
+    said += looked_at(diffaug, run, address, store, tmp_path, monkeypatch)
     shelf = f"s3://{BUCKET}/shelf/{time.time_ns()}"
     said.append(diffaug("publish", address, shelf, "--allow", "licence"))
     assert [(answer.code, answer.err) for answer in said if answer.code] == []
     assert verify(shelf).passed
     assert not [answer for answer in said if SECRET in answer.out + answer.err or "loopback-id" in answer.out]
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
+
+
+def looked_at(
+    diffaug: Command, run: Run, address: str, store: ObjectStore, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[Answer]:
+    """Every verb that takes a run, on the address, with an empty cache; what a row does not need is not fetched."""
+    row_id = run.plan.rows[7].row_id
+    [unread] = [shard for shard in run.plan.shards() if all(row.row_id != row_id for row in shard.rows)]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "desk"))
+    before = len(store.log)
+    said = [diffaug("show", address, row_id[:12], "--out", home / "row.png")]
+    said.append(diffaug("regen", address, row_id[:12], "--device", "cpu", "--out", home / "again.png"))
+    fetched = [
+        one.key for one in store.log[before:] if one.method == "GET" and one.key.endswith((".arrow", ".safetensors"))
+    ]
+    assert not [key for key in fetched if unread.name in key] and any("fits/" in key for key in fetched)
+    assert len(fetched) == len(set(fetched)), "nothing is fetched twice"
+    assert "bit-equal to the stored image" in said[-1].out
+    said.append(diffaug("show", home / "again.png", address))
+    assert f"run folder: {address}\n" in said[-1].out
+    said.append(diffaug("export", address, home / "files", "--synthetic-only"))
+    assert sorted(path.stem for path in (home / "files" / "train").rglob("*.png")) == sorted(
+        row.row_id for row in run.plan.rows
+    )
+    said.append(diffaug("verify", address, "--sample", 1, "--device", "cpu"))
+    assert "sample: ok, 1 of 1 rows are bit-equal" in said[-1].out
+    return said
 
 
 def planned(address: str) -> Run:
@@ -120,6 +148,49 @@ def test_a_store_that_ignores_the_condition_is_refused(
         planned(address)
     with pytest.raises(RunError, match=r"no plan\.json here"):
         Run.open(address)
+
+
+@pytest.mark.full
+def test_it_is_measured_and_benched_where_it_lies(diffaug: Command, address: str, tmp_path: Path) -> None:
+    run = planned(address)
+    execute(run, WorkerOptions(), workers=1)
+    said = diffaug("measure", address)
+    assert said.code == 0, said
+    assert f"measures: {address}/measures.json, for report and publish" in said.err
+    assert place_of(address).get("measures.json")
+    said = diffaug("bench", address, "--out", tmp_path / "bench")
+    assert said.code == 0, said
+    assert "txt2img alone" in said.out
+    report = diffaug("report", address)
+    assert report.code == 0 and b"Frechet distance" in (place_of(address).get("report.html") or b"")
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "401 Unauthorized"])
+def test_a_store_that_refuses_is_told_how_keys_are_found(
+    diffaug: Command, address: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    def refusing(environ: dict[str, Any], start: Any) -> Any:
+        start(status, [("Content-Type", "text/xml")])
+        return [b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>no</Message></Error>"]
+
+    monkeypatch.setattr(store, "inner", refusing)
+    said = diffaug("generate", address).sentence
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    for words in ("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", f"requests go to {endpoint} by AWS_ENDPOINT_URL"):
+        assert words in said
+    assert said.startswith(f"{address}: refuses plan.json to these keys (403)")
+
+
+def test_a_damaged_object_is_found_by_verify(diffaug: Command, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(planned(address), WorkerOptions(), workers=1)
+    place = place_of(address)
+    key = "shards/synthetic-00001.arrow"
+    content = place.get(key) or b""
+    place.put(key, b"T" + content[1:])
+    Run.open(address).folder.joinpath(key).unlink()
+    said = diffaug("verify", address)
+    assert said.code == 1
+    assert f"digests: WRONG, {key} has other bytes than stated; `diffaug generate {address}`" in said.out
 
 
 def test_a_cut_object_is_fetched_again(address: str) -> None:

@@ -7,13 +7,16 @@ by actor: a unit that three workers died on would take down worker after worker,
 import json
 import logging
 import os
+import re
 import secrets
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 from diffaug_datasets.core.errors import DiffAugError, RunError, few, one_line
@@ -30,6 +33,7 @@ SETTINGS = {  # of Ray, unless the environment has others: nothing is sent home,
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_raylet_start_wait_time_s": "120",
 }
+COLOUR = re.compile("\x1b\\[[0-9;]*m")
 HERE = "local"  # Ray's word for a cluster of its own on this machine
 log = logging.getLogger("diffaug_datasets")
 
@@ -88,9 +92,7 @@ def connected(address: str | None) -> Iterator[bool]:
     Raises:
         RunError: no cluster answers at the address.
     """
-    import ray
-
-    if ray.is_initialized():
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         yield False
         return
     place = address or os.environ.get("RAY_ADDRESS") or HERE
@@ -100,8 +102,10 @@ def connected(address: str | None) -> Iterator[bool]:
     settings = dict(SETTINGS)
     if place == HERE:
         quiet |= {"object_store_memory": OBJECT_STORE, "include_dashboard": False}
-        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # else Ray keeps one at home
+        settings |= _guard()
     with _set(settings):
+        import ray
+
         try:
             ray.init(place, **quiet)
         except Exception as error:  # where a node does not come up in time, Ray raises just this
@@ -111,6 +115,22 @@ def connected(address: str | None) -> Iterator[bool]:
             yield place == HERE
         finally:
             ray.shutdown()
+
+
+def _guard() -> Mapping[str, str]:
+    """Settings that let nobody else into a cluster of our own.
+
+    Ray reads them when it is imported and never again. So they are the same for as long as this process lives, and where
+    somebody has imported Ray before, it is as they wanted it.
+    """
+    if "ray" in sys.modules and not _token.cache_info().currsize:
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+
+
+@cache
+def _token() -> str:
+    return secrets.token_hex(32)
 
 
 @contextmanager
@@ -227,7 +247,7 @@ class _Crew:
             ray.kill(hand)
             return name, None
         except RayError as error:
-            self._lost(name, one_line(error), is_dead=True)
+            self._lost(name, _end(error), is_dead=True)
             self.hire()
             return name, None
         self._idle.append(hand)
@@ -247,6 +267,16 @@ class _Crew:
         alive = len(self._starting) + len(self._busy) + len(self._idle)
         if is_dead and self._stillborn >= DEATHS_A_UNIT * (alive + 1):
             raise RunError(f"{self._stillborn} workers died before they had begun, the last of: {reason.rstrip('.')}.")
+
+
+def _end(error: BaseException) -> str:
+    """Why a worker is dead, without Ray's colours; where it could not even be made, what its node says."""
+    text = COLOUR.sub("", str(error))
+    if "creation task" not in text:
+        return one_line(text)
+    last = one_line(text.strip().rpartition("\n")[2])
+    is_bare = last.startswith(("ModuleNotFoundError", "ImportError"))
+    return f"{last.rstrip('.')} (every node needs the packages that this machine has)" if is_bare else last
 
 
 def _reason(cause: BaseException) -> str:
