@@ -102,23 +102,14 @@ evaluations = _editing.evaluations
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """Images of a batch, row i from its own noise under its own LoRA."""
-    import torch
-
-    from diffaug_datasets.models.denoising import pictures, sampled
+    from diffaug_datasets.models.denoising import guided_towards, pictures, row_conditions, sampled
     from diffaug_datasets.models.few_shot import beside
 
     backbone = ctx.backbone
     loras = [ctx.fit(row.adapters[0]) for row in rows]
-    cond = _loras.encoded([row.prompt or "" for row in rows], loras, ctx)
-    uncond = _loras.encoded([row.negative_prompt or "" for row in rows], loras, ctx)
-    scale = torch.tensor([1.0 if row.guidance_scale is None else row.guidance_scale for row in rows])
+    told, starts = row_conditions(rows), [0] * len(rows)
+    cond, uncond = (_loras.encoded(texts, loras, ctx) for texts in (told.last, told.negative))
     with beside(backbone, [_loras.part(lora, "unet") for lora in loras]):
-        latents = sampled(
-            backbone,
-            lambda xt, t, _: backbone.guided_eps(xt, t, cond, uncond, scale),
-            ctx.noise(rows),
-            cfg.sampler,
-            cfg.num_inference_steps,
-            [0] * len(rows),
-        )
+        network = guided_towards(backbone, cond, uncond, told.scale)
+        latents = sampled(backbone, network, ctx.noise(rows), cfg.sampler, cfg.num_inference_steps, starts)
     return pictures(backbone, latents)

@@ -63,8 +63,6 @@ from diffaug_datasets.plugin import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffaug_datasets.numerics.sampling import Network
-
 NAME = "dream_da"
 SLUG = "dreamda"
 VERSION = 1
@@ -181,7 +179,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     import torch
 
     from diffaug_datasets.models.bottleneck import BottleneckNoise, perturbed
-    from diffaug_datasets.models.denoising import pictures
+    from diffaug_datasets.models.denoising import guided_towards, pictures, row_conditions
     from diffaug_datasets.models.few_shot import beside
     from diffaug_datasets.numerics.cycle import cycle_sample
     from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps
@@ -194,7 +192,9 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     pixels = [backbone.preprocess(ctx.source(row.source_ids[0]), cfg.resize) for row in rows]
     clean = backbone.encode(torch.stack(pixels), _editing.posterior_noise(rows, cfg, ctx))
     noised = add_noise(backbone.schedule, clean, ctx.noise(rows), [labels[s] for s in starts])
-    empty, guided = _loras.encoded([""] * len(rows), loras, ctx), _guided(rows, loras, ctx)
+    told = row_conditions(rows)
+    empty, cond, uncond = (_loras.encoded(texts, loras, ctx) for texts in ([""] * len(rows), told.last, told.negative))
+    guided = guided_towards(backbone, cond, uncond, told.scale)
     generators: list[torch.Generator] = []
 
     def of_source(xt: "Tensor", t: float, _step: int) -> "Tensor":
@@ -214,13 +214,3 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     with beside(backbone, [_loras.part(lora, "unet") for lora in loras]) if cfg.lora else nullcontext():
         latents = cycle_sample(networks, clean, noised, noise, schedule, labels, starts, cfg.eta)
     return pictures(backbone, latents)
-
-
-def _guided(rows: Sequence[PlanRow], loras: "Sequence[Mapping[str, Tensor]]", ctx: Context) -> "Network":
-    """The guided prediction of rows, whose texts are encoded under their own LoRA."""
-    import torch
-
-    cond = _loras.encoded([row.prompt or "" for row in rows], loras, ctx)
-    uncond = _loras.encoded([row.negative_prompt or "" for row in rows], loras, ctx)
-    scale = torch.tensor([1.0 if row.guidance_scale is None else row.guidance_scale for row in rows])
-    return lambda xt, t, _step: ctx.backbone.guided_eps(xt, t, cond, uncond, scale)

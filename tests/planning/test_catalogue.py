@@ -438,6 +438,21 @@ TABLE: list[Family] = [
             "painted": 0.5,
         },
     ),
+    (
+        ["saspa@cars_full_code"],
+        {"per_image": 2, "backbone.id": "Salesforce/blipdiffusion-controlnet"},
+        {
+            "subject": "blip_diffusion",
+            "subject_name": "car",
+            "sampler": "plms",
+            "num_inference_steps": 50,
+            "guidance_scale": 7.5,
+            "low": 120,
+            "high": 200,
+            "conditioning_scale": 1.0,
+            "painted": 0.0,
+        },
+    ),
 ]
 
 
