@@ -50,12 +50,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "text_encoder": ("CLIPTextModel", "ContextCLIPTextModel"),  # the same weights; vectors may stand among its words
 }
 CLASSES |= {"tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
-UNUSED: tuple[str, ...] = (
-    "scheduler",
-    "safety_checker",
-    "feature_extractor",
-    "image_encoder",
-)  # the scheduler: by its keys
+UNUSED: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")
 UNUSED += ("qformer", "controlnet", "image_processor")  # of BLIP-Diffusion; read where a recipe names their folders
 EXTRA_INPUTS: tuple[str, ...] = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
 EXTRA_INPUTS += ("encoder_hid_dim_type",)
