@@ -221,6 +221,9 @@ REACHED = "tests/run/test_published.py::test_where_sampling_ends_reaches_the_lat
 GIF_ENDS = "tests/methods/test_gif.py::test_a_sampled_source_and_another_end_reach_the_latents"
 INVERTERS = "tests/numerics/test_inverting.py::{}"
 LORA_STARTS = "tests/models/test_concepts.py::test_lora_starts_as_peft_does[{}]"
+DREAM_DA = "tests/run/test_published.py::test_dream_da_under_each_class_s_own_lora"
+INSTRUCTED = "tests/methods/test_alia.py::test_instructed_edits_are_those_of_the_pipeline"
+SUBJECT = "tests/methods/test_saspa.py::test_pictures_of_a_subject_are_the_pipeline_s"
 # Option -> the test that is there for it, and a fault.
 OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
     "encode": (
@@ -349,6 +352,43 @@ OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
             PROMPTS.format("test_texts_of_ones_own_are_for_all_classes_or_by_label"),
             Fault("core/prompts.py", "return prompts[label]", "return next(iter(prompts.values()))"),
         ),
+    ),
+    "lora": (
+        (
+            DREAM_DA,
+            Fault(
+                "methods/dream_da.py",
+                "ctx.fit(row.adapters[0]) if cfg.lora",
+                "ctx.fit(rows[0].adapters[0]) if cfg.lora",
+            ),
+        ),
+        (DREAM_DA, Fault("methods/dream_da.py", '_loras.part(lora, "unet") for', "{} for")),
+        (DREAM_DA, Fault("methods/dream_da.py", "_editing.posterior_noise(rows, cfg, ctx)", "None")),
+        (
+            "tests/methods/test_datadream.py::test_training_is_the_authors[text_to_image]",
+            Fault("models/few_shot.py", 'self.cfg.lr_schedule == "constant"', 'self.cfg.lr_schedule == "cosine"'),
+        ),
+        (
+            "tests/methods/test_dream_da.py::test_lora_is_learned_for_each_class_or_for_all",
+            Fault("methods/_loras.py", 'if scope == "class"', 'if scope == "dataset"'),
+        ),
+    ),
+    "editor": (
+        (INSTRUCTED, Fault("models/pix2pix.py", "image_scale * (image - nothing)", "image_scale * (nothing - image)")),
+        (INSTRUCTED, Fault("methods/_editing.py", "told.scale, cfg.image_guidance_scale", "told.scale, 1.0")),
+        (INSTRUCTED, Fault("methods/alia.py", "self.columns(0, 1.0) if", "self.steps(0.5) if")),
+        (
+            "tests/methods/test_alia.py::test_a_sampled_source_has_a_seed_of_its_own",
+            Fault("methods/alia.py", " | cfg.drawn(key)", ""),
+        ),
+    ),
+    "subject": (
+        (SUBJECT, Fault("models/subjects.py", '"proj_layer.dense2") + x', '"proj_layer.dense2")')),
+        (SUBJECT, Fault("models/subjects.py", "x * torch.sigmoid(1.702 * x)", "x * torch.sigmoid(x)")),
+        (SUBJECT, Fault("models/subjects.py", "self._attended(asked, seen,", "self._attended(asked, 0 * seen,")),
+        (SUBJECT, Fault("models/subjects.py", "BEGIN = 2", "BEGIN = 1")),
+        (SUBJECT, Fault("models/subjects.py", "REPEATS = 20", "REPEATS = 1")),
+        (SUBJECT, Fault("methods/saspa.py", "ctx.source(row.source_ids[1])", "ctx.source(row.source_ids[0])")),
     ),
     "later": (
         (

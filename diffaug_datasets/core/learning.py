@@ -197,8 +197,11 @@ class LoraConfig(Settings):
     text_encoder: bool = Field(default=True, description="learn LoRA of the text encoder too")
     epochs: int = Field(default=200, ge=0, le=1_000_000, description="passes over the images")
     batch: int = Field(default=8, ge=1, le=1024, description="images per step")
-    lr: float = Field(default=1e-4, ge=0, description="AdamW learning rate, down along a cosine")
-    warmup: int = Field(default=100, ge=0, description="steps in which the rate rises")
+    lr: float = Field(default=1e-4, ge=0, description="AdamW learning rate")
+    lr_schedule: Annotated[Literal["cosine", "constant"], Later()] = Field(
+        default="cosine", description="cosine = up in `warmup` steps, then down to zero at the last; or constant"
+    )
+    warmup: int = Field(default=100, ge=0, description="steps in which the rate rises; cosine alone")
     flip: float = Field(default=0.0, ge=0, le=1, description="probability of mirroring an image; the authors: never")
     class_balanced: bool = Field(default=False, description="draw class c with weight 1/n_c (long-tailed data)")
     seed: int = Field(default=42, ge=0, lt=2**63, description="every draw of a step follows from it")

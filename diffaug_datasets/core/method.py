@@ -73,6 +73,7 @@ class Requirements:
     `pool`: the place of the images that it may retrieve; the key of `Config` has this name too.
     `controlnet`: the folder of the ControlNet that steers it, '' where one is needed and none is named; the key of
     `Config` has this name too.
+    `qformer`: the same of the folder of BLIP-Diffusion's Q-Former, by which it is shown a subject.
     `suffixes`: the texts that prompts may end with, the name of a shipped list, or `auto` for the dataset's own list.
     `top_confused`: take sources from that many classes, those most confused with the target; None = from all others.
     `steps`: what must fit the schedule of the backbone.
@@ -89,6 +90,7 @@ class Requirements:
     editor: bool = False
     controlnet: str | None = None
     texts: bool = False
+    qformer: str | None = None
 
 
 class MethodConfig(Settings):
@@ -284,6 +286,9 @@ class Context(Protocol):
     @property
     def controlnet(self) -> ControlNetModel:
         """The ControlNet that the recipe names in `config.controlnet`."""
+
+    def subject(self, image: Image, word: str) -> Float[Tensor, "q d"]:
+        """What a picture shows of the kind that the word names, by the Q-Former of `config.qformer`."""
 
     @property
     def pool(self) -> Pool:

@@ -10,7 +10,7 @@ From pure noise, z_T ~ N(0, I), step 3 alone, over the whole schedule.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -34,6 +34,7 @@ from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.numerics.timesteps import img2img_start
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 Targets = Annotated[
@@ -141,6 +142,18 @@ class Editing(FromSource):
         return Requirements(steps=super().requirements.steps, at_source_size=at_source_size)
 
 
+class Instructed(Protocol):
+    """The part of a method's `Config` that an edit by InstructPix2Pix reads."""
+
+    @property
+    def num_inference_steps(self) -> int:
+        """Of Euler's ancestral sampler."""
+
+    @property
+    def image_guidance_scale(self) -> float:
+        """Towards the image."""
+
+
 class Draw(BaseModel):
     """posterior_seed: of the noise that chooses the source's latent; None = the posterior's mode, which needs none."""
 
@@ -180,6 +193,24 @@ def evaluations(cfg: Sampling, row: PlanRow) -> int:
     """U-Net rows for one image: two branches per step that runs, one where w = 1. PLMS takes its first step twice."""
     labels = cfg.num_inference_steps + (cfg.sampler == "plms")
     return branches(row) * (labels - (row.start_step or 0))
+
+
+def instructed_evaluations(cfg: Instructed, row: PlanRow) -> int:
+    """U-Net rows for one image that InstructPix2Pix edits: three a step, one where neither scale guides."""
+    plain = row.guidance_scale == 1 and cfg.image_guidance_scale == 1
+    return cfg.num_inference_steps * (1 if plain else 3)
+
+
+def instructed(
+    rows: Sequence[PlanRow], cfg: Instructed, ctx: Context, sources: "Float[Tensor, 'b 3 H W']"
+) -> "Float[Tensor, 'b 3 H W']":
+    """Sources in [-1, 1], edited as their rows' prompts instruct: in [0, 1], row i by its own seed."""
+    from diffaug_datasets.models import pix2pix
+    from diffaug_datasets.models.denoising import row_conditions
+
+    told, seeds = row_conditions(rows), [row.seed or 0 for row in rows]
+    scales, steps = (told.scale, cfg.image_guidance_scale), cfg.num_inference_steps
+    return pix2pix.instructed(ctx.backbone, sources, told.last, told.negative, *scales, steps, seeds)
 
 
 def from_noise(rows: Sequence[PlanRow], cfg: FromNoise, ctx: Context) -> list[Generated]:

@@ -20,11 +20,12 @@ would alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import Literal
 
 from pydantic import Field
 
-from diffaug_datasets.methods import _editing
+from diffaug_datasets.methods import _editing, _loras
 from diffaug_datasets.plugin import (
     Context,
     FitFiles,
@@ -36,15 +37,10 @@ from diffaug_datasets.plugin import (
     PlanSpec,
     Resize,
     RowKey,
-    Source,
     SourceTable,
     fill,
-    image_key,
     new_row,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NAME = "datadream"
 SLUG = "datadream"
@@ -64,7 +60,7 @@ class Config(_editing.FromNoise):
     """What is learned, of which images together, and sampling."""
 
     lora: LoraConfig = LoraConfig()
-    scope: Literal["class", "dataset"] = Field(default="class", description="LoRA of each class, or one of all")
+    scope: _loras.Scope = "class"
     prompt: str = Field(
         default="a {metaclass} photo of a {name}", description="of learning and of images; {name}, {metaclass}"
     )
@@ -88,30 +84,17 @@ def _prompt(cfg: Config, table: SourceTable, label: int) -> str:
 
 def _units(cfg: Config, table: SourceTable, spec: PlanSpec) -> Mapping[int, FitUnit]:
     """Class id -> the training run that its rows rest on."""
-    groups = {label: images for label, images in table.by_class().items() if images}
-    if cfg.scope == "class":
-        return {label: _unit(cfg, table, spec, images) for label, images in groups.items()}
-    return dict.fromkeys(groups, _unit(cfg, table, spec, table.sources))
-
-
-def _unit(cfg: Config, table: SourceTable, spec: PlanSpec, images: Sequence[Source]) -> FitUnit:
-    config = {**cfg.lora.identity(), "steps": cfg.lora.steps(len(images))}
-    payload = {"backbone": spec.backbone, "config": config, "resize": cfg.resize, "size": spec.size}
-    prompts = {str(label): _prompt(cfg, table, label) for label in sorted({source.label for source in images})}
-    keys = [image_key(source.id, source.label) for source in images]
-    return FitUnit.of("lora", {**payload, "images": keys, "prompts": prompts})
+    return _loras.units(cfg.lora, cfg.scope, cfg.resize, table, spec, partial(_prompt, cfg, table))
 
 
 def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow]) -> tuple[FitUnit, ...]:
     """A training run for every class that rows are made of, or one for all."""
-    units = _units(cfg, table, spec)
-    return tuple({units[row.label].name: units[row.label] for row in sorted(rows, key=lambda row: row.label)}.values())
+    return _loras.cited(_units(cfg, table, spec), rows)
 
 
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """Learn the matrices of one run."""
-    prompts = {int(label): text for label, text in unit.content["prompts"].items()}
-    return ctx.learn_lora(unit.content["images"], prompts, cfg.lora, resize=cfg.resize)
+    return _loras.learn(unit, cfg.lora, ctx)
 
 
 evaluations = _editing.evaluations
@@ -119,37 +102,14 @@ evaluations = _editing.evaluations
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
     """Images of a batch, row i from its own noise under its own LoRA."""
-    import torch
-
-    from diffaug_datasets.models.denoising import pictures, sampled
+    from diffaug_datasets.models.denoising import guided_towards, pictures, row_conditions, sampled
     from diffaug_datasets.models.few_shot import beside
 
     backbone = ctx.backbone
     loras = [ctx.fit(row.adapters[0]) for row in rows]
-    conditions = [_conditions(row, lora, ctx) for row, lora in zip(rows, loras, strict=True)]
-    cond, uncond = (torch.stack(part) for part in zip(*conditions, strict=True))
-    scale = torch.tensor([1.0 if row.guidance_scale is None else row.guidance_scale for row in rows])
-    with beside(backbone, [_of(lora, "unet") for lora in loras]):
-        latents = sampled(
-            backbone,
-            lambda xt, t, _: backbone.guided_eps(xt, t, cond, uncond, scale),
-            ctx.noise(rows),
-            cfg.sampler,
-            cfg.num_inference_steps,
-            [0] * len(rows),
-        )
+    told, starts = row_conditions(rows), [0] * len(rows)
+    cond, uncond = (_loras.encoded(texts, loras, ctx) for texts in (told.last, told.negative))
+    with beside(backbone, [_loras.part(lora, "unet") for lora in loras]):
+        network = guided_towards(backbone, cond, uncond, told.scale)
+        latents = sampled(backbone, network, ctx.noise(rows), cfg.sampler, cfg.num_inference_steps, starts)
     return pictures(backbone, latents)
-
-
-def _conditions(row: PlanRow, lora: "Mapping[str, Tensor]", ctx: Context) -> "tuple[Tensor, Tensor]":
-    """With and without the prompt [s d], by the text encoder under the row's LoRA, encoded alone."""
-    from diffaug_datasets.models.few_shot import beside
-
-    with beside(ctx.backbone, [_of(lora, "text_encoder")]):
-        [cond] = ctx.backbone.prompts([row.prompt or ""])
-        [uncond] = ctx.backbone.prompts([row.negative_prompt or ""])
-    return cond, uncond
-
-
-def _of(lora: "Mapping[str, Tensor]", part: str) -> "dict[str, Tensor]":
-    return {key: matrix for key, matrix in lora.items() if key.startswith(f"{part}.")}

@@ -254,8 +254,7 @@ def evaluations(cfg: Config, row: PlanRow) -> int:
     """Three U-Net rows per step of an instructed edit, one without guidance; two of a noised one."""
     if cfg.editor == "noised":
         return branches(row) * (cfg.num_inference_steps - (row.start_step or 0))
-    plain = row.guidance_scale == 1 and cfg.image_guidance_scale == 1
-    return cfg.num_inference_steps * (1 if plain else 3)
+    return _editing.instructed_evaluations(cfg, row)
 
 
 def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generated]:
@@ -279,23 +278,12 @@ def _edits(
     import torch
 
     from diffaug_datasets.models.denoising import edit, row_conditions, timesteps
-    from diffaug_datasets.models.pix2pix import instructed
 
-    conditions = row_conditions(rows)
     if cfg.editor == "instruct":
-        made = instructed(
-            ctx.backbone,
-            sources,
-            conditions.last,
-            conditions.negative,
-            conditions.scale,
-            cfg.image_guidance_scale,
-            cfg.num_inference_steps,
-            [row.seed or 0 for row in rows],
-        )
+        made = _editing.instructed(rows, cfg, ctx, sources)
     else:
         starts, labels = [row.start_step or 0 for row in rows], timesteps(ctx.backbone, "dpm", cfg.num_inference_steps)
-        edited = edit(ctx, rows, conditions, cfg, [labels[s] for s in starts], starts)
+        edited = edit(ctx, rows, row_conditions(rows), cfg, [labels[s] for s in starts], starts)
         made = torch.stack([image.pixels.permute(2, 0, 1) for image in edited])
     return (made * 255).round() / 255
 

@@ -152,6 +152,14 @@ def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
     return eps
 
 
+def guided_towards(
+    backbone: DiffusionModel, cond: Float[Tensor, "b s d"], uncond: Float[Tensor, "b s d"], scale: Sequence[float]
+) -> Network:
+    """The same towards conditions that are encoded already, at every step."""
+    scales = torch.tensor(list(scale), device=cond.device, dtype=torch.float32)
+    return lambda xt, t, _step: backbone.guided_eps(xt, t, cond, uncond, scales)
+
+
 def pictures(backbone: DiffusionModel, latents: Float[Tensor, "b c h w"]) -> list[Generated]:
     """The decoded images [h w 3] in [0, 1], one per row."""
     return [Generated(image.permute(1, 2, 0)) for image in backbone.decode_float(latents)]

@@ -129,8 +129,11 @@ class LoraTraining:
     def step(self, i: int) -> float:
         """Step i, all gradients together clipped to norm 1; returns the loss before it."""
         for group in self.optimiser.param_groups:
-            group["lr"] = self.cfg.lr * rate(i, self.steps, self.cfg.warmup)
+            group["lr"] = self.cfg.lr * self._rate(i)
         return self.descent(self.loss(self.draws.step(i)), MAX_NORM)
+
+    def _rate(self, i: int) -> float:
+        return 1.0 if self.cfg.lr_schedule == "constant" else rate(i, self.steps, self.cfg.warmup)
 
     def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
         """Mean squared error of what the network predicts, eps or v."""

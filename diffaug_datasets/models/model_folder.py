@@ -37,7 +37,8 @@ LEAST_SHARE = 0.9
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 SCHEDULER = "scheduler/scheduler_config.json"
 EDITOR = "StableDiffusionInstructPix2PixPipeline"
-DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", EDITOR)
+SUBJECTS = ("BlipDiffusionPipeline", "BlipDiffusionControlNetPipeline")  # Stable Diffusion, fine-tuned, and more parts
+DRIVEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", EDITOR, *SUBJECTS)
 STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
@@ -46,10 +47,11 @@ STEMS = {
 CLASSES: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
+    "text_encoder": ("CLIPTextModel", "ContextCLIPTextModel"),  # the same weights; vectors may stand among its words
 }
 CLASSES |= {"tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
-UNUSED = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")  # the scheduler is read by its keys
+UNUSED: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")
+UNUSED += ("qformer", "controlnet", "image_processor")  # of BLIP-Diffusion; read where a recipe names their folders
 EXTRA_INPUTS: tuple[str, ...] = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim")
 EXTRA_INPUTS += ("encoder_hid_dim_type",)
 FEW_STEP = re.compile(r"xl[-_]?turbo|(?:sd|xl)[-_]?lightning|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
@@ -439,7 +441,7 @@ def _check_part(part: str, declared: object) -> None:
     library, kind = declared
     if part in CLASSES and kind not in CLASSES[part]:
         raise Unfit(f"has a {part} of the class {kind}", f"a {CLASSES[part][0]}")
-    if library not in ("diffusers", "transformers", "stable_diffusion", None):
+    if library not in ("diffusers", "transformers", "stable_diffusion", "blip_diffusion", None):
         code = "one of diffusers or transformers: code of a model folder is never run"
         raise Unfit(f"has a {part} of its own ({library})", code)
 
@@ -499,7 +501,7 @@ def _check_text(
 ) -> None:
     name = "text_encoder/config.json"
     kinds = text.get("architectures") or ["CLIPTextModel"]
-    if kinds not in (["CLIPTextModel"], ["CLIPModel"]):
+    if kinds not in (["CLIPTextModel"], ["CLIPModel"], ["ContextCLIPTextModel"]):
         raise Unfit(f"has a text encoder of the class {kinds}", "a CLIPTextModel")
     if "quantization_config" in text:
         raise Unfit("has a quantised text encoder", "one of plain floats")

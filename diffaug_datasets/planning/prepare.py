@@ -27,6 +27,7 @@ from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 from diffaug_datasets.models.controlnet_folder import check_controlnet
 from diffaug_datasets.models.editors import check_backbone_for
 from diffaug_datasets.models.model_folder import check_model, is_turbo, timeline_of
+from diffaug_datasets.models.subject_folder import check_subject
 from diffaug_datasets.planning.catalogue import config_name
 from diffaug_datasets.planning.confusion import compute_confusion, most_confused, read_confusion
 from diffaug_datasets.run.shards import real_row
@@ -92,9 +93,9 @@ def check_models(recipe: Recipe) -> None:
     """Look at the models that a recipe names, as far as they lie on this machine.
 
     Raises:
-        BackboneError: a backbone, an encoder, a judge or a ControlNet is damaged, cannot be driven, or does not fit,
-            or an encoder has no text side where texts are compared.
-        RecipeError: the method is steered by a ControlNet, and none is named.
+        BackboneError: a backbone, an encoder, a judge, a ControlNet or a Q-Former is damaged, cannot be driven, or does
+            not fit, or an encoder has no text side where texts are compared.
+        RecipeError: the method is steered by a ControlNet or shown a subject, and none is named.
     """
     settings = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
     if settings is not None:
@@ -108,6 +109,8 @@ def check_models(recipe: Recipe) -> None:
             check_model(encoder, "encoder", texts=texts)
     if recipe.method_config.requirements.controlnet is not None:
         check_controlnet(recipe.method_config.requirements.controlnet, recipe.backbone)
+    if recipe.method_config.requirements.qformer is not None:
+        check_subject(recipe.method_config.requirements.qformer, recipe.backbone)
     if recipe.scores.judge:
         check_model(recipe.scores.judge, "judge")
 

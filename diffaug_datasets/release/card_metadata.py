@@ -133,6 +133,18 @@ PAPERS: Mapping[str, Paper] = MappingProxyType(
             "Zhang, Lvmin and Rao, Anyi and Agrawala, Maneesh",
             2023,
         ),
+        "2305.14720": Paper(
+            "li2023blipdiffusion",
+            "BLIP-Diffusion: Pre-trained Subject Representation for Controllable Text-to-Image Generation and Editing",
+            "Li, Dongxu and Li, Junnan and Hoi, Steven C. H.",
+            2023,
+        ),
+        "2211.09800": Paper(
+            "brooks2023instructpix2pix",
+            "InstructPix2Pix: Learning to Follow Image Editing Instructions",
+            "Brooks, Tim and Holynski, Aleksander and Efros, Alexei A.",
+            2023,
+        ),
         "2112.10752": Paper(
             "rombach2021latent",
             "High-Resolution Image Synthesis with Latent Diffusion Models",
@@ -206,9 +218,13 @@ def papers_used(method: Method | None, header: PlanHeader) -> list[str]:
     used = {
         method.PAPER if method else "": True,
         "2208.01618": "concepts" in needs,
-        "2106.09685": "lora" in needs or ("concepts" in needs and bool((config.get("concepts") or {}).get("rank"))),
+        "2106.09685": "lora" in needs
+        or bool(config.get("lora"))
+        or ("concepts" in needs and bool((config.get("concepts") or {}).get("rank"))),
         SAMPLER_PAPERS.get(sampler, ""): True,
         "2302.05543": bool(config.get("controlnet")),
+        "2305.14720": bool(config.get("qformer")),
+        "2211.09800": config.get("editor") == "instruct",
         "2207.12598": config.get("guidance_scale") not in (None, 1, 1.0),
         "2112.10752": "stable-diffusion" in backbone and "-xl-" not in backbone,
         "2307.01952": "stable-diffusion-xl" in backbone,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from diffaug_datasets.models.backbone import Backbone
     from diffaug_datasets.models.encoders import Encoder
+    from diffaug_datasets.models.subjects import SubjectEncoder
     from diffaug_datasets.models.training import Team
 
 SOURCE_BYTES = 512 << 20  # of decoded real images that a worker keeps
@@ -119,6 +120,19 @@ class WorkContext:
         if not folder:
             raise RunError("this method is steered by no ControlNet; name one in config.controlnet.")
         return load_controlnet(folder, self.backbone)
+
+    def subject(self, image: "Image", word: str) -> 'Float[Tensor, "q d"]':
+        """What a picture shows of the kind that the word names, seen alone."""
+        return self._subjects.vectors(image, word)
+
+    @cached_property
+    def _subjects(self) -> "SubjectEncoder":
+        from diffaug_datasets.models.subjects import load_subjects
+
+        folder = self.recipe.method_config.requirements.qformer
+        if not folder:
+            raise RunError("this method is shown no subject; name a Q-Former in config.qformer.")
+        return load_subjects(folder, self.backbone)
 
     @property
     def rows_evaluated(self) -> int:

@@ -1,4 +1,4 @@
-"""DataDream as its authors train and sample: peft's LoRA, diffusers' schedules, torch's AdamW.
+"""DataDream as its authors train and sample, and diffusers' text-to-image script: peft, schedules, torch's AdamW.
 
 Imports nothing of ours. The random numbers of every step are given: images, labels t, noise.
 """
@@ -31,6 +31,8 @@ def with_lora(pipe: Any, matrices: Mapping[str, Tensor]) -> dict[str, torch.nn.P
     rank = next(len(matrix) for key, matrix in matrices.items() if ".lora_A." in key)
     found: dict[str, torch.nn.Parameter] = {}
     for part, targets in TARGETS.items():
+        if not any(key.startswith(f"{part}.") for key in matrices):
+            continue
         network = getattr(pipe, part)
         network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
         for name, parameter in network.named_parameters():
@@ -64,11 +66,12 @@ def train(
     steps: Sequence[tuple[Sequence[int], Sequence[int], Tensor]],
     lr: float,
     warmup: int,
+    schedule: str = "cosine",
 ) -> tuple[dict[str, Tensor], list[float]]:
     """The matrices after these steps (images, labels, noise), and the loss of each."""
     parameters = with_lora(pipe, start)
     optimiser = torch.optim.AdamW(parameters.values(), lr=lr, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
-    rates = get_scheduler("cosine", optimiser, num_warmup_steps=warmup, num_training_steps=len(steps))
+    rates = get_scheduler(schedule, optimiser, num_warmup_steps=warmup, num_training_steps=len(steps))
     noising, losses = DDPMScheduler(**BETAS), []
     for images, labels, noise in steps:
         xt = noising.add_noise(torch.stack([latents[j] for j in images]), noise, torch.tensor(labels))

@@ -57,6 +57,22 @@ def test_classes_that_are_learned_are_called_by_their_token() -> None:
     assert len({row.adapters for row in rows}) == 1 and rows[0].adapters[0].startswith("concepts-")
 
 
+def test_lora_is_learned_for_each_class_or_for_all() -> None:
+    def units(**config: Any) -> list[list[str]]:
+        planned = prepare(config_recipe("fashion_2shot_dreamda", per_class=1, config=config)).plan
+        assert {row.adapters[0] for row in planned.rows} == {unit.name for unit in planned.fits}
+        assert {row.prompt for row in planned.rows} >= {"A photo of a bag.", "A photo of a coat."}
+        return [list(unit.content["prompts"].values()) for unit in planned.fits]
+
+    alone, together = units(lora={}), units(lora={}, scope="dataset")
+    assert len(alone) == 10 and [texts for texts in alone if "bag" in texts[0]] == [["A photo of a bag."]]
+    assert len(together) == 1 and len(together[0]) == 10
+    settings = dream_da.DiffusersLora()
+    assert (settings.rank, settings.epochs, settings.batch, settings.lr) == (4, 100, 16, 1e-4)
+    with pytest.raises(RecipeError, match="lora and fine_tuning are two ways to learn the classes; set one of them"):
+        units(lora={}, fine_tuning={})
+
+
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
     """Of a run of two rows per class."""
@@ -125,6 +141,16 @@ def test_equal_networks_give_the_data_back_and_rows_wait_for_their_start() -> No
     assert torch.equal(other[1], x0[1]) and (other[0] - x0[0]).abs().min() > 0.01
     with pytest.raises(ValueError, match="start steps"):
         cycle_sample((lambda x, t, i: x,) * 2, *given[:5], [2, 10], 1.0)
+
+
+@pytest.mark.full
+def test_a_run_under_lora_rests_on_a_fit_per_class(tmp_path: Path) -> None:
+    learning = {"epochs": 1, "batch": 2, "rank": 2}
+    small = {"per_class": 1, "include_test": False, "config": {**STEPS, "lora": learning}}
+    run = write_run(prepare(config_recipe("fashion_2shot_dreamda", **small)), tmp_path / "run")
+    Worker(run).work()
+    rows = [row for shard in run.plan.shards() for row in run.table(shard).to_pylist()]
+    assert len(rows) == 10 and {row["adapters"][0].partition("-")[0] for row in rows} == {"lora"}
 
 
 @pytest.mark.full

@@ -95,10 +95,17 @@ class Published:
         flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).float() / 255
         return (flat.reshape(1, self.size, self.size, 3) * 2 - 1).permute(0, 3, 1, 2)
 
-    def latent(self, source: str, how: str) -> Tensor:
-        """The mode of the posterior, scaled."""
+    def latent(self, source: str, how: str, noise: Tensor | None = None) -> Tensor:
+        """The mode of the posterior, scaled, or what the distribution draws from that noise."""
         vae = self.pipe.vae
-        return vae.encode(self.pixels(source, how)).latent_dist.mode() * vae.config.scaling_factor
+        posterior = vae.encode(self.pixels(source, how)).latent_dist
+        with patch("diffusers.models.autoencoders.vae.randn_tensor", lambda *_, **__: noise):
+            return (posterior.mode() if noise is None else posterior.sample()) * vae.config.scaling_factor
+
+    def use_lora(self, matrices: dict[str, Tensor]) -> None:
+        """Load LoRA as diffusers does, in the place of what was loaded before."""
+        self.pipe.unload_lora_weights()
+        self.pipe.load_lora_weights({key: matrix.clone() for key, matrix in matrices.items()})
 
     def noise(self, seed: int) -> Tensor:
         """Standard normal latents of a row's seed."""
@@ -208,7 +215,8 @@ class Published:
         scheduler, unet = DDIMScheduler(**DDIM), self.pipe.unet
         scheduler.set_timesteps(n)
         kept = scheduler.timesteps[n - int(n * row["strength"]) :]
-        clean = self.latent(row["source_ids"][0], "bicubic")
+        drawn = json.loads(row["draw"] or "{}").get("posterior_seed")
+        clean = self.latent(row["source_ids"][0], "bicubic", None if drawn is None else self.noise(drawn))
         source = target = scheduler.add_noise(clean, self.noise(row["seed"]), kept[:1])
         texts = torch.cat([self.text(""), self.text(prompt)])
         for i, t in enumerate(kept):

@@ -245,6 +245,27 @@ def test_a_source_is_sampled_as_the_pipeline_of_diffusers_does(slug: str, ours: 
     assert float((wanted - mode).abs().max()) > 10 * TOLERANCE
 
 
+@pytest.mark.xdist_group("published-dreamda")
+@torch.no_grad()
+def test_dream_da_under_each_class_s_own_lora(tmp_path: Path) -> None:
+    """Rows of two classes in one batch, their sources sampled, as diffusers has them with that class's file loaded."""
+    learned = {"epochs": 1, "batch": 2, "rank": 2, "lr": 0.03}
+    config = {**CONFIG["dreamda"], "num_inference_steps": N, "lora": learned, "encode": "sample"}
+    ours = Ours(small_run(tmp_path / "run", "dreamda", config=config, per_class=1, batch_size=2))
+    reference = Published(ASSETS, 32)
+    rows = [next(row for row in ours.run.plan.rows if row.label == label) for label in (8, 4)]
+    ours.generate(rows)
+    assert len({row.adapters for row in rows}) == 2
+    for latent, row, other in zip(ours.decoded[0], rows, rows[::-1], strict=True):
+        prompt = f"a photo of a {CLASSES[row.label]}"
+        wanted = []
+        for adapters in (row.adapters, other.adapters):
+            reference.use_lora(dict(ours.worker.context.fit(adapters[0])))
+            wanted.append(reference.dream_da(row.model_dump(), prompt, N)[0])
+        assert float((latent - wanted[0]).abs().max()) < TOLERANCE
+        assert float((wanted[1] - wanted[0]).abs().max()) > 10 * TOLERANCE, "the classes' matrices do not differ"
+
+
 @pytest.mark.parametrize("guidance", [pytest.param(7.5, marks=pytest.mark.full), 1.0])  # 7.5: by `test_contract`
 @pytest.mark.parametrize("slug", SLUGS)
 def test_declared_cost_is_counted(slug: str, guidance: float, ours: Callable[[str], Ours]) -> None:
