@@ -6,7 +6,7 @@ alone. A fit's name is a digest of what decides it, so methods of the same setti
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -52,18 +52,19 @@ def learn(unit: FitUnit, cfg: LoraConfig, ctx: Context) -> FitFiles:
     return ctx.learn_lora(unit.content["images"], prompts, cfg, resize=unit.content["resize"])
 
 
-def encoded(texts: Sequence[str], loras: "Sequence[Mapping[str, Tensor]]", ctx: Context) -> "Tensor":
-    """Conditions [b s d]: text j by the text encoder under LoRA j, encoded alone."""
-    import torch
-
+def encoded(
+    texts: Sequence[str], loras: "Sequence[Mapping[str, Tensor]]", ctx: Context, *, negative: bool = False
+) -> Any:
+    """Conditions of b rows: text j under LoRA j, encoded alone. `negative`: of what is led away from."""
     from diffaug_datasets.models.few_shot import beside
+    from diffaug_datasets.numerics.conditions import stacked
 
-    def encode(text: str, lora: "Mapping[str, Tensor]") -> "Tensor":
+    def encode(text: str, lora: "Mapping[str, Tensor]") -> Any:
         matrices = part(lora, "text_encoder")
         with beside(ctx.backbone, [matrices]) if matrices else nullcontext():
-            return ctx.backbone.prompts([text])[0]
+            return ctx.backbone.prompts([text], negative=negative)[0]
 
-    return torch.stack([encode(*pair) for pair in zip(texts, loras, strict=True)])
+    return stacked([encode(*pair) for pair in zip(texts, loras, strict=True)])
 
 
 def part(lora: "Mapping[str, Tensor]", network: Literal["unet", "text_encoder"]) -> "dict[str, Tensor]":

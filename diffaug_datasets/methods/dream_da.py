@@ -33,8 +33,9 @@ keep the images that it agrees with.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -52,6 +53,7 @@ from diffaug_datasets.plugin import (
     LoraConfig,
     PlanRow,
     PlanSpec,
+    Requirements,
     Resize,
     RowKey,
     SourceTable,
@@ -107,6 +109,11 @@ class Config(_editing.FromSource):
         default=None, description="learn LoRA of the U-Net under the first of `prompts`; null = as the released script"
     )
     scope: Annotated[_loras.Scope, Later()] = "class"
+
+    @property
+    def requirements(self) -> Requirements:
+        """Steps that fit the schedule, and a U-Net whose bottleneck takes noise."""
+        return replace(super().requirements, bottleneck=True)
 
     @field_validator("prompts")
     @classmethod
@@ -186,18 +193,20 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     from diffaug_datasets.models.denoising import guided_towards, pictures, row_conditions
     from diffaug_datasets.models.few_shot import beside
     from diffaug_datasets.numerics.cycle import cycle_sample
-    from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps
+    from diffaug_datasets.numerics.schedule import Schedule, add_noise, ddim_timesteps
 
     if cfg.fine_tuning:
         ctx.use_concepts(rows[0].adapters[0])
     loras = [ctx.fit(row.adapters[0]) if cfg.lora else {} for row in rows]
     backbone, starts = ctx.backbone, [row.start_step or 0 for row in rows]
-    labels = ddim_timesteps(backbone.schedule, cfg.num_inference_steps)
+    schedule = cast(Schedule, backbone.schedule)  # of a U-Net, or the plan was refused
+    labels = ddim_timesteps(schedule, cfg.num_inference_steps)
     pixels = [backbone.preprocess(ctx.source(row.source_ids[0]), cfg.resize) for row in rows]
     clean = backbone.encode(torch.stack(pixels), _editing.posterior_noise(rows, cfg, ctx))
     noised = add_noise(backbone.schedule, clean, ctx.noise(rows), [labels[s] for s in starts])
     told = row_conditions(rows)
-    empty, cond, uncond = (_loras.encoded(texts, loras, ctx) for texts in ([""] * len(rows), told.last, told.negative))
+    empty, cond = (_loras.encoded(texts, loras, ctx) for texts in ([""] * len(rows), told.last))
+    uncond = _loras.encoded(told.negative, loras, ctx, negative=True)
     guided = guided_towards(backbone, cond, uncond, told.scale)
     generators: list[torch.Generator] = []
 
@@ -214,7 +223,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
         draws = [torch.randn(backbone.latent_shape, generator=generator) for generator in generators]
         return torch.stack(draws).to(backbone.device)
 
-    networks, schedule = (of_source, of_target), backbone.schedule
+    networks = (of_source, of_target)
     with beside(backbone, [_loras.part(lora, "unet") for lora in loras]) if cfg.lora else nullcontext():
         latents = cycle_sample(networks, clean, noised, noise, schedule, labels, starts, cfg.eta, cfg.final)
     return pictures(backbone, latents)

@@ -28,7 +28,8 @@ from typing import Literal
 from pydantic import BaseModel, Field, model_validator
 
 from diffaug_datasets.methods import _editing
-from diffaug_datasets.numerics.timesteps import Timeline, genie_start
+from diffaug_datasets.numerics.timelines import usual_timeline
+from diffaug_datasets.numerics.timesteps import Labels, genie_start
 from diffaug_datasets.plugin import (
     Context,
     Generated,
@@ -39,6 +40,7 @@ from diffaug_datasets.plugin import (
     Resize,
     RowKey,
     RunError,
+    Solver,
     Source,
     SourceTable,
     canonical,
@@ -67,7 +69,7 @@ class Mismatch(_editing.Prompted):
     prompt: str = Field(
         default="a photo of a {name}", description="{name}, {metaclass}, {synonyms} of the target are filled in"
     )
-    sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
+    sampler: Solver = Field(default="dpm", description="DPM-Solver++(2M) or DDIM; " + _editing.OTHER_SAMPLERS)
     resize: Resize = Field(default="crop", description="how sources are fitted")
     sources: Literal["others", "confused"] = Field(default="others", description="classes that sources come from")
     top_confused: int = Field(default=4, ge=1, description="how many of the most confused classes")
@@ -78,17 +80,17 @@ class Mismatch(_editing.Prompted):
         top_confused = self.top_confused if self.sources == "confused" else None
         return Requirements(steps=super().requirements.steps, top_confused=top_confused)
 
-    def noised_at(self, ratio: float, timeline: Timeline | None = None) -> int | None:
+    def noised_at(self, ratio: float, timeline: Labels | None = None) -> int | None:
         """The label that a source is noised to at noise ratio r; None = pure noise, no source is kept."""
-        return None if ratio > 0.999 else int((timeline or Timeline()).num_train_timesteps * ratio)
+        return None if ratio > 0.999 else int((timeline or usual_timeline(self.sampler)).num_train_timesteps * ratio)
 
-    def start(self, ratio: float, timeline: Timeline | None = None) -> int:
+    def start(self, ratio: float, timeline: Labels | None = None) -> int:
         """The first step that runs at noise ratio r.
 
         Raises:
             ValueError: none does.
         """
-        timeline = timeline or Timeline()
+        timeline = timeline or usual_timeline(self.sampler)
         labels = timeline.labels(self.sampler, self.num_inference_steps)
         return genie_start(labels, ratio, num_train_timesteps=timeline.num_train_timesteps)
 

@@ -201,7 +201,9 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     edges = torch.stack([edge_picture(image, cfg.low, cfg.high) for image in fitted])
     starts, steps = [0] * len(rows), cfg.num_inference_steps
     with steered(backbone, ctx.controlnet, edges, cfg.conditioning_scale):
-        latents = sampled(backbone, network, ctx.noise(rows), cfg.sampler, steps, starts, cfg.final)
+        latents = sampled(
+            backbone, network, ctx.noise(rows), cfg.sampler, steps, starts, cfg.final, [row.seed or 0 for row in rows]
+        )
     made = zip(pictures(backbone, latents), edges, strict=True)
     measured = [Generated(image.pixels, {"edge_share": float(edge[0].mean())}) for image, edge in made]
     return [_editing.restored(image, row, cfg, ctx) for image, row in zip(measured, rows, strict=True)]
@@ -220,4 +222,4 @@ def _network(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> "Network":
     vectors = [ctx.subject(ctx.source(row.source_ids[1]), word) for row, word in zip(rows, words, strict=True)]
     texts = [subject_prompt(word, sentence) for word, sentence in zip(words, told.last, strict=True)]
     cond = subject_conditions(ctx.backbone, vectors, texts)
-    return guided_towards(ctx.backbone, cond, ctx.backbone.prompts(told.negative), told.scale)
+    return guided_towards(ctx.backbone, cond, ctx.backbone.prompts(told.negative, negative=True), told.scale)

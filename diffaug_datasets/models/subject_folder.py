@@ -1,9 +1,9 @@
 """Whether a folder holds BLIP-Diffusion's Q-Former that fits a backbone, by its files alone: at plan, without torch."""
 
 from diffaug_datasets.core.errors import BackboneError, RecipeError
+from diffaug_datasets.core.model_files import Damage, read_object, read_weights, whole_number
 from diffaug_datasets.core.models import BackboneSpec, find_backbone, local_path
-from diffaug_datasets.models.model_folder import Damage, read_object, read_weights, whole_number
-from diffaug_datasets.models.weight_headers import TensorInfo
+from diffaug_datasets.core.weight_headers import TensorInfo
 
 WORDS = ("vocab.txt", "tokenizer.json")
 NEEDED = {

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from transformers import BertTokenizer
 
 from diffaug_datasets.core.method import DiffusionModel
-from diffaug_datasets.models.adapters import PlaceholderEmbedding
+from diffaug_datasets.core.model_files import brief, read_object
+from diffaug_datasets.families.parts.clip_text import PlaceholderEmbedding, PromptEncoder
+from diffaug_datasets.families.parts.loaders import read_tokenizer
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.loading import read_tokenizer
-from diffaug_datasets.models.model_folder import brief, read_object
 from diffaug_datasets.models.subject_folder import unfit_subject
 
 REPEATS = 20  # of the prompt, as the pipeline's default has it
@@ -188,7 +188,7 @@ def subject_conditions(
 
 def _ids(backbone: Backbone, text: str, vectors: int, rows: int) -> Tensor:
     """Token ids, cut and padded to leave room for the vectors, which stand at `BEGIN`."""
-    room, padding = backbone.text.length - vectors, backbone.tokenizer.pad_token_id or 0
+    room, padding = cast(PromptEncoder, backbone.text).length - vectors, backbone.tokenizer.pad_token_id or 0
     words: list[int] = backbone.tokenizer(text, truncation=True, max_length=room, verbose=False).input_ids
     words += [padding] * (room - len(words))
     placed = [*words[:BEGIN], *range(rows, rows + vectors), *words[BEGIN:]]

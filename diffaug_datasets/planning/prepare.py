@@ -21,12 +21,13 @@ from diffaug_datasets.core.models import find_backbone, local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan, without_images
 from diffaug_datasets.core.prompts import read_prompts, read_suffixes, suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_groups, parse_protocol, places_by_label
-from diffaug_datasets.core.recipe import PROSE, Recipe, check_sampling, check_steps
+from diffaug_datasets.core.recipe import PROSE, Recipe
 from diffaug_datasets.core.rows import PlanRow, Row
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
+from diffaug_datasets.core.suitability import check_suits
 from diffaug_datasets.models.controlnet_folder import check_controlnet
 from diffaug_datasets.models.editors import check_backbone_for
-from diffaug_datasets.models.model_folder import check_model, is_turbo, timeline_of
+from diffaug_datasets.models.model_folder import check_model, timeline_of
 from diffaug_datasets.models.subject_folder import check_subject
 from diffaug_datasets.planning.catalogue import config_name
 from diffaug_datasets.planning.confusion import compute_confusion, most_confused, read_confusion
@@ -97,11 +98,9 @@ def check_models(recipe: Recipe) -> None:
             not fit, or an encoder has no text side where texts are compared.
         RecipeError: the method is steered by a ControlNet or shown a subject, and none is named.
     """
-    settings = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
-    if settings is not None:
-        check_steps(recipe, settings.timeline)
-    is_few_step = is_turbo(recipe.backbone) if settings is None else settings.is_few_step
-    check_sampling(recipe, is_few_step=is_few_step, is_zero_snr=settings is not None and settings.is_zero_snr)
+    facts = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
+    if facts is not None:
+        check_suits(recipe, facts)
     scores, needed = recipe.scores, recipe.method_config.requirements
     compares = scores.probability or bool(scores.captions)
     for encoder, texts in ((scores.encoder, compares), (needed.encoder, needed.texts)):
@@ -168,7 +167,7 @@ def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset, *, is_co
         size=(recipe.backbone.height, recipe.backbone.width),
         pool=DatasetPool(pool).table if pool else None,
         held_out=real.test.digest if real.test and recipe.include_test else None,
-        timeline=timeline_of(recipe.backbone),
+        timeline=timeline_of(recipe.backbone, getattr(recipe.method_config, "sampler", "ddim")),
     )
 
 
