@@ -87,6 +87,7 @@ pins = "diffaug_pins"
 '''
 
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, RunError, SourceError
+from diffaug_datasets.core.family import Sampler
 from diffaug_datasets.core.identity import RowKey, canonical, digest, uint63
 from diffaug_datasets.core.learning import (
     ConceptConfig,
@@ -108,7 +109,6 @@ from diffaug_datasets.core.method import (
     PlanSpec,
     Requirements,
     Resize,
-    Sampler,
     StepCount,
     branches,
     image_key,

@@ -26,13 +26,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from diffaug_datasets.core.errors import DiffAugError, RecipeError, RunError
+from diffaug_datasets.core.family import Sampler
 from diffaug_datasets.core.identity import RowKey, canonical, digest
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig
 from diffaug_datasets.core.models import place_of
 from diffaug_datasets.core.rows import PlanRow, SoftLabel
 from diffaug_datasets.core.settings import Settings
 from diffaug_datasets.core.sources import Pool, PoolTable, Source, SourceTable
-from diffaug_datasets.numerics.timesteps import Timeline
+from diffaug_datasets.numerics.timesteps import Labels, Timeline
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -40,13 +41,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, device
 
-    from diffaug_datasets.numerics.schedule import Schedule
+    from diffaug_datasets.numerics.conditions import Conditioning
+    from diffaug_datasets.numerics.schedule import Process
 
 ENTRY_POINTS = "diffaug_datasets.methods"
 
 LabelRule = Literal["source", "target", "mixed"]
 Need = Literal["concepts", "lora", "imagined", "inversions", "image_embeddings", "encoder", "pool"]
-Sampler = Literal["dpm", "ddim", "plms"]
 Final = Literal["zero", "alpha_bar_0"]
 """Where sampling ends: without noise, or at the level of label 0."""
 Resize = Literal["crop", "bilinear", "bicubic", "lanczos"]
@@ -103,6 +104,7 @@ class Requirements:
     `top_confused`: take sources from that many classes, those most confused with the target; None = from all others.
     `steps`: what must fit the schedule of the backbone.
     `at_source_size`: whether pictures come back at the size of their sources, however large those are.
+    `bottleneck`: whether the middle of a U-Net is changed while it predicts.
     `editor`: whether the backbone must be one that edits as a text instructs (InstructPix2Pix); others must not be.
     """
 
@@ -113,6 +115,7 @@ class Requirements:
     steps: tuple[StepCount, ...] = ()
     at_source_size: bool = False
     editor: bool = False
+    bottleneck: bool = False
     controlnet: str | None = None
 
 
@@ -157,7 +160,7 @@ class PlanSpec:
     pool: PoolTable | None = None
     held_out: str | None = None
     size: tuple[int | None, int | None] = (None, None)
-    timeline: Timeline = field(default_factory=Timeline)
+    timeline: Labels = field(default_factory=Timeline)
 
     def count(self, images: float) -> int:
         """Rows of a class that has so many real images: `per_class`, else int(per_image * images)."""
@@ -228,7 +231,7 @@ class DiffusionModel(Protocol):
     """
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Process:
         """Its noise levels."""
 
     @property
@@ -250,16 +253,19 @@ class DiffusionModel(Protocol):
     def decode_float(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images in [0, 1]; what is not finite stays so."""
 
-    def prompts(self, texts: Sequence[str]) -> Float[Tensor, "b s d"]:
-        """The conditions of texts, each encoded alone."""
+    def prompts(self, texts: Sequence[str], *, negative: bool = False) -> Any:
+        """The conditions of texts, each encoded alone: a tensor [b s d], or a `Condition` of several.
+
+        `negative`: they are what guidance leads away from. `numerics.conditions` stacks, joins and switches both kinds.
+        """
 
     def eps(
-        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Float[Tensor, "b s d"]
+        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Conditioning
     ) -> Float[Tensor, "b c h w"]:
         """The noise that it sees in xt at timestep label t: one network call of b rows."""
 
     def said(
-        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Float[Tensor, "b s d"]
+        self, xt: Float[Tensor, "b c h w"], t: float | Sequence[float], cond: Conditioning
     ) -> Float[Tensor, "b c h w"]:
         """The same as its schedule's `prediction` names it: eps, unless the schedule ends without signal."""
 
@@ -267,8 +273,8 @@ class DiffusionModel(Protocol):
         self,
         xt: Float[Tensor, "b c h w"],
         t: float | Sequence[float],
-        cond: Float[Tensor, "b s d"],
-        uncond: Float[Tensor, "b s d"],
+        cond: Conditioning,
+        uncond: Conditioning,
         scale: Float[Tensor, " b"],
     ) -> Float[Tensor, "b c h w"]:
         """What `said` gives, under classifier-free guidance, one scale per row."""

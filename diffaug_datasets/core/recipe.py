@@ -19,13 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from diffaug_datasets.core.errors import BackboneError, RecipeError, few
+from diffaug_datasets.core.errors import RecipeError, few
 from diffaug_datasets.core.files import DEEPEST, dump_yaml, load_yaml, read_text, strange_character
 from diffaug_datasets.core.licences import find_licence
-from diffaug_datasets.core.method import Method, MethodConfig, StepCount, discover_methods, find_method, local_keys
+from diffaug_datasets.core.method import Method, MethodConfig, discover_methods, find_method, local_keys
 from diffaug_datasets.core.models import BackboneSpec, Place, absolute_places, model_name, placeless, starting_folder
 from diffaug_datasets.core.protocols import SmallClass, parse_protocol
-from diffaug_datasets.numerics.timesteps import FEW_STEPS, Timeline
 
 SHOTS = "shots"
 CLASS_PROBABILITY = "class_probability"
@@ -405,65 +404,6 @@ def with_absolute_places(content: Mapping[str, object], folder: Path) -> dict[st
     if method and isinstance(made.get("config"), Mapping):
         made["config"] = absolute_places(method.Config, made["config"], folder)
     return made
-
-
-def check_steps(recipe: Recipe, timeline: Timeline) -> None:
-    """Whether a recipe's steps fit the schedule of its backbone: asked at plan, and again where that is loaded.
-
-    Raises:
-        BackboneError: a sampler cannot take its steps, or a plan decided on labels that are not visited.
-    """
-    for count in recipe.method_config.requirements.steps:
-        try:
-            labels = timeline.labels(count.sampler, count.steps)
-        except ValueError as error:
-            raise BackboneError(
-                f"backbone {recipe.backbone.id!r} was trained on {timeline.num_train_timesteps} timesteps "
-                f"({error}): change config.{count.key}, or choose another model."
-            ) from None
-        is_usual = timeline.num_train_timesteps == 1000 and labels == Timeline().labels(count.sampler, count.steps)
-        if recipe.method_definition.USUAL_LABELS and not is_usual:
-            raise _unusual_labels(recipe, count, timeline)
-
-
-def check_sampling(recipe: Recipe, *, is_few_step: bool, is_zero_snr: bool) -> None:
-    """Whether a recipe samples a model in the only way that it bears: asked at plan, and again where it is loaded.
-
-    Raises:
-        BackboneError: PLMS on a schedule without eps; or a model that was distilled to a few steps is asked for many,
-            for guidance, or for another sampler than ddim.
-    """
-    counts = recipe.method_config.requirements.steps
-    for count in counts:
-        if is_zero_snr and count.sampler == "plms":
-            raise BackboneError(
-                f"backbone {recipe.backbone.id!r} has zero terminal SNR, where no eps is known, and plms extrapolates "
-                "eps: set config.sampler to ddim or dpm."
-            )
-    if not is_few_step:
-        return
-    scale = getattr(recipe.method_config, "guidance_scale", 1)
-    wrong = [f"config.{count.key}: {count.steps}" for count in counts if count.steps > FEW_STEPS]
-    wrong += [f"config.sampler: {count.sampler}" for count in counts if count.sampler != "ddim"]
-    wrong += [f"config.guidance_scale: {scale:g}"] if scale != 1 else []
-    if wrong:
-        raise BackboneError(
-            f"backbone {recipe.backbone.id!r} is made for a few steps without guidance, as Turbo models are (an "
-            f"EulerDiscreteScheduler with timestep_spacing 'trailing'), got {', '.join(dict.fromkeys(wrong))}: set "
-            f"num_inference_steps to 1 to {FEW_STEPS}, guidance_scale to 1 and sampler to ddim; of an ordinary model, "
-            "write 'linspace' in its scheduler/scheduler_config.json."
-        )
-
-
-def _unusual_labels(recipe: Recipe, count: StepCount, timeline: Timeline) -> BackboneError:
-    got = f"{timeline.num_train_timesteps} timesteps, steps_offset {timeline.steps_offset}"
-    if timeline.spacing:
-        got += f", timestep_spacing {timeline.spacing!r}"
-    return BackboneError(
-        f"backbone {recipe.backbone.id!r} has a schedule of its own ({got}), but {recipe.method} with {count.sampler} "
-        "decides on Stable Diffusion's labels (1000 timesteps, steps_offset 1, no timestep_spacing): choose another "
-        "model, sampler or method."
-    )
 
 
 def _check_values(value: object, key: str = "", depth: int = 0) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from diffaug_datasets.core.family import Sampler
 from diffaug_datasets.core.identity import RowKey, canonical
 from diffaug_datasets.core.method import (
     Context,
@@ -24,7 +25,6 @@ from diffaug_datasets.core.method import (
     PlanSpec,
     Requirements,
     Resize,
-    Sampler,
     StepCount,
     branches,
 )

@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from diffaug_datasets.methods._concepts import concept_unit, learn
 from diffaug_datasets.numerics.inverters import Inverter, calls, is_paired
-from diffaug_datasets.numerics.timesteps import Timeline, img2img_start, suffix_steps
+from diffaug_datasets.numerics.timesteps import Labels, img2img_start, suffix_steps
 from diffaug_datasets.plugin import (
     ConceptConfig,
     Context,
@@ -253,7 +253,7 @@ def _turned(cfg: Config, key: RowKey) -> float:
     return 1 - cfg.interpolation_strength if cfg.arc == "short" else cfg.interpolation_strength
 
 
-def _switch(cfg: Config, timeline: Timeline) -> int:
+def _switch(cfg: Config, timeline: Labels) -> int:
     """How many leading steps carry the suffix."""
     labels, most = timeline.labels("ddim", cfg.num_inference_steps), timeline.num_train_timesteps
     return suffix_steps(labels, cfg.split_ratio, cfg.split_convention, num_train_timesteps=most)

@@ -25,7 +25,8 @@ the real images says of each image is `scores.judge`, by which filters can keep 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -41,6 +42,7 @@ from diffaug_datasets.plugin import (
     Generated,
     PlanRow,
     PlanSpec,
+    Requirements,
     Resize,
     RowKey,
     SourceTable,
@@ -80,6 +82,11 @@ class Config(_editing.Prompted):
     fine_tuning: ConceptConfig | None = Field(
         default=None, description="learn the classes first, {name} is then their token; null = as the released script"
     )
+
+    @property
+    def requirements(self) -> Requirements:
+        """Steps that fit the schedule, and a U-Net whose bottleneck takes noise."""
+        return replace(super().requirements, bottleneck=True)
 
     @field_validator("prompts")
     @classmethod
@@ -133,12 +140,13 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     from diffaug_datasets.models.bottleneck import BottleneckNoise, perturbed
     from diffaug_datasets.models.denoising import guided_network, pictures, row_conditions
     from diffaug_datasets.numerics.cycle import cycle_sample
-    from diffaug_datasets.numerics.schedule import add_noise, ddim_timesteps
+    from diffaug_datasets.numerics.schedule import Schedule, add_noise, ddim_timesteps
 
     if rows[0].adapters:
         ctx.use_concepts(rows[0].adapters[0])
     backbone, starts = ctx.backbone, [row.start_step or 0 for row in rows]
-    labels = ddim_timesteps(backbone.schedule, cfg.num_inference_steps)
+    schedule = cast(Schedule, backbone.schedule)  # of a U-Net, or the plan was refused
+    labels = ddim_timesteps(schedule, cfg.num_inference_steps)
     pixels = [backbone.preprocess(ctx.source(row.source_ids[0]), cfg.resize) for row in rows]
     clean = backbone.encode(torch.stack(pixels))
     noised = add_noise(backbone.schedule, clean, ctx.noise(rows), [labels[s] for s in starts])
@@ -158,5 +166,5 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
         draws = [torch.randn(backbone.latent_shape, generator=generator) for generator in generators]
         return torch.stack(draws).to(backbone.device)
 
-    networks, schedule = (of_source, of_target), backbone.schedule
+    networks = (of_source, of_target)
     return pictures(backbone, cycle_sample(networks, clean, noised, noise, schedule, labels, starts, cfg.eta))

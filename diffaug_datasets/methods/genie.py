@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, model_validator
 
 from diffaug_datasets.methods import _editing
-from diffaug_datasets.numerics.timesteps import Timeline, genie_start
+from diffaug_datasets.numerics.timesteps import Labels, Timeline, genie_start
 from diffaug_datasets.plugin import (
     Context,
     Generated,
@@ -67,11 +67,11 @@ class Mismatch(_editing.Prompted):
         top_confused = self.top_confused if self.sources == "confused" else None
         return Requirements(steps=super().requirements.steps, top_confused=top_confused)
 
-    def noised_at(self, ratio: float, timeline: Timeline | None = None) -> int | None:
+    def noised_at(self, ratio: float, timeline: Labels | None = None) -> int | None:
         """The label that a source is noised to at noise ratio r; None = pure noise, no source is kept."""
         return None if ratio > 0.999 else int((timeline or Timeline()).num_train_timesteps * ratio)
 
-    def start(self, ratio: float, timeline: Timeline | None = None) -> int:
+    def start(self, ratio: float, timeline: Labels | None = None) -> int:
         """The first step that runs at noise ratio r.
 
         Raises:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from diffaug_datasets.methods import genie
-from diffaug_datasets.numerics.timesteps import Timeline
+from diffaug_datasets.numerics.timesteps import Labels, Timeline
 from diffaug_datasets.plugin import (
     Context,
     FitFiles,
@@ -109,7 +109,7 @@ def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
             yield PlanRow.model_validate({**row.model_dump(), **steps, "fallback": _SKIPPED})
 
 
-def _draw_on(cfg: Config, timeline: Timeline) -> Draw:
+def _draw_on(cfg: Config, timeline: Labels) -> Draw:
     """Where each level begins on these labels."""
     try:
         starts = tuple(cfg.start(level, timeline) for level in cfg.levels)

@@ -1,24 +1,21 @@
 """What concept learning puts into a diffusion model: rows beside its token table, and LoRA beside its attention.
 
-`LoadedConcepts` are the two as files that plain diffusers loads. `PlaceholderEmbedding` holds the rows of new tokens
-while the table stays frozen (Textual Inversion, Gal et al., arXiv 2208.01618). `attach` puts LoRA matrices (Hu et al.,
-arXiv 2106.09685) beside the U-Net's projections to be trained, `fuse` adds learned ones into them to be used.
+`LoadedConcepts` are the two as files that plain diffusers loads. `attach` puts LoRA matrices (Hu et al., arXiv
+2106.09685) beside the network's projections to be trained, `fuse` adds learned ones into them to be used.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from diffusers import UNet2DConditionModel
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffaug_datasets.core.errors import BackboneError
@@ -30,7 +27,7 @@ EMBEDDINGS_FILE = "learned_embeds.safetensors"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 # All attention processors, self and cross, as in the code of Diff-Mix and Diff-II.
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-KEY = re.compile(r"unet\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+KEY = re.compile(r"(?P<part>[a-z_0-9]+)\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # The authors' start in SD 1.5: a rare sub-word of CLIP's vocabulary.
 RARE_TOKEN = 42_170
 CLIP_VOCABULARY = 49_408
@@ -80,22 +77,28 @@ def load_concepts(folder: Path, files: Mapping[str, Path] | None = None) -> Load
 
 
 def attach(
-    unet: UNet2DConditionModel, rank: int, seed: int, start: Literal["gaussian", "uniform"] = "gaussian"
+    network: Any,
+    rank: int,
+    seed: int,
+    start: Literal["gaussian", "uniform"] = "gaussian",
+    prefix: str = "unet",
+    targets: Sequence[str] = TARGETS,
 ) -> dict[str, nn.Parameter]:
     """Put trainable float32 LoRA matrices (alpha = rank, no bias, no dropout) beside the frozen projections.
 
-    Returns them by the key they are stored under. A is drawn from `seed` and its own key alone: `gaussian`, normal with
+    `prefix`, `targets`: a family's `LORA_PREFIX` and `LORA_TARGETS`. Returns them by the key they are stored under.
+    A is drawn from `seed` and its own key alone: `gaussian`, normal with
     standard deviation 1/rank, as peft's `init_lora_weights="gaussian"` and the LoRA layers of diffusers before
     it used peft; `uniform`, within 1/sqrt(columns), as peft's default. B starts at zero, so nothing changes yet.
     """
     from peft import LoraConfig  # it takes a second to import, and only training needs it
 
     with torch.random.fork_rng(devices=[]):  # peft initialises from the global generator
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
+        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
     matrices: dict[str, nn.Parameter] = {}
-    for name, parameter in unet.named_parameters():
+    for name, parameter in network.named_parameters():
         if ".lora_" in name:
-            key = f"unet.{name.replace('.default.', '.').replace('.base_layer', '')}"
+            key = f"{prefix}.{name.replace('.default.', '.').replace('.base_layer', '')}"
             parameter.data = initial_matrix(parameter.shape, key, seed, start).to(parameter.device)
             matrices[key] = parameter
     return matrices
@@ -113,47 +116,52 @@ def initial_matrix(shape: torch.Size, key: str, seed: int, start: str) -> Float[
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-def detach(unet: UNet2DConditionModel) -> None:
+def detach(network: Any) -> None:
     """Take the matrices away; the projections are the modules that they were before."""
-    unet.unload_lora()
+    network.unload_lora()
 
 
-def fuse(unet: UNet2DConditionModel, lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fuse(network: nn.Module, lora: Mapping[str, Tensor], prefix: str = "unet") -> dict[str, Tensor]:
     """Set every projection to W + B A, added in float32 on the CPU; returns the original weights by module name.
 
     Raises:
-        BackboneError: a matrix belongs to no projection of this U-Net, or has another shape. Nothing is changed then.
+        BackboneError: a matrix belongs to no projection of this network, or has another shape. Nothing is changed then.
     """
-    fused = {module: _fused(unet, module, a, b) for module, (a, b) in _pairs(lora).items()}
-    originals = {module: unet.get_submodule(module).weight.data for module in fused}
+    fused = {module: _fused(network, module, a, b) for module, (a, b) in _pairs(lora, prefix).items()}
+    originals: dict[str, Tensor] = {module: _weight(network, module).data for module in fused}
     for module, weight in fused.items():
-        unet.get_submodule(module).weight.data = weight
+        _weight(network, module).data = weight
     return originals
 
 
-def unfuse(unet: UNet2DConditionModel, originals: Mapping[str, Tensor]) -> None:
+def unfuse(network: nn.Module, originals: Mapping[str, Tensor]) -> None:
     """Put back the weights that `fuse` returned: the same tensors, so the same bits."""
     for module, weight in originals.items():
-        unet.get_submodule(module).weight.data = weight
+        _weight(network, module).data = weight
 
 
-def _pairs(lora: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def _pairs(lora: Mapping[str, Tensor], prefix: str) -> dict[str, tuple[Tensor, Tensor]]:
     sides: dict[str, dict[str, Tensor]] = {}
     for key, matrix in lora.items():
         match = KEY.fullmatch(key)
-        if match is None:
-            raise BackboneError(f"LoRA key {key!r} is unknown, expected `unet.<module>.lora_A.weight` or lora_B.")
+        if match is None or match["part"] != prefix:
+            raise BackboneError(f"LoRA key {key!r} is unknown, expected `{prefix}.<module>.lora_A.weight` or lora_B.")
         sides.setdefault(match["module"], {})[match["side"]] = matrix
     if alone := [module for module, pair in sides.items() if len(pair) < 2]:
         raise BackboneError(f"LoRA of {alone[0]!r} lacks its A or its B: the file is damaged; learn it again.")
     return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
 
 
-def _fused(unet: UNet2DConditionModel, module: str, a: Tensor, b: Tensor) -> Tensor:
+def _weight(network: nn.Module, module: str) -> nn.Parameter:
+    parameter: nn.Parameter = network.get_submodule(module).weight  # type: ignore[assignment]
+    return parameter
+
+
+def _fused(network: nn.Module, module: str, a: Tensor, b: Tensor) -> Tensor:
     try:
-        weight: Tensor = unet.get_submodule(module).weight.data
+        weight = _weight(network, module).data
     except AttributeError:
-        sentence = f"LoRA is for {module!r}, which this U-Net has not: use the backbone it was learned on."
+        sentence = f"LoRA is for {module!r}, which this network has not: use the backbone it was learned on."
         raise BackboneError(sentence) from None
     if weight.shape != (b.shape[0], a.shape[1]):
         got, expected = (b.shape[0], a.shape[1]), tuple(weight.shape)
@@ -161,42 +169,6 @@ def _fused(unet: UNet2DConditionModel, module: str, a: Tensor, b: Tensor) -> Ten
         raise BackboneError(sentence)
     change = b.float().cpu() @ a.float().cpu()
     return (weight.float().cpu() + change).to(weight.device, weight.dtype)
-
-
-class PlaceholderEmbedding(nn.Module):
-    """A token embedding whose ids from V on come from `rows` [n d]; the V rows of the table are never written.
-
-    Departs from the authors' code, which trains the whole table and restores the other rows after every step.
-    """
-
-    def __init__(self, table: nn.Embedding, rows: Float[Tensor, "n d"]) -> None:
-        super().__init__()
-        self.table = table
-        self.rows = nn.Parameter(rows.to(table.weight.device, table.weight.dtype).clone(), requires_grad=False)
-
-    @property
-    def weight(self) -> Float[Tensor, "V d"]:
-        """The frozen table, which transformers asks for its dtype."""
-        return self.table.weight
-
-    def forward(self, ids: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
-        """Embeddings of ids in [0, V + n)."""
-        size = self.table.num_embeddings
-        known = self.table(ids.clamp(max=size - 1))
-        learned = F.embedding((ids - size).clamp(min=0), self.rows)
-        return torch.where((ids >= size)[..., None], learned, known)
-
-
-def sub_tokens(token: str, vectors: int) -> list[str]:
-    """The vocabulary entries of a token with several vectors, named as diffusers names them: `<a>`, `<a>_1`, ..."""
-    return [token, *(f"{token}_{i}" for i in range(1, vectors))]
-
-
-def spelled_out(text: str, tokens: Mapping[str, int]) -> str:
-    """The text with every token (name -> number of vectors) replaced by its sub-tokens."""
-    for token, vectors in tokens.items():
-        text = text.replace(token, " ".join(sub_tokens(token, vectors)))
-    return text
 
 
 def initial_rows(

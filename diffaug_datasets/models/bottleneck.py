@@ -42,7 +42,9 @@ def perturbed(backbone: DiffusionModel, noise: BottleneckNoise) -> Iterator[None
     Raises:
         BackboneError: it is no U-Net with a middle block.
     """
-    block = backbone.unet.mid_block if isinstance(backbone, Backbone) else None
+    block = None
+    if isinstance(backbone, Backbone) and backbone.model.facts.is_unet:
+        block = backbone.unet.mid_block
     if block is None:
         raise BackboneError(
             "the backbone has no U-Net with a middle block, so there is no bottleneck to perturb: use a Stable "

@@ -20,8 +20,10 @@ from transformers import (
 )
 
 from diffaug_datasets.core.errors import BackboneError, one_line
+from diffaug_datasets.core.model_files import brief
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.prompts import MOST, Summary, after_prefix
+from diffaug_datasets.families.parts.loaders import read_tokenizer
 from diffaug_datasets.models.backbone import checked_device
 from diffaug_datasets.models.encoders import (
     PROBE_IMAGE,
@@ -31,8 +33,7 @@ from diffaug_datasets.models.encoders import (
     read_model,
     tokenizer_of,
 )
-from diffaug_datasets.models.loading import one_sentence, read_tokenizer
-from diffaug_datasets.models.model_folder import brief
+from diffaug_datasets.models.loading import one_sentence
 
 MOST_TOKENS = 40
 MOST_REPLY_TOKENS = 512

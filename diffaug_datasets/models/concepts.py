@@ -46,7 +46,7 @@ from diffaug_datasets.models.training import (
     run_steps,
 )
 from diffaug_datasets.numerics.sampling import Network, ddim_sample
-from diffaug_datasets.numerics.schedule import Schedule, add_noise, ddim_timesteps
+from diffaug_datasets.numerics.schedule import Process, Schedule, add_noise, sampler_timesteps
 
 MAX_NORM = 1.0
 
@@ -140,7 +140,7 @@ class ConceptTraining:
         latents: Float[Tensor, "n 2 c h w"],
         labels: Sequence[int],
         ids: Mapping[int, Int[Tensor, "k s"]],
-        rows: nn.Parameter,
+        rows: Sequence[nn.Parameter],
         lora: Mapping[str, nn.Parameter],
         team: Team = ALONE,
     ) -> None:
@@ -148,10 +148,11 @@ class ConceptTraining:
         self.ids = torch.stack([ids[label] for label in labels])
         steps = backbone.schedule.num_train_timesteps
         self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
-        groups = [{"params": [rows], "lr": cfg.lr_embedding}]
+        groups = [{"params": list(rows), "lr": cfg.lr_embedding}]
         groups += [{"params": list(lora.values()), "lr": cfg.lr_lora}] if lora else []
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
-        self.state = TrainingState({"rows": rows, **lora}, self.optimiser)
+        learned = {f"rows_{i}" if i else "rows": part for i, part in enumerate(rows)}
+        self.state = TrainingState({**learned, **lora}, self.optimiser)
         self.descent = Descent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding", team)
 
     def to_the_end(
@@ -195,12 +196,15 @@ class ConceptTraining:
             group["lr"] = share * rate
 
 
-def min_snr_weights(schedule: Schedule, t: Sequence[int], gamma: float | None) -> Float[Tensor, " b"]:
-    """min(SNR, gamma) / SNR at each label, SNR = alpha_bar / (1 - alpha_bar); ones without a gamma.
+def min_snr_weights(process: Process, t: Sequence[int], gamma: float | None) -> Float[Tensor, " b"]:
+    """min(SNR, gamma) / SNR at each label, SNR = (signal / noise)^2; ones without a gamma.
 
     Implements the eps-prediction weights of Hang et al. (arXiv 2303.09556).
     """
-    snr = [schedule.level(label) / (1 - schedule.level(label)) for label in t]
+    if isinstance(process, Schedule):
+        snr = [process.level(label) / (1 - process.level(label)) for label in t]
+    else:
+        snr = [(level.signal / level.noise) ** 2 if level.noise else math.inf for level in map(process.pair, t)]
     return torch.tensor([1.0 if gamma is None or s == 0 else min(s, gamma) / s for s in snr])
 
 
@@ -208,8 +212,13 @@ def unlearned_concepts(
     backbone: Backbone, names: Mapping[int, str], cfg: ConceptConfig, *, metaclass: str = ""
 ) -> LoadedConcepts:
     """The tokens as training finds them, without LoRA."""
-    models = backbone.tokenizer, backbone.text_encoder
-    return LoadedConcepts({cfg.token(c): initial_rows(*models, cfg, names[c], metaclass) for c in sorted(names)})
+
+    def start(label: int) -> Float[Tensor, "n d"]:
+        """Side by side where there are several text encoders."""
+        sides = [initial_rows(*pair, cfg, names[label], metaclass) for pair in backbone.text.encoders]
+        return torch.cat(sides, dim=1)
+
+    return LoadedConcepts({cfg.token(c): start(c) for c in sorted(names)})
 
 
 def encode_both_ways(
@@ -242,24 +251,32 @@ def at_resolution(backbone: Backbone, side: int | None) -> Iterator[None]:
 @contextmanager
 def trainable(
     backbone: Backbone, start: LoadedConcepts, cfg: ConceptConfig
-) -> Iterator[tuple[nn.Parameter, dict[str, nn.Parameter]]]:
-    """Token rows and LoRA matrices that require gradients; afterwards the backbone is as before, whatever happened."""
+) -> Iterator[tuple[tuple[nn.Parameter, ...], dict[str, nn.Parameter]]]:
+    """Token rows, a part per text encoder, and LoRA matrices that require gradients.
+
+    Afterwards the backbone is as before, whatever happened.
+    """
     lora: dict[str, nn.Parameter] = {}
     try:
-        embedding = backbone.text.install(start.tokens)
+        rows = backbone.text.install(start.tokens)
         if cfg.rank:
-            lora = attach(backbone.unet, cfg.rank, cfg.seed, cfg.lora_start)
-        embedding.rows.requires_grad = True
-        yield embedding.rows, lora
+            where = backbone.model.lora_prefix, backbone.model.lora_targets
+            lora = attach(backbone.network, cfg.rank, cfg.seed, cfg.lora_start, *where)
+        for part in rows:
+            part.requires_grad = True
+        yield rows, lora
     finally:
         if lora:
-            detach(backbone.unet)
+            detach(backbone.network)
         backbone.use_concepts(None)
 
 
-def collected(start: LoadedConcepts, rows: Tensor, lora: Mapping[str, Tensor]) -> LoadedConcepts:
-    """Copies on the CPU of token rows [n d], cut into the tokens of `start`, and of LoRA matrices."""
-    parts = torch.split(rows.detach().cpu(), [len(row) for row in start.tokens.values()])
+def collected(start: LoadedConcepts, rows: Sequence[Tensor], lora: Mapping[str, Tensor]) -> LoadedConcepts:
+    """Copies on the CPU of token rows [n d], those of several text encoders side by side, cut into the tokens of
+    `start`, and of LoRA matrices.
+    """
+    together = torch.cat([part.detach().cpu() for part in rows], dim=1)
+    parts = torch.split(together, [len(row) for row in start.tokens.values()])
     tokens = {token: part.clone() for token, part in zip(start.tokens, parts, strict=True)}
     return LoadedConcepts(tokens, {key: matrix.detach().cpu().clone() for key, matrix in lora.items()})
 
@@ -302,7 +319,7 @@ class Previews:
             return backbone.guided_eps(xt, t, cond, uncond, scale)
 
         noise = torch.stack([self._noise(label) for label in self.ids]).to(backbone.device)
-        labels = ddim_timesteps(backbone.schedule, PREVIEW_STEPS)
+        labels = sampler_timesteps(backbone.schedule, "ddim", PREVIEW_STEPS)
         return ddim_sample(eps, noise, backbone.schedule, labels, [0] * len(cond))
 
     def _noise(self, label: int) -> Float[Tensor, "c h w"]:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.method import DiffusionModel
+from diffaug_datasets.core.model_files import brief
+from diffaug_datasets.families.parts.loaders import check_finite, quiet
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.controlnet_folder import unfit_controlnet
-from diffaug_datasets.models.loading import check_finite, quiet
-from diffaug_datasets.models.model_folder import brief
 from diffaug_datasets.numerics.edges import canny
 
 
@@ -74,7 +74,7 @@ def steered(
     Raises:
         BackboneError: the backbone is no U-Net that a ControlNet can steer.
     """
-    if not isinstance(backbone, Backbone):
+    if not isinstance(backbone, Backbone) or not backbone.model.facts.is_unet:
         raise BackboneError("the backbone has no U-Net that a ControlNet can steer: use a Stable Diffusion 1.x model.")
     seen = pictures.to(backbone.device, backbone.dtype)
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from diffaug_datasets.core.errors import BackboneError, RecipeError
+from diffaug_datasets.core.model_files import Damage, read_object, read_weights
 from diffaug_datasets.core.models import BackboneSpec, find_backbone, local_path
-from diffaug_datasets.models.model_folder import Damage, read_object, read_weights
 
 FITTING = ("in_channels", "cross_attention_dim", "block_out_channels")
 """What a ControlNet's config must say as the U-Net's does."""

@@ -14,15 +14,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffaug_datasets.core.method import Context, DiffusionModel, Final, Generated, Resize, Sampler
+from diffaug_datasets.core.family import Sampler
+from diffaug_datasets.core.method import Context, DiffusionModel, Final, Generated, Resize
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.numerics import inverting
+from diffaug_datasets.numerics import schedule as levels
+from diffaug_datasets.numerics.conditions import chosen
 from diffaug_datasets.numerics.inverters import Inverter, is_paired
 from diffaug_datasets.numerics.sampling import Network, ddim_sample, dpm_sample, plms_sample
 from diffaug_datasets.numerics.schedule import add_noise, sampler_timesteps
-from diffaug_datasets.numerics.timesteps import Timeline
+from diffaug_datasets.numerics.timesteps import Labels
 
-SAMPLERS = {"ddim": ddim_sample, "dpm": dpm_sample, "plms": plms_sample}
+SAMPLERS = {"ddim": ddim_sample, "dpm": dpm_sample, "plms": plms_sample, "euler": ddim_sample}
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,9 @@ def timesteps(backbone: DiffusionModel, sampler: Sampler, n: int) -> tuple[float
     return sampler_timesteps(backbone.schedule, sampler, n)
 
 
-def timeline_of(backbone: DiffusionModel) -> Timeline:
+def timeline_of(backbone: DiffusionModel) -> Labels:
     """The labels of a loaded model's schedule."""
-    schedule = backbone.schedule
-    return Timeline(schedule.num_train_timesteps, schedule.steps_offset, schedule.spacing)
+    return levels.timeline_of(backbone.schedule)
 
 
 def pure_noise(
@@ -140,13 +142,13 @@ def pure_noise(
 
 def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
     """The guided noise prediction of a batch: one network call per step, both guidance branches in it."""
-    last, uncond = backbone.prompts(conditions.last), backbone.prompts(conditions.negative)
+    last, uncond = backbone.prompts(conditions.last), backbone.prompts(conditions.negative, negative=True)
     first = backbone.prompts(conditions.first) if conditions.first else last
     switch = torch.tensor(list(conditions.switch or [0] * len(conditions.last)), device=last.device)
     scale = torch.tensor(list(conditions.scale), device=last.device, dtype=torch.float32)
 
     def eps(xt: Tensor, t: float, step: int) -> Tensor:
-        cond = torch.where((step < switch)[:, None, None], first, last)
+        cond = chosen(step < switch, first, last)
         return backbone.guided_eps(xt, t, cond, uncond, scale)
 
     return eps

@@ -4,23 +4,24 @@ Asked at plan, without torch, where the model lies on this machine, and again on
 """
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.family import ModelFacts
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
-from diffaug_datasets.models.model_folder import EDITOR, check_backbone, read_object, unfit
-from diffaug_datasets.numerics.timesteps import SchedulerSettings
+from diffaug_datasets.families.stable_diffusion import EDITOR
+from diffaug_datasets.models.model_folder import check_backbone, unfit
 
 
-def check_backbone_for(spec: BackboneSpec, editor: bool) -> SchedulerSettings | None:
+def check_backbone_for(spec: BackboneSpec, editor: bool) -> ModelFacts | None:
     """`check_backbone`, and that the model edits by instruction where `editor`, and does not otherwise.
 
     Raises:
         BackboneError: as `check_backbone`, or the model is of the other kind.
     """
-    settings, folder = check_backbone(spec), find_backbone(spec).folder
-    if folder is not None:
-        check_kind(spec.id, editor, read_object(folder, "model_index.json").get("_class_name") == EDITOR)
-    if editor and settings is not None and settings.prediction_type != "epsilon":
-        raise unfit(spec.id, f"predicts {settings.prediction_type!r}", "an InstructPix2Pix model that predicts noise")
-    return settings
+    facts, folder = check_backbone(spec), find_backbone(spec).folder
+    if facts is not None and folder is not None:
+        check_kind(spec.id, editor, facts.edits)
+    if editor and facts is not None and facts.prediction != "epsilon":
+        raise unfit(spec.id, f"predicts {facts.prediction!r}", "an InstructPix2Pix model that predicts noise")
+    return facts
 
 
 def check_kind(name: str, wanted: bool, is_editor: bool) -> None:

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, AutoTokenizer
 
 from diffaug_datasets.core.errors import BackboneError, RecipeError
+from diffaug_datasets.core.model_files import Damage
 from diffaug_datasets.core.models import ORACLE, ModelKind, find_model
+from diffaug_datasets.families.parts.loaders import check_finite, quiet, read_tokenizer
 from diffaug_datasets.models.backbone import MOST_PIXELS, checked_device
-from diffaug_datasets.models.loading import check_finite, quiet, read_tokenizer
-from diffaug_datasets.models.model_folder import Damage, unreadable
+from diffaug_datasets.models.model_folder import unreadable
 from diffaug_datasets.models.wheel_weights import converted_oracle
 
 PATTERNS = ["README.md", "*.json", "*.jinja", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]

@@ -139,7 +139,7 @@ class LoraTraining:
         cond = backbone.text.encode(self.ids[draw.images.to(self.ids.device)])
         errors = (backbone.eps(add_noise(backbone.schedule, x0, eps, draw.t), draw.t, cond) - eps).square()
         if backbone.prediction_type == "v_prediction":  # eps - eps' = sqrt(alpha_bar) (v - v')
-            levels = torch.tensor([backbone.schedule.level(t) for t in draw.t], device=errors.device)
+            levels = torch.tensor([backbone.vp_schedule.level(t) for t in draw.t], device=errors.device)
             errors = errors / levels[:, None, None, None]
         return errors.mean()
 

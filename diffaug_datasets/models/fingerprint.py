@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.encoders import Encoder, Judge
+from diffaug_datasets.numerics.conditions import tensors_of
 from diffaug_datasets.numerics.schedule import add_noise
 
 TEXT, SCALE, SIDE = "a photo of a bird", 7.5, 64
@@ -26,12 +27,12 @@ def backbone_fingerprint(backbone: Backbone, shape: int) -> str:
     """
     noise = torch.stack([torch.randn(backbone.latent_shape, generator=_generator(j)) for j in range(shape)])
     pixels = torch.stack([_levels(j, 3, backbone.height, backbone.width) for j in range(shape)]).float() / 127.5 - 1
-    cond, uncond = backbone.prompts([TEXT] * shape), backbone.prompts([""] * shape)
+    cond, uncond = backbone.prompts([TEXT] * shape), backbone.prompts([""] * shape, negative=True)
     latents = backbone.encode(pixels)
     labels = [(j + 1) * backbone.schedule.num_train_timesteps // (shape + 1) for j in range(shape)]
     xt = add_noise(backbone.schedule, latents, noise.to(latents.device), labels)
     eps = backbone.guided_eps(xt, labels, cond, uncond, torch.full((shape,), SCALE))
-    return _digest([noise, cond, uncond, latents, eps, backbone.decode_float(xt - eps)])
+    return _digest([noise, *tensors_of(cond), *tensors_of(uncond), latents, eps, backbone.decode_float(xt - eps)])
 
 
 def features_fingerprint(models: Iterable[Encoder | Judge], shape: int) -> str:

@@ -26,10 +26,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.model_files import Damage
+from diffaug_datasets.families.parts.loaders import check_finite, quiet
 from diffaug_datasets.models.backbone import MOST_PIXELS, checked_device
 from diffaug_datasets.models.encoders import fetch_model, image_processor, probing
-from diffaug_datasets.models.loading import check_finite, quiet
-from diffaug_datasets.models.model_folder import Damage, unreadable
+from diffaug_datasets.models.model_folder import unreadable
 
 SMALL = "small_resnet"
 SMALL_SIDE = 32

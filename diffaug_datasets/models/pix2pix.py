@@ -33,7 +33,7 @@ def instructed(
     seen = backbone.image_latents(images)
     eps = edit_network(backbone, seen, prompts, negative, torch.tensor(list(scale)), image_scale)
     streams = [Generator("cpu").manual_seed(seed) for seed in seeds]
-    return backbone.decode_float(euler_ancestral_sample(eps, backbone.schedule, n, streams, backbone.latent_shape))
+    return backbone.decode_float(euler_ancestral_sample(eps, backbone.vp_schedule, n, streams, backbone.latent_shape))
 
 
 def edit_network(
@@ -48,7 +48,7 @@ def edit_network(
 
     A row without guidance always gets its value from a call of b rows, whatever stands beside it.
     """
-    cond, uncond = backbone.prompts(prompts), backbone.prompts(negative)
+    cond, uncond = backbone.prompts(prompts), backbone.prompts(negative, negative=True)
     scale = scale.to(backbone.device, torch.float32)
     plain = (scale == 1) & (image_scale == 1)
     texts, images = torch.cat([cond, uncond, uncond]), torch.cat([seen, seen, torch.zeros_like(seen)])

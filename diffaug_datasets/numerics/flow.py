@@ -16,6 +16,9 @@ from diffaug_datasets.numerics.levels import CLEAN, Level, Prediction, of_sigma
 
 Grid = Literal["scheduler", "even", "solver"]
 
+SAMPLERS = ("euler", "dpm", "ddim")
+"""Those that go along a flow; on it 'euler' and 'ddim' are one."""
+
 
 @dataclass(frozen=True)
 class DynamicShift:
@@ -78,6 +81,11 @@ class FlowSchedule:
             raise ValueError(f"got shift {self.shift}; give a number above 0")
 
     @property
+    def is_noise_scaled(self) -> bool:
+        """Whether sampling starts from s eps rather than eps; it starts from eps."""
+        return False
+
+    @property
     def end(self) -> Level:
         """Where sampling ends and inversion begins: no noise."""
         return CLEAN
@@ -130,3 +138,25 @@ class FlowSchedule:
         if self.dynamic:
             return self.dynamic.shifted(sigma, self.tokens, n)
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+
+@dataclass(frozen=True)
+class FlowTimeline:
+    """The labels of a flow, as a plan knows them (`timesteps.Labels`)."""
+
+    schedule: FlowSchedule
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T."""
+        return self.schedule.num_train_timesteps
+
+    def labels(self, sampler: str, n: int) -> tuple[float, ...]:
+        """The n falling labels of any sampler of flows; 'ddim', of methods that name no other, means Euler's method.
+
+        Raises:
+            ValueError: the sampler needs evenly spaced labels, or n is outside 1..T.
+        """
+        if sampler not in SAMPLERS:
+            raise ValueError(f"{sampler} is no sampler of a flow; use {' or '.join(SAMPLERS)}")
+        return self.schedule.labels(n)

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
-from diffaug_datasets.numerics.flow import FlowSchedule
+from diffaug_datasets.numerics.flow import FlowSchedule, FlowTimeline
 from diffaug_datasets.numerics.levels import Level, Prediction, of_alpha_bar
-from diffaug_datasets.numerics.timesteps import Spacing, ddim_labels, dpm_labels, plms_labels
+from diffaug_datasets.numerics.timesteps import Spacing, Timeline, ddim_labels, dpm_labels, plms_labels
 
 
 def widened(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -61,6 +61,10 @@ class Process(Protocol):
     @property
     def lowest_label(self) -> float:
         """The label of a state at `end`."""
+
+    @property
+    def is_noise_scaled(self) -> bool:
+        """Whether sampling starts from s eps rather than eps."""
 
     def pair(self, t: float) -> Level:
         """The level at label t."""
@@ -197,18 +201,21 @@ def _cosine_betas(n: int, shift: float = 0.008, largest: float = 0.999) -> Float
 
 
 def sampler_timesteps(process: Process, sampler: str, n: int) -> tuple[float, ...]:
-    """The n falling labels of a sampler ('ddim', 'dpm' or 'plms', which has n + 1) on a process of either kind.
+    """The n falling labels of a sampler ('plms' has n + 1) on a process of either kind.
 
     Raises:
-        ValueError: the process cannot be sampled in so many steps, or a flow by 'plms'.
+        ValueError: the process cannot be sampled in so many steps, or not by this sampler.
     """
+    return timeline_of(process).labels(sampler, n)
+
+
+def timeline_of(process: Process) -> Timeline | FlowTimeline:
+    """The labels of a process, as a plan knows them."""
     if isinstance(process, FlowSchedule):
-        if sampler == "plms":
-            raise ValueError("PLMS needs the evenly spaced labels of a variance-preserving schedule; use ddim or dpm")
-        return process.labels(n)
+        return FlowTimeline(process)
     if not isinstance(process, Schedule):
         raise TypeError(f"got a process of {type(process)}, expected a Schedule or a FlowSchedule")
-    return {"ddim": ddim_timesteps, "dpm": dpm_timesteps, "plms": plms_timesteps}[sampler](process, n)
+    return Timeline(process.num_train_timesteps, process.steps_offset, process.spacing)
 
 
 def ddim_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:

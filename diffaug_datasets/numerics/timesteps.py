@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -284,6 +284,18 @@ LABELS = {"ddim": ddim_labels, "dpm": dpm_labels, "plms": plms_labels}
 """Sampler -> its labels."""
 
 
+@runtime_checkable
+class Labels(Protocol):
+    """What a plan knows of a schedule: T, and the falling labels that a sampler visits in n steps."""
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """T."""
+
+    def labels(self, sampler: str, n: int) -> tuple[float, ...]:
+        """The labels. Raises ValueError where they do not fit."""
+
+
 @dataclass(frozen=True)
 class Timeline:
     """What labels hang on; by default as Stable Diffusion 1.x has it. `spacing`: None = as each sampler has it."""
@@ -318,7 +330,7 @@ def img2img_start(n: int, strength: float) -> int:
     return n - executed
 
 
-def genie_start(timesteps: Sequence[int], ratio: float, *, num_train_timesteps: int = 1000) -> int:
+def genie_start(timesteps: Sequence[float], ratio: float, *, num_train_timesteps: int = 1000) -> int:
     """The index of the first label that GeNIe keeps, for a noise ratio r in (0, 1].
 
     Follows the authors' code (UCDvision/GeNIe): labels with t - 1 > 1000 r are skipped, and r > 0.999 starts from pure
@@ -338,7 +350,7 @@ def genie_start(timesteps: Sequence[int], ratio: float, *, num_train_timesteps: 
 
 
 def suffix_steps(
-    timesteps: Sequence[int],
+    timesteps: Sequence[float],
     split_ratio: float,
     convention: Literal["code", "paper"] = "code",
     *,

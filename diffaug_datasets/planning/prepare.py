@@ -21,12 +21,13 @@ from diffaug_datasets.core.models import find_backbone, local_path
 from diffaug_datasets.core.plan import Plan, Shard, draw_plan, without_images
 from diffaug_datasets.core.prompts import read_prompts, read_suffixes, suffix_list, suffixes_for
 from diffaug_datasets.core.protocols import Subset, draw_subset, frequency_groups, parse_protocol, places_by_label
-from diffaug_datasets.core.recipe import PROSE, Recipe, check_sampling, check_steps
+from diffaug_datasets.core.recipe import PROSE, Recipe
 from diffaug_datasets.core.rows import PlanRow, Row
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
+from diffaug_datasets.core.suitability import check_suits
 from diffaug_datasets.models.controlnet_folder import check_controlnet
 from diffaug_datasets.models.editors import check_backbone_for
-from diffaug_datasets.models.model_folder import check_model, is_turbo, timeline_of
+from diffaug_datasets.models.model_folder import check_model, timeline_of
 from diffaug_datasets.planning.catalogue import config_name
 from diffaug_datasets.planning.confusion import compute_confusion, most_confused, read_confusion
 from diffaug_datasets.run.shards import real_row
@@ -93,11 +94,9 @@ def check_models(recipe: Recipe) -> None:
         BackboneError: a backbone, an encoder, a judge or a ControlNet is damaged, cannot be driven, or does not fit.
         RecipeError: the method is steered by a ControlNet, and none is named.
     """
-    settings = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
-    if settings is not None:
-        check_steps(recipe, settings.timeline)
-    is_few_step = is_turbo(recipe.backbone) if settings is None else settings.is_few_step
-    check_sampling(recipe, is_few_step=is_few_step, is_zero_snr=settings is not None and settings.is_zero_snr)
+    facts = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
+    if facts is not None:
+        check_suits(recipe, facts)
     for encoder in (recipe.scores.encoder, recipe.method_config.requirements.encoder):
         if encoder:
             check_model(encoder, "encoder")

@@ -4,7 +4,6 @@ Counts follow from the plan alone. Bytes and seconds are estimates, from the siz
 without torch, and from the headers of a few real images.
 """
 
-import json
 import math
 import os
 import shutil
@@ -16,10 +15,12 @@ from rich.filesize import decimal
 
 from diffaug_datasets.core import memory
 from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.family import discover_families
 from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
+from diffaug_datasets.core.model_files import read_weights
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan
-from diffaug_datasets.models.model_folder import STEMS, read_weights
+from diffaug_datasets.models.model_folder import check_backbone
 from diffaug_datasets.numerics.inverters import is_paired
 from diffaug_datasets.planning.prepare import Prepared
 from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
@@ -178,18 +179,17 @@ def network_of(spec: BackboneSpec) -> Network:
     folder = find_backbone(spec).folder
     if folder is None:
         return Network()
-    try:
-        unet, vae = (json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
-        variant = f".{spec.variant}" if spec.variant else ""
-        weights = {part: read_weights(folder, f"{part}/{stem}{variant}") for part, stem in STEMS.items()}
-        counts = {part: sum(math.prod(e.shape) for e in (tensors or {}).values()) for part, tensors in weights.items()}
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        side = int(unet["sample_size"])
-    except (OSError, ValueError, KeyError, TypeError):
+    facts = check_backbone(spec.model_copy(update={"height": None, "width": None}))
+    if facts is None or facts.latent_shape is None or facts.height is None:
         return Network()
+    parts = discover_families()[facts.family].PARTS
+    variant = f".{spec.variant}" if spec.variant else ""
+    weights = {part: read_weights(folder, f"{part}/{stem}{variant}") for part, stem in parts.items()}
+    counts = {part: sum(math.prod(e.shape) for e in (tensors or {}).values()) for part, tensors in weights.items()}
     if not all(counts.values()):
         return Network()
-    return Network(counts["unet"], sum(counts.values()), factor, side, measured=True)
+    side = facts.latent_shape[1]
+    return Network(counts[next(iter(parts))], sum(counts.values()), facts.height // side, side, measured=True)
 
 
 def cores() -> int:

@@ -18,10 +18,10 @@ from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraC
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitFiles, Resize, image_of
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.core.recipe import Recipe, check_sampling, check_steps
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Pool
-from diffaug_datasets.numerics.timesteps import Timeline
+from diffaug_datasets.core.suitability import check_suits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,18 +80,13 @@ class WorkContext:
         """The diffusion model.
 
         Raises:
-            BackboneError: it cannot be loaded, is not of the kind that the method needs, or its schedule does not take
-                the recipe's steps.
+            BackboneError: it cannot be loaded, or does not suit the recipe's method, sampler or steps.
         """
         from diffaug_datasets.models.editors import check_kind
 
         backbone = load_backbone(self.recipe.backbone, self.device)
         check_kind(self.recipe.backbone.id, self.recipe.method_config.requirements.editor, backbone.is_editor)
-        schedule = backbone.schedule
-        timeline = Timeline(schedule.num_train_timesteps, schedule.steps_offset, schedule.spacing)
-        check_steps(self.recipe, timeline)
-        is_zero_snr = schedule.prediction != "epsilon"
-        check_sampling(self.recipe, is_few_step=schedule.is_noise_scaled, is_zero_snr=is_zero_snr)
+        check_suits(self.recipe, backbone.model.facts)
         backbone.use_concepts(None)
         return backbone
 

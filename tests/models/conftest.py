@@ -13,9 +13,10 @@ from jaxtyping import install_import_hook
 if TYPE_CHECKING:
     from diffaug_datasets.models.backbone import Backbone
 
-CHECKED = ["adapters", "backbone", "concepts", "encoders", "training"]
+CHECKED = ["models.adapters", "models.backbone", "models.concepts", "models.encoders", "models.training"]
+CHECKED += ["families.parts.clip_text", "families.parts.driven", "families.parts.unets"]
 install_import_hook(
-    [f"diffaug_datasets.models.{module}" for module in CHECKED],
+    [f"diffaug_datasets.{module}" for module in CHECKED],
     # The tower lets an int stand for a float, as mypy does.
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )

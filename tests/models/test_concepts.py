@@ -362,7 +362,7 @@ def test_the_loss_is_the_one_of_plain_diffusers(
     start = unlearned_concepts(backbone, NAMES, CFG, metaclass="bird")
     generator = torch.Generator().manual_seed(3)
     with trainable(backbone, start, CFG) as (rows, lora):
-        for parameter in (rows, *lora.values()):
+        for parameter in (*rows, *lora.values()):
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
         ids = {label: torch.stack([backbone.text.ids(CFG.prompt(label, "bird"))]) for label in NAMES}
         training = ConceptTraining(backbone, CFG, latents, labels, ids, rows, lora)
@@ -388,7 +388,7 @@ def test_concepts_of_another_model_are_refused_and_change_nothing(backbone: Back
         (LoadedConcepts(tokens, {"text_encoder.x.lora_A.weight": torch.zeros(1)}), r"LoRA key 'text_encoder.x.lora_A"),
         (LoadedConcepts(tokens, {key: lora[key]}), r"lacks its A or its B: the file is damaged; learn it"),
         (LoadedConcepts(tokens, {k: m[:, :3] for k, m in lora.items()}), r"has shape \(.*\), expected \(.*\): use the"),
-        (LoadedConcepts(tokens, {f"unet.x{k[5:]}": m for k, m in lora.items()}), r"which this U-Net has not: use"),
+        (LoadedConcepts(tokens, {f"unet.x{k[5:]}": m for k, m in lora.items()}), r"which this network has not: use"),
     ]
     for concepts, message in cases:
         with pytest.raises(BackboneError, match=message):

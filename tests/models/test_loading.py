@@ -20,9 +20,11 @@ from diffaug_datasets.core.models import (
     BackboneSpec,
     find_backbone,
 )
+from diffaug_datasets.families.parts.folders import read_scheduler_settings
+from diffaug_datasets.families.parts.loaders import build_schedule
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.loading import build_schedule
-from diffaug_datasets.models.model_folder import check_backbone, read_scheduler
+from diffaug_datasets.models.model_folder import check_backbone
+from diffaug_datasets.numerics.timesteps import Timeline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -199,8 +201,7 @@ def _pickled(folder: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "sdxl": (lambda f: _other_family(f, "StableDiffusionXLPipeline"), r"is a StableDiffusionXLPipeline, but only"),
-    "flow": (lambda f: _other_family(f, "FluxPipeline"), r"is a FluxPipeline, but only Stable Diffusion 1.x and 2.x"),
+    "video": (lambda f: _other_family(f, "WanPipeline"), r"is a WanPipeline, which no model family drives, expected"),
     "flow schedule": (lambda f: _scheduler(f, prediction_type="flow_prediction"), r"predicts 'flow_prediction', exp"),
     "zero SNR": (
         lambda f: _scheduler(f, rescale_betas_zero_snr=True),
@@ -267,8 +268,8 @@ def test_a_cached_model_may_be_incomplete_at_plan_but_not_another(hub_cache: Pat
     shutil.copytree(sd_folder, snapshot)
     shutil.rmtree(snapshot / "tokenizer")
     (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    settings = check_backbone(spec)
-    assert settings is not None and settings.steps_offset == 1
+    facts = check_backbone(spec)
+    assert facts is not None and facts.timeline == Timeline()
     edited(snapshot / "unet" / "config.json", in_channels=9)
     with pytest.raises(BackboneError, match=r"'org/model' has a U-Net that takes 9 channels"):
         check_backbone(spec)
@@ -292,8 +293,8 @@ def test_schedule_is_the_one_of_diffusers_ddim(tmp_path: Path, config: dict[str,
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     reference = DDIMScheduler.from_config(config)
-    settings = read_scheduler(tmp_path, "x")
-    schedule = build_schedule(settings, "x")
+    settings = read_scheduler_settings(tmp_path, "x")
+    schedule = build_schedule(settings)
     torch.testing.assert_close(schedule.alpha_bar.float(), reference.alphas_cumprod, rtol=1e-5, atol=1e-7)
     assert settings.prediction_type == "epsilon"
     assert schedule.final_alpha_bar == pytest.approx(float(reference.final_alpha_cumprod))

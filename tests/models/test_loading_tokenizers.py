@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from diffaug_datasets.models.loading import check_ends, read_tokenizer
+from diffaug_datasets.families.parts.loaders import check_ends, read_tokenizer
 
 
 def test_a_whole_one_is_read(sd_folder: Path) -> None:

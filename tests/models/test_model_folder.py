@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.core.weight_headers import read_header
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.encoders import Encoder, Judge
 from diffaug_datasets.models.model_folder import check_backbone, check_model
-from diffaug_datasets.models.weight_headers import read_header
 
 ASSETS = Path(str(files("diffaug_datasets"))) / "assets" / "tiny"
 ODD_VALUES: tuple[Any, ...] = (None, True, -1, 0, 1, 3, 2**40, 0.5, float("nan"), "x", "", [], [1], ["x"], {}, {"a": 1})

@@ -1,0 +1,1 @@
+"""What model families are made of: the interface of a loaded model, readers of folders, text encoders, loaders."""
