@@ -20,6 +20,17 @@ SAMPLERS = ("euler", "dpm", "ddim")
 """Those that go along a flow; on it 'euler' and 'ddim' are one."""
 
 
+def sigma_of_ratio(ratio: float) -> float:
+    """The sigma at which a flow has the signal-to-noise ratio that Stable Diffusion 1.x has at label int(1000 r).
+
+    Its betas are 1000 squares of even numbers from sqrt(0.00085) to sqrt(0.012). 0.5, 0.6, 0.7, 0.8, 0.9 give 0.618,
+    0.696, 0.769, 0.836, 0.893.
+    """
+    roots = np.linspace(0.00085**0.5, 0.012**0.5, 1000)[: int(1000 * ratio) + 1]
+    kept = float(np.prod(1 - roots**2))
+    return 1 / (1 + math.sqrt(kept / (1 - kept)))
+
+
 @dataclass(frozen=True)
 class DynamicShift:
     """A shift that grows with the number of tokens of an image, as in FLUX.1: mu is linear between two points."""
