@@ -40,7 +40,8 @@ Solver = Literal["dpm", "ddim", "euler", "lcm", "ancestral"]
 """The same without PLMS, whose labels are one more than its steps."""
 
 VP_SAMPLERS: tuple[Sampler, ...] = ("dpm", "ddim", "plms")
-FLOW_SAMPLERS: tuple[Sampler, ...] = ("euler", "dpm")
+FLOW_SAMPLERS: tuple[Sampler, ...] = ("euler", "dpm", "ddim")
+"""On a flow 'ddim' is Euler's method, for recipes and methods that know no other name."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,20 @@ class Defaults:
     multiple_of: int = 8
 
 
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Size:
+    """A published model: its Hub id, and billions of weights of the denoising network and of everything else."""
+
+    id: str
+    network: float
+    beside: float
+
+    @property
+    def gigabytes(self) -> float:
+        """Of all weights at two bytes each; what is computed comes on top."""
+        return 2 * (self.network + self.beside)
+
+
 CheckFunction = Callable[[Path, BackboneSpec, bool], ModelFacts]
 """(folder, spec, whether what is missing is not still to come) -> its facts.
 
@@ -121,8 +136,9 @@ class Family:
     `LICENCE`: of the weights that are usually meant. `DEFAULTS`: see `Defaults`. `PARTS`: folder of a network -> stem
     of its weight files, the denoising network first. `OTHER_FILES`: patterns of what else is fetched. `LORA_PREFIX`:
     what diffusers' keys of LoRA on the denoising network begin with. `LORA_TARGETS`: ends of its module names that LoRA
-    may lie beside. `TOKENS`: text encoders that take rows of new words; none = no learned tokens. `check`, `load`,
-    `guess`: see their types.
+    may lie beside. `TOKENS`: text encoders that take rows of new words; none = no learned tokens. `RARE_WORDS`: whether
+    concepts are learned by LoRA alone, under words, where no text encoder takes tokens. `SIZES`: published models.
+    `PURPOSE`: when to choose it, for the decision table. `check`, `load`, `guess`: see their types.
     `module`: where it was found. `page`: the module's docstring.
     """
 
@@ -140,6 +156,9 @@ class Family:
     LORA_PREFIX: str = "unet"
     LORA_TARGETS: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     TOKENS: tuple[str, ...] = ()
+    RARE_WORDS: bool = False
+    SIZES: tuple[Size, ...] = ()
+    PURPOSE: str = "-"
     guess: GuessFunction = _knows_no_name
 
     @classmethod

@@ -80,6 +80,7 @@ class Requirements:
     `steps`: what must fit the schedule of the backbone.
     `at_source_size`: whether pictures come back at the size of their sources, however large those are.
     `bottleneck`: whether the middle of a U-Net is changed while it predicts.
+    `any_inversion`: whether a model that was distilled is inverted all the same.
     `editor`: whether the backbone must be one that edits as a text instructs (InstructPix2Pix); others must not be.
     """
 
@@ -91,6 +92,7 @@ class Requirements:
     at_source_size: bool = False
     editor: bool = False
     bottleneck: bool = False
+    any_inversion: bool = False
     controlnet: str | None = None
     texts: bool = False
     qformer: str | None = None

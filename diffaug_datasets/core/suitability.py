@@ -34,7 +34,7 @@ NEEDED: Mapping[Need, str] = MappingProxyType(
         "concepts": "learns tokens, which its text encoders do not take",
         "lora": "learns LoRA of a text encoder and a U-Net, which it has not",
         "inversions": "inverts images, which a model that was distilled does not bear",
-        "image_embeddings": "learns a condition per image, where its network is told more than a text",
+        "image_embeddings": "learns a condition per image, which only a model of one text and no flow takes",
         "imagined": "moves latents by gradients through its samplers, which add noise of their own",
     }
 )
@@ -109,6 +109,8 @@ def _wrong(recipe: Recipe, facts: ModelFacts) -> Iterator[str]:
         usual = count.sampler if is_named or facts.process == "vp" else facts.samplers[0]
         if usual not in facts.samplers:
             yield f"config.sampler: {count.sampler}"
+    if facts.process == "flow" and getattr(config, "final", None) == "alpha_bar_0":
+        yield "config.final: alpha_bar_0"
     scale = getattr(config, "guidance_scale", 1)
     if facts.guidance == "none" and scale != 1:
         yield f"config.guidance_scale: {scale:g}"
@@ -138,19 +140,39 @@ def check_needs(recipe: Recipe, facts: ModelFacts) -> None:
         BackboneError: it has not.
     """
     family, needs = discover_families().get(facts.family), _needs(recipe)
+    asked = recipe.method_config.requirements
+    if asked.any_inversion:
+        needs.discard("inversions")
     lacking = [need for need in NEEDED if need in needs and not _has(need, facts, family)]
+    if "concepts" in needs and family is not None and not family.TOKENS and not lacking:
+        _check_words(recipe, facts)
     if lacking:
         raise BackboneError(
             f"backbone {recipe.backbone.id!r} ({facts.kind}) cannot be used with {recipe.method}, which "
             f"{NEEDED[lacking[0]]}: use Stable Diffusion 1.x or 2.x, or another method."
         )
-    asked = recipe.method_config.requirements
     if (asked.controlnet is not None or asked.bottleneck) and not facts.is_unet:
         what = "bottleneck can take noise" if asked.bottleneck else "features a ControlNet can steer"
         raise BackboneError(
             f"backbone {recipe.backbone.id!r} ({facts.kind}) has no U-Net whose {what}: use a Stable Diffusion model, "
             "or another method."
         )
+
+
+def _check_words(recipe: Recipe, facts: ModelFacts) -> None:
+    """Raises BackboneError where a recipe learns tokens alone, of a model that learns words by LoRA."""
+    values = (getattr(recipe.method_config, key) for key in type(recipe.method_config).model_fields)
+    for learned in values:
+        if isinstance(learned, ConceptConfig) and learned.rank == 0:
+            raise BackboneError(
+                f"backbone {recipe.backbone.id!r} ({facts.kind}) takes no learned tokens, only LoRA under words, but "
+                f"{recipe.method} learns tokens alone (rank 0): use Stable Diffusion 1.x or 2.x, or another method."
+            )
+        if isinstance(learned, ConceptConfig) and isinstance(learned.init, int):
+            raise BackboneError(
+                f"backbone {recipe.backbone.id!r} ({facts.kind}) takes no learned tokens, only LoRA under words, so "
+                f"vocabulary id {learned.init} means nothing to it: set init to auto or to words."
+            )
 
 
 def _needs(recipe: Recipe) -> set[str]:
@@ -162,11 +184,11 @@ def _needs(recipe: Recipe) -> set[str]:
 
 def _has(need: Need, facts: ModelFacts, family: Family | None) -> bool:
     if need == "concepts":
-        return family is None or bool(family.TOKENS)
+        return family is None or bool(family.TOKENS) or family.RARE_WORDS
     if need == "lora":
         return facts.is_unet and facts.parts == ("text",)
     if need == "image_embeddings":
-        return facts.parts == ("text",)
+        return facts.parts == ("text",) and facts.process == "vp"
     return facts.inverts if need == "inversions" else facts.is_deterministic
 
 

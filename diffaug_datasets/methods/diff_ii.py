@@ -11,16 +11,16 @@ suffix (Eq. 8 prints the opposite; `split_convention: paper` gives it). Follows 
 inversion steps, not 200, so that inversion ends at the label where sampling begins. Lambda runs over the whole circle
 of Eq. 7, as in the code, where appendix A.3 says [0, 1], a share alpha / 2 pi of it, 24 % on the packaged model.
 Departs from both in what the paper leaves open: classes with one image get a stated policy (of which `diff_aug` edits
-the posterior's mode, where the code of Diff-Mix draws a sample), angles are computed in float64. Its ablations are
-settings: `start: noise` denoises in two stages from N(0, I), without step 2 to 4 (Table 4, A.4), `split_ratio: 0` has
-one stage, and `interpolation_strength` turns every pair alike. Pictures are rounded to 8 bits, where the code cuts them
-off, which is 0.45 of a grey level darker on average and 1 at most. Concepts are learned from images stretched to a
-square (the code: random crops) at the backbone's size (current scripts: 224, `concepts.resolution`), on the posterior's
-mode, with the tokens' gradient clipped too. LoRA starts normal with deviation 1/rank, as the authors' version of
-diffusers has it; peft's uniform start (`concepts.lora_start`) leaves |B A| 1.68 times smaller after 60 steps on the
-packaged model, where the loss (0.122) and the judged share of 50 images of Diff-Gen (70 and 68 %) hardly differ. An
-`inverter` other than `ddim` inverts and denoises by a rule of its own (`numerics.inverting`); both latents of a pair
-turn by one draw.
+the posterior's mode, where the code of Diff-Mix draws a sample), angles are computed in float64. On a rectified flow
+inversion ends at the first label below pure noise, where denoising begins. Its ablations are settings: `start: noise`
+denoises in two stages from N(0, I), without step 2 to 4 (Table 4, A.4), `split_ratio: 0` has one stage, and
+`interpolation_strength` turns every pair alike. Pictures are rounded to 8 bits, where the code cuts them off, which is
+0.45 of a grey level darker on average and 1 at most. Concepts are learned from images stretched to a square (the code:
+random crops) at the backbone's size (current scripts: 224, `concepts.resolution`), on the posterior's mode, with the
+tokens' gradient clipped too. LoRA starts normal with deviation 1/rank, as the authors' version of diffusers has it;
+peft's uniform start (`concepts.lora_start`) leaves |B A| 1.68 times smaller after 60 steps on the packaged model, where
+the loss (0.122) and the judged share of 50 images of Diff-Gen (70 and 68 %) hardly differ. An `inverter` other than
+`ddim` inverts and denoises by a rule of its own (`numerics.inverting`); both latents of a pair turn by one draw.
 """
 
 import math
@@ -126,6 +126,12 @@ class Config(MethodConfig):
         description="dB; leave out sources that their inversion gives back worse: a noise partner takes their place",
     )
 
+    on_distilled: Annotated[bool, Later()] = Field(
+        default=False,
+        description="invert a model that was distilled (from guidance, or to few steps) too, at guidance 1; see what "
+        "the report says of its inversions",
+    )
+
     @model_validator(mode="after")
     def _fits_the_inverter(self) -> "Config":
         if self.inverter == "ddim":
@@ -152,7 +158,9 @@ class Config(MethodConfig):
         """Texts to end prompts with, and steps that fit the schedule both ways."""
         keys = {"num_inference_steps": self.num_inference_steps, "inversion_steps": self.inversion_steps}
         return Requirements(
-            suffixes=self.suffixes, steps=tuple(StepCount(key, "ddim", steps) for key, steps in keys.items())
+            suffixes=self.suffixes,
+            any_inversion=self.on_distilled,
+            steps=tuple(StepCount(key, "ddim", steps) for key, steps in keys.items()),
         )
 
 
@@ -453,6 +461,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     from diffaug_datasets.models.denoising import (
         Conditions,
         denoise,
+        first_inverted,
         from_inverted,
         guided_network,
         pictures,
@@ -469,7 +478,8 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     plain = row_conditions(rows)
     first = [row.prompt_first or row.prompt or "" for row in rows]
     conditions = Conditions(plain.last, plain.negative, plain.scale, first, [draw.switch for draw in draws])
-    xt, steps = torch.stack([start.latent for start in starts]), [row.start_step or 0 for row in rows]
+    xt, first_step = torch.stack([start.latent for start in starts]), first_inverted(ctx.backbone, cfg.inversion_steps)
+    steps = [row.start_step or (first_step if row.source_ids else 0) for row in rows]
     if cfg.inverter == "ddim":
         latents = denoise(ctx.backbone, xt, conditions, "ddim", cfg.num_inference_steps, steps)
     else:

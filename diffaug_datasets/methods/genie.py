@@ -7,12 +7,13 @@
 5. the label is T                                                hard
 
 Follows the authors' code in steps 3 and 4 (the noise lies at most one level beside the first label; r > 0.999 starts
-from pure noise). Departs from it in the prompt: the paper's, with the first synonym (`{name}`); theirs ends with a full
-stop and names all synonyms of an ImageNet class, `a photo of a {synonyms}.`. Departs in where DPM-Solver++ ends: at
-zero noise, as in diffusers since 0.26; their 0.19 ends at the level of label 0 (`final: alpha_bar_0`, in the presets of
-their code), on the packaged model 0.8 of a grey level away on average and 17 at most. The long-tail sources, images of
-the classes most confused with T, follow section 4.2; no code was released for them, nor for the fine-grained
-experiments.
+from pure noise). On a rectified flow, which the paper does not know, z_r = (1 - sigma) z_0 + sigma eps with sigma = r,
+or with `ratio_in: snr` the sigma at which the flow has Stable Diffusion's signal-to-noise ratio at r. Departs from it
+in the prompt: the paper's, with the first synonym (`{name}`); theirs ends with a full stop and names all synonyms of an
+ImageNet class, `a photo of a {synonyms}.`. Departs in where DPM-Solver++ ends: at zero noise, as in diffusers since
+0.26; their 0.19 ends at the level of label 0 (`final: alpha_bar_0`, in the presets of their code), on the packaged
+model 0.8 of a grey level away on average and 17 at most. The long-tail sources, images of the classes most confused
+with T, follow section 4.2; no code was released for them, nor for the fine-grained experiments.
 
 Each target has an order of the other classes' images of its own, by a digest of target and image. Where targets times
 images are more than 4 million (ImageNet-LT: 115 million), the order is drawn by a shuffle that takes a digest per row
@@ -23,16 +24,18 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import accumulate, chain
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from diffaug_datasets.methods import _editing
+from diffaug_datasets.numerics.flow import FlowTimeline, sigma_of_ratio
 from diffaug_datasets.numerics.timelines import usual_timeline
 from diffaug_datasets.numerics.timesteps import Labels, genie_start
 from diffaug_datasets.plugin import (
     Context,
     Generated,
+    Later,
     PlanError,
     PlanRow,
     PlanSpec,
@@ -73,6 +76,11 @@ class Mismatch(_editing.Prompted):
     resize: Resize = Field(default="crop", description="how sources are fitted")
     sources: Literal["others", "confused"] = Field(default="others", description="classes that sources come from")
     top_confused: int = Field(default=4, ge=1, description="how many of the most confused classes")
+    ratio_in: Annotated[Literal["time", "snr"], Later()] = Field(
+        default="time",
+        description="of a rectified flow: what r measures, the share of its time, or the signal-to-noise ratio that "
+        "Stable Diffusion 1.x has at r (0.7 is sigma 0.769)",
+    )
 
     @property
     def requirements(self) -> Requirements:
@@ -82,7 +90,13 @@ class Mismatch(_editing.Prompted):
 
     def noised_at(self, ratio: float, timeline: Labels | None = None) -> int | None:
         """The label that a source is noised to at noise ratio r; None = pure noise, no source is kept."""
-        return None if ratio > 0.999 else int((timeline or usual_timeline(self.sampler)).num_train_timesteps * ratio)
+        at = timeline or usual_timeline(self.sampler)
+        return None if ratio > 0.999 else int(at.num_train_timesteps * self._share(ratio, at))
+
+    def _share(self, ratio: float, timeline: Labels) -> float:
+        """The share of the schedule's time that a noise ratio means."""
+        in_snr = self.ratio_in == "snr" and isinstance(timeline, FlowTimeline) and ratio <= 0.999
+        return sigma_of_ratio(ratio) if in_snr else ratio
 
     def start(self, ratio: float, timeline: Labels | None = None) -> int:
         """The first step that runs at noise ratio r.
@@ -92,7 +106,16 @@ class Mismatch(_editing.Prompted):
         """
         timeline = timeline or usual_timeline(self.sampler)
         labels = timeline.labels(self.sampler, self.num_inference_steps)
-        return genie_start(labels, ratio, num_train_timesteps=timeline.num_train_timesteps)
+        share = self._share(ratio, timeline)
+        return genie_start(labels, share, num_train_timesteps=timeline.num_train_timesteps)
+
+    def check_ratio(self, timeline: Labels) -> None:
+        """Raises PlanError where `ratio_in` says snr of a model whose noise ratio is one by time already."""
+        if self.ratio_in == "snr" and not isinstance(timeline, FlowTimeline):
+            raise PlanError(
+                "config.ratio_in: snr is for a model on a rectified flow, and this one has a variance-preserving "
+                "schedule: set it to time, or choose a backbone such as Stable Diffusion 3.5."
+            )
 
 
 class Config(Mismatch):
@@ -117,6 +140,7 @@ class Draw(BaseModel):
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows per target class, the images of the other classes in turn, each once before any repeats."""
+    cfg.check_ratio(spec.timeline)
     draw = canonical(Draw(noised_at=cfg.noised_at(cfg.ratio, spec.timeline)).model_dump())
     try:
         start = cfg.start(cfg.ratio, spec.timeline)

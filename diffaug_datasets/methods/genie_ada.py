@@ -97,6 +97,7 @@ class Draw(BaseModel):
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """As GeNIe; `strength` and `start_step` stay open until the level is chosen, but where nothing is compared."""
     drawn: dict[str, object] = {}
+    cfg.check_ratio(spec.timeline)
     if spec.timeline != Timeline():
         drawn["draw"] = canonical(_draw_on(cfg, spec.timeline).model_dump())
     rows, of_class = list(genie.edits(NAME, VERSION, cfg, table, spec, drawn)), _by_class(table)

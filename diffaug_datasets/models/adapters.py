@@ -192,6 +192,29 @@ def starting_point(text_encoder: CLIPTextModel, cfg: ConceptConfig, metaclass: s
     return RARE_TOKEN if text_encoder.config.vocab_size == CLIP_VOCABULARY else metaclass or "thing"
 
 
+RARE_LETTERS = "bcdfghjklmnpqrstvwxz"
+
+
+def word_row(cfg: ConceptConfig, label: int, name: str, metaclass: str) -> Tensor:
+    """The words that a class's token stands for where no text encoder takes tokens, as bytes of UTF-8 [n], uint8: a
+    rare one and the class's name, or what `cfg.init` says instead of the name.
+
+    The rare word is the class's number in consonants, so no two classes share one (DreamBooth, Ruiz et al. 2022, arXiv
+    2208.12242, section 4.1, looks rare ones up in a vocabulary).
+
+    Raises:
+        BackboneError: `cfg.init` is a vocabulary id, of which a model that reads words has no use.
+    """
+    if isinstance(cfg.init, int):
+        raise BackboneError(f"concepts.init: got vocabulary id {cfg.init}, but this model reads words: set it to auto.")
+    base, number, letters = len(RARE_LETTERS), label, ""
+    while number or len(letters) < 3:
+        letters, number = RARE_LETTERS[number % base] + letters, number // base
+    phrase = "{name}" if cfg.init == "auto" else cfg.init
+    words = f"{letters} {phrase.replace('{name}', name).replace('{metaclass}', metaclass)}"
+    return torch.tensor(list(" ".join(words.split()).encode("utf-8")), dtype=torch.uint8)
+
+
 def _initial_ids(tokenizer: CLIPTokenizer, size: int, start: int | str, name: str, metaclass: str) -> list[int]:
     if isinstance(start, int):
         if start not in range(size):

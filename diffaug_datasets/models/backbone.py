@@ -28,7 +28,7 @@ from diffaug_datasets.models.loading import load_model
 from diffaug_datasets.models.model_folder import in_words
 from diffaug_datasets.numerics.conditions import Conditioning, joined, stacked
 from diffaug_datasets.numerics.levels import noise_weights
-from diffaug_datasets.numerics.schedule import Process, Schedule, eps_from_v, eps_from_x0, guided, per_row
+from diffaug_datasets.numerics.schedule import Process, Schedule, eps_from_v, eps_from_x0, per_row
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -365,7 +365,7 @@ class Backbone:
         twice = t if isinstance(t, int | float) else [*t, *t]
         both = self.said(torch.cat([xt, xt]), twice, joined([uncond, cond]))
         low, high = both.chunk(2)
-        eps = guided(low, high, scale.to(self.device))
+        eps = self.model.guided(low, high, scale.to(self.device))
         return eps if unguided is None else torch.where(plain[:, None, None, None], unguided, eps)
 
     @contextmanager

@@ -34,7 +34,7 @@ from diffaug_datasets.core.identity import digest, uint63
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import DiffusionModel, Resize
-from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point
+from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point, word_row
 from diffaug_datasets.models.backbone import Backbone, to_uint8
 from diffaug_datasets.models.training import (
     ALONE,
@@ -131,7 +131,9 @@ def train_concepts(
         look = Previews(backbone, cfg, {label: ids[label][0] for label in shown}, workdir)
         losses = training.to_the_end(checkpoint, progress, look)
         learned = collected(start, rows, lora)
-    return TrainedConcepts(learned, tuple(losses), str(starting_point(backbone.text_encoder, cfg, metaclass)))
+    words = backbone.text.takes_words
+    init = "words" if words else str(starting_point(backbone.text_encoder, cfg, metaclass))
+    return TrainedConcepts(learned, tuple(losses), init)
 
 
 class ConceptTraining:
@@ -154,8 +156,9 @@ class ConceptTraining:
         self.rows_of_ids = torch.tensor([places[label] for label in labels])
         steps = backbone.schedule.num_train_timesteps
         self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
-        groups = [{"params": list(rows), "lr": cfg.lr_embedding}]
+        groups = [{"params": list(rows), "lr": cfg.lr_embedding}] if rows else []
         groups += [{"params": list(lora.values()), "lr": cfg.lr_lora}] if lora else []
+        self._groups = [bool(rows), bool(lora)]
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
         learned = {f"rows_{i}" if i else "rows": part for i, part in enumerate(rows)}
         self.state = TrainingState({**learned, **lora}, self.optimiser)
@@ -185,20 +188,23 @@ class ConceptTraining:
         return self.descent(self.loss(own) * (len(own.t) / len(draw.t)), MAX_NORM)
 
     def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
-        """Mean squared error on eps, with Min-SNR weights if asked for."""
+        """Mean squared error on eps, on a flow on the velocity eps - x0, with Min-SNR weights if asked for."""
         device = self.backbone.device
         x0 = self.latents(draw.images, draw.mirrored).to(device)
         eps = draw.eps.to(device)
         xt = add_noise(self.backbone.schedule, x0, eps, draw.t)
         shown = self.rows_of_ids[draw.images].to(self.ids.device)
         cond = self.backbone.text.encode(self.ids[shown, draw.prompts.to(self.ids.device)])
-        errors = (self.backbone.eps(xt, draw.t, cond) - eps).square().mean(dim=(1, 2, 3))
+        is_flow = self.backbone.schedule.prediction == "flow_prediction"
+        said = self.backbone.said(xt, draw.t, cond) if is_flow else self.backbone.eps(xt, draw.t, cond)
+        errors = (said - (eps - x0 if is_flow else eps)).square().mean(dim=(1, 2, 3))
         return (errors * min_snr_weights(self.backbone.schedule, draw.t, self.cfg.snr_gamma).to(device)).mean()
 
     def _set_rates(self, i: int) -> None:
         is_cosine = self.cfg.lr_schedule == "cosine"
         share = 0.5 * (1 + math.cos(math.pi * i / self.cfg.steps)) if is_cosine else 1.0
-        rates = (self.cfg.lr_embedding, self.cfg.lr_lora)
+        both = (self.cfg.lr_embedding, self.cfg.lr_lora)
+        rates = [rate for rate, is_there in zip(both, self._groups, strict=True) if is_there]
         for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
             group["lr"] = share * rate
 
@@ -218,7 +224,9 @@ def min_snr_weights(process: Process, t: Sequence[int], gamma: float | None) -> 
 def unlearned_concepts(
     backbone: Backbone, names: Mapping[int, str], cfg: ConceptConfig, *, metaclass: str = ""
 ) -> LoadedConcepts:
-    """The tokens as training finds them, without LoRA."""
+    """The tokens as training finds them, without LoRA; the words that they stand for, where the model reads words."""
+    if backbone.text.takes_words:
+        return LoadedConcepts({cfg.token(c): word_row(cfg, c, names[c], metaclass) for c in sorted(names)})
 
     def start(label: int) -> Float[Tensor, "n d"]:
         """Side by side where there are several text encoders."""
@@ -310,10 +318,13 @@ def collected(start: LoadedConcepts, rows: Sequence[Tensor], lora: Mapping[str, 
     """Copies on the CPU of token rows [n d], those of several text encoders side by side, cut into the tokens of
     `start`, and of LoRA matrices.
     """
+    matrices = {key: matrix.detach().cpu().clone() for key, matrix in lora.items()}
+    if not rows:
+        return LoadedConcepts(start.tokens, matrices)
     together = torch.cat([part.detach().cpu() for part in rows], dim=1)
     parts = torch.split(together, [len(row) for row in start.tokens.values()])
     tokens = {token: part.clone() for token, part in zip(start.tokens, parts, strict=True)}
-    return LoadedConcepts(tokens, {key: matrix.detach().cpu().clone() for key, matrix in lora.items()})
+    return LoadedConcepts(tokens, matrices)
 
 
 @dataclass(frozen=True)
@@ -348,7 +359,8 @@ class Previews:
         backbone, text = self.backbone, self.backbone.text
         cond = text.encode(torch.stack(list(self.ids.values())))
         uncond = text.encode(torch.stack([text.ids("")] * len(cond)))
-        scale = torch.full((len(cond),), PREVIEW_SCALE)
+        is_guided = backbone.model.facts.guidance != "none"
+        scale = torch.full((len(cond),), PREVIEW_SCALE if is_guided else 1.0)
 
         def eps(xt: Tensor, t: float, _: int) -> Tensor:
             return backbone.guided_eps(xt, t, cond, uncond, scale)

@@ -207,7 +207,7 @@ def invert(
     Implements Eq. 4 of Diff-II. The images, one per prompt, are taken batch by batch, and the latents lie on the CPU.
     A short last batch is padded by its last image; the padding is dropped.
     """
-    labels = timesteps(backbone, "ddim", steps)[::-1]
+    labels = timesteps(backbone, "ddim", steps)[first_inverted(backbone, steps) :][::-1]
     inverted: list[Tensor] = []
     pairs = zip(images, prompts, strict=True)
     while part := list(islice(pairs, batch)):
@@ -246,13 +246,30 @@ def from_inverted(
     """Latents at level 0 from states at the last label of an inversion, [b c h w] or pairs [b 2 c h w], by the same
     rule that inverted them and under any prediction.
     """
-    process, labels = backbone.schedule, timesteps(backbone, "ddim", steps)
+    first = first_inverted(backbone, steps)
+    process, labels = backbone.schedule, timesteps(backbone, "ddim", steps)[first:]
+    network = _later(network, first)
     if inverter == "midpoint":
         return inverting.midpoint_sample(network, states, process, labels)
     if is_paired(inverter):
         sample = inverting.bdia_sample if inverter == "bdia" else inverting.edict_sample
         return sample(network, states.transpose(0, 1), process, labels)
     return ddim_sample(network, states, process, labels, [0] * len(states))
+
+
+def first_inverted(backbone: DiffusionModel, steps: int) -> int:
+    """The step of `steps` that begins where an inversion ends: the first one, on a flow the first with any signal.
+
+    At sigma 1 the state of a flow is noise alone, and no image has a way of its own to it.
+    """
+    if backbone.schedule.prediction != "flow_prediction":
+        return 0
+    return sum(backbone.schedule.pair(t).signal == 0 for t in timesteps(backbone, "ddim", steps))
+
+
+def _later(network: Network, first: int) -> Network:
+    """A network that is told the number of a step among all, of which the first few are left out."""
+    return network if first == 0 else lambda xt, t, i: network(xt, t, i + first)
 
 
 def _unguided_network(backbone: DiffusionModel, prompts: Sequence[str]) -> Network:

@@ -2,7 +2,8 @@
 
 A label is T sigma, which is what networks of this kind are told of time, and need not be whole. Follows diffusers'
 `FlowMatchEulerDiscreteScheduler` and, in which sigmas are asked for before they are shifted, its pipelines: those of
-Stable Diffusion 3 let the scheduler choose, those of FLUX ask for n even ones from 1 to 1 / n.
+Stable Diffusion 3 let the scheduler choose, those of FLUX ask for n even ones from 1 to 1 / n. The grid 'solver' is
+that of its `DPMSolverMultistepScheduler` with use_flow_sigmas, which begins just below 1.
 """
 
 import math
@@ -13,10 +14,21 @@ import numpy as np
 
 from diffaug_datasets.numerics.levels import CLEAN, Level, Prediction, of_sigma
 
-Grid = Literal["scheduler", "even"]
+Grid = Literal["scheduler", "even", "solver"]
 
 SAMPLERS = ("euler", "dpm", "ddim")
 """Those that go along a flow; on it 'euler' and 'ddim' are one."""
+
+
+def sigma_of_ratio(ratio: float) -> float:
+    """The sigma at which a flow has the signal-to-noise ratio that Stable Diffusion 1.x has at label int(1000 r).
+
+    Its betas are 1000 squares of even numbers from sqrt(0.00085) to sqrt(0.012). 0.5, 0.6, 0.7, 0.8, 0.9 give 0.618,
+    0.696, 0.769, 0.836, 0.893.
+    """
+    roots = np.linspace(0.00085**0.5, 0.012**0.5, 1000)[: int(1000 * ratio) + 1]
+    kept = float(np.prod(1 - roots**2))
+    return 1 / (1 + math.sqrt(kept / (1 - kept)))
 
 
 @dataclass(frozen=True)
@@ -31,16 +43,33 @@ class DynamicShift:
     terminal: float | None = None
     """The sigma at which stretched schedules end before 0; None = not stretched."""
 
-    def mu(self, tokens: int) -> float:
-        """The shift's parameter for an image of so many tokens."""
+    def mu(self, tokens: int, n: int = 0) -> float:  # noqa: ARG002 (the number of steps counts in FLUX.2 alone)
+        """The shift's parameter for an image of so many tokens, sampled in n steps."""
         slope = (self.most - self.base) / (self.most_tokens - self.base_tokens)
         return tokens * slope + self.base - slope * self.base_tokens
 
-    def shifted(self, sigma: float, tokens: int) -> float:
+    def shifted(self, sigma: float, tokens: int, n: int = 0) -> float:
         """Sigma in (0, 1], moved towards noise."""
-        mu = self.mu(tokens)
+        mu = self.mu(tokens, n)
         at = math.exp(mu) if self.kind == "exponential" else mu
         return at / (at + (1 / sigma - 1))
+
+
+@dataclass(frozen=True)
+class FittedShift(DynamicShift):
+    """A shift that depends on the number of steps too, as in FLUX.2: mu was fitted by a line in the number of tokens at
+    10 steps and at 200, and lies between both; from 4301 tokens on the second holds for any number of steps.
+
+    The numbers are those of `compute_empirical_mu` in diffusers' FLUX.2 pipelines.
+    """
+
+    def mu(self, tokens: int, n: int = 0) -> float:
+        """The shift's parameter for an image of so many tokens, sampled in n steps."""
+        at_200 = 0.00016927 * tokens + 0.45666666
+        if tokens > 4300:
+            return at_200
+        at_10 = 8.73809524e-05 * tokens + 1.89833333
+        return at_200 + (at_200 - at_10) / 190 * (n - 200)
 
 
 @dataclass(frozen=True)
@@ -95,8 +124,7 @@ class FlowSchedule:
         """
         if not 1 <= n <= self.num_train_timesteps:
             raise ValueError(f"got {n} inference steps; give 1 to {self.num_train_timesteps}")
-        asked = np.linspace(1.0, 1 / n, n) if self.grid == "even" else np.linspace(1.0, self._smallest, n)
-        shifted = [self._shifted(float(sigma)) for sigma in asked]
+        shifted = [self._shifted(float(sigma), n) for sigma in self._asked(n)]
         terminal = self.dynamic.terminal if self.dynamic else None
         if terminal is None or n == 1:  # one step begins at pure noise, which no stretch moves
             return tuple(shifted)
@@ -107,15 +135,19 @@ class FlowSchedule:
         """The n falling labels; see `sigmas`."""
         return tuple(self.num_train_timesteps * sigma for sigma in self.sigmas(n))
 
-    @property
-    def _smallest(self) -> float:
-        """The sigma of the first training step, which diffusers shifts once when it is made and once more when used."""
+    def _asked(self, n: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        """The n sigmas before they are shifted."""
         least = 1 / self.num_train_timesteps
-        return least if self.dynamic else self._shifted(least)
+        if self.grid == "solver":
+            return 1.0 - np.linspace(1.0, least, n + 1)[:0:-1]
+        if self.grid == "even":
+            return np.linspace(1.0, 1 / n, n)
+        # The sigma of the first training step is shifted by diffusers when the scheduler is made and again when used.
+        return np.linspace(1.0, least if self.dynamic else self._shifted(least, n), n)
 
-    def _shifted(self, sigma: float) -> float:
+    def _shifted(self, sigma: float, n: int) -> float:
         if self.dynamic:
-            return self.dynamic.shifted(sigma, self.tokens)
+            return self.dynamic.shifted(sigma, self.tokens, n)
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.family import ModelFacts
-from diffaug_datasets.numerics.conditions import Conditioning
+from diffaug_datasets.numerics.conditions import Condition, Conditioning
 from diffaug_datasets.numerics.levels import Prediction
-from diffaug_datasets.numerics.schedule import Process
+from diffaug_datasets.numerics.schedule import Process, guided
 
 KEPT_PROMPTS = 1024
+KEPT_BYTES = 1 << 29  # of conditions: those of a large language model have megabytes each
 
 
 class TextSide(ABC):
@@ -30,6 +31,8 @@ class TextSide(ABC):
     """
 
     encoders: tuple[tuple[Any, Any], ...] = ()
+    takes_words: bool = False
+    """Whether a token stands for words instead, which `install` gets as bytes and nothing is learned of."""
 
     def __init__(self) -> None:
         self._cache: OrderedDict[tuple[str, bool], Any] = OrderedDict()
@@ -52,7 +55,7 @@ class TextSide(ABC):
         if key not in self._cache:
             with torch.no_grad():
                 self._cache[key] = self.unconditional(text) if negative else self.condition(text)
-            while len(self._cache) > KEPT_PROMPTS:
+            while len(self._cache) > most_kept(self._cache[key]):
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]
@@ -89,6 +92,12 @@ class TextSide(ABC):
             "the text encoders of this model take no learned tokens: use a method without concepts, or a Stable "
             "Diffusion model."
         )
+
+
+def most_kept(condition: Any) -> int:
+    """How many conditions as large as this one are remembered: at least two, of a batch's both branches."""
+    parts = condition.parts.values() if isinstance(condition, Condition) else (condition,)
+    return max(2, min(KEPT_PROMPTS, KEPT_BYTES // max(1, sum(part.nbytes for part in parts))))
 
 
 class DrivenModel(ABC):
@@ -130,6 +139,12 @@ class DrivenModel(ABC):
         `guidance`: the scale per row, for a family that embeds it (1 = none). `image`: what an editor sees beside the
         state. Differentiable in `condition`.
         """
+
+    def guided(
+        self, low: Float[Tensor, "b c h w"], high: Float[Tensor, "b c h w"], scale: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """What guidance makes of the predictions without (`low`) and with the prompt (`high`)."""
+        return guided(low, high, scale)
 
     @abstractmethod
     def posterior(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, Tensor | None]:

@@ -38,7 +38,7 @@ def read_header_of(folder: Path, part: str, stem: str, spec: BackboneSpec, is_wh
 
 
 def check_index(
-    folder: Path, driven: Mapping[str, tuple[str, ...]], neutral: Mapping[str, object] | None = None
+    folder: Path, driven: Mapping[str, tuple[str | None, ...]], neutral: Mapping[str, object] | None = None
 ) -> Mapping[str, object]:
     """The `model_index.json`, once every part that it lists is of a class that is driven, or not used.
 
@@ -57,7 +57,7 @@ def check_index(
     return index
 
 
-def _check_part(part: str, declared: object, driven: Mapping[str, tuple[str, ...]]) -> None:
+def _check_part(part: str, declared: object, driven: Mapping[str, tuple[str | None, ...]]) -> None:
     if not isinstance(declared, list) or len(declared) != 2:
         raise Damage(f"model_index.json has {part} {declared!r}, expected its library and class")
     library, kind = declared
