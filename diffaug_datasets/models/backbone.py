@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
@@ -24,6 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.method import Resize
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
+from diffaug_datasets.core.profiles import EXACT, Profile
 from diffaug_datasets.models.adapters import LoadedConcepts, PlaceholderEmbedding, fuse, spelled_out, sub_tokens, unfuse
 from diffaug_datasets.models.loading import Pieces, load_pieces
 from diffaug_datasets.numerics.schedule import Schedule, eps_from_v, eps_from_x0, guided
@@ -234,8 +236,12 @@ class Backbone:
 
     At one batch shape and place a row's results never depend on what the other rows hold: keep a row at its place of
     the planned shape, and it is the same to the bit. `calls` and `rows_evaluated` count the U-Net's work, rows that
-    only fill a batch too.
+    only fill a batch too; `rows_skipped` those that turbo answers from features of an earlier step. `kernels`: how it
+    computes, in words, once `profiles.put_to_work` has prepared it for a profile.
     """
+
+    profile: Profile = EXACT
+    kernels = ""
 
     def __init__(self, pieces: Pieces, spec: BackboneSpec, name: str, device: torch.device) -> None:
         self.name = name
@@ -244,6 +250,7 @@ class Backbone:
         self.dtype: torch.dtype = getattr(torch, spec.dtype)
         self.calls = 0
         self.rows_evaluated = 0
+        self.rows_skipped = 0
         self.unet, self._vae, self.prediction_type = pieces.unet, pieces.vae, pieces.prediction_type
         self.text = PromptEncoder(pieces.tokenizer, pieces.text_encoder)
         self.tokenizer, self.text_encoder = pieces.tokenizer, pieces.text_encoder
@@ -277,6 +284,11 @@ class Backbone:
                 "change backbone.height and backbone.width."
             )
         return height, width
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder between images and latents."""
+        return self._vae
 
     @property
     def facts(self) -> BackboneFacts:

@@ -16,8 +16,11 @@ from torch import Tensor
 
 from diffaug_datasets.core.method import Context, DiffusionModel, Final, Generated, Resize, Sampler
 from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.driving import QuickGuidance, can_drive
 from diffaug_datasets.numerics import inverting
 from diffaug_datasets.numerics.inverters import Inverter, is_paired
+from diffaug_datasets.numerics.multistep import Multistep
 from diffaug_datasets.numerics.sampling import Network, ddim_sample, dpm_sample, plms_sample
 from diffaug_datasets.numerics.schedule import add_noise, sampler_timesteps
 from diffaug_datasets.numerics.timesteps import Timeline
@@ -102,7 +105,8 @@ def denoise(
     final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Latents at level 0, under guidance; row j begins at step `start[j]` of `n`. `final`: where sampling ends."""
-    return sampled(backbone, guided_network(backbone, conditions), xt, sampler, n, start, final)
+    network = guided_network(backbone, conditions, timesteps(backbone, sampler, n))
+    return sampled(backbone, network, xt, sampler, n, start, final)
 
 
 def sampled(
@@ -115,6 +119,9 @@ def sampled(
     final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Latents at level 0 under any prediction."""
+    if can_drive(backbone):
+        steps = Multistep(sampler, backbone.schedule, timesteps(backbone, sampler, n), start, final, xt.device)
+        return steps.sample(network, xt)
     return SAMPLERS[sampler](network, xt, backbone.schedule, timesteps(backbone, sampler, n), start, final)
 
 
@@ -138,10 +145,17 @@ def pure_noise(
     return backbone.schedule.pair(timesteps(backbone, sampler, n)[0]).noise * noise
 
 
-def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
-    """The guided noise prediction of a batch: one network call per step, both guidance branches in it."""
+def guided_network(backbone: DiffusionModel, conditions: Conditions, labels: Sequence[float] = ()) -> Network:
+    """The guided noise prediction of a batch: one network call per step, both guidance branches in it.
+
+    `labels`: all that it will be asked at, for profiles that make them ready.
+    """
     last, uncond = backbone.prompts(conditions.last), backbone.prompts(conditions.negative)
     first = backbone.prompts(conditions.first) if conditions.first else last
+    if isinstance(backbone, Backbone) and can_drive(backbone):
+        early = first if conditions.first else None
+        switch = conditions.switch or ()
+        return QuickGuidance(backbone, backbone.profile, last, uncond, conditions.scale, labels, early, switch)
     switch = torch.tensor(list(conditions.switch or [0] * len(conditions.last)), device=last.device)
     scale = torch.tensor(list(conditions.scale), device=last.device, dtype=torch.float32)
 
@@ -150,6 +164,20 @@ def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
         return backbone.guided_eps(xt, t, cond, uncond, scale)
 
     return eps
+
+
+def guided_between(
+    backbone: DiffusionModel,
+    cond: Float[Tensor, "b s d"],
+    uncond: Float[Tensor, "b s d"],
+    scale: Sequence[float],
+    labels: Sequence[float] = (),
+) -> Network:
+    """The same between two conditions of every row: eps(uncond) + scale (eps(cond) - eps(uncond))."""
+    if isinstance(backbone, Backbone) and can_drive(backbone):
+        return QuickGuidance(backbone, backbone.profile, cond, uncond, scale, labels)
+    scales = torch.tensor(list(scale))
+    return lambda xt, t, _: backbone.guided_eps(xt, t, cond, uncond, scales)
 
 
 def pictures(backbone: DiffusionModel, latents: Float[Tensor, "b c h w"]) -> list[Generated]:
