@@ -25,6 +25,7 @@ from diffaug_datasets.core.method import FitUnit, Method, PlanSpec
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow, SoftLabel, Split
 from diffaug_datasets.core.sources import Source, SourceTable
+from diffaug_datasets.core.turbo import check_turbo
 
 PLAN_SCHEMA = 1
 MOST_ROWS = 10_000_000  # ImageNet times 5 is 6.4 million; a plan is held in memory, at about 3 kB per row
@@ -106,7 +107,7 @@ class Shard:
 
     def in_order(self) -> Batch:
         """The rows in the order of work, None at the gaps."""
-        rows = iter(sorted(self.rows, key=lambda r: (r.num_inference_steps or 0, r.start_step or 0, r.row_id)))
+        rows = iter(sorted(self.rows, key=work_order))
         gaps = set(self.gaps)
         return tuple(None if place in gaps else next(rows) for place in range(len(self.rows) + len(gaps)))
 
@@ -140,7 +141,22 @@ class Plan:
         Raises:
             PlanError: the header states sizes or gaps that are not those of the rows.
         """
-        return self._cut("synthetic", self.rows, int(self.header.recipe["shard_rows"]))
+        size = int(self.header.recipe["shard_rows"])
+        if self._is_by_work:
+            batch = int(self.header.recipe["batch_size"])
+            return self._cut("synthetic", self._by_work, max(batch, size - size % batch))
+        return self._cut("synthetic", self.rows, size)
+
+    @property
+    def _is_by_work(self) -> bool:
+        """Whether shards hold rows of like work, so that a plan has few batches of mixed start steps and one short one,
+        not a few in every shard: in fast and turbo. Plans in exact were made before that was thought of.
+        """
+        return "name" in (profile := self.header.recipe.get("profile", {})) and profile["name"] != "exact"
+
+    @cached_property
+    def _by_work(self) -> tuple[PlanRow, ...]:
+        return tuple(sorted(self.rows, key=work_order))
 
     def real_shards(self) -> tuple[Shard, ...]:
         """The shards of real rows: those for training, then those of the test split. Raises PlanError as `shards`."""
@@ -169,6 +185,11 @@ class Plan:
         """Class name -> planned synthetic images."""
         names = self.header.class_names
         return Counter(dict.fromkeys(names, 0)) + Counter(names[row.label] for row in self.rows)
+
+
+def work_order(row: PlanRow) -> tuple[int, int, str]:
+    """Rows that begin at one step of one schedule stand together."""
+    return row.num_inference_steps or 0, row.start_step or 0, row.row_id
 
 
 def real_rows(table: SourceTable, seed: int, split: Split) -> tuple[PlanRow, ...]:
@@ -218,6 +239,7 @@ def draw_plan(
     if not rows:
         raise PlanError(f"{name}: {method.NAME} plans no image for these sources; raise per_image or per_class.")
     _check_empty_classes(method, table, spec, {row.label for row in rows})
+    check_turbo(recipe, rows)
     warned = (*warnings, *_without_rows(table, spec, {row.label for row in rows}))
     repeated = [row for row, count in Counter(r.row_id for r in rows).items() if count > 1]
     if repeated:
@@ -249,6 +271,8 @@ def _sizes_by_bytes(
     height, width = (side or ASSUMED_SIDE for side in (recipe.backbone.height, recipe.backbone.width))
     own = int(height * width * PIXEL_BYTES[recipe.image_format])
     restored = recipe.method_config.requirements.at_source_size
+    if not recipe.profile.is_exact:
+        rows = sorted(rows, key=work_order)
     made = [RESTORED * size[row.source_ids[0]] if restored and row.source_ids else own for row in rows]
     train, test = ([size[row.source_ids[0]] for row in real if row.split == split] for split in ("train", "test"))
     cuts: dict[ShardKind, tuple[int, ...] | None] = {

@@ -97,10 +97,11 @@ class Profile(Settings):
         low, high = self.guided
         return not self.is_turbo or low * steps <= step < high * steps
 
-    def words(self, facts: Mapping[str, str]) -> str:
-        """What a stack says of it: the name, the settings that were made, and what came of them on this machine."""
+    @property
+    def words(self) -> str:
+        """What a stack says of it: the name and the settings that were made, such as `turbo, interval 3`."""
         made = [f"{key} {value}" for key, value in self.model_dump(mode="json").items() if key != "name"]
-        return ", ".join([self.name, *made, *(f"{key} {value}" for key, value in facts.items())])
+        return ", ".join([self.name, *made])
 
 
 EXACT = Profile()

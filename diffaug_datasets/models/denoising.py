@@ -154,8 +154,8 @@ def guided_network(backbone: DiffusionModel, conditions: Conditions, labels: Seq
     first = backbone.prompts(conditions.first) if conditions.first else last
     if isinstance(backbone, Backbone) and can_drive(backbone):
         early = first if conditions.first else None
-        switch = conditions.switch or ()
-        return QuickGuidance(backbone, backbone.profile, last, uncond, conditions.scale, labels, early, switch)
+        moments = conditions.switch or ()
+        return QuickGuidance(backbone, backbone.profile, last, uncond, conditions.scale, labels, early, moments)
     switch = torch.tensor(list(conditions.switch or [0] * len(conditions.last)), device=last.device)
     scale = torch.tensor(list(conditions.scale), device=last.device, dtype=torch.float32)
 

@@ -48,9 +48,9 @@ class QuickGuidance:
         self._plain = column == 1 if self._is_guided and any(w == 1 for w in scale) else None
         self._texts: dict[tuple[object, bool], Tensor] = {}
         self._times: dict[tuple[float, int], Tensor] = {}
-        for count in {self.rows, 2 * self.rows}:
-            table = torch.tensor([[label] * count for label in labels]).to(device)
-            self._times |= {(label, count): row for label, row in zip(labels, table.unbind(), strict=True)} if labels else {}
+        for count in {self.rows, 2 * self.rows} if labels else ():
+            table = torch.tensor([[label] * count for label in labels]).to(device).unbind()
+            self._times |= {(label, count): row for label, row in zip(labels, table, strict=True)}
         self._reuse = Reuse(backbone.unet) if profile.is_turbo and profile.interval > 1 else None
         self._begun: int | None = None
 

@@ -66,7 +66,7 @@ def _compiled(backbone: Backbone, profile: Profile, shape: int) -> str:
     if not lacking:
         lacking = _try_compiling(backbone, shape)
     if lacking:
-        log.warning("profile %s: the U-Net is not compiled (%s); everything else is as it should be.", profile.name, lacking)
+        log.warning("profile %s: the U-Net is not compiled (%s), all else is done.", profile.name, lacking)
         return f"eager ({lacking})"
     return "compiled"
 
@@ -113,7 +113,7 @@ def eager() -> Iterator[None]:
 
 
 def _offloaded(backbone: Backbone) -> str:
-    """Let the networks wait in the computer's memory; each goes to the GPU when it is asked, and the last one leaves."""
+    """Let the networks wait in the computer's memory; each goes to the GPU when it is asked, and another leaves."""
     if backbone.device.type != "cuda":
         return "not offloaded (the device is the computer's own)"
     offload(backbone, backbone.device)

@@ -54,7 +54,8 @@ def combinations(
     if not 0 <= start < len(labels):
         raise ValueError(f"got start step {start}; give an index in 0..{len(labels) - 1}")
     rules = {"ddim": _ddim, "dpm": _dpm, "plms": _plms}
-    return [{STATE: 1.0}] * start + rules[sampler](process, labels, start, final)
+    waiting: list[Terms] = [{STATE: 1.0}] * start
+    return waiting + rules[sampler](process, labels, start, final)
 
 
 def _ddim(process: Process, labels: Sequence[float], start: int, final: Final | None) -> list[Terms]:
@@ -164,9 +165,7 @@ def _kept_data(
     return [(w.state, w.said) for w in weights]
 
 
-def _combined(
-    factors: Sequence[tuple[Term, Factor]], state: Tensor, before: Tensor, said: Sequence[Tensor]
-) -> Tensor:
+def _combined(factors: Sequence[tuple[Term, Factor]], state: Tensor, before: Tensor, said: Sequence[Tensor]) -> Tensor:
     total: Tensor | None = None
     for name, factor in factors:
         term = said[name] if isinstance(name, int) else state if name == STATE else before

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Plan, Shard
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.turbo import evaluations
 
 TRAINING = 3  # a step back costs two steps forward
 
@@ -28,8 +29,8 @@ def shard_evaluations(recipe: Recipe, shard: Shard) -> tuple[int, int]:
 
     Every batch has its planned shape, and its longest row decides how often the network is called.
     """
-    config, size, method = recipe.method_config, recipe.batch_size, recipe.method_definition
-    costs = [[method.evaluations(config, row) for row in batch if row] for batch in shard.batches(size)]
+    size = recipe.batch_size
+    costs = [[evaluations(recipe, row) for row in batch if row] for batch in shard.batches(size)]
     computed = sum(size * max(rows) for rows in costs)
     return computed, computed - sum(map(sum, costs))
 
