@@ -9,6 +9,7 @@ rounding apart. Sizes: b rows, n steps, latents [c h w].
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,7 @@ Term = str | int
 """`state`, `before` (the state one step earlier), or k: what was said k steps ago, 0 = just now."""
 Terms = dict[Term, float]
 Factor = float | Tensor
+KNOWN = 256  # schedules and starts that are remembered
 KEPT = 5  # PLMS looks at four predictions, one of the last five being no part of the series
 
 
@@ -43,10 +45,11 @@ class Step:
     factors: tuple[tuple[Term, Factor], ...]
 
 
+@lru_cache(maxsize=KNOWN)
 def combinations(
-    sampler: str, process: Process, labels: Sequence[float], start: int, final: Final | None = None
-) -> list[Terms]:
-    """The terms of every step for a row that begins at step `start`: {state: 1} before it.
+    sampler: str, process: Process, labels: tuple[float, ...], start: int, final: Final | None = None
+) -> tuple[Terms, ...]:
+    """The terms of every step for a row that begins at step `start`: {state: 1} before it. They are remembered.
 
     Raises:
         ValueError: as the samplers of `sampling`.
@@ -55,7 +58,7 @@ def combinations(
         raise ValueError(f"got start step {start}; give an index in 0..{len(labels) - 1}")
     rules = {"ddim": _ddim, "dpm": _dpm, "plms": _plms}
     waiting: list[Terms] = [{STATE: 1.0}] * start
-    return waiting + rules[sampler](process, labels, start, final)
+    return (*waiting, *rules[sampler](process, labels, start, final))
 
 
 def _ddim(process: Process, labels: Sequence[float], start: int, final: Final | None) -> list[Terms]:
@@ -118,7 +121,7 @@ class Multistep:
         device: torch.device,
     ) -> None:
         """Raises ValueError as `combinations`."""
-        by_start = {first: combinations(sampler, process, labels, first, final) for first in set(start)}
+        by_start = {first: combinations(sampler, process, tuple(labels), first, final) for first in set(start)}
         rows = [by_start[first] for first in start]
         self.first, self.labels = min(start), tuple(labels)
         columns: list[list[float]] = []
@@ -136,7 +139,7 @@ class Multistep:
             plans.append(plan)
         shared = torch.tensor(columns or [[0.0] * len(start)], dtype=torch.float32)
         there = shared.to(device)[:, :, None, None, None].unbind()
-        data = _kept_data(sampler, process, labels, final)[self.first :]
+        data = _kept_data(sampler, process, tuple(labels), final)[self.first :]
         self.steps = tuple(
             Step(label, kept, tuple((name, there[f] if isinstance(f, int) else f) for name, f in plan))
             for label, kept, plan in zip(labels[self.first :], data, plans, strict=True)
@@ -155,8 +158,9 @@ class Multistep:
         return state.to(xt.dtype)
 
 
+@lru_cache(maxsize=KNOWN)
 def _kept_data(
-    sampler: str, process: Process, labels: Sequence[float], final: Final | None
+    sampler: str, process: Process, labels: tuple[float, ...], final: Final | None
 ) -> list[tuple[float, float] | None]:
     """By step the weights of state and prediction in x0, where the solver keeps x0."""
     if sampler != "dpm":
