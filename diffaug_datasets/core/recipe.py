@@ -24,7 +24,9 @@ from diffaug_datasets.core.files import DEEPEST, dump_yaml, load_yaml, read_text
 from diffaug_datasets.core.licences import find_licence
 from diffaug_datasets.core.method import Method, MethodConfig, discover_methods, find_method, local_keys
 from diffaug_datasets.core.models import BackboneSpec, Place, absolute_places, model_name, placeless, starting_folder
+from diffaug_datasets.core.profiles import Profile, with_image_format
 from diffaug_datasets.core.protocols import SmallClass, parse_protocol
+from diffaug_datasets.core.settings import Later, Settings
 
 SHOTS = "shots"
 CLASS_PROBABILITY = "class_probability"
@@ -149,7 +151,7 @@ class Filter(BaseModel):
     lowest: float = Field(default=0, ge=0, lt=1, description="drop this share of all rows, the lowest (Diff-Mix: 0.1)")
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """Everything that decides an augmented dataset, and where the real images are.
 
     Strict: an unknown key or a value that cannot be is a `RecipeError`. `from_dict` and `from_yaml` read one, `to_yaml`
@@ -239,6 +241,9 @@ class Recipe(BaseModel):
     backbone: Annotated[BackboneSpec, Place(packaged=("tiny",))] = Field(
         default_factory=lambda: BackboneSpec(id="tiny")
     )
+    profile: Annotated[Profile, Later()] = Field(
+        default=Profile(), description="exact, fast or turbo, and switches for small cards: see docs/profiles.md"
+    )
     scores: Scores = Scores()
     filters: tuple[Filter, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63, description="every random choice follows from it")
@@ -258,6 +263,7 @@ class Recipe(BaseModel):
         if not isinstance(value, Mapping):
             return value
         _check_values(value)
+        value = with_image_format(value)
         folder = starting_folder(info)
         return dict(value) if folder is None else with_absolute_places(value, folder)
 

@@ -29,6 +29,8 @@ LEARNED: Mapping[type, Need] = MappingProxyType(
     }
 )
 """Settings of what is learned -> what is needed for it."""
+REUSED = "stable_diffusion"
+"""The family whose deep features turbo uses again."""
 NEEDED: Mapping[Need, str] = MappingProxyType(
     {
         "concepts": "learns tokens, which its text encoders do not take",
@@ -49,6 +51,11 @@ def check_suits(recipe: Recipe, facts: ModelFacts) -> None:
     check_sampling(recipe, facts)
     check_steps(recipe, facts.timeline)
     check_needs(recipe, facts)
+    if recipe.profile.is_turbo and facts.family != REUSED:
+        raise BackboneError(
+            f"profile: turbo leaves out a part of Stable Diffusion's U-Net, and backbone {recipe.backbone.id!r} is of "
+            f"the family {facts.family}: use fast, or a Stable Diffusion model."
+        )
 
 
 def check_steps(recipe: Recipe, timeline: Labels) -> None:

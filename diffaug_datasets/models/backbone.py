@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.method import Resize
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
+from diffaug_datasets.core.profiles import EXACT, Profile
 from diffaug_datasets.families.parts.driven import DrivenModel
 from diffaug_datasets.families.parts.folders import check_multiple
 from diffaug_datasets.models.adapters import LoadedConcepts, fuse, unfuse
@@ -140,14 +141,19 @@ class Backbone:
 
     At one batch shape and place a row's results never depend on what the other rows hold: keep a row at its place of
     the planned shape, and it is the same to the bit. `calls` and `rows_evaluated` count the network's work, rows that
-    only fill a batch too.
+    only fill a batch too; `rows_skipped` those that turbo answers from features of an earlier step. `kernels`: how it
+    computes, in words, once `profiles.put_to_work` has prepared it for a profile.
     """
+
+    profile: Profile = EXACT
+    kernels = ""
 
     def __init__(self, model: DrivenModel, spec: BackboneSpec, name: str) -> None:
         self.name, self.model = name, model
         self.device, self.dtype = model.device, model.dtype
         self.calls = 0
         self.rows_evaluated = 0
+        self.rows_skipped = 0
         self.text, self.prediction_type = model.text, model.prediction
         self._spec = spec
         self.height, self.width = self.size_of(spec)
@@ -173,6 +179,11 @@ class Backbone:
         with in_words(spec):
             check_multiple(height, width, self.model.facts.multiple_of)
         return height, width
+
+    @property
+    def vae(self) -> nn.Module:
+        """The autoencoder between images and latents."""
+        return self.model.vae
 
     @property
     def facts(self) -> BackboneFacts:

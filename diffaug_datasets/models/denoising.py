@@ -18,11 +18,14 @@ from diffaug_datasets.core.family import Sampler
 from diffaug_datasets.core.identity import uint63
 from diffaug_datasets.core.method import Context, DiffusionModel, Final, Generated, Resize
 from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.driving import QuickGuidance, can_drive
 from diffaug_datasets.numerics import inverting
 from diffaug_datasets.numerics import schedule as levels
 from diffaug_datasets.numerics.conditions import chosen
 from diffaug_datasets.numerics.few_steps import ancestral_sample, consistency_sample
 from diffaug_datasets.numerics.inverters import Inverter, is_paired
+from diffaug_datasets.numerics.multistep import Multistep
 from diffaug_datasets.numerics.sampling import Network, ddim_sample, dpm_sample, plms_sample
 from diffaug_datasets.numerics.schedule import Schedule, add_noise, sampler_timesteps
 from diffaug_datasets.numerics.timesteps import Labels
@@ -111,7 +114,7 @@ def denoise(
     final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Latents at level 0, under guidance; row j begins at step `start[j]` of `n`. `final`: where sampling ends."""
-    network = guided_network(backbone, conditions)
+    network = guided_network(backbone, conditions, timesteps(backbone, sampler, n))
     return sampled(backbone, network, xt, sampler, n, start, final, conditions.seeds)
 
 
@@ -131,6 +134,8 @@ def sampled(
         ValueError: the sampler needs seeds, and there are none.
     """
     labels = timesteps(backbone, sampler, n)
+    if can_drive(backbone) and sampler not in NOISY:
+        return Multistep(sampler, backbone.schedule, labels, start, final, xt.device).sample(network, xt)
     if sampler not in NOISY:
         return SAMPLERS[sampler](network, xt, backbone.schedule, labels, start, final)
     if len(seeds) != len(xt):
@@ -165,10 +170,17 @@ def pure_noise(
     return backbone.schedule.pair(timesteps(backbone, sampler, n)[0]).noise * noise
 
 
-def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
-    """The guided noise prediction of a batch: one network call per step, both guidance branches in it."""
+def guided_network(backbone: DiffusionModel, conditions: Conditions, labels: Sequence[float] = ()) -> Network:
+    """The guided noise prediction of a batch: one network call per step, both guidance branches in it.
+
+    `labels`: all that it will be asked at, for profiles that make them ready.
+    """
     last, uncond = backbone.prompts(conditions.last), backbone.prompts(conditions.negative, negative=True)
     first = backbone.prompts(conditions.first) if conditions.first else last
+    if isinstance(backbone, Backbone) and can_drive(backbone):
+        early = first if conditions.first else None
+        moments = conditions.switch or ()
+        return QuickGuidance(backbone, backbone.profile, last, uncond, conditions.scale, labels, early, moments)
     switch = torch.tensor(list(conditions.switch or [0] * len(conditions.last)), device=last.device)
     scale = torch.tensor(list(conditions.scale), device=last.device, dtype=torch.float32)
 
@@ -180,9 +192,15 @@ def guided_network(backbone: DiffusionModel, conditions: Conditions) -> Network:
 
 
 def guided_towards(
-    backbone: DiffusionModel, cond: Float[Tensor, "b s d"], uncond: Float[Tensor, "b s d"], scale: Sequence[float]
+    backbone: DiffusionModel,
+    cond: Float[Tensor, "b s d"],
+    uncond: Float[Tensor, "b s d"],
+    scale: Sequence[float],
+    labels: Sequence[float] = (),
 ) -> Network:
     """The same towards conditions that are encoded already, at every step."""
+    if isinstance(backbone, Backbone) and can_drive(backbone):
+        return QuickGuidance(backbone, backbone.profile, cond, uncond, scale, labels)
     scales = torch.tensor(list(scale), device=cond.device, dtype=torch.float32)
     return lambda xt, t, _step: backbone.guided_eps(xt, t, cond, uncond, scales)
 

@@ -83,6 +83,6 @@ def summed_up(checks: Sequence[Check], measured: Sequence[Closeness]) -> Check:
         return Check(SAMPLE, UNKNOWN, f"none of {len(checks)} rows could be made again or compared")
     if within:
         most = max(closeness.largest or 0 for closeness in within)
-        where = f"on {len(within)} of {len(checks)} rows ({within[0].elsewhere})"
+        where = f"on {len(within)} of {len(checks)} rows ({within[0].why})"
         return Check(SAMPLE, OK, f"within tolerance: {levels(most)} {where}{left}")
     return Check(SAMPLE, OK, f"{len(checks) - len(unknown)} of {len(checks)} rows are bit-equal{left}")

@@ -19,6 +19,7 @@ from diffaug_datasets.core.method import Generated, Method, MethodConfig
 from diffaug_datasets.core.plan import Batch
 from diffaug_datasets.core.rows import FailedRow, PlanRow
 from diffaug_datasets.run.context import WorkContext, is_out_of_memory, to_uint8
+from diffaug_datasets.run.looking import look
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,12 +84,13 @@ class BatchJob:
                     if len(part) > 1:
                         parts += reversed(_halves(part))
                         continue
+                looked = look(images or (), at_once=not self.ctx.recipe.profile.is_exact)
                 for at, place, row in wanted:
-                    reason = "out of memory at batch shape 1" if images is None else flaw(images[at])
+                    reason = "out of memory at batch shape 1" if images is None else looked.flaw(at)
                     if images is None or reason:
                         reasons[place] = reason
                     else:
-                        made.append(_made(row, images[at], attempt, len(part), place))
+                        made.append(_made(row, images[at], looked.pixels(at), attempt, len(part), place))
             waiting = set(reasons)
             if not waiting:
                 break
@@ -115,7 +117,7 @@ class BatchJob:
         with self._unless_out_of_memory(shape):
             images = self.method.generate(_filled(part), self.config, self.ctx)
         at = part.index((place, row))
-        return None if images is None else _made(row, images[at], attempt, shape, place)
+        return None if images is None else _made(row, images[at], to_uint8(images[at].pixels), attempt, shape, place)
 
     def _slots(self, batch: Batch, attempt: int) -> tuple[list[Slot], dict[int, str]]:
         """The rows of an attempt at their places of the planned shape; and why no row stands at a place."""
@@ -148,18 +150,6 @@ class BatchJob:
                 raise
 
 
-def flaw(image: Generated) -> str:
-    """Why an image cannot stay: there is none, it is not finite, or of one flat colour; empty where it can."""
-    import torch
-
-    if image.lacking:
-        return image.lacking
-    if not bool(torch.isfinite(image.pixels).all()):
-        return "not finite"
-    low, high = image.pixels.amin(), image.pixels.amax()
-    return "constant image" if float(high - low) < 1 / 255 else ""
-
-
 def _filled(part: Sequence[Slot]) -> list[PlanRow]:
     """A row in every slot: an empty one holds the first row that there is."""
     rows = [slot[1] if slot else None for slot in part]
@@ -182,9 +172,9 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _made(row: PlanRow, image: Generated, attempt: int, shape: int, place: int) -> Made:
+def _made(row: PlanRow, image: Generated, pixels: "NDArray[np.uint8]", attempt: int, shape: int, place: int) -> Made:
     chosen = row.model_copy(update=dict(image.chosen))
-    return Made(chosen, to_uint8(image.pixels), dict(image.measured), attempt, shape, place, image.encoded)
+    return Made(chosen, pixels, dict(image.measured), attempt, shape, place, image.encoded)
 
 
 def _failed(batch: Batch, place: int, reason: str, attempts: int) -> FailedRow:

@@ -18,6 +18,7 @@ from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraC
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitFiles, Resize, image_of
 from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.core.profiles import EXACT, Profile
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Pool
@@ -90,10 +91,14 @@ class WorkContext:
         """
         from diffaug_datasets.models.editors import check_kind
 
-        backbone = load_backbone(self.recipe.backbone, self.device)
+        backbone = load_backbone(self.recipe.backbone, self.device, self.recipe.profile)
         check_kind(self.recipe.backbone.id, self.recipe.method_config.requirements.editor, backbone.is_editor)
         check_suits(self.recipe, backbone.model.facts)
         backbone.use_concepts(None)
+        if not self.recipe.profile.is_plain:
+            from diffaug_datasets.models.profiles import put_to_work
+
+            put_to_work(backbone, self.recipe.profile, self.recipe.batch_size)
         return backbone
 
     @cached_property
@@ -133,6 +138,11 @@ class WorkContext:
     def rows_evaluated(self) -> int:
         """U-Net rows that results rest on so far; none where no backbone is loaded yet."""
         return self.backbone.rows_evaluated - self.probed_rows if "backbone" in self.__dict__ else 0
+
+    @property
+    def rows_skipped(self) -> int:
+        """U-Net rows that turbo left out so far, features of an earlier step having taken their place."""
+        return self.backbone.rows_skipped if "backbone" in self.__dict__ else 0
 
     def source(self, source_id: str) -> "Image":
         """The real image of that id, RGB.
@@ -295,6 +305,12 @@ class WorkContext:
             self.probed_rows += self.backbone.rows_evaluated - before
         return "out of memory" if shape == 1 else self._fingerprint(key, (shape + 1) // 2)
 
+    def kernels(self, probes: Iterable[str]) -> dict[str, str]:
+        """What a stack says of how a profile computes here, where the backbone's fingerprint stands beside it."""
+        if self.recipe.profile.is_plain or "numerics" not in probes:
+            return {}
+        return {"kernels": self.backbone.kernels}
+
     def team_total(self, count: int) -> int:
         """The sum of a count over the team."""
         from diffaug_datasets.models.training import total
@@ -328,10 +344,14 @@ def files_of_fit(folder: Path) -> dict[str, Path]:
     return {plain_name(file): folder / file.file for file in stated}
 
 
-def load_backbone(spec: BackboneSpec, device: str) -> "Backbone":
-    """The pipeline of a spec on a device."""
+def load_backbone(spec: BackboneSpec, device: str, profile: Profile = EXACT) -> "Backbone":
+    """The pipeline of a spec on a device, in the dtype that the profile takes there."""
     from diffaug_datasets.models.backbone import Backbone
 
+    if not profile.is_exact:
+        from diffaug_datasets.models.profiles import spec_on
+
+        spec = spec_on(spec, profile, device)
     return Backbone.load(spec, device)
 
 

@@ -31,6 +31,9 @@ from diffaug_datasets.sources.pools import recipe_pool
 # and at most 1 level; another seed, prompt, source or fit gives tens of levels.
 MOST_LEVELS = 4
 MOST_MEAN = 0.02
+# What the profiles fast and turbo state on the stack that made a row: kernels that were compiled or laid out again, and
+# sums in another order, gave one level at most against eager ones in float32 (tests/models/test_profiles.py).
+MOST_LEVELS_HERE = 1
 
 
 def rebuild_row(run: Run, prefix: str, device: str = "cpu") -> "tuple[Rebuilt, Closeness]":
@@ -173,7 +176,8 @@ class Regenerator:
         is_drawn = any(row.backbone for row in self.plan.rows[:1])
         has_encoder = "encoder" in self.recipe.method_definition.NEEDS
         probes = ["numerics"] * is_drawn + ["numerics_encoder"] * (is_drawn and has_encoder)
-        return stack(self._device) | {key: self._ctx.numerics(key, self.recipe.batch_size) for key in probes}
+        known = {key: self._ctx.numerics(key, self.recipe.batch_size) for key in probes}
+        return stack(self._device, self.recipe.profile) | known | self._ctx.kernels(probes)
 
     @cached_property
     def _places(self) -> dict[str, tuple[Batch, int]]:
@@ -186,7 +190,8 @@ class Closeness:
     """How a rebuilt image compares with the stored one. Differences are in grey levels from 0 to 255.
 
     `mean` and `largest` are None where the images are equal or the stored one could not be looked at. `elsewhere`: how
-    this stack differs from the one that made the row; empty where it is the same.
+    this stack differs from the one that made the row; empty where it is the same. `profile`: the one that states a
+    tolerance on the same stack too; empty where bits must be equal there.
     """
 
     row_id: str
@@ -196,6 +201,7 @@ class Closeness:
     mean: float | None = None
     largest: int | None = None
     elsewhere: str = ""
+    profile: str = ""
 
     @property
     def is_unknown(self) -> bool:
@@ -204,10 +210,21 @@ class Closeness:
 
     @property
     def is_within(self) -> bool:
-        """Whether it differs by no more than another stack may make it."""
-        if self.equal or not self.elsewhere or self.mean is None or self.largest is None:
+        """Whether it differs by no more than another stack, or here a profile, may make it."""
+        if self.equal or not self.why or self.mean is None or self.largest is None:
             return False
-        return self.largest <= MOST_LEVELS and self.mean <= MOST_MEAN
+        return self.largest <= self.most_levels and self.mean <= MOST_MEAN
+
+    @property
+    def most_levels(self) -> int:
+        """Grey levels that a pixel may be off."""
+        return MOST_LEVELS if self.elsewhere else MOST_LEVELS_HERE * bool(self.profile)
+
+    @property
+    def why(self) -> str:
+        """Why other bits may be right: another stack, or what a profile states; empty where they may not."""
+        stated = f"profile {self.profile} states {levels(self.most_levels)}" if self.profile else ""
+        return self.elsewhere or stated
 
     @property
     def is_good(self) -> bool:
@@ -216,10 +233,11 @@ class Closeness:
 
     def __str__(self) -> str:
         if self.equal:
-            return f"row {self.row_id}: bit-equal to the stored image (pixel sha256 {self.made[:16]})"
+            stated = f"; profile {self.profile} states {levels(self.most_levels)}" if self.profile else ""
+            return f"row {self.row_id}: bit-equal to the stored image (pixel sha256 {self.made[:16]}){stated}"
         if self.is_within:
             far = f"{levels(self.largest)}, {self.mean:.4f} on average"
-            return f"row {self.row_id}: within tolerance: {far} ({self.elsewhere})"
+            return f"row {self.row_id}: within tolerance: {far} ({self.why})"
         if self.is_unknown:
             return f"row {self.row_id}: has other pixels here, and none are stored to measure from ({self.elsewhere})"
         far = "" if self.mean is None else f" by {self.mean:.3f} grey levels on average, {self.largest} at most"
@@ -243,13 +261,14 @@ def closeness(
     """Compare a rebuilt row with what is stored of it: its pixel digest, the stacks that made the set, and, asked for
     only where the digests differ, its encoded image (None where there is none).
     """
+    profile = "" if regenerate.recipe.profile.is_exact else regenerate.recipe.profile.name
     if made.equal:
-        return Closeness(row_id, True, stored, made.pixel_sha256)
+        return Closeness(row_id, True, stored, made.pixel_sha256, profile=profile)
     ours = regenerate.stack
     is_ours = all(same_stack(stack, ours) for stack in stacks)
     there, elsewhere = image(), "" if is_ours else difference(stacks, ours)
     mean, largest = (None, None) if there is None else _distance(there, made.data)
-    return Closeness(row_id, False, stored, made.pixel_sha256, mean, largest, elsewhere)
+    return Closeness(row_id, False, stored, made.pixel_sha256, mean, largest, elsewhere, profile)
 
 
 def _distance(one: bytes, other: bytes) -> tuple[float, int]:

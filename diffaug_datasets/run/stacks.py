@@ -1,19 +1,22 @@
 """Which stack made what: library versions, and fingerprints of what the machine computes (`models.fingerprint`).
 
 `numerics` is of the backbone, `numerics_encoder` of the method's encoder, `numerics_scores` of the encoder and judge of
-the scores; a unit states those of the networks that it needs. The name of the device is information: it binds only
-where no fingerprint is known.
+the scores; a unit states those of the networks that it needs. The name of the device is information, as is how a
+profile computes there (`kernels`): they bind only where no fingerprint is known.
 """
 
 import os
 from collections.abc import Iterable, Mapping
 
+from diffaug_datasets.core.profiles import EXACT, Profile
+
 NUMERICS = ("numerics", "numerics_encoder", "numerics_scores")
+INFORMATION = ("device", "kernels")
 Stack = Mapping[str, str]
 
 
-def stack(device: str) -> dict[str, str]:
-    """Device kind and versions, the part of a stack that is known without a model."""
+def stack(device: str, profile: Profile = EXACT) -> dict[str, str]:
+    """Device kind, versions, and the profile unless it is plainly exact: the part that is known without a model."""
     import diffusers
     import peft
     import torch
@@ -21,7 +24,7 @@ def stack(device: str) -> dict[str, str]:
 
     kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
     versions = {m.__name__: str(m.__version__) for m in (torch, diffusers, transformers, peft)}
-    return {"device": kind, **versions}
+    return {"device": kind, **versions} | ({} if profile.is_plain else {"profile": profile.words})
 
 
 def set_determinism(threads: int) -> None:
@@ -40,7 +43,7 @@ def same_stack(one: Stack, other: Stack) -> bool:
     How many processes shared a batch is written there too, but binds nobody who continues.
     """
     shared = [key for key in NUMERICS if key in one and key in other]
-    free = {*NUMERICS, "processes", *(["device"] if shared else [])}
+    free = {*NUMERICS, "processes", *(INFORMATION if shared else ["kernels"])}
     stated = (one.keys() | other.keys()) - free
     return all(one.get(key) == other.get(key) for key in (*stated, *shared))
 
@@ -64,7 +67,11 @@ def _processes(stack: Stack) -> str:
 def difference(theirs: Iterable[Stack], ours: Stack) -> str:
     """In words, how this stack differs from those that made a set: `another CPU: AVX512, numerics 1f.. there, ...`."""
     others = [stack for stack in theirs if not same_stack(stack, ours)]
-    keys = [key for key in ours if key != "device" and any(stack.get(key, ours[key]) != ours[key] for stack in others)]
+    keys = [
+        key
+        for key in ours
+        if key not in INFORMATION and any(stack.get(key, ours[key]) != ours[key] for stack in others)
+    ]
     if any(key not in NUMERICS for key in keys):
         kind = "other versions"
     else:

@@ -15,6 +15,7 @@ from diffaug_datasets.core.plan import Plan
 from diffaug_datasets.core.plan_table import plan_schema, tables_of
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.core.turbo import evaluations
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def shard_evaluations(recipe: Recipe, plan: Plan) -> dict[str, tuple[int, int]]:
     """
     costs = Costs(recipe)
     of_rows, order = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
-    for table in tables_of(plan.rows):
+    for table in tables_of(plan.in_shard_order):
         of_rows.append(costs.of(table))
         steps = [pc.fill_null(table.column(name), 0).to_numpy() for name in ("start_step", "num_inference_steps")]
         order.append(np.stack(steps, axis=1).astype(np.int64))
@@ -78,7 +79,7 @@ class Costs:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self._ask = partial(recipe.method_definition.evaluations, recipe.method_config)
+        self._ask = partial(evaluations, recipe)
         self._tree: _Look | int | None = None
 
     def of(self, table: pa.Table) -> "NDArray[np.int64]":

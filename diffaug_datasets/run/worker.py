@@ -7,9 +7,9 @@ import random
 import shutil
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -22,9 +22,10 @@ from diffaug_datasets.core.identity import canonical
 from diffaug_datasets.core.method import FitFiles, FitUnit
 from diffaug_datasets.core.models import find_backbone
 from diffaug_datasets.core.plan import Shard, ShardKind
-from diffaug_datasets.core.rows import FailedRow, Row
+from diffaug_datasets.core.rows import Row
 from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.context import WorkContext, images_in, sources_in
+from diffaug_datasets.run.overlap import BATCHES, Drawn, Overlap, encoders
 from diffaug_datasets.run.reuse import WITHOUT_BACKBONE, adoptable, same_images, take_over
 from diffaug_datasets.run.scores import Scorer, measure_quality
 from diffaug_datasets.run.shards import Spool, made_rows
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffaug_datasets.models.training import Team
+    from diffaug_datasets.run.batch import Made
+    from diffaug_datasets.run.scores import ImageScores
 
 Heed = Callable[[str, int, int], None]
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 3.0  # seconds between two looks at a unit that another one holds
@@ -73,6 +76,7 @@ class Worker:
         self.run, self.options, self._heed = run, options, heed or _go_on
         self.plan, self.recipe = run.plan, run.recipe
         self._intact: set[str] = set()
+        self._overlap = Overlap()
 
     def work(self) -> None:
         """Make every missing unit, or wait for whoever holds it.
@@ -81,9 +85,13 @@ class Worker:
             RunError: the run was begun on another stack, or the disk is full.
         """
         self.begin()
-        with closing(self._leased()) as units:
+        self._overlap = Overlap()
+        with closing(self._overlap), closing(self._leased()) as units:
             for unit in units:
-                self.make(unit)
+                if isinstance(unit, Shard) and not self.recipe.profile.is_exact:
+                    self._make_beside(unit)
+                else:
+                    self.make(unit)
 
     def begin(self) -> None:
         """Set threads and kernels; check that the run can be continued here. Raises RunError as `work`."""
@@ -130,16 +138,37 @@ class Worker:
         if isinstance(unit, FitUnit):
             receipt = self._adopt(unit) or self._make_fit(unit)
         else:
-            receipt = self._taken(unit) or self._make_shard(unit)
+            receipt = self._taken(unit) or self._make_shard(unit).finish(self._written)
+        self._commit(unit, receipt, self._spent(begin, calls))
+
+    def _make_beside(self, shard: Shard) -> None:
+        """Make a shard whose end is left to a thread, so that the next one begins."""
+        self.run.event(event="start", unit=shard.name, worker=self.options.number)
+        self._heed(shard.name, 0, 1)
+        begin, calls = time.perf_counter(), self.context.rows_evaluated
+        if taken := self._taken(shard):
+            self._commit(shard, taken, self._spent(begin, calls))
+            return
+        drawn = self._make_shard(shard)
+        spent = self._spent(begin, calls)
+        finish = partial(drawn.finish, self._written)
+        self._overlap.begin(shard, finish, lambda receipt: self._commit(shard, receipt, spent))
+
+    def _spent(self, begin: float, calls: int) -> dict[str, object]:
+        """Seconds since `begin`, and U-Net rows since there were `calls`, over the team."""
         evaluations = self.context.team_total(self.context.rows_evaluated - calls)
-        spent = {"seconds": round(time.perf_counter() - begin, 3), "evaluations": evaluations}
+        return {"seconds": round(time.perf_counter() - begin, 3), "evaluations": evaluations}
+
+    def _commit(self, unit: FitUnit | Shard, receipt: Receipt, spent: dict[str, object]) -> bool:
+        """Write a unit's receipt; False where another worker had taken it over."""
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         if not self.run.write_receipt(receipt.model_copy(update={**spent, "finished": finished})):
             log.warning("%s: was taken over while this worker stood still; another one makes it.", unit.name)
-            return
+            return False
         self._intact.add(unit.name)
         self.run.event(event="done", unit=unit.name, rows=receipt.rows, failed=len(receipt.failed), **spent)
         self._heed(unit.name, 1, 1)
+        return True
 
     def help(self, unit: FitUnit) -> None:
         """Compute this process's part of a fit that the first process of the team makes; nothing is written here."""
@@ -202,20 +231,24 @@ class Worker:
             offset = int(self.options.number * STARTS % 1 * len(units))
             waiting = [*units[offset:], *units[:offset]]
             for wait in growing_waits():
-                held_elsewhere = []
+                held_elsewhere: list[FitUnit | Shard] = []
                 self.run.refresh()
                 for unit in waiting:
                     if self.is_intact(unit.name):
                         continue
-                    with self.run.lease(unit.name) as mine:
+                    with ExitStack() as held:
+                        mine = held.enter_context(self.run.lease(unit.name))
                         self.run.look_again(unit.name)
                         if mine and not self.is_intact(unit.name):
                             yield unit
+                        if mine and self._overlap.keep(unit.name, mine, held):
+                            continue
                         if mine and self.is_intact(unit.name):
                             mine.done = True
                         else:
                             held_elsewhere.append(unit)
-                waiting = held_elsewhere
+                self._overlap.wait()
+                waiting = [*held_elsewhere, *self._overlap.lost()]
                 if not waiting:
                     break
                 time.sleep(wait)
@@ -245,11 +278,11 @@ class Worker:
             key: self.scorer.numerics if key == "numerics_scores" else self.context.numerics(key, shape)
             for key in probes
         }
-        return {**self._versions, **known}
+        return {**self._versions, **known, **self.context.kernels(known)}
 
     @cached_property
     def _versions(self) -> dict[str, str]:
-        return stack(self.options.device)
+        return stack(self.options.device, self.recipe.profile)
 
     def _is_ours(self, other: Stack, shape: int | None = None) -> bool:
         """Whether a stack has our versions and computes what is computed here; models are loaded only to know that."""
@@ -334,30 +367,47 @@ class Worker:
         content = {"plan_id": self.plan.id, "unit": unit.name, "files": files, "measured": dict(made.measured)}
         return Receipt.model_validate({**content, **self._signature(unit)})
 
-    def _make_shard(self, shard: Shard) -> Receipt:
-        """Make the shard's batches; one is encoded and put away while the next is made, and no more are held."""
-        failed: list[FailedRow] = []
-        shapes: set[int] = set()
-        with Spool(self.run.folder / "shards") as spool:
-            with ThreadPoolExecutor(1, "encode") as pool:
-                encoding: Future[list[Row]] | None = None
-                batches = list(shard.batches(self.recipe.batch_size))
-                for number, batch in enumerate(batches):
-                    if number:
-                        self._heed(shard.name, number, len(batches))
-                    made, lost = self.job.make(batch)
-                    scores = self.scorer.score(made)
-                    if encoding:
-                        spool.add(encoding.result())
-                    encoding = pool.submit(made_rows, made, scores, self.plan.id, self.recipe.image_format)
-                    failed += lost
-                    shapes |= {one.batch_shape for one in made}
-                    self.run.event(event="batch", unit=shard.name, rows=len(made), failed=len(lost))
-                if encoding:
-                    spool.add(encoding.result())
-            receipt = self.run.write_shard(shard, spool.rows(row.row_id for row in shard.rows))
-        lost_rows = tuple(sorted(failed, key=lambda row: row.row_id))
-        outcome = {"failed": lost_rows, "batch_shapes": tuple(sorted(shapes)), **self._signature(shard)}
+    def _make_shard(self, shard: Shard) -> Drawn:
+        """Make the shard's batches; those before are encoded and put away meanwhile, and no more than two are held."""
+        drawn = Drawn(shard, Spool(self.run.folder / "shards"))
+        is_exact, skipped = self.recipe.profile.is_exact, self.context.rows_skipped
+        with ExitStack() as unless_done:
+            unless_done.enter_context(drawn.spool)
+            batches = list(shard.batches(self.recipe.batch_size))
+            for number, batch in enumerate(batches):
+                if number:
+                    self._heed(shard.name, number, len(batches))
+                made, lost = self.job.make(batch)
+                scores = self.scorer.score(made)
+                drawn.drain(0 if is_exact else BATCHES - 1)
+                drawn.encoding.append(self._encoded(made, scores))
+                drawn.failed += lost
+                drawn.shapes |= {one.batch_shape for one in made}
+                self.run.event(event="batch", unit=shard.name, rows=len(made), failed=len(lost))
+            drawn.facts = self._signature(shard)
+            if self.recipe.profile.is_turbo:
+                drawn.facts["measured"] = {"evaluations_skipped": self.context.rows_skipped - skipped}
+            unless_done.pop_all()
+        return drawn
+
+    def _encoded(self, made: "Sequence[Made]", scores: "Sequence[ImageScores]") -> "list[Future[list[Row]]]":
+        """The rows of a batch, encoded by threads: one in exact, else one task for each of several."""
+        parts = 1 if self.recipe.profile.is_exact else encoders()
+        each = math.ceil(len(made) / parts) or 1
+        cuts = [slice(begin, begin + each) for begin in range(0, len(made), each)]
+        form = self.plan.id, self.recipe.image_format
+        return [self._encoders.submit(made_rows, made[cut], scores[cut], *form) for cut in cuts]
+
+    @cached_property
+    def _encoders(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1 if self.recipe.profile.is_exact else encoders(), "encode")
+
+    def _written(self, drawn: Drawn) -> Receipt:
+        """Write the file of a shard whose rows are all put away; its receipt, not yet written."""
+        shard = drawn.shard
+        receipt = self.run.write_shard(shard, drawn.spool.rows(row.row_id for row in shard.rows))
+        lost_rows = tuple(sorted(drawn.failed, key=lambda row: row.row_id))
+        outcome = {"failed": lost_rows, "batch_shapes": tuple(sorted(drawn.shapes)), **drawn.facts}
         return receipt.model_copy(update=outcome)
 
 

@@ -29,8 +29,9 @@ from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.numerics.interpolation import angle, circle
 from diffaug_datasets.numerics.selection import largest_jump
 from diffaug_datasets.run.assembly import Assembled, ClassCount, select_rows
-from diffaug_datasets.run.batch import BatchJob, flaw
+from diffaug_datasets.run.batch import BatchJob
 from diffaug_datasets.run.execute import emptied
+from diffaug_datasets.run.looking import flaw
 from diffaug_datasets.sources.real import read_real
 
 # The rows of the table, in its order.
