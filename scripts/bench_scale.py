@@ -1,14 +1,20 @@
 """What planning costs as sets grow: CPU seconds, peak memory, and how they grow, over generated folders of tiny images.
 
-    python scripts/bench_scale.py [--rows 1000 10000 100000] [--methods txt2img genie diff_ii retrieval] [--json FILE]
+    python scripts/bench_scale.py [--rows 1000 10000 100000] [--methods txt2img genie diff_ii retrieval] [--drawn]
+        [--json FILE]
 
 Every size is a folder of its own: a tenth as many images as rows, in classes of 100. Every plan is drawn, priced and
 written by a process of its own, whose CPU time (import included) and peak resident memory are those of the operating
 system. `again`: the same plan into the same folder. Exponent: log of the ratio of CPU seconds, without those of the
 import, by log of the ratio of rows; 1 is linear.
+
+`--drawn`: as many images that are no files take their places, so that what is measured is the plan itself: every row
+drawn, sorted, hashed, priced, written, and opened again; not the reading and copying of images, which costs the same
+for each of them. `again` is the opening then.
 """
 
 import argparse
+import hashlib
 import io
 import json
 import math
@@ -78,6 +84,42 @@ def plan_once(content: dict[str, Any], folder: Path) -> tuple[float, float, floa
     return time.process_time(), imported, peak / 1e6, run.plan.id
 
 
+def draw_once(content: dict[str, Any], folder: Path, count: int) -> tuple[float, float, float, str, float]:
+    """The same on stand-ins for so many images, and the seconds of opening the run."""
+    from diffaug_datasets import Recipe
+    from diffaug_datasets.core.sources import Source, SourceTable
+    from diffaug_datasets.planning.prepare import prepare
+    from diffaug_datasets.planning.price import Photos, price
+    from diffaug_datasets.run.store import Run
+    from diffaug_datasets.sources.real import RealSet, recipe_facts
+
+    imported = time.process_time()
+    names = tuple(f"class {label:05d}" for label in range(-(-count // CLASS_IMAGES)))
+    ids = (hashlib.sha256(str(i).encode()).hexdigest() for i in range(count))
+    sources = tuple(Source(one, i // CLASS_IMAGES, str(i), size=75) for i, one in enumerate(ids))
+    recipe = Recipe.model_validate({**content, "source": None})
+    table = SourceTable("imagefolder", "train", names, names, "", sources)
+    prepared = prepare(recipe, stand_ins=RealSet(table, None, lambda _split, _index: b"", recipe_facts(recipe)))
+    price(prepared, folder, Photos(count, 75 * count, 75, 4 * count, 4))
+    folder.mkdir(parents=True)
+    Run(folder).write_plan(prepared.recipe, prepared.plan)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    seconds = time.process_time()
+    opened = Run.open(folder).plan
+    if opened.id != prepared.plan.id or len(opened.rows) != len(prepared.plan.rows):
+        raise SystemExit(f"{folder}: another plan was read than was written")
+    return seconds, imported, peak / 1e6, opened.id, time.process_time() - seconds
+
+
+def draw(method: str, rows: int, work: Path) -> Measured:
+    """Draw once."""
+    count, pool = max(2 * CLASS_IMAGES, rows // PER_IMAGE), write_images(work / "pool", 1000)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as one:
+        given = (recipe(method, pool, pool), work / f"{method}-{rows}", count)
+        seconds, imported, peak, plan_id, opened = one.apply(draw_once, given)
+    return Measured(method, rows, round(seconds, 2), round(imported, 2), round(peak, 1), plan_id, round(opened, 2))
+
+
 def measure(method: str, rows: int, work: Path) -> Measured:
     """Plan twice."""
     images = write_images(work / f"images-{rows}", max(2 * CLASS_IMAGES, rows // PER_IMAGE))
@@ -97,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--drawn", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found: list[Measured] = []
@@ -105,7 +148,7 @@ def main() -> None:
         for method in given.methods:
             before: Measured | None = None
             for rows in sorted(given.rows):
-                one = measure(method, rows, Path(work))
+                one = (draw if given.drawn else measure)(method, rows, Path(work))
                 if before:
                     own = [m.seconds - m.import_seconds for m in (before, one)]
                     grown = math.log(own[1] / max(own[0], 1e-2)) / math.log(one.rows / before.rows)

@@ -14,14 +14,12 @@ from diffaug_datasets.planning.published import PHOTO_BYTES, price_published, pu
 from diffaug_datasets.sources.real import builder_facts
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "prices.md"
-FEW_SHOT = ("cub", "aircraft", "cars", "pets", "flowers", "caltech101", "dtd")
-FULL = ("cub", "aircraft", "cars", "flowers", "pets", "dtd", "food101")
 SETS = (
-    *(f"{name}_5shot_diffii" for name in FEW_SHOT),
-    *(f"{name}_full_diffmix" for name in FULL),
+    *(f"{name}_{shots}shot_diffii" for shots in (5, 10) for name in ("cub", "aircraft", "cars", "pets")),
+    *(f"{name}_full_diffmix" for name in ("cub", "aircraft", "cars", "flowers", "pets", "dtd", "food101")),
     *(f"{name}_5shot_genie" for name in ("cub", "aircraft", "cars")),
     *(f"{name}_5shot_dafusion" for name in ("pascal", "coco", "caltech101")),
-    *(f"imagenet_lt_full_{method}" for method in ("txt2img", "genie", "diffii")),
+    *(f"imagenet_lt_full_{method}" for method in ("txt2img", "genie")),
 )
 HEAD = f"""# What the papers' sets cost
 

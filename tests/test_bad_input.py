@@ -344,12 +344,12 @@ def test_a_bad_recipe_file(diffaug: Command, tmp_path: Path, case: str) -> None:
 
 
 def test_more_images_than_a_plan_holds(diffaug: Command, tmp_path: Path) -> None:
-    """Refused before any row is drawn: ten million take minutes and more memory than most machines have."""
+    """Refused before any row is drawn: ten million take minutes, and more images than anybody makes."""
     line = ("plan", "fashion_full_txt2img", "--set", "include_test=false", "--run", tmp_path / "run")
     begin = time.process_time()
     assert diffaug(*line, "--set", "per_image=10000").sentence == (
-        "per_image: got 10,000, which makes 20,000,000 images of 10 classes, expected 10,000,000 at most; a plan is "
-        "held in memory, at about 3 kB per image; lower per_class or per_image."
+        "per_image: got 10,000, which makes 20,000,000 images of 10 classes, expected 10,000,000 at most; lower "
+        "per_class or per_image, or plan parts of the classes (targets)."
     )
     assert time.process_time() - begin < 60
     assert list(tmp_path.iterdir()) == []
