@@ -146,7 +146,7 @@ def check_needs(recipe: Recipe, facts: ModelFacts) -> None:
     if lacking:
         raise BackboneError(
             f"backbone {recipe.backbone.id!r} ({facts.kind}) cannot be used with {recipe.method}, which "
-            f"{NEEDED[lacking[0]]}: use Stable Diffusion 1.x or 2.x, or another method."
+            f"{NEEDED[lacking[0]]}: use Stable Diffusion 1.x or 2.x, or another method{_asked_for(recipe, lacking[0])}."
         )
     if (asked.controlnet is not None or asked.bottleneck) and not facts.is_unet:
         what = "bottleneck can take noise" if asked.bottleneck else "features a ControlNet can steer"
@@ -154,6 +154,12 @@ def check_needs(recipe: Recipe, facts: ModelFacts) -> None:
             f"backbone {recipe.backbone.id!r} ({facts.kind}) has no U-Net whose {what}: use a Stable Diffusion model, "
             "or another method."
         )
+
+
+def _asked_for(recipe: Recipe, need: Need) -> str:
+    """The key by which a person may ask for it all the same, where the method has one."""
+    has_key = need == "inversions" and "on_distilled" in type(recipe.method_config).model_fields
+    return ", or ask for it by config.on_distilled: true" if has_key else ""
 
 
 def _check_words(recipe: Recipe, facts: ModelFacts) -> None:
