@@ -87,7 +87,7 @@ pins = "diffaug_pins"
 '''
 
 from diffaug_datasets.core.errors import DiffAugError, PlanError, RecipeError, RunError, SourceError
-from diffaug_datasets.core.family import Sampler
+from diffaug_datasets.core.family import Sampler, Solver
 from diffaug_datasets.core.identity import RowKey, canonical, digest, uint63
 from diffaug_datasets.core.learning import (
     ConceptConfig,
@@ -155,6 +155,7 @@ __all__ = [
     "RunError",
     "Sampler",
     "SoftLabel",
+    "Solver",
     "Source",
     "SourceError",
     "SourceTable",

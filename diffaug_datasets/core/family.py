@@ -36,6 +36,9 @@ GuidanceKind = Literal["cfg", "embedded", "none"]
 """Two branches of the network (classifier-free), a number that one branch is told, or no guidance at all."""
 Sampler = Literal["dpm", "ddim", "plms", "euler", "lcm", "ancestral"]
 
+Solver = Literal["dpm", "ddim", "euler", "lcm", "ancestral"]
+"""The same without PLMS, whose labels are one more than its steps."""
+
 VP_SAMPLERS: tuple[Sampler, ...] = ("dpm", "ddim", "plms")
 FLOW_SAMPLERS: tuple[Sampler, ...] = ("euler", "dpm", "ddim")
 """On a flow 'ddim' is Euler's method, for recipes and methods that know no other name."""
@@ -48,7 +51,8 @@ class ModelFacts:
     `family`: the module's NAME; `kind`: the pipeline's class. `prediction`: what its network says. `timeline`: its T
     and, by sampler and number of steps, the labels that are visited. `latent_shape`: (c, h, w) of one latent at
     `height` x `width` pixels, which are multiples of `multiple_of`.
-    `guidance`: how it is guided; `samplers`: those that give its images; `most_steps`: of a few-step model.
+    `guidance`: how it is guided; `samplers`: those that give its images; `most_steps`, `most_guidance`: of a
+    few-step model, that bears no more.
     `made_for`: why it is bound to these, as the end of "is made for ..."; `otherwise`: how an ordinary model that only
     looks like one is told apart.
     `inverts`: whether images can be turned into the noise that gives them (Diff-II). `is_deterministic`: whether its
@@ -64,6 +68,7 @@ class ModelFacts:
     guidance: GuidanceKind = "cfg"
     samplers: tuple[Sampler, ...] = VP_SAMPLERS
     most_steps: int | None = None
+    most_guidance: float | None = None
     made_for: str = ""
     otherwise: str = ""
     latent_shape: tuple[int, int, int] | None = None

@@ -114,8 +114,11 @@ def _wrong(recipe: Recipe, facts: ModelFacts) -> Iterator[str]:
     scale = getattr(config, "guidance_scale", 1)
     if facts.guidance == "none" and scale != 1:
         yield f"config.guidance_scale: {scale:g}"
-    if facts.guidance == "embedded" and scale < 1:
+    least, most = (1 if facts.guidance == "embedded" else 0), facts.most_guidance
+    if scale < least or (most is not None and scale > most):
         yield f"config.guidance_scale: {scale:g}"
+    if getattr(config, "final", None) == "alpha_bar_0" and not {"ddim", "dpm", "plms"} & set(facts.samplers):
+        yield "config.final: alpha_bar_0"
     negative: str = getattr(config, "negative_prompt", "")
     if facts.guidance == "embedded" and negative:
         yield f"config.negative_prompt: {negative!r}"
@@ -124,8 +127,8 @@ def _wrong(recipe: Recipe, facts: ModelFacts) -> Iterator[str]:
 def _advice(facts: ModelFacts) -> str:
     steps = [f"num_inference_steps to 1 to {facts.most_steps}"] if facts.most_steps is not None else []
     scale = {"none": ["guidance_scale to 1"], "embedded": ["guidance_scale to 1 or more"], "cfg": []}[facts.guidance]
-    words = ["negative_prompt to nothing"] if facts.guidance == "embedded" else []
-    parts = [*steps, *scale, *words]
+    scale += [f"guidance_scale to at most {facts.most_guidance:g}"] if facts.most_guidance is not None else []
+    parts = [*steps, *scale]
     sampler = f"sampler to {' or '.join(facts.samplers)}"
     return f"{', '.join(parts)} and {sampler}" if parts else sampler
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from diffaug_datasets.core.family import Sampler
+from diffaug_datasets.core.family import Sampler, Solver
 from diffaug_datasets.core.identity import RowKey, canonical
 from diffaug_datasets.core.method import (
     Context,
@@ -53,6 +53,9 @@ ClassPrompt = Annotated[str, Field(description="{name}, {metaclass} are filled i
 SynonymPrompt = Annotated[str, Field(description="{name}, {metaclass}, {synonyms} are filled in")]
 
 
+OTHER_SAMPLERS = "of a flow euler, of LCM lcm, of SDXL-Turbo ancestral"
+
+
 def _in_range(strengths: tuple[float, ...]) -> tuple[float, ...]:
     if not strengths or not all(0 < s <= 1 for s in strengths):
         raise ValueError("expected one or more strengths in (0, 1]")
@@ -65,7 +68,7 @@ Strengths = Annotated[tuple[float, ...], AfterValidator(_in_range)]
 class Sampling(MethodConfig):
     """How a batch is denoised."""
 
-    sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM)")
+    sampler: Sampler = Field(default="dpm", description="DPM-Solver++(2M), DDIM or PLMS (PNDM); " + OTHER_SAMPLERS)
     num_inference_steps: int = Field(default=50, ge=1, le=999)
     guidance_scale: Guidance = 7.5
     final: Annotated[Final | None, Later()] = Field(
@@ -100,7 +103,7 @@ class Prompted(Sampling):
 class FromNoise(Prompted):
     """How to sample from pure noise."""
 
-    sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
+    sampler: Solver = Field(default="dpm", description="DPM-Solver++(2M) or DDIM; " + OTHER_SAMPLERS)
     num_inference_steps: int = Field(default=50, ge=1, le=1000)
 
     def steps(self) -> dict[str, object]:

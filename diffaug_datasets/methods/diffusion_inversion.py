@@ -214,7 +214,8 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     scale = torch.tensor([1.0 if row.guidance_scale is None else row.guidance_scale for row in rows])
     eps = guided_by_mean(ctx.backbone, cond, mean, scale)
     steps, starts = cfg.num_inference_steps, [0] * len(rows)
-    latents = sampled(ctx.backbone, eps, ctx.noise(rows), cfg.sampler, steps, starts, cfg.final)
+    seeds = [row.seed or 0 for row in rows]
+    latents = sampled(ctx.backbone, eps, ctx.noise(rows), cfg.sampler, steps, starts, cfg.final, seeds)
     made = pictures(ctx.backbone, latents)
     return [_at_source_size(image, row, ctx) for image, row in zip(made, rows, strict=True)] if cfg.downscale else made
 

@@ -22,7 +22,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from diffaug_datasets.methods import _editing
 from diffaug_datasets.numerics.flow import FlowTimeline, sigma_of_ratio
-from diffaug_datasets.numerics.timesteps import Labels, Timeline, genie_start
+from diffaug_datasets.numerics.timelines import usual_timeline
+from diffaug_datasets.numerics.timesteps import Labels, genie_start
 from diffaug_datasets.plugin import (
     Context,
     Generated,
@@ -34,6 +35,7 @@ from diffaug_datasets.plugin import (
     Resize,
     RowKey,
     RunError,
+    Solver,
     Source,
     SourceTable,
     canonical,
@@ -60,7 +62,7 @@ class Mismatch(_editing.Prompted):
     prompt: str = Field(
         default="a photo of a {name}", description="{name}, {metaclass}, {synonyms} of the target are filled in"
     )
-    sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
+    sampler: Solver = Field(default="dpm", description="DPM-Solver++(2M) or DDIM; " + _editing.OTHER_SAMPLERS)
     resize: Resize = Field(default="crop", description="how sources are fitted")
     sources: Literal["others", "confused"] = Field(default="others", description="classes that sources come from")
     top_confused: int = Field(default=4, ge=1, description="how many of the most confused classes")
@@ -78,7 +80,7 @@ class Mismatch(_editing.Prompted):
 
     def noised_at(self, ratio: float, timeline: Labels | None = None) -> int | None:
         """The label that a source is noised to at noise ratio r; None = pure noise, no source is kept."""
-        at = timeline or Timeline()
+        at = timeline or usual_timeline(self.sampler)
         return None if ratio > 0.999 else int(at.num_train_timesteps * self._share(ratio, at))
 
     def _share(self, ratio: float, timeline: Labels) -> float:
@@ -92,7 +94,7 @@ class Mismatch(_editing.Prompted):
         Raises:
             ValueError: none does.
         """
-        timeline = timeline or Timeline()
+        timeline = timeline or usual_timeline(self.sampler)
         labels = timeline.labels(self.sampler, self.num_inference_steps)
         share = self._share(ratio, timeline)
         return genie_start(labels, share, num_train_timesteps=timeline.num_train_timesteps)

@@ -224,7 +224,7 @@ def _moved(
         clean = backbone.encode(turned)
         xt = add_noise(backbone.schedule, clean, noise.to(clean), [label] * len(rows))
         eps, steps = guided_network(backbone, conditions), cfg.num_inference_steps
-        latents = sampled(backbone, eps, xt, cfg.sampler, steps, [start] * len(rows))
+        latents = sampled(backbone, eps, xt, cfg.sampler, steps, [start] * len(rows), seeds=[row[1] for row in rows])
     streams = [_stream(draw.perturbation) for draw in draws]
     scale = torch.stack([torch.rand(latents.shape[1], generator=stream) for stream in streams])
     bias = torch.stack([torch.randn(latents.shape[1], generator=stream) for stream in streams])

@@ -18,13 +18,12 @@ noise they add is not known here, and the preset of that name is a reconstructio
 """
 
 from collections.abc import Iterator
-from typing import Literal
 
 from pydantic import Field, model_validator
 
 from diffaug_datasets.methods import _editing
 from diffaug_datasets.methods._editing import counts, own_source
-from diffaug_datasets.plugin import PlanRow, PlanSpec, RowKey, SourceTable, fill, new_row
+from diffaug_datasets.plugin import PlanRow, PlanSpec, RowKey, Solver, SourceTable, fill, new_row
 
 NAME = "img2img"
 SLUG = "img2img"
@@ -44,7 +43,7 @@ class Config(_editing.FromSource):
     strength: float = Field(default=0.7, gt=0, le=1, description="share of the schedule: 0.3 is -L, 0.7 is -H")
     prompt: _editing.SynonymPrompt = "a photo of a {name} {metaclass}"
     sources: _editing.Sources = "drawn"
-    sampler: Literal["dpm", "ddim"] = Field(default="dpm", description="DPM-Solver++(2M) or DDIM")
+    sampler: Solver = Field(default="dpm", description="DPM-Solver++(2M) or DDIM; " + _editing.OTHER_SAMPLERS)
 
     @model_validator(mode="after")
     def _some_step(self) -> "Config":

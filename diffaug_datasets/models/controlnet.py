@@ -89,6 +89,7 @@ def steered(
             controlnet_cond=rows,
             conditioning_scale=scale,
             return_dict=False,
+            **{key: named[key] for key in ("timestep_cond", "added_cond_kwargs") if key in named},
         )
         residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         return given, named | residuals

@@ -8,23 +8,26 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffaug_datasets.core.family import Sampler
+from diffaug_datasets.core.identity import uint63
 from diffaug_datasets.core.method import Context, DiffusionModel, Final, Generated, Resize
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.numerics import inverting
 from diffaug_datasets.numerics import schedule as levels
 from diffaug_datasets.numerics.conditions import chosen
+from diffaug_datasets.numerics.few_steps import ancestral_sample, consistency_sample
 from diffaug_datasets.numerics.inverters import Inverter, is_paired
 from diffaug_datasets.numerics.sampling import Network, ddim_sample, dpm_sample, plms_sample
-from diffaug_datasets.numerics.schedule import add_noise, sampler_timesteps
+from diffaug_datasets.numerics.schedule import Schedule, add_noise, sampler_timesteps
 from diffaug_datasets.numerics.timesteps import Labels
 
+NOISY = {"lcm": consistency_sample, "ancestral": ancestral_sample}
 SAMPLERS = {"ddim": ddim_sample, "dpm": dpm_sample, "plms": plms_sample, "euler": ddim_sample}
 
 
@@ -32,7 +35,8 @@ SAMPLERS = {"ddim": ddim_sample, "dpm": dpm_sample, "plms": plms_sample, "euler"
 class Conditions:
     """What row j is denoised towards: `first[j]` for its leading `switch[j]` steps, then `last[j]`.
 
-    `negative`: prompts of the unconditional branch; `scale`: of guidance, 1 = none.
+    `negative`: prompts of the unconditional branch; `scale`: of guidance, 1 = none. `seeds`: of the noise that samplers
+    of few-step models draw after a step; others need none.
     """
 
     last: Sequence[str]
@@ -40,6 +44,7 @@ class Conditions:
     scale: Sequence[float]
     first: Sequence[str] | None = None
     switch: Sequence[int] | None = None
+    seeds: Sequence[int] = ()
 
 
 class EditSettings(Protocol):
@@ -68,6 +73,7 @@ def row_conditions(rows: Sequence[PlanRow]) -> Conditions:
         last=[row.prompt or "" for row in rows],
         negative=[row.negative_prompt or "" for row in rows],
         scale=[1.0 if row.guidance_scale is None else row.guidance_scale for row in rows],
+        seeds=[row.seed or 0 for row in rows],
     )
 
 
@@ -105,7 +111,8 @@ def denoise(
     final: Final | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Latents at level 0, under guidance; row j begins at step `start[j]` of `n`. `final`: where sampling ends."""
-    return sampled(backbone, guided_network(backbone, conditions), xt, sampler, n, start, final)
+    network = guided_network(backbone, conditions)
+    return sampled(backbone, network, xt, sampler, n, start, final, conditions.seeds)
 
 
 def sampled(
@@ -116,9 +123,27 @@ def sampled(
     n: int,
     start: Sequence[int],
     final: Final | None = None,
+    seeds: Sequence[int] = (),
 ) -> Float[Tensor, "b c h w"]:
-    """Latents at level 0 under any prediction."""
-    return SAMPLERS[sampler](network, xt, backbone.schedule, timesteps(backbone, sampler, n), start, final)
+    """Latents at level 0 under any prediction; `seeds`: one per row, for samplers that draw noise after a step.
+
+    Raises:
+        ValueError: the sampler needs seeds, and there are none.
+    """
+    labels = timesteps(backbone, sampler, n)
+    if sampler not in NOISY:
+        return SAMPLERS[sampler](network, xt, backbone.schedule, labels, start, final)
+    if len(seeds) != len(xt):
+        raise ValueError(f"got {len(seeds)} seeds for {len(xt)} rows; {sampler} draws noise of each row's own")
+    schedule = cast(Schedule, backbone.schedule)  # or the plan was refused
+    return NOISY[sampler](network, xt, schedule, labels, start, lambda i: later_noise(backbone, seeds, i))
+
+
+def later_noise(backbone: DiffusionModel, seeds: Sequence[int], step: int) -> Float[Tensor, "b c h w"]:
+    """Standard normal latents that rows draw after a step, row j's from seeds[j] and the step alone."""
+    streams = [torch.Generator("cpu").manual_seed(uint63(f"{seed}|after step|{step}")) for seed in seeds]
+    drawn = [torch.randn(backbone.latent_shape, generator=stream) for stream in streams]
+    return torch.stack(drawn).to(backbone.device)
 
 
 def timesteps(backbone: DiffusionModel, sampler: Sampler, n: int) -> tuple[float, ...]:

@@ -32,10 +32,11 @@ from diffaug_datasets.core.models import (
 )
 from diffaug_datasets.core.weight_headers import TensorInfo
 from diffaug_datasets.families.parts.folders import SCHEDULER, WrongSize
-from diffaug_datasets.numerics.timesteps import Labels, Timeline, Unfit
+from diffaug_datasets.numerics.timelines import usual_timeline
+from diffaug_datasets.numerics.timesteps import Labels, Unfit
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-FEW_STEP = re.compile(r"xl[-_]?turbo|(?:sd|xl)[-_]?lightning|hyper[-_]?sd|(?:^|[-_/])(?:lcm|tcd)(?:[-_]|$)", re.I)
+FEW_STEP = re.compile(r"(?:sd|xl)[-_]?lightning|hyper[-_]?sd|(?:^|[-_/])tcd(?:[-_]|$)", re.I)
 
 
 def unreadable(name: str, error: Exception) -> BackboneError:
@@ -148,10 +149,10 @@ def check_backbone(spec: BackboneSpec) -> ModelFacts | None:
     return facts if is_known else guess_facts(model.id) or facts
 
 
-def timeline_of(spec: BackboneSpec) -> Labels:
-    """The labels of a model that `check_backbone` let pass; Stable Diffusion's where it is not on this machine yet."""
+def timeline_of(spec: BackboneSpec, sampler: str = "ddim") -> Labels:
+    """The labels of a model that `check_backbone` let pass; the sampler's usual ones where it is not here yet."""
     facts = check_backbone(spec)
-    return Timeline() if facts is None else facts.timeline
+    return usual_timeline(sampler) if facts is None else facts.timeline
 
 
 def family_in(folder: Path, name: str) -> Family:

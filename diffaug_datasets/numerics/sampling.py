@@ -132,13 +132,13 @@ def ddim_sample(
     Raises:
         ValueError: labels do not fall, or start is not one index in 0..n-1 per row.
     """
-    first = _checked_start(xt, timesteps, start)
+    first = check_start(xt, timesteps, start)
     levels = falling_levels(process, timesteps, end_of(process, final))
     state = widened(xt)
     for i in range(first, len(timesteps)):
         said = network(state.to(xt.dtype), timesteps[i], i)
         stepped = step(process.prediction, state, said, levels[i], levels[i + 1])
-        state = _where_started(start, i, stepped, state)
+        state = where_started(start, i, stepped, state)
     return state.to(xt.dtype)
 
 
@@ -162,7 +162,7 @@ def dpm_sample(
     Raises:
         ValueError: labels do not fall, or start is not one index in 0..n-1 per row.
     """
-    first = _checked_start(xt, timesteps, start)
+    first = check_start(xt, timesteps, start)
     levels = falling_levels(process, timesteps, end_of(process, final or "zero"))
     if levels[0].signal == 0 and process.prediction != "flow_prediction":
         levels[0] = LEAST_SIGNAL
@@ -174,8 +174,8 @@ def dpm_sample(
         stepped = dpm_first_order_step(state, x0, levels[i], levels[i + 1])
         if first < i <= last_of_second_order and levels[i + 1].noise > 0:
             second = dpm_second_order_step(state, x0, x0_last, (levels[i - 1], levels[i], levels[i + 1]))
-            stepped = _where_started(start, i - 1, second, stepped)
-        state, x0_last = _where_started(start, i, stepped, state), x0
+            stepped = where_started(start, i - 1, second, stepped)
+        state, x0_last = where_started(start, i, stepped, state), x0
     return state.to(xt.dtype)
 
 
@@ -202,7 +202,7 @@ def plms_sample(
     if process.prediction != "epsilon":
         raise ValueError(f"got a network that says {process.prediction}; PLMS extrapolates eps, use ddim or dpm")
     end = end_of(process, final)
-    earliest = _checked_start(xt, timesteps, start)
+    earliest = check_start(xt, timesteps, start)
     state = before = widened(xt)
     gap = process.num_train_timesteps // (len(timesteps) - 1)
     seen: dict[int, Tensor] = {}
@@ -247,7 +247,7 @@ def falling_levels(process: Process, timesteps: Sequence[float], end: Level) -> 
     return [*map(process.pair, timesteps), end]
 
 
-def _checked_start(xt: Tensor, timesteps: Sequence[float], start: Sequence[int]) -> int:
+def check_start(xt: Tensor, timesteps: Sequence[float], start: Sequence[int]) -> int:
     """The first step at which any row starts."""
     if len(start) != len(xt) or not all(0 <= s < len(timesteps) for s in start):
         wanted = f"one index in 0..{len(timesteps) - 1} for each of {len(xt)} rows"
@@ -255,7 +255,7 @@ def _checked_start(xt: Tensor, timesteps: Sequence[float], start: Sequence[int])
     return min(start)
 
 
-def _where_started(start: Sequence[int], i: int, if_so: Tensor, otherwise: Tensor) -> Tensor:
+def where_started(start: Sequence[int], i: int, if_so: Tensor, otherwise: Tensor) -> Tensor:
     """Row by row, `if_so` where the row's start step is at most i, `otherwise` where it still waits."""
     started = [s <= i for s in start]
     return if_so if all(started) else torch.where(per_row(started, if_so, torch.bool), if_so, otherwise)

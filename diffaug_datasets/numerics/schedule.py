@@ -94,6 +94,10 @@ class Schedule:
     """What a sampler's network says of a state."""
     is_noise_scaled: bool = False
     """Whether sampling starts from s eps rather than eps, as diffusers' Euler schedulers do off 'leading' labels."""
+    original_steps: int | None = None
+    """Steps of the sampler that a consistency model was distilled from; None = it is none."""
+    timestep_scaling: float = 10.0
+    """By which a consistency model's labels are multiplied in its boundary condition."""
 
     def __post_init__(self) -> None:
         levels = self.alpha_bar
@@ -215,7 +219,8 @@ def timeline_of(process: Process) -> Timeline | FlowTimeline:
         return FlowTimeline(process)
     if not isinstance(process, Schedule):
         raise TypeError(f"got a process of {type(process)}, expected a Schedule or a FlowSchedule")
-    return Timeline(process.num_train_timesteps, process.steps_offset, process.spacing)
+    steps, offset = process.num_train_timesteps, process.steps_offset
+    return Timeline(steps, offset, process.spacing, process.original_steps)
 
 
 def ddim_timesteps(schedule: Schedule, n: int) -> tuple[int, ...]:

@@ -16,16 +16,18 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from diffaug_datasets.numerics.levels import Prediction
+
 Spacing = Literal["leading", "trailing", "linspace"]
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
 BETA_RULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 MOST_TIMESTEPS = 100_000
 # Variance-preserving schedulers of diffusers -> the spacing that each has where nothing is said.
 SPACINGS: Mapping[str, Spacing] = MappingProxyType(
     {
         **dict.fromkeys(("DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler"), "leading"),
-        **dict.fromkeys(("DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler"), "leading"),
+        **dict.fromkeys(("LCMScheduler", "DDPMScheduler", "DDPMParallelScheduler", "PNDMScheduler"), "leading"),
         **dict.fromkeys(("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"), "linspace"),
         **dict.fromkeys(("HeunDiscreteScheduler", "LMSDiscreteScheduler"), "linspace"),
         **dict.fromkeys(("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"), "linspace"),
@@ -34,7 +36,14 @@ SPACINGS: Mapping[str, Spacing] = MappingProxyType(
         **dict.fromkeys(("DEISMultistepScheduler", "UniPCMultistepScheduler", "SASolverScheduler"), "linspace"),
     }
 )
-FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+CONSISTENCY = "LCMScheduler"
+ENDS_AT_FIRST_LEVEL: tuple[str, ...] = (
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "DDIMInverseScheduler",
+    "DDPMScheduler",
+)
+ENDS_AT_FIRST_LEVEL += ("DDPMParallelScheduler", "PNDMScheduler")
 ORDINARY = "an ordinary model (the samplers here give wrong images of one that was distilled to a few steps)"
 FEW_STEPS = 8  # more than any model asks for that was distilled without guidance, as SD-Turbo was
 EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
@@ -42,6 +51,7 @@ EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 HONOURED = frozenset(
     {"prediction_type", "beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps"}
     | {"steps_offset", "set_alpha_to_one", "timestep_spacing", "rescale_betas_zero_snr"}
+    | {"original_inference_steps", "timestep_scaling"}
 )
 # Key -> the values that change nothing. Any other value changes images in a way that no sampler here follows.
 ONLY: Mapping[str, tuple[object, ...]] = MappingProxyType(
@@ -76,10 +86,13 @@ class SchedulerSettings:
     it says goes for every solver, as where diffusers makes one scheduler from another's file.
 
     `is_zero_snr`: the betas are rescaled to zero terminal SNR. `is_few_step`: the model was distilled to a few steps
-    without guidance, as SD-Turbo was: it is sampled as diffusers' Euler schedulers do, from s eps to zero noise.
+    without guidance, as SD-Turbo was: it is sampled as diffusers' Euler schedulers do, from s eps to zero noise, with
+    fresh noise in each step where `is_ancestral`, as SDXL-Turbo is. `original_steps`, `timestep_scaling`: of a
+    consistency model (LCM); see `numerics.schedule.Schedule`. `ends_clean`: the scheduler that wrote the file ends
+    without noise, whatever `set_alpha_to_one` says.
     """
 
-    prediction_type: str = "epsilon"
+    prediction_type: Prediction = "epsilon"
     beta_schedule: str = "linear"
     beta_start: float = 0.0001
     beta_end: float = 0.02
@@ -90,11 +103,15 @@ class SchedulerSettings:
     spacing: Spacing | None = None
     is_zero_snr: bool = False
     is_few_step: bool = False
+    is_ancestral: bool = False
+    ends_clean: bool = False
+    original_steps: int | None = None
+    timestep_scaling: float = 10.0
 
     @property
     def timeline(self) -> "Timeline":
         """The labels that samplers visit."""
-        return Timeline(self.num_train_timesteps, self.steps_offset, self.spacing)
+        return Timeline(self.num_train_timesteps, self.steps_offset, self.spacing, self.original_steps)
 
 
 class Unfit(ValueError):
@@ -116,8 +133,9 @@ def read_settings(config: Mapping[str, object]) -> SchedulerSettings:
     stated = {key: value for key, value in config.items() if value is not None and not key.startswith("_")}
     written_by = config.get("_class_name")
     _check_class(written_by, stated)
+    is_consistent = written_by == CONSISTENCY
     settings = SchedulerSettings(
-        prediction_type=_one_of(stated, "prediction_type", "epsilon", PREDICTIONS),
+        prediction_type=_prediction(stated),
         beta_schedule=_beta_rule(stated),
         beta_start=_beta(stated, "beta_start", 0.0001),
         beta_end=_beta(stated, "beta_end", 0.02),
@@ -128,7 +146,14 @@ def read_settings(config: Mapping[str, object]) -> SchedulerSettings:
         spacing=_spacing(stated),
         is_zero_snr=_truth(stated, "rescale_betas_zero_snr", False),
         is_few_step=written_by in EULER and stated.get("timestep_spacing") == "trailing",
+        is_ancestral=written_by == EULER[1],
+        ends_clean=isinstance(written_by, str) and written_by not in ENDS_AT_FIRST_LEVEL,
+        original_steps=_whole(stated, "original_inference_steps", 50, 1, MOST_TIMESTEPS) if is_consistent else None,
+        timestep_scaling=_above_zero(stated, "timestep_scaling", 10.0),
     )
+    if is_consistent and (settings.original_steps or 0) > settings.num_train_timesteps:
+        got = f"original_inference_steps {settings.original_steps} for {settings.num_train_timesteps} timesteps"
+        raise Unfit(f"has a scheduler with {got}", "no more than there are timesteps")
     if settings.is_zero_snr:
         settings = replace(settings, is_few_step=False)  # 'trailing' is what such a schedule needs anyway
         if settings.prediction_type == "epsilon":
@@ -136,8 +161,6 @@ def read_settings(config: Mapping[str, object]) -> SchedulerSettings:
             raise Unfit(f"rescales its betas to zero terminal SNR, {reason}", "a network that predicts v or x0 there")
     if settings.is_few_step:
         settings = replace(settings, set_alpha_to_one=True)  # which these schedulers do not read
-    if settings.is_few_step and written_by != "EulerDiscreteScheduler":
-        raise Unfit(f"is made for a few steps with noise added in each ({written_by})", ORDINARY)
     for key, value in stated.items():
         _check_key(key, value)
     if settings.trained_betas and len(settings.trained_betas) != settings.num_train_timesteps:
@@ -147,9 +170,9 @@ def read_settings(config: Mapping[str, object]) -> SchedulerSettings:
 
 
 def _check_class(written_by: object, stated: Mapping[str, object]) -> None:
-    if written_by in FEW_STEP_SCHEDULERS:
+    if written_by == "TCDScheduler":
         raise Unfit(f"is made for a few steps ({written_by})", ORDINARY)
-    if "original_inference_steps" in stated:
+    if "original_inference_steps" in stated and written_by != CONSISTENCY:
         raise Unfit("is made for a few steps (its scheduler has original_inference_steps)", ORDINARY)
     if not {"beta_start", "trained_betas"} & stated.keys() and stated.get("beta_schedule") != "squaredcos_cap_v2":
         raise Unfit(f"has a {written_by} without betas", "a variance-preserving schedule")
@@ -168,11 +191,12 @@ def _check_key(key: str, value: object) -> None:
         raise Unfit(f"has a scheduler with {key} {value!r}, {way}", f"{usual} there")
 
 
-def _one_of(stated: Mapping[str, object], key: str, default: str, allowed: tuple[str, ...]) -> str:
-    value = stated.get(key, default)
-    if value not in allowed:
-        raise Unfit(f"predicts {value!r}", f"{', '.join(allowed[:-1])} or {allowed[-1]}")
-    return str(value)
+def _prediction(stated: Mapping[str, object]) -> Prediction:
+    value = stated.get("prediction_type", "epsilon")
+    for known in PREDICTIONS:
+        if value == known:
+            return known
+    raise Unfit(f"predicts {value!r}", f"{', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}")
 
 
 def _beta_rule(stated: Mapping[str, object]) -> str:
@@ -187,6 +211,13 @@ def _beta(stated: Mapping[str, object], key: str, default: float) -> float:
     value = stated.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise Unfit(f"has a scheduler with {key} {value!r}", "a number between 0 and 1")
+    return float(value)
+
+
+def _above_zero(stated: Mapping[str, object], key: str, default: float) -> float:
+    value = stated.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        raise Unfit(f"has a scheduler with {key} {value!r}", "a number above 0")
     return float(value)
 
 
@@ -280,7 +311,22 @@ def plms_labels(n: int, T: int = 1000, offset: int = 1, spacing: Spacing = "lead
     return (*labels[:2], *labels[1:])
 
 
-LABELS = {"ddim": ddim_labels, "dpm": dpm_labels, "plms": plms_labels}
+def consistency_labels(n: int, T: int = 1000, original: int = 50) -> tuple[int, ...]:
+    """The n labels of a consistency model that was distilled from `original` steps, highest first.
+
+    n = 4 of 50 gives 999, 759, 499, 259. Follows diffusers' `LCMScheduler`: n of the labels T/50 apart, evenly by
+    number.
+
+    Raises:
+        ValueError: n is outside 1..original.
+    """
+    _check_count(n, original)
+    apart = T // original
+    chosen = np.floor(np.linspace(0, original, num=n, endpoint=False))  # in floats, which decide where it is near
+    return tuple((original - int(place)) * apart - 1 for place in chosen)
+
+
+LABELS = {"ddim": ddim_labels, "dpm": dpm_labels, "plms": plms_labels, "ancestral": ddim_labels}
 """Sampler -> its labels."""
 
 
@@ -298,18 +344,26 @@ class Labels(Protocol):
 
 @dataclass(frozen=True)
 class Timeline:
-    """What labels hang on; by default as Stable Diffusion 1.x has it. `spacing`: None = as each sampler has it."""
+    """What labels hang on; by default as Stable Diffusion 1.x has it. `spacing`: None = as each sampler has it.
+
+    `original_steps`: of a consistency model, as `consistency_labels` says; None = it is none.
+    """
 
     num_train_timesteps: int = 1000
     steps_offset: int = 1
     spacing: Spacing | None = None
+    original_steps: int | None = None
 
     def labels(self, sampler: str, n: int) -> tuple[int, ...]:
         """The falling labels of a sampler over n steps; PLMS has one more.
 
         Raises:
-            ValueError: they do not fit.
+            ValueError: they do not fit, or the sampler is none of such a schedule.
         """
+        if sampler == "lcm" and self.original_steps is not None:
+            return consistency_labels(n, self.num_train_timesteps, self.original_steps)
+        if sampler not in LABELS:
+            raise ValueError(f"{sampler} is no sampler of this schedule; use {', '.join(LABELS)}")
         said = {} if self.spacing is None else {"spacing": self.spacing}
         return LABELS[sampler](n, self.num_train_timesteps, self.steps_offset, **said)
 

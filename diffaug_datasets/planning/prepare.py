@@ -158,7 +158,7 @@ def plan_spec(recipe: Recipe, name: str, real: RealSet, subset: Subset) -> PlanS
         size=(recipe.backbone.height, recipe.backbone.width),
         pool=DatasetPool(pool).table if pool else None,
         held_out=real.test.digest if real.test and recipe.include_test else None,
-        timeline=timeline_of(recipe.backbone),
+        timeline=timeline_of(recipe.backbone, getattr(recipe.method_config, "sampler", "ddim")),
     )
 
 

@@ -27,7 +27,7 @@ class PromptEncoder(TextSide):
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         super().__init__()
         self._plain_tokenizer = self._tokenizer = tokenizer
-        self._text_encoder = text_encoder
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.encoders = ((tokenizer, text_encoder),)
         self._table = text_encoder.get_input_embeddings()
         self._has_mask = bool(text_encoder.config.to_dict().get("use_attention_mask"))
@@ -38,14 +38,14 @@ class PromptEncoder(TextSide):
     @property
     def length(self) -> int:
         """Tokens per prompt, start and end included."""
-        positions: int = self._text_encoder.config.max_position_embeddings
+        positions: int = self.text_encoder.config.max_position_embeddings
         return min(int(self._plain_tokenizer.model_max_length), positions)
 
     def uninstall(self) -> None:
         """Bring the original tokenizer and embedding back: the same objects, so the same bits. Forgets all prompts."""
         self.forget()
         self._tokens, self._learned_ids, self._tokenizer = {}, {}, self._plain_tokenizer
-        self._text_encoder.set_input_embeddings(self._table)
+        self.text_encoder.set_input_embeddings(self._table)
 
     def install(self, tokens: Mapping[str, Float[Tensor, "n d"]]) -> tuple[nn.Parameter, ...]:
         """Put these learned tokens beside the plain ones; returns the one parameter whose rows hold them, in order.
@@ -63,7 +63,7 @@ class PromptEncoder(TextSide):
         self._learned_ids = {
             self._tokenizer.convert_tokens_to_ids(name): self._table.num_embeddings + i for i, name in enumerate(names)
         }
-        self._text_encoder.set_input_embeddings(embedding)
+        self.text_encoder.set_input_embeddings(embedding)
         return (embedding.rows,)
 
     def _checked(self, token: str, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -105,7 +105,7 @@ class PromptEncoder(TextSide):
     def encode(self, ids: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
         """Last hidden states of token ids, float32; differentiable in the learned rows."""
         mask = torch.ones_like(ids) if self._has_mask else None
-        states: Tensor = self._text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        states: Tensor = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return states
 
 

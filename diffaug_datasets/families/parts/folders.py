@@ -157,25 +157,19 @@ def check_shape(header: Mapping[str, TensorInfo], ending: str, wanted: Mapping[i
             raise Damage(f"{part} has {key} of shape {list(entry.shape)}, but its config.json says {sides}")
 
 
-def size_in_pixels(
-    spec: BackboneSpec, own: tuple[int, int] | None, factor: int, multiple_of: int
-) -> tuple[int, int] | None:
+def size_in_pixels(spec: BackboneSpec, own: tuple[int, int], factor: int, multiple_of: int) -> tuple[int, int]:
     """(height, width) that a spec asks for, the model's own (in latents) where it leaves them open.
 
     Raises:
-        Unfit: a side is no multiple.
+        WrongSize: a side is no multiple.
     """
-    rows, columns = own or (None, None)
-    height = spec.height or (rows * factor if rows else None)
-    width = spec.width or (columns * factor if columns else None)
-    if height is None or width is None:
-        return None
+    height, width = spec.height or own[0] * factor, spec.width or own[1] * factor
     check_multiple(height, width, multiple_of)
     return height, width
 
 
 def check_multiple(height: int, width: int, multiple_of: int) -> None:
-    """Raises ValueError of a size that the model's latents cannot have."""
+    """Raises WrongSize of a size that the model's latents cannot have."""
     if height % multiple_of or width % multiple_of:
         raise WrongSize(f"got {height} x {width} pixels, expected multiples of {multiple_of}")
 

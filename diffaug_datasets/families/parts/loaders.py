@@ -115,6 +115,8 @@ def build_schedule(settings: SchedulerSettings) -> Schedule:
             settings.spacing,
             _spoken(settings),
             is_noise_scaled=settings.is_few_step,
+            original_steps=settings.original_steps,
+            timestep_scaling=settings.timestep_scaling,
         )
     except ValueError as error:
         raise Unfit(f"has a schedule that cannot be built ({error})", "DDPM betas") from error

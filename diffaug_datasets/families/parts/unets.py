@@ -1,6 +1,6 @@
 """A loaded pipeline of one `UNet2DConditionModel` and one `AutoencoderKL`: what Stable Diffusion's families share."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffaug_datasets.core.family import ModelFacts
 from diffaug_datasets.families.parts.driven import DrivenModel, TextSide
-from diffaug_datasets.numerics.conditions import Conditioning, text_of
+from diffaug_datasets.numerics.conditions import Condition, Conditioning, stacked, text_of
 from diffaug_datasets.numerics.schedule import Schedule
 
 USUAL_SIDE = 64  # latents, as diffusers' pipelines take it where the U-Net does not state it
@@ -39,10 +39,13 @@ class UNetModel(DrivenModel):
         self,
         state: Tensor,  # noqa: ARG002
         condition: Conditioning,  # noqa: ARG002
-        guidance: Tensor | None,  # noqa: ARG002
+        guidance: Tensor | None,
     ) -> dict[str, Any]:
         """What the network is told beside the state, the time and the text."""
-        return {}
+        width = self.network.config.time_cond_proj_dim
+        if width is None or guidance is None:
+            return {}
+        return {"timestep_cond": scale_embedding(guidance.to(self.device), width).to(self.dtype)}
 
     def predict(
         self,
@@ -65,7 +68,7 @@ class UNetModel(DrivenModel):
 
     def posterior(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, Tensor | None]:
         """Mode and standard deviation of the VAE's posterior."""
-        found = self.vae.encode(images.to(self.device, self.dtype)).latent_dist
+        found = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
         return found.mode().float(), found.std.float()
 
     def scaled(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -78,8 +81,32 @@ class UNetModel(DrivenModel):
         """What the VAE makes of them."""
         config = self.vae.config
         unscaled = latents.to(self.device, torch.float32) / config.scaling_factor + (config.shift_factor or 0.0)
-        images: Tensor = self.vae.decode(unscaled.to(self.dtype)).sample
+        images: Tensor = self.vae.decode(unscaled.to(self.vae.dtype)).sample
         return images.float()
+
+
+class SizedUNetModel(UNetModel):
+    """The same, told a pooled text and the size of the picture too: Stable Diffusion XL."""
+
+    def told(self, state: Tensor, condition: Conditioning, guidance: Tensor | None) -> dict[str, Any]:
+        """`text_embeds`, and `time_ids`: the size asked for, no crop, the size again."""
+        height, width = (side * self.factor for side in state.shape[-2:])
+        numbers = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
+        pooled = cast(Condition, condition)["pooled"].to(self.device, self.dtype)
+        more = {"text_embeds": pooled, "time_ids": numbers.expand(len(state), -1)}
+        return {**super().told(state, condition, guidance), "added_cond_kwargs": more}
+
+
+def scale_embedding(scale: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
+    """The guidance scale as a network is told it: sines and cosines of 1000 (scale - 1), float32.
+
+    Follows `get_guidance_scale_embedding` of diffusers' pipelines, after Kingma et al.'s code of arXiv 2107.00630.
+    """
+    half = width // 2
+    rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(torch.log(torch.tensor(10000.0)) / (half - 1)))
+    angles = ((scale.float() - 1) * 1000.0)[:, None] * rates.to(scale.device)[None]
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.nn.functional.pad(waves, (0, width % 2))
 
 
 @torch.no_grad()
@@ -93,7 +120,7 @@ def try_once(model: UNetModel) -> None:
     side = 2 ** (len(model.network.config.block_out_channels) - 1)
     latent = torch.zeros(1, model.channels, side, side, device=model.device)
     condition = model.text.condition("a photo")
-    batched = condition.map(lambda part: part[None]) if hasattr(condition, "map") else condition[None]
+    batched = stacked([condition])
     said = model.predict(latent, torch.tensor([0], device=model.device), batched, torch.ones(1, device=model.device))
     again = model.posterior(model.decode(latent))[0]
     if not latent.shape == said.shape == again.shape:
