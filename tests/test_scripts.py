@@ -216,6 +216,16 @@ def test_the_table_of_methods_is_current(scripts: None) -> None:
     assert write_methods.FILE.read_text(encoding="utf-8") == write_methods.document()
 
 
+def test_the_pages_of_model_families_are_current(scripts: None) -> None:
+    import write_families
+
+    from diffaug_datasets.core.family import discover_families
+
+    held = {path.name: path.read_text(encoding="utf-8") for path in write_families.FOLDER.glob("*.md")}
+    assert held == write_families.pages()
+    assert set(write_families.ORDER) == set(discover_families())
+
+
 def test_the_page_of_the_papers_tables_is_current(scripts: None) -> None:
     import write_reproduction
 

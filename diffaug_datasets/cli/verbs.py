@@ -224,6 +224,17 @@ def methods(
     print_method(name, json) if name else print_methods(json)
 
 
+@app.command(rich_help_panel=LOOK, epilog="Example: diffaug families flux")
+def families(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One family, with its published models.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the kinds of diffusion models that can be used, or explain one."""
+    from diffaug_datasets.cli.model_families import print_families, print_family
+
+    print_family(name, json) if name else print_families(json)
+
+
 @app.command(rich_help_panel=LOOK, epilog="Example: diffaug status runs/mine")
 def status(
     run: RunPlace,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType, ModuleType
 from typing import Annotated, Any, Literal
 
@@ -211,6 +213,15 @@ def guess_facts(hub_id: str) -> ModelFacts | None:
     """What a Hub id says of a model whose files are not here yet; None where it says nothing."""
     guesses = (family.guess(hub_id) for family in discover_families().values())
     return next((facts for facts in guesses if facts is not None), None)
+
+
+def usual_facts(family: Family, hub_id: str) -> ModelFacts:
+    """What is known of a published model by its id and its pipeline's class alone."""
+    if (facts := family.guess(hub_id)) is not None:
+        return facts
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "model_index.json").write_text(json.dumps({"_class_name": family.CLASSES[0]}), encoding="utf-8")
+        return family.check(Path(folder), BackboneSpec(id=hub_id), False)
 
 
 def named(pattern: str, hub_id: str) -> bool:

@@ -3,8 +3,10 @@
 What the model is, its family says (`core.family.ModelFacts`); what the method needs, its facts and its `Requirements`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+
+from pydantic import ValidationError
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.family import Family, ModelFacts, discover_families
@@ -15,7 +17,7 @@ from diffaug_datasets.core.learning import (
     TextualInversionConfig,
     TokenConfig,
 )
-from diffaug_datasets.core.method import Need, StepCount
+from diffaug_datasets.core.method import Method, Need, StepCount
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.numerics.timesteps import Labels, Timeline
 
@@ -140,6 +142,28 @@ def _advice(facts: ModelFacts) -> str:
     return f"{', '.join(parts)} and {sampler}" if parts else sampler
 
 
+def lacks(method: Method, facts: ModelFacts) -> str | None:
+    """Why a method at its default settings cannot use a model, as the end of `which ...`; None where it can."""
+    family = discover_families().get(facts.family)
+    try:
+        config = method.Config()
+    except ValidationError:  # a key without a default: of what the method needs beside a model
+        config = None
+    values = [getattr(config, key) for key in type(config).model_fields] if config else []
+    needs = _needed_for(values, method)
+    for need in NEEDED:
+        if need in needs and not _has(need, facts, family):
+            return NEEDED[need]
+    if family and not family.TOKENS and any(isinstance(v, ConceptConfig) and v.rank == 0 for v in values):
+        return "learns tokens alone, which its text encoders do not take"
+    asked = config.requirements if config else None
+    if asked and (asked.bottleneck or asked.controlnet is not None) and not facts.is_unet:
+        return "goes through a U-Net, which it has not"
+    if asked and asked.editor and not facts.edits:
+        return "edits by instruction, which InstructPix2Pix alone does"
+    return None
+
+
 def check_needs(recipe: Recipe, facts: ModelFacts) -> None:
     """Whether a model has what a method learns on, or is steered through.
 
@@ -156,7 +180,7 @@ def check_needs(recipe: Recipe, facts: ModelFacts) -> None:
     if lacking:
         raise BackboneError(
             f"backbone {recipe.backbone.id!r} ({facts.kind}) cannot be used with {recipe.method}, which "
-            f"{NEEDED[lacking[0]]}: use Stable Diffusion 1.x or 2.x, or another method."
+            f"{NEEDED[lacking[0]]}: use Stable Diffusion 1.x or 2.x, or another method{_asked_for(recipe, lacking[0])}."
         )
     if (asked.controlnet is not None or asked.bottleneck) and not facts.is_unet:
         what = "bottleneck can take noise" if asked.bottleneck else "features a ControlNet can steer"
@@ -164,6 +188,12 @@ def check_needs(recipe: Recipe, facts: ModelFacts) -> None:
             f"backbone {recipe.backbone.id!r} ({facts.kind}) has no U-Net whose {what}: use a Stable Diffusion model, "
             "or another method."
         )
+
+
+def _asked_for(recipe: Recipe, need: Need) -> str:
+    """The key by which a person may ask for it all the same, where the method has one."""
+    has_key = need == "inversions" and "on_distilled" in type(recipe.method_config).model_fields
+    return ", or ask for it by config.on_distilled: true" if has_key else ""
 
 
 def _check_words(recipe: Recipe, facts: ModelFacts) -> None:
@@ -185,8 +215,12 @@ def _check_words(recipe: Recipe, facts: ModelFacts) -> None:
 def _needs(recipe: Recipe) -> set[str]:
     """What these settings learn, and what the method always computes before."""
     values = [getattr(recipe.method_config, key) for key in type(recipe.method_config).model_fields]
+    return _needed_for(values, recipe.method_definition)
+
+
+def _needed_for(values: Iterable[object], method: Method) -> set[str]:
     learned = {LEARNED[type(value)] for value in values if type(value) in LEARNED}
-    return learned | {need for need in recipe.method_definition.NEEDS if need in ("inversions", "imagined")}
+    return learned | {need for need in method.NEEDS if need in ("inversions", "imagined")}
 
 
 def _has(need: Need, facts: ModelFacts, family: Family | None) -> bool:

@@ -62,7 +62,7 @@ SIZES = (
     Size("black-forest-labs/FLUX.1-dev", 11.9, 5.0),
     Size("black-forest-labs/FLUX.1-schnell", 11.9, 5.0),
 )
-PURPOSE = "the best pictures per prompt, without Diff-II"
+PURPOSE = "a large model without Diff-II, unless asked for"
 
 _DRIVEN = {
     "transformer": ("FluxTransformer2DModel",),

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffaug_datasets.core.family import Defaults, ModelFacts, named
+from diffaug_datasets.core.family import Defaults, ModelFacts, Size, named
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.families import stable_diffusion
 from diffaug_datasets.families.parts.folders import SCHEDULER, check_index
@@ -33,6 +33,8 @@ TITLE = "Latent consistency models (LCM)"
 CLASSES = ("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline")
 LICENCE = "MIT (SimianLuo/LCM_Dreamshaper_v7)"
 DEFAULTS = Defaults(sampler="lcm", steps=4, guidance=8.5, spacing="leading", dtype="float16", side=768)
+SIZES = (Size("SimianLuo/LCM_Dreamshaper_v7", 0.86, 0.21),)
+PURPOSE = "four steps, where time is short"
 PARTS = stable_diffusion.PARTS
 LORA_TARGETS = stable_diffusion.LORA_TARGETS
 TOKENS = ("text_encoder",)

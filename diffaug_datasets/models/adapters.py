@@ -91,10 +91,14 @@ def attach(
     standard deviation 1/rank, as peft's `init_lora_weights="gaussian"` and the LoRA layers of diffusers before
     it used peft; `uniform`, within 1/sqrt(columns), as peft's default. B starts at zero, so nothing changes yet.
     """
-    from peft import LoraConfig  # it takes a second to import, and only training needs it
+    from peft import LoraConfig, inject_adapter_in_model  # a second to import, and only training needs it
 
     with torch.random.fork_rng(devices=[]):  # peft initialises from the global generator
-        network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
+        if hasattr(network, "add_adapter"):
+            network.add_adapter(config)
+        else:  # of a class to which diffusers gives no adapters, as PixArt's transformer
+            inject_adapter_in_model(config, network, "default")
     matrices: dict[str, nn.Parameter] = {}
     for name, parameter in network.named_parameters():
         if ".lora_" in name:
@@ -118,7 +122,13 @@ def initial_matrix(shape: torch.Size, key: str, seed: int, start: str) -> Float[
 
 def detach(network: Any) -> None:
     """Take the matrices away; the projections are the modules that they were before."""
-    network.unload_lora()
+    if hasattr(network, "unload_lora"):
+        network.unload_lora()
+        return
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    recurse_remove_peft_layers(network)
+    del network.peft_config
 
 
 def fuse(network: nn.Module, lora: Mapping[str, Tensor], prefix: str = "unet") -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from diffaug_datasets.run.store import Run
 
 GROUPS = {
     "Make": ["demo", "new", "cp", "plan", "generate", "run", "build"],
-    "Look": ["builders", "methods", "status", "show", "report", "export", "regen", "doctor"],
+    "Look": ["builders", "methods", "families", "status", "show", "report", "export", "regen", "doctor"],
     "Evaluate": ["measure", "bench"],
     "Publish": ["publish", "verify", "withdraw"],
     "Expert": ["captions", "sentences", "fit", "convert"],
