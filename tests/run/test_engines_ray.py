@@ -7,17 +7,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from command_line import Command
+from object_stores import BUCKET, ObjectStore, object_store
 from ray_nodes import Fragile, RayNodes, ray_nodes
 from slurm_nodes import free_ports, wait_until
-from small_runs import digests, small_run
+from small_runs import digests, small_recipe, small_run
 
 from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.planning.new_run import price_plan
 from diffaug_datasets.run.engines import ray_actor
 from diffaug_datasets.run.engines.ray_cluster import Ray
 from diffaug_datasets.run.execute import execute, execute_by_ray
@@ -28,7 +31,14 @@ pytestmark = pytest.mark.xdist_group("ray")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayNodes]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("store")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def cluster(store: ObjectStore) -> Iterator[RayNodes]:
+    """Its nodes have the keys of the store, which Ray does not pass on, and a cache each."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # paths of sockets are short
     with ray_nodes(folder, free_ports(1)[0]) as nodes:
         yield nodes
@@ -58,7 +68,7 @@ def _planned(folder: Path, slug: str, **changes: object) -> tuple[Path, dict[str
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_a_cluster_of_its_own_makes_the_same_bytes(planned: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    """As a user types it: no setting of Ray is in the environment. The next one in the same process works too."""
+    """As a user types it: no setting of Ray is in the environment."""
     folder = Path(shutil.copytree(planned[0], tmp_path / "run"))
     line = [sys.executable, "-m", "diffaug_datasets", "generate", folder, "--engine", "ray", "--workers", "2"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -75,6 +85,22 @@ def test_two_nodes_make_the_same_bytes(cluster: RayNodes, planned: tuple[Path, d
     execute_by_ray(run, WorkerOptions("auto"), 0, Ray(address=cluster.address))
     assert digests(run.folder) == planned[1]
     assert len({event["pid"] for event in _events(run.folder)}) == 2, "each node has made something"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_two_nodes_on_an_object_store(
+    cluster: RayNodes, planned: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is shared but the bucket: a node that makes images has fits that the other one learned."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    address = f"s3://{BUCKET}/ray/{time.time_ns()}"
+    run = price_plan(small_recipe("diffii", shard_rows=4), address).write()
+    execute_by_ray(run, WorkerOptions("auto"), 2, Ray(address=cluster.address))
+    whole = Run.open(address, whole=True)
+    assert digests(whole.folder) == planned[1]
+    receipts = [whole.receipt(unit.name) for unit in (*run.plan.fits, *run.plan.shards())]
+    assert len({receipt.worker for receipt in receipts if receipt}) == 2, "each node has made something"
 
 
 @pytest.mark.full

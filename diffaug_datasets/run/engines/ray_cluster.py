@@ -120,8 +120,8 @@ def connected(address: str | None) -> Iterator[bool]:
 def _guard() -> Mapping[str, str]:
     """Settings that let nobody else into a cluster of our own.
 
-    Ray reads them when it is imported and never again. So they are the same for as long as this process lives, and where
-    somebody has imported Ray before, it is as they wanted it.
+    Ray reads them when it is imported and never again. So they are the same for as long as this process lives, and
+    where somebody has imported Ray before, it is as they wanted it.
     """
     if "ray" in sys.modules and not _token.cache_info().currsize:
         return {}
