@@ -380,7 +380,7 @@ class TrainingImage:
     class_name: str
 
 
-def run_withdraw(folder: Path, words: Sequence[str], out: Path | None, as_json: bool) -> None:
+def run_withdraw(folder: str, words: Sequence[str], out: Path | None, as_json: bool) -> None:
     """Take real images out of a finished run, and say what went and what stayed."""
     run = Run.open(folder)
     images = {image.id: image for image in (_training_image(run, word) for word in words)}
@@ -420,7 +420,7 @@ def _training_image(run: Run, word: str) -> TrainingImage:
     if len(meant) != 1:
         what = "no training image" if not meant else f"{len(meant)} training images"
         raise RunError(
-            f"{word!r}: {what} of {run.folder} answers to it; give the file itself, or the sha256 of its bytes as the "
+            f"{word!r}: {what} of {run.where} answers to it; give the file itself, or the sha256 of its bytes as the "
             "column source_ids has it."
         )
     return TrainingImage(meant[0], run.plan.header.class_names[labels[meant[0]]])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +23,7 @@ from small_runs import digests, small_recipe, small_run
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.planning.new_run import price_plan
 from diffaug_datasets.run.engines import ray_actor
-from diffaug_datasets.run.engines.ray_cluster import Ray
+from diffaug_datasets.run.engines.ray_cluster import HERE, OBJECT_STORE, Ray, _room
 from diffaug_datasets.run.execute import execute, execute_by_ray
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -101,6 +102,32 @@ def test_two_nodes_on_an_object_store(
     assert digests(whole.folder) == planned[1]
     receipts = [whole.receipt(unit.name) for unit in (*run.plan.fits, *run.plan.shards())]
     assert len({receipt.worker for receipt in receipts if receipt}) == 2, "each node has made something"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_two_workers_share_a_gpu(many: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    """Ray is told of a GPU that nobody uses; of half a GPU each there is room for two, not for a third."""
+    import ray
+
+    run = Run.open(shutil.copytree(many[0], tmp_path / "run"))
+    few: dict[str, Any] = {"object_store_memory": OBJECT_STORE, "include_dashboard": False, "logging_level": "ERROR"}
+    ray.init(HERE, num_cpus=4, num_gpus=1, log_to_driver=False, **few)
+    try:
+        execute_by_ray(run, WorkerOptions("cpu"), 0, Ray(gpus=0.5))
+    finally:
+        ray.shutdown()
+    assert digests(run.folder) == many[1]
+    assert len({event["pid"] for event in _events(run.folder) if event["event"] == "batch"}) == 2
+
+
+def test_rooms() -> None:
+    """How many workers a node takes: of whole GPUs, of parts of them, of none."""
+    node = {"CPU": 8.0, "GPU": 2.0}
+    assert [_room(node, {"CPU": 2.0, "GPU": gpus}) for gpus in (0.0, 0.25, 0.3, 0.5, 1.0, 2.0, 4.0)] == [
+        *(4, 4, 4, 4, 2, 1, 0),
+    ]
+    assert _room({"CPU": 64.0}, {"CPU": 1.0, "GPU": 1.0}) == 0
 
 
 @pytest.mark.full

@@ -151,6 +151,31 @@ def test_a_store_that_ignores_the_condition_is_refused(
 
 
 @pytest.mark.full
+def test_what_others_take_from_it(
+    diffaug: Command, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run` in one go; a run that takes its fits, one that takes its images, and one without a real image of it."""
+    recipe, filtered = tmp_path / "recipe.yaml", tmp_path / "filtered.yaml"
+    recipe.write_text(small_recipe("diffii").to_yaml())
+    filtered.write_text(small_recipe("diffii", filters=[{"column": "clip_score", "minimum": -1}]).to_yaml())
+    said = diffaug("run", recipe, "--run", address, "--workers", 1, "--device", "cpu")
+    assert said.code == 0, said
+    assert f"next: diffaug export {address} FOLDER" in said.out and place_of(address).get("report.html")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "desk"))
+    monkeypatch.chdir(tmp_path)
+    assert diffaug("plan", filtered, "--run", "filtered").code == 0
+    taken = diffaug("generate", "filtered", "--workers", 1, "--device", "cpu", "--fits-from", address)
+    assert taken.code == 0, taken
+    events = [json.loads(line) for line in Path("filtered/events.jsonl").read_text().splitlines()]
+    assert not [event for event in events if event["event"] in ("fit", "batch")], "nothing was made again"
+    image = Run.open(address).plan.real[0].source_ids[0]
+    said = diffaug("withdraw", address, image)
+    assert said.code == 0, said
+    [new] = Path("runs").iterdir()
+    assert image not in {row.source_ids[0] for row in Run.open(new).plan.real}
+
+
+@pytest.mark.full
 def test_it_is_measured_and_benched_where_it_lies(diffaug: Command, address: str, tmp_path: Path) -> None:
     run = planned(address)
     execute(run, WorkerOptions(), workers=1)
