@@ -50,8 +50,8 @@ class WorkerOptions:
     """Where and how one worker runs; `only_fits` leaves the shards alone, `number` spreads workers over the units.
 
     `fits_from`: folders or addresses of other runs whose finished fits may be copied instead of made again, and whose
-    images where the plans differ in their filters alone. `split_batches`: the processes of one `accelerate launch` share
-    the batches of each concept fit. `progress`: org/name of the Hub whose card says meanwhile how far the run is.
+    images where the plans differ in their filters alone. `split_batches`: the processes of one `accelerate launch`
+    share the batches of each concept fit. `progress`: org/name of the Hub whose card says how far the run is.
     """
 
     device: str = "cpu"
