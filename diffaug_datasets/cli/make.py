@@ -251,6 +251,11 @@ def run_generate(folder: str, workers: int, options: WorkerOptions, cluster: Clu
     """Make what a run lacks; 1 where more rows failed than its recipe accepts."""
     run = Run.open(folder)
     _announce(run, options.fits_from, f"{len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
+    if options.progress and leads():
+        from huggingface_hub import constants
+
+        where = f"{constants.ENDPOINT}/datasets/{options.progress}"
+        say(f"how far it is: {where}, written anew at most every ten minutes")
     if cluster is None:
         with shown_on(sys.stdout, run) as on_progress:
             done = execute(run, options, workers, on_progress)
