@@ -225,11 +225,11 @@ class Run:
             return rows[named[0]]
         if not named:
             raise RunError(
-                f"{self.folder}: no row id begins with {prefix!r}; ids are 24 hex digits, such as "
+                f"{self.where}: no row id begins with {prefix!r}; ids are 24 hex digits, such as "
                 f"{self.plan.rows[0].row_id}."
             )
         listed = ", ".join(named[:LISTED])
-        raise RunError(f"{self.folder}: {len(named)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
+        raise RunError(f"{self.where}: {len(named)} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
 
     def shard_path(self, name: str) -> Path:
         """File of a shard: the one that its receipt names; before there is one, that of its name."""
