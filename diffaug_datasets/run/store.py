@@ -418,6 +418,10 @@ class Run:
         """Another view of this run, for another thread."""
         return Run(self.folder, self.plan)
 
+    def news(self) -> Mapping[str, "Receipt"]:
+        """Receipts that others may have written without an event here; none in a folder, which has all events."""
+        return {}
+
     def have(self, unit: str) -> None:
         """Have the files of a finished unit on this machine."""
 
