@@ -54,6 +54,8 @@ def _by_slurm(run: Run, options: WorkerOptions, workers: int, engine: Slurm) -> 
     job = submit(run, options, workers, engine)
     logs = run.folder / job.logs.name
     say(f"job {job.id}: {job.tasks} {'worker' if job.tasks == 1 else 'workers'}, logs in {logs}")
+    if run.where != str(run.folder):
+        say("that folder, in the cache of this machine, must be one that all nodes see; XDG_CACHE_HOME moves the cache")
     if not engine.wait:
         say(f"how far it is: diffaug status {run.where}; to end it: scancel {job.id}")
         return None

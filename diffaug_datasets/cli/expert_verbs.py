@@ -14,6 +14,7 @@ from diffaug_datasets.cli.options import (
     Source,
     Workers,
     local,
+    places,
 )
 from diffaug_datasets.cli.verbs import app
 
@@ -93,7 +94,7 @@ def fit(
     options = WorkerOptions(
         device,
         allow_mixed_stack=allow_mixed_stack,
-        fits_from=tuple(fits_from or ()),
+        fits_from=places(fits_from),
         split_batches=split_batches,
     )
     run_fits(run, workers, options)

@@ -273,6 +273,11 @@ def run_generate(folder: str, workers: int, options: WorkerOptions, cluster: Clu
     """Make what a run lacks; 1 where more rows failed than its recipe accepts."""
     run = Run.open(folder)
     _announce(run, options.fits_from, f"{len(run.plan.rows)} images to have, plan {run.plan.id[:16]}")
+    if options.progress and leads():
+        from huggingface_hub import constants
+
+        where = f"{constants.ENDPOINT}/datasets/{options.progress}"
+        say(f"how far it is: {where}, written anew at most every ten minutes")
     if cluster is None:
         with shown_on(sys.stdout, run) as on_progress:
             done = execute(run, options, workers, on_progress)
@@ -402,7 +407,7 @@ class TrainingImage:
     class_name: str
 
 
-def run_withdraw(folder: Path, words: Sequence[str], out: Path | None, as_json: bool) -> None:
+def run_withdraw(folder: str, words: Sequence[str], out: Path | None, as_json: bool) -> None:
     """Take real images out of a finished run, and say what went and what stayed."""
     run = Run.open(folder)
     images = {image.id: image for image in (_training_image(run, word) for word in words)}
@@ -442,7 +447,7 @@ def _training_image(run: Run, word: str) -> TrainingImage:
     if len(meant) != 1:
         what = "no training image" if not meant else f"{len(meant)} training images"
         raise RunError(
-            f"{word!r}: {what} of {run.folder} answers to it; give the file itself, or the sha256 of its bytes as the "
+            f"{word!r}: {what} of {run.where} answers to it; give the file itself, or the sha256 of its bytes as the "
             "column source_ids has it."
         )
     return TrainingImage(meant[0], run.plan.header.class_names[labels[meant[0]]])

@@ -28,6 +28,11 @@ def local(param: typer.CallbackParam, value: Given) -> Given:
     return value
 
 
+def places(given: list[str] | None) -> tuple[Path, ...]:
+    """Folders and addresses as a worker's options hold them."""
+    return tuple(map(Path, given or ()))
+
+
 def reachable(param: typer.CallbackParam, value: PlaceGiven) -> PlaceGiven:
     """A folder, or an address that a run may be kept at; RunError where another one is given."""
     from diffaug_datasets.run.place import address_of, scheme_of
@@ -64,9 +69,6 @@ def was_typed(context: typer.Context, name: str) -> bool:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", callback=local, help="A run folder that `diffaug plan` made.")
-]
 RunPlace = Annotated[
     str,
     typer.Argument(
@@ -82,10 +84,10 @@ Device = Annotated[str, typer.Option(callback=device_name, help="auto, cpu, cuda
 Workers = Annotated[int, typer.Option(min=0, help="Processes that share the work; 0 = one per GPU, or one per core.")]
 MixedStack = Annotated[bool, typer.Option("--allow-mixed-stack", help="Continue a run of another device or version.")]
 FitsFrom = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         metavar="RUN",
-        callback=local,
+        callback=reachable,
         help="Take over another run's equal fits, and its images if filters alone differ.",
     ),
 ]

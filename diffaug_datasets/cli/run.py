@@ -11,6 +11,7 @@ from diffaug_datasets.cli.make import changes_of, print_price, print_summary, so
 from diffaug_datasets.cli.screen import note, say, say_json, waiting, warn_of_patterns
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan
+from diffaug_datasets.release.places import is_run
 from diffaug_datasets.report.page import write_report
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.engines import accelerate
@@ -31,7 +32,7 @@ class RunOptions:
     as_json: bool = False
 
 
-def run_all(name: str, folder: Path | None, source: str | None, words: Sequence[str], options: RunOptions) -> int:
+def run_all(name: str, folder: str | None, source: str | None, words: Sequence[str], options: RunOptions) -> int:
     """Make everything that is missing; 1 where more rows failed than the recipe accepts."""
     if accelerate.launched():
         raise RunError("run: is for one process; under `accelerate launch`, plan first, then generate and report.")
@@ -50,20 +51,23 @@ def run_all(name: str, folder: Path | None, source: str | None, words: Sequence[
         )
     page = run.folder / PAGE
     if not was_done or not page.is_file():
+        run.fetch_all()
         write_report([run], page)
+        run.send(PAGE)
     trouble = over_budget(run, done)
     if options.as_json:
         _say_facts(run, done, page, was_done)
     else:
         if was_done:
-            say(f"{run.folder}: is finished already, nothing was left to do")
+            say(f"{run.where}: is finished already, nothing was left to do")
         print_summary(run, done)
         say(f"report page: {page}")
         if warning := emptied(done):
             say(f"warning: {warning}")
         if not trouble:
-            say(f"next: diffaug export {run.folder} FOLDER, or diffaug publish {run.folder} TARGET")
-    warn_of_patterns(run.folder)
+            say(f"next: diffaug export {run.where} FOLDER, or diffaug publish {run.where} TARGET")
+    if run.where == str(run.folder):
+        warn_of_patterns(run.folder)
     if trouble:
         note(f"diffaug: {trouble}")
     if options.open_page:
@@ -72,10 +76,10 @@ def run_all(name: str, folder: Path | None, source: str | None, words: Sequence[
 
 
 def _opened(
-    name: str, folder: Path | None, source: str | None, words: Sequence[str], quiet: bool
+    name: str, folder: str | None, source: str | None, words: Sequence[str], quiet: bool
 ) -> tuple[Run, Assembled | None]:
     """The run that a name or a folder means, planned where it is not there yet, and what it holds if it is whole."""
-    if (Path(name) / "plan.json").is_file():
+    if is_run(name):
         options = {"--run": folder, "--source": source, "--set": words}
         if given := next((key for key, value in options.items() if value), ""):
             raise RunError(f"{given}: {name} is planned already and keeps its recipe; leave it out, or give a recipe.")
@@ -90,7 +94,7 @@ def _opened(
         run = there or drawn.write()
     done = made_before(run)
     if done is None and not quiet:
-        say(f"{run.plan.header.name}: {len(run.plan.rows)} images to have, plan {run.plan.id[:16]}, in {run.folder}")
+        say(f"{run.plan.header.name}: {len(run.plan.rows)} images to have, plan {run.plan.id[:16]}, in {run.where}")
     return run, done
 
 
@@ -114,7 +118,7 @@ def _say_facts(run: Run, done: Assembled, page: Path, was_done: bool) -> None:
         {
             "name": done.name,
             "plan_id": done.plan_id,
-            "run": str(run.folder),
+            "run": run.where,
             "report": str(page),
             "was_finished": was_done,
             "written": sum(count.written for count in counts),

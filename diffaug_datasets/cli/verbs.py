@@ -38,7 +38,6 @@ from diffaug_datasets.cli.options import (
     Revision,
     RowPrefix,
     Rule,
-    RunFolder,
     RunPlace,
     Set,
     Sets,
@@ -51,6 +50,7 @@ from diffaug_datasets.cli.options import (
     WithReal,
     Workers,
     local,
+    places,
     reachable,
     was_typed,
 )
@@ -159,18 +159,16 @@ def generate(
     from diffaug_datasets.run.worker import WorkerOptions
 
     chosen = engine_of(engine, slurm=slurm or [], time=time, wait=wait, gpus=gpus, address=address)
-    options = WorkerOptions(
-        device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(fits_from or ()), progress=progress
-    )
+    options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=places(fits_from), progress=progress)
     raise typer.Exit(run_generate(run, workers, options, chosen))
 
 
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug run fashion_5shot_genie --set per_class=2")
 def run(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe, a config name, or a run folder.")
+        str, typer.Argument(metavar="RECIPE", help="A recipe file, a shipped recipe, a config name, or a run.")
     ],
-    run: NewRun = None,
+    run: NewPlace = None,
     source: Source = None,
     changes: Set = None,
     workers: Workers = 0,
@@ -183,7 +181,7 @@ def run(
     """Plan, generate and report in one go; repeated, it goes on."""
     from diffaug_datasets.cli.run import RunOptions, run_all
 
-    options = RunOptions(workers, device, tuple(fits_from or ()), allow_mixed_stack, open_page, json)
+    options = RunOptions(workers, device, places(fits_from), allow_mixed_stack, open_page, json)
     raise typer.Exit(run_all(recipe, run, source, changes or [], options))
 
 
@@ -505,7 +503,7 @@ def verify(
 
 @app.command(rich_help_panel=PUBLISH, epilog="Example: diffaug withdraw runs/mine photos/cat/7.jpg")
 def withdraw(
-    run: RunFolder,
+    run: RunPlace,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="The sha256 of a real image, or its file.")],
     out: Annotated[
         Path | None, typer.Option("--run", callback=local, help="The new run folder; default: NAME-PLANID beside.")

@@ -54,7 +54,8 @@ MARKDOWN = str.maketrans({c: f"&#{ord(c)};" for c in "|`[]*!\\"} | {"\n": " ", "
 def dataset_card(old: str | None, contents: Contents, target: str, tag: str | None) -> str:
     """The README with this release in it: what people wrote stays, also in the metadata.
 
-    `old`: the README that is there, which counts for none where it says how far a run was (`run.live_card`); `target`: what readers load it from; `tag`: what keeps this plan loadable.
+    `old`: the README that is there, which counts for none where it says how far a run was (see `run.live_card`);
+    `target`: what readers load it from; `tag`: what keeps this plan loadable.
 
     Raises:
         PublishError: the old README's head cannot be read, or its configs hold files of another format.

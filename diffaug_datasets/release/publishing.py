@@ -282,7 +282,7 @@ def publish(
     >>> published.folder == f"data/fashion_5shot_txt2img/{run.plan.id[:16]}"
     True
     """
-    options, run = options or PublishOptions(), run if isinstance(run, Run) else Run.open(Path(run))
+    options, run = options or PublishOptions(), run if isinstance(run, Run) else Run.open(run, whole=True)
     place = open_target(target, options, retry)
     with _gathered(run, options) as (release_contents, gates):
         refuse(gates)

@@ -93,6 +93,11 @@ def scheme_of(place: "str | os.PathLike[str]") -> str | None:
     return match[1].lower() if match else None
 
 
+def from_anywhere(place: Path) -> Path:
+    """A place for a process that began in another folder: a path made absolute, an address as it is."""
+    return place if scheme_of(place) else place.resolve()
+
+
 def address_of(place: "str | os.PathLike[str]") -> str:
     """The address as it is written, also where `Path` made one slash of its two; without one at the end.
 

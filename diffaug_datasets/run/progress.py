@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,7 @@ from diffaug_datasets.run.work import unit_work
 
 LINE_SECONDS = 2.0
 QUIET_SECONDS = 20.0
+NEWS_SECONDS = 15.0  # between two looks at what others have finished elsewhere
 POLL_BYTES = 1 << 20
 SCALE = 10_000  # of the bar
 LATE = 3  # times what such a unit usually takes
@@ -251,7 +252,8 @@ class Pace:
 
     `work`: what every unit takes, see `run.work`; `rows`: images of every shard; `finished`: units that are done.
     `total` and `before`: images that are planned, and those that were written or had failed when it began. `begun` and
-    `latest`: time and share of the whole at the first and at the last sign of work.
+    `latest`: time and share of the whole at the first and at the last sign of work. `news`: see `Run.news`; `looked`:
+    when they were asked for.
     """
 
     progress: Progress
@@ -266,6 +268,8 @@ class Pace:
     begun: tuple[float, float] | None = None
     latest: tuple[float, float] | None = None
     fits: dict[str, float] = field(default_factory=dict)
+    news: Callable[[], Mapping[str, Receipt]] = dict
+    looked: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(cls, run: Run, only_fits: bool = False) -> "Pace":
@@ -283,12 +287,13 @@ class Pace:
             total=0 if only_fits else len(run.plan.rows),
             before=sum(r.rows + len(r.failed) for r in done),
             failed=sum(len(r.failed) for r in done),
+            news=run.again().news,
         )
 
     def poll(self) -> None:
         """Take in what is new."""
         events = self.progress.poll()
-        self.changed = bool(events)
+        self.changed = self._heard() or bool(events)
         for event in events:
             if event.kind == "done" and event.unit in self.work:
                 self.finished.add(event.unit)
@@ -299,8 +304,28 @@ class Pace:
                 self.first_image = time.monotonic()
         if self.begun is None and any(event.kind != "start" for event in events):  # before that, models are loaded
             self.begun = time.monotonic(), self.share
-        if events:
+        if self.changed:
             self.latest = time.monotonic(), self.share
+
+    def _heard(self) -> bool:
+        """Take in what others have finished since the last look, as their receipts say it."""
+        begun = self.looked
+        if time.monotonic() - begun < NEWS_SECONDS:
+            return False
+        self.looked = time.monotonic()
+        with suppress(RunError):  # progress is never needed
+            new = {name: one for name, one in self.news().items() if name in self.work and name not in self.finished}
+            for name, receipt in new.items():
+                self.finished.add(name)
+                if name in self.rows:
+                    self.failed += 0 if name in self.progress.shards else len(receipt.failed)
+                    self.progress.shards[name] = receipt.rows + len(receipt.failed)
+                    self.first_image = self.first_image or begun
+            self.progress.rows = sum(self.progress.shards.values())
+            if new and self.begun is None:
+                self.begun = begun, self.share
+            return bool(new)
+        return False
 
     @property
     def done(self) -> int:

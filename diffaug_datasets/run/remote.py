@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -215,6 +215,11 @@ class RemoteRun(Run):
     def again(self) -> "RemoteRun":
         """As `Run.again`; what one of them knows of the store, the other one asks for itself."""
         return RemoteRun(self.address, self.plan.id, self.plan)
+
+    def news(self) -> Mapping[str, Receipt]:
+        """As `Run.news`: all that there are, by one listing."""
+        self.refresh()
+        return dict(self._seen.receipts)
 
     def have(self, unit: str) -> None:
         """As `Run.have`; a unit that has no receipt has none."""

@@ -27,7 +27,7 @@ from diffaug_datasets.run.assembly import Assembled, assemble, finished
 from diffaug_datasets.run.scores import FILE, UNIT
 from diffaug_datasets.run.shards import stored_rows
 from diffaug_datasets.run.stacks import Stack
-from diffaug_datasets.run.store import Receipt, Run, default_folder
+from diffaug_datasets.run.store import RUNS, Receipt, Run, default_folder
 
 # What follows from an encoder and its images alone.
 WITHOUT_BACKBONE = frozenset({"embeddings", "pool_features", "retrieval"})
@@ -96,7 +96,7 @@ def refusals(run: Run, others: Sequence[Path]) -> Iterator[str]:
         may_be_same = None in sizes and all(getattr(ours, key) == theirs.get(key) for key in NETWORK)
         if shared and not may_be_same and not same_network(ours, theirs, lambda: (0, 0)):
             made, wanted = _text(theirs), _text(ours.model_dump())
-            yield f"{other.folder}: its fits were made at {made}, this run is {wanted}; they are made here instead."
+            yield f"{other.where}: its fits were made at {made}, this run is {wanted}; they are made here instead."
 
 
 def _text(backbone: Mapping[str, object]) -> str:
@@ -124,8 +124,8 @@ class Withdrawal:
 def withdraw(run: Run, images: Collection[str], folder: Path | None = None) -> Withdrawal:
     """Take real training images (sha256 of their bytes) out of a finished run; the run itself stays as it is.
 
-    Nothing is generated. `folder`: of the new run; default: `NAME-PLANID` beside the old one. Killed, the same call
-    goes on.
+    Nothing is generated. `folder`: of the new run; default: `NAME-PLANID` beside the old one, in `runs` where that one
+    lies in an object store. Killed, the same call goes on.
 
     Raises:
         RunError: the run is not finished or damaged, or the folder holds another run.
@@ -134,7 +134,8 @@ def withdraw(run: Run, images: Collection[str], folder: Path | None = None) -> W
     if finished(run) is None:
         raise RunError(f"{run.where}: not finished; `diffaug generate {run.where}` continues it.")
     plan = without_images(run.plan, images)
-    new = Run(folder or default_folder(plan, run.folder.parent), plan)  # whose plan is written last
+    parent = run.folder.parent if run.where == str(run.folder) else RUNS  # the cache is no place for a run
+    new = Run(folder or default_folder(plan, parent), plan)  # whose plan is written last
     if (new.folder / "plan.json").exists() and Run.open(new.folder).plan.id != plan.id:
         raise RunError(f"{new.folder}: holds another plan; give another folder with --run.")
     rewritten = [_shard(run, new, shard) for shard in (*plan.real_shards(), *plan.shards())]

@@ -237,11 +237,11 @@ class Run:
             return named[matches[0]]
         if not matches:
             raise RunError(
-                f"{self.folder}: no row id begins with {prefix!r}; ids are 24 hex digits, such as "
+                f"{self.where}: no row id begins with {prefix!r}; ids are 24 hex digits, such as "
                 f"{self.plan.rows[0].row_id}."
             )
         listed = ", ".join(matches[:LISTED])
-        raise RunError(f"{self.folder}: {count} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
+        raise RunError(f"{self.where}: {count} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
 
     def shard_path(self, name: str) -> Path:
         """File of a shard: the one that its receipt names; before there is one, that of its name."""
@@ -450,6 +450,10 @@ class Run:
     def again(self) -> "Run":
         """Another view of this run, for another thread."""
         return Run(self.folder, self.plan)
+
+    def news(self) -> Mapping[str, "Receipt"]:
+        """Receipts that others may have written without an event here; none in a folder, which has all events."""
+        return {}
 
     def have(self, unit: str) -> None:
         """Have the files of a finished unit on this machine."""

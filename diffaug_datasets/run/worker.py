@@ -52,9 +52,9 @@ STARTS = 0.618033988749895  # the golden ratio: any number of workers begin far 
 class WorkerOptions:
     """Where and how one worker runs; `only_fits` leaves the shards alone, `number` spreads workers over the units.
 
-    `fits_from`: other run folders whose finished fits may be copied instead of made again, and whose images where the
-    plans differ in their filters alone. `split_batches`: the processes of one `accelerate launch` share the batches of
-    each concept fit. `progress`: org/name of the Hub whose card says meanwhile how far the run is.
+    `fits_from`: folders or addresses of other runs whose finished fits may be copied instead of made again, and whose
+    images where the plans differ in their filters alone. `split_batches`: the processes of one `accelerate launch`
+    share the batches of each concept fit. `progress`: org/name of the Hub whose card says how far the run is.
     """
 
     device: str = "cpu"
@@ -340,6 +340,7 @@ class Worker:
             is_whole = all(other.receipt(each.name) for each in self.plan.shards())
             here = [r.stack for each in self.plan.shards() if (r := self.run.receipt(each.name))]
             if all(same_stack(receipt.stack, stack) for stack in here) and (is_whole or self._is_ours(receipt.stack)):
+                other.have(shard.name)
                 self.run.make_way(shard.name)
                 target = self.run.folder / "shards" / f"{shard.name}.arrow"
                 file = take_over(other.shard_path(shard.name), target)

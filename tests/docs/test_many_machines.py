@@ -20,7 +20,7 @@ PAGE = "docs/guides/many-machines.md"
 @pytest.mark.xdist_group("slurm")
 def test_every_command_prints_what_the_page_says(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with slurm_nodes(tmp_path / "slurm") as slurm:
+    with slurm_nodes() as slurm:
         environment = {**os.environ, **slurm.environment, "PATH": path}
         assert len(steps(PAGE)) == 5
         for step in steps(PAGE):

@@ -75,7 +75,8 @@ def _started(line: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """A node that says that it runs."""
     log = folder / f"{len(list(folder.glob('*.log')))}.log"
     folders = os.pathsep.join(filter(None, [*sys.path, os.environ.get("PYTHONPATH")]))  # actors are of this module
-    environment = {**os.environ, **SETTINGS, "PYTHONPATH": folders}
+    cache = folder / f"cache of {log.stem}"  # as two machines have
+    environment = {**os.environ, **SETTINGS, "PYTHONPATH": folders, "XDG_CACHE_HOME": str(cache)}
     with log.open("wb") as sink:
         process = subprocess.Popen(
             line, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment

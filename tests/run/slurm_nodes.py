@@ -1,10 +1,15 @@
-"""A whole Slurm on this machine: munge, slurmctld and two slurmd in a folder of their own, on loopback."""
+"""A whole Slurm on this machine: munge, slurmctld and two slurmd in a folder of their own, on loopback.
+
+Daemons outlive a test process that is killed. So the folder says whose it is, and whoever starts a Slurm ends those
+whose owner is gone first: by the pid files in their folders, and only what runs with that folder's configuration.
+"""
 
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+PREFIX, OWNER = "diffaug-slurm-", "owner"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 # linuxproc, task/none and jobacct_gather/none need no cgroup; a requeued job waits cred_expire + 1 s, by default 121 s.
 CONFIGURATION = """
@@ -79,7 +85,7 @@ class SlurmNodes:
 
     def processes(self, node: str) -> list[psutil.Process]:
         """The daemon of a node, and all that runs of its jobs, by what stands in their environments."""
-        found = [psutil.Process(int((self.folder / f"{node}.pid").read_text()))]
+        found = self.daemon(f"{node}.pid")
         for process in psutil.process_iter():
             try:
                 there = process.environ()
@@ -90,20 +96,32 @@ class SlurmNodes:
                 continue
         return list(dict.fromkeys(found))
 
+    def daemon(self, name: str) -> list[psutil.Process]:
+        """The daemon of a pid file, if it still runs and is of this folder."""
+        try:
+            process = psutil.Process(int((self.folder / name).read_text()))
+            return [process] if str(self.folder) in " ".join(process.cmdline()) else []
+        except (OSError, ValueError, psutil.Error):
+            return []
+
     def start(self, node: str) -> None:
         """Start the daemon of a node."""
         self.ask("slurmd", "-N", node, "-f", self.environment["SLURM_CONF"])
 
 
 @contextmanager
-def slurm_nodes(folder: Path) -> Iterator[SlurmNodes]:
+def slurm_nodes() -> Iterator[SlurmNodes]:
     """Meanwhile a Slurm runs; skips where it is not installed or this user may not start it."""
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
         pytest.skip(f"no {missing[0]} here; the Debian packages slurmctld, slurmd, slurm-client and munge have Slurm")
     if os.geteuid():
         pytest.skip("Slurm's daemons start as root alone")
+    end_what_is_left()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    owner = psutil.Process()
+    (folder / OWNER).write_text(f"{owner.pid} {owner.create_time()}")
     for name in ("state", "spool.n1", "spool.n2"):
-        (folder / name).mkdir(parents=True)
+        (folder / name).mkdir()
     folder.chmod(0o755)
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
@@ -128,20 +146,31 @@ def slurm_nodes(folder: Path) -> Iterator[SlurmNodes]:
         end(slurm)
 
 
+def end_what_is_left() -> None:
+    """End every Slurm of a test process that is gone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            pid, born = (folder / OWNER).read_text().split()
+            is_alive = psutil.Process(int(pid)).create_time() == float(born)
+        except psutil.Error:
+            is_alive = False
+        except (OSError, ValueError):  # of another user, or only just made
+            continue
+        if not is_alive:
+            end(SlurmNodes(folder))
+
+
 def end(slurm: SlurmNodes) -> None:
-    """End the daemons, and what still runs of jobs, by their ids."""
-    left = [
-        process for node in ("n1", "n2") if (slurm.folder / f"{node}.pid").exists() for process in slurm.processes(node)
-    ]
-    for name in ("slurmctld.pid", "munge.pid"):
-        if (slurm.folder / name).exists():
-            left.append(psutil.Process(int((slurm.folder / name).read_text())))
+    """End the daemons, and what still runs of jobs, by their ids; the folder goes too."""
+    left = [process for node in ("n1", "n2") for process in slurm.processes(node)]
+    left += [process for name in ("slurmctld.pid", "munge.pid") for process in slurm.daemon(name)]
     for process in left:
         try:
             process.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(left, timeout=10)
+    shutil.rmtree(slurm.folder, ignore_errors=True)
 
 
 def free_ports(count: int) -> list[int]:

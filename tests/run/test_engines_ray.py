@@ -7,19 +7,23 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from command_line import Command
+from object_stores import BUCKET, ObjectStore, object_store
 from ray_nodes import Fragile, RayNodes, ray_nodes
 from slurm_nodes import free_ports, wait_until
-from small_runs import digests, small_run
+from small_runs import digests, small_recipe, small_run
 
 from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.planning.new_run import price_plan
 from diffaug_datasets.run.engines import ray_actor
-from diffaug_datasets.run.engines.ray_cluster import Ray
+from diffaug_datasets.run.engines.ray_cluster import HERE, OBJECT_STORE, Ray, _room
 from diffaug_datasets.run.execute import execute, execute_by_ray
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -28,7 +32,14 @@ pytestmark = pytest.mark.xdist_group("ray")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayNodes]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("store")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def cluster(store: ObjectStore) -> Iterator[RayNodes]:
+    """Its nodes have the keys of the store, which Ray does not pass on, and a cache each."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # paths of sockets are short
     with ray_nodes(folder, free_ports(1)[0]) as nodes:
         yield nodes
@@ -58,7 +69,7 @@ def _planned(folder: Path, slug: str, **changes: object) -> tuple[Path, dict[str
 @pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_a_cluster_of_its_own_makes_the_same_bytes(planned: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    """As a user types it: no setting of Ray is in the environment. The next one in the same process works too."""
+    """As a user types it: no setting of Ray is in the environment."""
     folder = Path(shutil.copytree(planned[0], tmp_path / "run"))
     line = [sys.executable, "-m", "diffaug_datasets", "generate", folder, "--engine", "ray", "--workers", "2"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -75,6 +86,48 @@ def test_two_nodes_make_the_same_bytes(cluster: RayNodes, planned: tuple[Path, d
     execute_by_ray(run, WorkerOptions("auto"), 0, Ray(address=cluster.address))
     assert digests(run.folder) == planned[1]
     assert len({event["pid"] for event in _events(run.folder)}) == 2, "each node has made something"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_two_nodes_on_an_object_store(
+    cluster: RayNodes, planned: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is shared but the bucket: a node that makes images has fits that the other one learned."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    address = f"s3://{BUCKET}/ray/{time.time_ns()}"
+    run = price_plan(small_recipe("diffii", shard_rows=4), address).write()
+    execute_by_ray(run, WorkerOptions("auto"), 2, Ray(address=cluster.address))
+    whole = Run.open(address, whole=True)
+    assert digests(whole.folder) == planned[1]
+    receipts = [whole.receipt(unit.name) for unit in (*run.plan.fits, *run.plan.shards())]
+    assert len({receipt.worker for receipt in receipts if receipt}) == 2, "each node has made something"
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_two_workers_share_a_gpu(many: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    """Ray is told of a GPU that nobody uses; of half a GPU each there is room for two, not for a third."""
+    import ray
+
+    run = Run.open(shutil.copytree(many[0], tmp_path / "run"))
+    few: dict[str, Any] = {"object_store_memory": OBJECT_STORE, "include_dashboard": False, "logging_level": "ERROR"}
+    ray.init(HERE, num_cpus=4, num_gpus=1, log_to_driver=False, **few)
+    try:
+        execute_by_ray(run, WorkerOptions("cpu"), 0, Ray(gpus=0.5))
+    finally:
+        ray.shutdown()
+    assert digests(run.folder) == many[1]
+    assert len({event["pid"] for event in _events(run.folder) if event["event"] == "batch"}) == 2
+
+
+def test_rooms() -> None:
+    """How many workers a node takes: of whole GPUs, of parts of them, of none."""
+    node = {"CPU": 8.0, "GPU": 2.0}
+    assert [_room(node, {"CPU": 2.0, "GPU": gpus}) for gpus in (0.0, 0.25, 0.3, 0.5, 1.0, 2.0, 4.0)] == [
+        *(4, 4, 4, 4, 2, 1, 0),
+    ]
+    assert _room({"CPU": 64.0}, {"CPU": 1.0, "GPU": 1.0}) == 0
 
 
 @pytest.mark.full

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import Command
-from slurm_nodes import SlurmNodes, slurm_nodes, wait_until
-from small_runs import digests, small_run
+from object_stores import BUCKET, object_store
+from slurm_nodes import SlurmNodes, end_what_is_left, slurm_nodes, wait_until
+from small_runs import digests, small_recipe, small_run
 
 from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.planning.new_run import price_plan
 from diffaug_datasets.run.engines import slurm as engine
 from diffaug_datasets.run.engines import slurm_task
 from diffaug_datasets.run.engines.slurm import Job, Slurm, asked, minutes_of
@@ -30,8 +33,8 @@ MEMORY = {"mem": "1500M"}
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmNodes]:
-    with slurm_nodes(tmp_path_factory.mktemp("slurm")) as nodes, pytest.MonkeyPatch.context() as patch:
+def slurm() -> Iterator[SlurmNodes]:
+    with slurm_nodes() as nodes, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", nodes.environment["SLURM_CONF"])
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [*sys.path, os.environ.get("PYTHONPATH")])))
         patch.setattr(engine, "QUEUE_SECONDS", 0.5)
@@ -393,3 +396,38 @@ def test_a_task_that_never_finishes_a_unit_is_not_requeued_for_ever(
     assert codes == [0] * 8 + [2]
     assert said == [("show", "job", "7"), ("requeue", "7")] * 8
     assert "the time limit came 3 times in a row before a unit was finished; give" in capsys.readouterr().err
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_an_array_on_an_object_store(
+    slurm: SlurmNodes, short: tuple[Path, dict[str, str]], tmp_path: Path, diffaug: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The run lies in a bucket; the job's folder is in the cache, which all tasks see."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with object_store(tmp_path / "store"):
+        address = f"s3://{BUCKET}/slurm/{time.time_ns()}"
+        price_plan(small_recipe("txt2img", shard_rows=8), address).write()
+        said = diffaug("generate", address, "--engine", "slurm", "--workers", 2, "--slurm", "mem=1500M", "--wait")
+        assert said.code == 0, said
+        assert "must be one that all nodes see; XDG_CACHE_HOME moves the cache" in said.out
+        assert digests(Run.open(address, whole=True).folder) == short[1]
+
+
+@pytest.mark.full
+def test_a_slurm_whose_tests_were_killed_is_ended_by_the_next(slurm: SlurmNodes) -> None:
+    """And one whose tests live is left alone."""
+    code = (
+        f"import os, signal, sys; sys.path[:0] = {sys.path!r}; from slurm_nodes import slurm_nodes\n"
+        "with slurm_nodes() as left: print(left.folder, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=280)
+    left = SlurmNodes(Path(done.stdout.strip()))
+    names = ("munge.pid", "slurmctld.pid", "n1.pid", "n2.pid")
+    daemons = [process for name in names for process in left.daemon(name)]
+    assert len(daemons) == 4
+    end_what_is_left()
+    assert not [process for process in daemons if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not left.folder.exists()
+    assert all(slurm.daemon(name) for name in names)

@@ -68,6 +68,7 @@ def test_a_run_keeps_a_private_card_that_publish_replaces(
     said = diffaug("generate", planned, "--workers", 1, "--device", "cpu", "--progress", NAME)
     assert said.code == 0, said
     assert "progress:" not in said.err
+    assert f"how far it is: {hub.url}/datasets/{NAME}, written anew at most every ten minutes\n" in said.out
     assert hub.repo(NAME).private
     assert len(commits) >= 2 and min(apart(commits)) >= APART
     assert MARK in card(hub) and "| images | " in card(hub)

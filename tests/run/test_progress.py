@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from small_runs import small_run
 
+from diffaug_datasets.core.rows import FailedRow
 from diffaug_datasets.planning.prepare import prepare
 from diffaug_datasets.planning.price import price
 from diffaug_datasets.run import progress
 from diffaug_datasets.run.execute import execute
 from diffaug_datasets.run.progress import Pace, following
-from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.work import TRAINING, unit_work
 from diffaug_datasets.run.worker import WorkerOptions
 
@@ -123,3 +124,28 @@ def test_a_stream_that_is_no_terminal_gets_lines_and_a_terminal_one_bar(run: Run
             assert "100%" in said and "20/20 images" in said and "━" in said
         else:
             assert re.fullmatch(r"  100 %, 20/20 images, \d+\.\d images/s, 0 failed\n", said), said
+
+
+def test_what_others_finish_elsewhere_counts_once(run: Run, planned: Run, seconds: list[float]) -> None:
+    """Of a run in a bucket their receipts tell it, now and then; an event of the same unit adds nothing."""
+    pace, work = pace_of(run, planned), unit_work(planned.recipe, planned.plan)
+    first, second, *_ = planned.plan.shards()
+    lost = FailedRow(row_id=first.rows[0].row_id, attempts=2, reason="black")
+    fits = [unit.name for unit in planned.plan.fits]
+    there = {name: Receipt(plan_id=run.plan.id, unit=name, files=()) for name in fits}
+    there[first.name] = Receipt(
+        plan_id=run.plan.id, unit=first.name, files=(), rows=len(first.rows) - 1, failed=(lost,)
+    )
+    asked: list[float] = []
+    pace.looked, pace.news = seconds[0], lambda: asked.append(seconds[0]) or there  # type: ignore[func-returns-value]
+    pace.poll()
+    assert not asked and pace.share == 0
+    for _ in range(3):
+        seconds[0] += progress.NEWS_SECONDS
+        pace.poll()
+        assert (pace.done, pace.failed) == (len(first.rows), 1)
+        assert pace.share == pytest.approx(sum(work[name] for name in (*fits, first.name)) / sum(work.values()))
+    run.event(event="done", unit=first.name, rows=len(first.rows) - 1, failed=1)
+    run.event(event="batch", unit=second.name, rows=2, failed=0)
+    pace.poll()
+    assert (pace.done, pace.failed, len(asked)) == (len(first.rows) + 2, 1, 3)

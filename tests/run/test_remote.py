@@ -81,6 +81,7 @@ def test_from_plan_to_verify(
     said.append(diffaug("publish", address, shelf, "--allow", "licence"))
     assert [(answer.code, answer.err) for answer in said if answer.code] == []
     assert verify(shelf).passed
+    damaged(diffaug, address)
     assert not [answer for answer in said if SECRET in answer.out + answer.err or "loopback-id" in answer.out]
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
 
@@ -110,6 +111,16 @@ def looked_at(
     said.append(diffaug("verify", address, "--sample", 1, "--device", "cpu"))
     assert "sample: ok, 1 of 1 rows are bit-equal" in said[-1].out
     return said
+
+
+def damaged(diffaug: Command, address: str) -> None:
+    """`verify` finds an object with other bytes, whatever lies in the cache."""
+    place, key = place_of(address), "shards/synthetic-00001.arrow"
+    place.put(key, b"T" + (place.get(key) or b"")[1:])
+    (Run.open(address).folder / key).unlink()
+    said = diffaug("verify", address)
+    assert said.code == 1
+    assert f"digests: WRONG, {key} has other bytes than stated; `diffaug generate {address}`" in said.out
 
 
 def planned(address: str) -> Run:
@@ -151,6 +162,31 @@ def test_a_store_that_ignores_the_condition_is_refused(
 
 
 @pytest.mark.full
+def test_what_others_take_from_it(
+    diffaug: Command, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run` in one go; a run that takes its fits, one that takes its images, and one without a real image of it."""
+    recipe, filtered = tmp_path / "recipe.yaml", tmp_path / "filtered.yaml"
+    recipe.write_text(small_recipe("diffii").to_yaml())
+    filtered.write_text(small_recipe("diffii", filters=[{"column": "clip_score", "minimum": -1}]).to_yaml())
+    said = diffaug("run", recipe, "--run", address, "--workers", 1, "--device", "cpu")
+    assert said.code == 0, said
+    assert f"next: diffaug export {address} FOLDER" in said.out and place_of(address).get("report.html")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "desk"))
+    monkeypatch.chdir(tmp_path)
+    assert diffaug("plan", filtered, "--run", "filtered").code == 0
+    taken = diffaug("generate", "filtered", "--workers", 1, "--device", "cpu", "--fits-from", address)
+    assert taken.code == 0, taken
+    events = [json.loads(line) for line in Path("filtered/events.jsonl").read_text().splitlines()]
+    assert not [event for event in events if event["event"] in ("fit", "batch")], "nothing was made again"
+    image = Run.open(address).plan.real[0].source_ids[0]
+    said = diffaug("withdraw", address, image)
+    assert said.code == 0, said
+    [new] = Path("runs").iterdir()
+    assert image not in {row.source_ids[0] for row in Run.open(new).plan.real}
+
+
+@pytest.mark.full
 def test_it_is_measured_and_benched_where_it_lies(diffaug: Command, address: str, tmp_path: Path) -> None:
     run = planned(address)
     execute(run, WorkerOptions(), workers=1)
@@ -179,18 +215,6 @@ def test_a_store_that_refuses_is_told_how_keys_are_found(
     for words in ("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", f"requests go to {endpoint} by AWS_ENDPOINT_URL"):
         assert words in said
     assert said.startswith(f"{address}: refuses plan.json to these keys (403)")
-
-
-def test_a_damaged_object_is_found_by_verify(diffaug: Command, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    execute(planned(address), WorkerOptions(), workers=1)
-    place = place_of(address)
-    key = "shards/synthetic-00001.arrow"
-    content = place.get(key) or b""
-    place.put(key, b"T" + content[1:])
-    Run.open(address).folder.joinpath(key).unlink()
-    said = diffaug("verify", address)
-    assert said.code == 1
-    assert f"digests: WRONG, {key} has other bytes than stated; `diffaug generate {address}`" in said.out
 
 
 def test_a_cut_object_is_fetched_again(address: str) -> None:

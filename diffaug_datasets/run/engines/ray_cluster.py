@@ -21,6 +21,7 @@ from typing import Any
 
 from diffaug_datasets.core.errors import DiffAugError, RunError, few, one_line
 from diffaug_datasets.run.engines.local import WATCH_SECONDS, OnProgress
+from diffaug_datasets.run.place import from_anywhere
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
@@ -120,8 +121,8 @@ def connected(address: str | None) -> Iterator[bool]:
 def _guard() -> Mapping[str, str]:
     """Settings that let nobody else into a cluster of our own.
 
-    Ray reads them when it is imported and never again. So they are the same for as long as this process lives, and where
-    somebody has imported Ray before, it is as they wanted it.
+    Ray reads them when it is imported and never again. So they are the same for as long as this process lives, and
+    where somebody has imported Ray before, it is as they wanted it.
     """
     if "ray" in sys.modules and not _token.cache_info().currsize:
         return {}
@@ -185,7 +186,7 @@ class _Crew:
 
     def hire(self) -> None:
         """Start one more worker."""
-        fits_from = tuple(folder.resolve() for folder in self._options.fits_from)
+        fits_from = tuple(map(from_anywhere, self._options.fits_from))
         options = asdict(replace(self._options, number=self._number, fits_from=fits_from))
         hand = self._actor.remote(self._run.from_anywhere, json.dumps(options, default=str))
         self._starting[hand.begin.remote()] = hand

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from diffaug_datasets.core.errors import RunError, few, one_line
 from diffaug_datasets.run.engines.local import SENTENCE, WATCH_SECONDS, OnProgress
+from diffaug_datasets.run.place import from_anywhere
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
 
@@ -139,7 +140,7 @@ def submit(run: Run, options: WorkerOptions, workers: int, slurm: Slurm) -> Job:
 
     logs = run.folder.resolve() / FOLDER
     logs.mkdir(mode=0o700, exist_ok=True)  # tasks unpickle what lies here
-    there = replace(options, fits_from=tuple(folder.resolve() for folder in options.fits_from))
+    there = replace(options, fits_from=tuple(map(from_anywhere, options.fits_from)))
     tasks = min(workers, max(1, *(len(units) for _, units in run.units())))
     python = shlex.join([sys.executable, "-I", "-S", "-c", HELD_BACK])
     executor = submitit.SlurmExecutor(logs, python=python)
