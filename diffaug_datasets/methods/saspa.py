@@ -201,7 +201,7 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     edges = torch.stack([edge_picture(image, cfg.low, cfg.high) for image in fitted])
     starts, steps = [0] * len(rows), cfg.num_inference_steps
     with steered(backbone, ctx.controlnet, edges, cfg.conditioning_scale):
-        latents = sampled(backbone, network, ctx.noise(rows), cfg.sampler, steps, starts)
+        latents = sampled(backbone, network, ctx.noise(rows), cfg.sampler, steps, starts, cfg.final)
     made = zip(pictures(backbone, latents), edges, strict=True)
     measured = [Generated(image.pixels, {"edge_share": float(edge[0].mean())}) for image, edge in made]
     return [_editing.restored(image, row, cfg, ctx) for image, row in zip(measured, rows, strict=True)]
