@@ -111,5 +111,5 @@ def generate(rows: Sequence[PlanRow], cfg: Config, ctx: Context) -> list[Generat
     cond, uncond = (_loras.encoded(texts, loras, ctx) for texts in (told.last, told.negative))
     with beside(backbone, [_loras.part(lora, "unet") for lora in loras]):
         network = guided_towards(backbone, cond, uncond, told.scale)
-        latents = sampled(backbone, network, ctx.noise(rows), cfg.sampler, cfg.num_inference_steps, starts)
+        latents = sampled(backbone, network, ctx.noise(rows), cfg.sampler, cfg.num_inference_steps, starts, cfg.final)
     return pictures(backbone, latents)

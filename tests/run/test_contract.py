@@ -69,8 +69,12 @@ SMALL: dict[str, Any] = {
 
 
 def small_config(name: str) -> dict[str, Any]:
-    """Of these parameters those that the method has, and a small pool or ControlNet where it takes one."""
-    keys = find_method(name).Config.model_fields
+    """Of these parameters those that the method has, and a small pool or ControlNet where it takes one.
+
+    What it learns where it is asked to (null by default) stays unasked for: `NEEDS` says what it always learns.
+    """
+    fields = find_method(name).Config.model_fields
+    keys = {key for key, field in fields.items() if key != "lora" or field.default is not None}
     places = {"pool": small_pool, "controlnet": small_controlnet}
     made = {key: build() for key, build in places.items() if key in keys}
     return {key: value for key, value in SMALL.items() if key in keys} | made
