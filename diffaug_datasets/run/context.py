@@ -17,11 +17,12 @@ from diffaug_datasets.core.images import decode_image, picture_bytes, source_id
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig, OnStep
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitFiles, Resize, image_of
-from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.core.models import BackboneSpec, find_backbone, model_name
 from diffaug_datasets.core.recipe import Recipe, check_sampling, check_steps
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Pool
 from diffaug_datasets.numerics.timesteps import Timeline
+from diffaug_datasets.run.kept import kept
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +65,7 @@ class WorkContext:
     ) -> None:
         self.recipe, self.fits, self.device = recipe, fits, device
         self.batch_shape, self.folder = recipe.batch_size, fits
-        self.probed_rows = 0
+        self.probed_rows, self._before = 0, 0
         self._read, self._report, self._pool, self._held_out = read_source, report, pool, held_out
         self._concepts: str | None = None
 
@@ -93,6 +94,7 @@ class WorkContext:
         is_zero_snr = schedule.prediction != "epsilon"
         check_sampling(self.recipe, is_few_step=schedule.is_noise_scaled, is_zero_snr=is_zero_snr)
         backbone.use_concepts(None)
+        self._before = backbone.rows_evaluated  # of other runs, where it was kept
         return backbone
 
     @cached_property
@@ -103,7 +105,7 @@ class WorkContext:
         encoder = self.recipe.method_config.requirements.encoder
         if encoder is None:
             raise RunError("this method looks at no encoder; name one in config.encoder.")
-        return Encoder.load(encoder, self.device)
+        return kept("encoder", f"{model_name(encoder)} {self.device}", lambda: Encoder.load(encoder, self.device))
 
     @cached_property
     def controlnet(self) -> "ControlNetModel":
@@ -118,7 +120,9 @@ class WorkContext:
     @property
     def rows_evaluated(self) -> int:
         """U-Net rows that results rest on so far; none where no backbone is loaded yet."""
-        return self.backbone.rows_evaluated - self.probed_rows if "backbone" in self.__dict__ else 0
+        if "backbone" not in self.__dict__:
+            return 0
+        return self.backbone.rows_evaluated - self.probed_rows - self._before
 
     def source(self, source_id: str) -> "Image":
         """The real image of that id, RGB.
@@ -312,10 +316,11 @@ def files_of_fit(folder: Path) -> dict[str, Path]:
 
 
 def load_backbone(spec: BackboneSpec, device: str) -> "Backbone":
-    """The pipeline of a spec on a device."""
+    """The pipeline of a spec on a device, loaded or kept from the run before."""
     from diffaug_datasets.models.backbone import Backbone
 
-    return Backbone.load(spec, device)
+    key = f"{spec.model_dump_json()} {find_backbone(spec).name} {device}"
+    return kept("backbone", key, lambda: Backbone.load(spec, device))
 
 
 def to_uint8(pixels: "Tensor") -> "NDArray[np.uint8]":
