@@ -5,10 +5,10 @@
 `resize`: sizes of pictures, 1 to 1024 on each side, whose long side was a pixel short before torchvision's rounding
 was taken, and of those alone whose long side comes out as a whole number. `encode`: latents of the packaged pictures,
 mode against sample. `final`: where DPM-Solver++ ends, by latents and grey levels, from noise and from GeNIe's start.
-`rounding`: grey levels of generated pictures, rounded against cut off. `prompt`: Real-Gen's bracketed names, by the
-packaged judge. `circle`: the share of Eq. 7's circle that A.3's interval covers. `lora`: the start of LoRA, by |B A|
-after training, the loss of its last tenth, and the packaged judge of images. Everything runs on the packaged model,
-on one thread.
+`inverters`: how Diff-II's ways to noise come back, also of photographs. `rounding`: grey levels of generated
+pictures, rounded against cut off. `prompt`: Real-Gen's bracketed names, by the packaged judge. `circle`: the share of
+Eq. 7's circle that A.3's interval covers. `lora`: the start of LoRA, by |B A| after training, the loss of its last
+tenth, and the packaged judge of images. Everything runs on the packaged model, on one thread.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,8 +28,11 @@ import torch
 
 from diffaug_datasets.core.images import decode_image
 from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.methods.diff_ii import _half_way
 from diffaug_datasets.models.backbone import Backbone, covering_size
-from diffaug_datasets.models.denoising import Conditions, guided_network, sampled
+from diffaug_datasets.models.denoising import Conditions, guided_network, invert, psnr, reconstructed, sampled
+from diffaug_datasets.numerics.interpolation import kurtosis, root_mean_square
+from diffaug_datasets.numerics.inverters import Inverter
 from diffaug_datasets.planning.catalogue import config_recipe, merged
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.execute import execute
@@ -101,6 +104,46 @@ def prompt(given: argparse.Namespace) -> Iterator[str]:
             for seed in seeds(given)
         ]
         yield f"{what}: {fmean(rates):.1%} judged as their class ({len(rates)} seeds)"
+
+
+@torch.no_grad()
+def inverters(given: argparse.Namespace) -> Iterator[str]:
+    """Latents of pictures by each of Diff-II's inverters, and what they give back, alone and half-way to themselves."""
+    backbone = Backbone.load(BackboneSpec(id=given.model))
+    pictures, prompts = photographs(given.photos, given.noun, given.images)
+    images = [backbone.preprocess(picture, "lanczos") for picture in pictures]
+    names: tuple[Inverter, ...] = ("ddim", "midpoint", "bdia", "edict")
+    for name in names:
+        words: dict[str, Any] = {"steps": given.inversion_steps, "batch": 8, "inverter": name}
+        latents = invert(backbone, images, prompts, **words)
+        back = reconstructed(backbone, latents, prompts, **words)
+        again = invert(backbone, [2 * image - 1 for image in back], prompts, **words)
+        between = [_half_way(a, b) for a, b in zip(latents, again, strict=True)]
+        halfway = reconstructed(backbone, between, prompts, **words)
+        rows = list(zip(images, back, halfway, strict=True))
+        found = {
+            "PSNR, dB": [psnr(image / 2 + 0.5, one) for image, one, _ in rows],
+            "norm": [root_mean_square(latent) for latent in latents],
+            "kurtosis": [kurtosis(latent) for latent in latents],
+            "self-interpolation, dB": [psnr(image / 2 + 0.5, one) for image, _, one in rows],
+        }
+        told = ", ".join(f"{what} {fmean(values):.2f} +- {stdev(values):.2f}" for what, values in found.items())
+        yield f"{name}, {len(images)} pictures, {given.inversion_steps} steps: {told}"
+
+
+def photographs(folder: Path | None, noun: str, count: int) -> tuple[list[Any], list[str]]:
+    """Pictures spread evenly over classes, with a prompt each: a folder's class folders, or the packaged ones."""
+    if folder is None:
+        real = read_real("fashion", None)
+        chosen = range(0, len(real.train), max(1, len(real.train) // count))[:count]
+        names = [real.train.class_names[real.train.sources[i].label].lower() for i in chosen]
+        return [decode_image(real.read("train", i)) for i in chosen], [f"a photo of a {name}" for name in names]
+    classes = [sorted(place.iterdir()) for place in sorted(folder.iterdir()) if place.is_dir()]
+    paths = [of[i] for i in range(count) for of in classes][:count]
+    names = [path.parent.name.replace("-", " ").replace("_", " ").lower() for path in paths]
+    return [decode_image(path.read_bytes()) for path in paths], [
+        f"a photo of a {name} {noun}".rstrip() for name in names
+    ]
 
 
 def circle(given: argparse.Namespace) -> Iterator[str]:
@@ -177,6 +220,7 @@ MEASURES: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "final": final,
     "rounding": rounding,
     "prompt": prompt,
+    "inverters": inverters,
     "circle": circle,
     "lora": lora,
 }
@@ -190,6 +234,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["diffgen", "diffaug", "diffmix", "diffii"], help="of `lora`")
     parser.add_argument("--steps", type=int, default=300, help="of `lora`")
     parser.add_argument("--per-class", type=int, default=10, help="images of `lora` and `prompt`")
+    parser.add_argument("--model", default="tiny", help="of `inverters`: a folder in diffusers' form")
+    parser.add_argument("--photos", type=Path, help="of `inverters`: a folder of class folders; default: the packaged")
+    parser.add_argument("--noun", default="", help="of `inverters`: what all classes are")
+    parser.add_argument("--images", type=int, default=32, help="of `inverters`")
+    parser.add_argument("--inversion-steps", type=int, default=25, help="of `inverters`")
     parser.add_argument("--work", type=Path, help="where runs go; a temporary folder unless given")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -18,6 +18,7 @@ from diffaug_datasets.run.engines import accelerate
 from diffaug_datasets.run.execute import emptied, generate, made_before, over_budget
 from diffaug_datasets.run.reuse import refusals
 from diffaug_datasets.run.store import RUNS, Run
+from diffaug_datasets.sources.real import OWN_IMAGES, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def run_all(name: str, folder: str | None, source: str | None, words: Sequence[s
         if was_done:
             say(f"{run.where}: is finished already, nothing was left to do")
         print_summary(run, done)
+        if missing := unlicensed(run):
+            say(missing)
         say(f"report page: {page}")
         if warning := emptied(done):
             say(f"warning: {warning}")
@@ -73,6 +76,14 @@ def run_all(name: str, folder: str | None, source: str | None, words: Sequence[s
     if options.open_page:
         open_page(page)
     return 1 if trouble else 0
+
+
+def unlicensed(run: Run) -> str:
+    """A line where images of one's own state no licence, which publishing will ask for; else ''."""
+    recipe = run.recipe
+    if recipe.builder != OWN_IMAGES or recipe.licence not in (None, UNKNOWN):
+        return ""
+    return "licence: not stated, so the images cannot be published; set `licence:` in the recipe where they are yours"
 
 
 def _opened(

@@ -19,6 +19,7 @@ from diffaug_datasets.core.files import read_text
 
 MOST = 10  # suffixes of a document
 CLIP = "clip"  # a list of prompts: the 80 templates of CLIP's zero-shot classifier
+SENTENCES = "sentences"  # stands for a file of sentences that is the user's to make
 
 PromptLists = tuple[str, ...] | dict[str, tuple[str, ...]]
 """Templates for every class, or by label the texts of each class."""
@@ -126,6 +127,11 @@ def texts_of(prompts: PromptLists | str, label: str) -> tuple[str, ...]:
             raise RecipeError(f"config.prompts: has no texts for class {label!r} (it has {known}, ...); add some.")
         return prompts[label]
     if isinstance(prompts, str):
+        if prompts == SENTENCES:
+            raise RecipeError(
+                "config.prompts: got 'sentences', expected the file that holds them; make it by `diffaug sentences "
+                "RECIPE --out sentences.json`, then plan with `--set config.prompts=sentences.json`."
+            )
         if prompts != CLIP:
             raise RecipeError(f"config.prompts: got {prompts!r}, expected {CLIP!r}, texts, or a file of them (.json).")
         return clip_templates()

@@ -18,6 +18,7 @@ from diffaug_datasets.evaluate.runs import Doing, PlannedRun, is_recipe, made, p
 from diffaug_datasets.evaluate.spare import Spare, not_at_hand, read_spare, up_to_share
 from diffaug_datasets.evaluate.suite import Bench, Control, Entry, Mixing
 from diffaug_datasets.release.leakage import Looks
+from diffaug_datasets.run.kept import keeping_models
 from diffaug_datasets.sources.real import SeenSources, here
 
 PLANNED_CONTROLS: tuple[Control, ...] = ("txt2img", "retrieval")
@@ -81,8 +82,9 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
     there: list[PlannedRun] = []
     waiting: list[PlannedRun] = []
     seen = SeenSources()
-    for planned in planned_runs(spec, folder, doing.runs, only_price=doing.only_price, seen=seen):
-        (there if made(planned, doing) else waiting).append(planned.light())
+    with keeping_models():
+        for planned in planned_runs(spec, folder, doing.runs, only_price=doing.only_price, seen=seen):
+            (there if made(planned, doing) else waiting).append(planned.light())
     tests_of = other_tests(spec.test, folder)
     looks = Looks()
     read = [_read(entry, where, by, tests_of, looks) for entry, where, by in _places(spec, there)]

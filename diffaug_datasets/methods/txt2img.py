@@ -10,8 +10,11 @@ at the level of label 0 (`final: alpha_bar_0`), on the packaged model 0.7 of a g
 
 Lists of prompts are those that Burg et al. (arXiv 2304.10253) compare, whose text was not at hand: a row takes one of
 its class's texts, uniformly. `clip` are the 80 templates of CLIP; texts of one's own, for every class or by label, are
-what others call language enhancement (He et al., Sariyildiz et al.). Their presets here are reconstructions: `unguided`
-is an empty prompt without guidance, so that no label means anything; `clip_prompts`; the class's name alone.
+what others call language enhancement (He et al., Sariyildiz et al.). Of theirs the presets here are reconstructions:
+`unguided` is an empty prompt without guidance, so that no label means anything; `clip_prompts`; the class's name alone.
+`language` follows He et al.'s code (arXiv 2210.07574), which samples by GLIDE: sentences of a model that makes them
+from words, then CLIP's filter. The sentences are a file that `diffaug sentences` writes, and the user's to make: a plan
+without it is refused.
 """
 
 from collections.abc import Iterator
@@ -42,7 +45,7 @@ class Config(_editing.FromNoise):
     prompts: Annotated[PromptLists | str | None, Place(files=(".json",), only_files=True), Later()] = Field(
         default=None,
         description="instead of `prompt`, one of several: clip (its 80 templates), texts, texts by label, or a file of "
-        "either (.json); {name}, {metaclass}, {synonyms} are filled in",
+        "either (.json), such as `diffaug sentences` writes; {name}, {metaclass}, {synonyms} are filled in",
     )
 
     @field_validator("prompts")

@@ -160,6 +160,8 @@ def models(header: PlanHeader, package: str) -> list[tuple[str, str, str]]:
     # one that the table of licences knows by its Hub id is linked; any other may be a folder's name
     linked = f"[{name}](https://huggingface.co/{name})" if name in MODELS and "/" in name else markdown(name)
     lines = [("images", f"{linked}{f', revision {markdown(revision)}' if revision else ''}", licence)]
+    if steered := config.get("controlnet"):
+        lines.append(("edges, a ControlNet", markdown(steered), "see its own card"))
     looked = {"scores": scores.get("encoder"), "judge": scores.get("judge"), "method's encoder": config.get("encoder")}
     for use, model in looked.items():
         if model == TINY:
@@ -193,13 +195,15 @@ def settings(header: PlanHeader) -> str:
 class Needs:
     """Models by the names that the plan records: a folder of the publisher goes by `name@digest`, without a slash.
 
-    `backbone`, `encoder`, `scorers`: those that lie in folders of the publisher alone; '' or none where none does.
+    `backbone`, `encoder`, `controlnet`, `scorers`: those that lie in folders of the publisher alone; '' or none where
+    none does.
     `packaged`: the diffusion model is that of this package. `images`: rows start from real images that are not
     published here. `public`: where those are to be had is known.
     """
 
     backbone: str
     encoder: str
+    controlnet: str
     scorers: tuple[str, ...]
     packaged: bool
     images: bool
@@ -208,7 +212,7 @@ class Needs:
     @property
     def anybody(self) -> bool:
         """Whether a stranger can make every row again."""
-        return not (self.backbone or self.encoder or (self.images and not self.public))
+        return not (self.backbone or self.encoder or self.controlnet or (self.images and not self.public))
 
     @property
     def options(self) -> str:
@@ -226,6 +230,7 @@ def needs(contents: Contents) -> Needs:
     return Needs(
         backbone=header.backbone if uses_backbone and not packaged and "/" not in header.backbone else "",
         encoder=_unpublished(config.get("encoder")),
+        controlnet=_unpublished(config.get("controlnet")),
         scorers=tuple(dict.fromkeys(filter(None, (_unpublished(scores.get(key)) for key in ("encoder", "judge"))))),
         packaged=packaged,
         images=not release.real and any(row.source_ids for row in contents.run.plan.rows),

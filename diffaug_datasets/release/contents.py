@@ -215,8 +215,9 @@ def public_recipe(recipe: Recipe) -> Recipe:
 
 def local_models(recipe: Recipe) -> list[str]:
     """The keys of a recipe that name a folder of this machine whose model the images rest on."""
-    encoder = recipe.method_config.requirements.encoder
-    named = {"backbone.id": recipe.backbone.id, "config.encoder": encoder}
+    needed = recipe.method_config.requirements
+    named = {"backbone.id": recipe.backbone.id, "config.encoder": needed.encoder}
+    named |= {"config.controlnet": needed.controlnet or None}
     return [key for key, model in named.items() if isinstance(model, str) and is_local_model(model)]
 
 

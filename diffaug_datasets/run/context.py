@@ -17,12 +17,13 @@ from diffaug_datasets.core.images import decode_image, picture_bytes, source_id
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, LoraConfig, OnStep
 from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitFiles, Resize, image_of
-from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.core.models import BackboneSpec, find_backbone, model_name
 from diffaug_datasets.core.profiles import EXACT, Profile
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import Pool
 from diffaug_datasets.core.suitability import check_suits
+from diffaug_datasets.run.kept import kept
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ class WorkContext:
         """`have`: called with the name of a finished fit before its files are read."""
         self.recipe, self.fits, self.device = recipe, fits, device
         self.batch_shape, self.folder = recipe.batch_size, fits
-        self.probed_rows = 0
+        self.probed_rows, self._before, self._skipped_before = 0, 0, 0
         self._read, self._report, self._pool, self._held_out = read_source, report, pool, held_out
         self._have = have
         self._concepts: str | None = None
@@ -91,14 +92,12 @@ class WorkContext:
         """
         from diffaug_datasets.models.editors import check_kind
 
-        backbone = load_backbone(self.recipe.backbone, self.device, self.recipe.profile)
+        backbone = load_backbone(self.recipe.backbone, self.device, self.recipe.profile, self.batch_shape)
         check_kind(self.recipe.backbone.id, self.recipe.method_config.requirements.editor, backbone.is_editor)
         check_suits(self.recipe, backbone.model.facts)
         backbone.use_concepts(None)
-        if not self.recipe.profile.is_plain:
-            from diffaug_datasets.models.profiles import put_to_work
-
-            put_to_work(backbone, self.recipe.profile, self.recipe.batch_size)
+        self._before = backbone.rows_evaluated  # of other runs, where it was kept
+        self._skipped_before = backbone.rows_skipped
         return backbone
 
     @cached_property
@@ -109,7 +108,7 @@ class WorkContext:
         encoder = self.recipe.method_config.requirements.encoder
         if encoder is None:
             raise RunError("this method looks at no encoder; name one in config.encoder.")
-        return Encoder.load(encoder, self.device)
+        return kept("encoder", f"{model_name(encoder)} {self.device}", lambda: Encoder.load(encoder, self.device))
 
     @cached_property
     def controlnet(self) -> "ControlNetModel":
@@ -137,12 +136,14 @@ class WorkContext:
     @property
     def rows_evaluated(self) -> int:
         """U-Net rows that results rest on so far; none where no backbone is loaded yet."""
-        return self.backbone.rows_evaluated - self.probed_rows if "backbone" in self.__dict__ else 0
+        if "backbone" not in self.__dict__:
+            return 0
+        return self.backbone.rows_evaluated - self.probed_rows - self._before
 
     @property
     def rows_skipped(self) -> int:
         """U-Net rows that turbo left out so far, features of an earlier step having taken their place."""
-        return self.backbone.rows_skipped if "backbone" in self.__dict__ else 0
+        return self.backbone.rows_skipped - self._skipped_before if "backbone" in self.__dict__ else 0
 
     def source(self, source_id: str) -> "Image":
         """The real image of that id, RGB.
@@ -344,15 +345,27 @@ def files_of_fit(folder: Path) -> dict[str, Path]:
     return {plain_name(file): folder / file.file for file in stated}
 
 
-def load_backbone(spec: BackboneSpec, device: str, profile: Profile = EXACT) -> "Backbone":
-    """The pipeline of a spec on a device, in the dtype that the profile takes there."""
+def load_backbone(spec: BackboneSpec, device: str, profile: Profile = EXACT, shape: int = 1) -> "Backbone":
+    """The pipeline of a spec on a device, put to work for batches of `shape` rows as the profile has it, in the dtype
+    that it takes there; loaded, or kept from the run before.
+    """
     from diffaug_datasets.models.backbone import Backbone
 
     if not profile.is_exact:
         from diffaug_datasets.models.profiles import spec_on
 
         spec = spec_on(spec, profile, device)
-    return Backbone.load(spec, device)
+
+    def made() -> Backbone:
+        backbone = Backbone.load(spec, device)
+        if not profile.is_plain:
+            from diffaug_datasets.models.profiles import put_to_work
+
+            put_to_work(backbone, profile, shape)
+        return backbone
+
+    at_work = "" if profile.is_plain else f" {profile.words}, {shape} rows"
+    return kept("backbone", f"{spec.model_dump_json()} {find_backbone(spec).name} {device}{at_work}", made)
 
 
 def to_uint8(pixels: "Tensor") -> "NDArray[np.uint8]":

@@ -17,8 +17,10 @@ from PIL import Image
 
 from diffaug_datasets.core.errors import SourceError
 from diffaug_datasets.core.images import decode_image
+from diffaug_datasets.core.models import model_name
 from diffaug_datasets.core.recipe import SHOTS
 from diffaug_datasets.run.context import WorkContext
+from diffaug_datasets.run.kept import kept
 from diffaug_datasets.run.shown import Oracle, OracleKind, RealCheck, SeenColumn, percent
 from diffaug_datasets.run.store import Run
 
@@ -77,14 +79,16 @@ class Oracles:
 
         if self.name == self.recipe.method_config.requirements.encoder:
             return self.ctx.encoder
-        return Encoder.load(str(self.name), self.ctx.device)
+        name, device = str(self.name), self.ctx.device
+        return kept("scorer", f"{model_name(name)} {device}", lambda: Encoder.load(name, device))
 
     def _judge(self) -> Found | None:
         if self.recipe.scores.judge in (None, SHOTS):
             return None
         from diffaug_datasets.models.encoders import Judge
 
-        judge = Judge.load(str(self.recipe.scores.judge), self.ctx.device)
+        name, device = str(self.recipe.scores.judge), self.ctx.device
+        judge = kept("judge", f"{model_name(name)} {device}", lambda: Judge.load(name, device))
         columns = judge.columns(self.header.class_names, "scores.judge")
         seen = judge.probabilities(pictures(self._tried), batch_shape=self.shape)[:, columns].argmax(1)
         return Found(self._oracle("judge", judge.name, "judge_label", seen))

@@ -20,6 +20,7 @@ from PIL import Image
 from diffaug_datasets.core.errors import RecipeError, SourceError
 from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.core.images import decode_image
+from diffaug_datasets.core.models import model_name
 from diffaug_datasets.core.plan import Plan, Shard, of_split
 from diffaug_datasets.core.plan_table import arrow_type, columns_of
 from diffaug_datasets.core.recipe import (
@@ -34,6 +35,7 @@ from diffaug_datasets.core.recipe import (
 from diffaug_datasets.core.rows import PlanRow, RowScores, SetScores, column_types
 from diffaug_datasets.run.batch import Made
 from diffaug_datasets.run.context import WorkContext
+from diffaug_datasets.run.kept import kept
 from diffaug_datasets.run.oracle import Found, Oracles
 from diffaug_datasets.run.store import Receipt, Run
 
@@ -133,13 +135,15 @@ class Scorer:
         """The encoder that the recipe names."""
         from diffaug_datasets.models.encoders import Encoder
 
-        return Encoder.load(str(self.names.encoder), self.ctx.device)
+        name, device = str(self.names.encoder), self.ctx.device
+        return kept("scorer", f"{model_name(name)} {device}", lambda: Encoder.load(name, device))
 
     @cached_property
     def _judge(self) -> "Judge":
         from diffaug_datasets.models.encoders import Judge
 
-        return Judge.load(str(self.names.judge), self.ctx.device)
+        name, device = str(self.names.judge), self.ctx.device
+        return kept("judge", f"{model_name(name)} {device}", lambda: Judge.load(name, device))
 
     @cached_property
     def _prompts(self) -> list[str]:

@@ -77,13 +77,15 @@ class Oracle(BaseModel):
         return can_tell and (self.real.share.low <= 1 / classes or self.real.share.value < LEAST_RIGHT)
 
     def text(self) -> str:
-        """`by the judge diffaug-tiny, right on 87 % of 1,000 real test images`."""
+        """`by the judge diffaug-tiny, right on 87 % of 1,000 real test images`, and which classes were not tried."""
         words = {"judge": "the judge {}", "zero-shot": "{} and the class prompts", "shots": "{} and the real images"}
         images = sum(self.real.images)
         if not images:
             return f"by {words[self.kind].format(self.model)}, not tried on real images (one per class is too few)"
         right = f"{percent(self.real.share.value)} of {images:,} real {self.real.of} images"
-        return f"by {words[self.kind].format(self.model)}, right on {right}"
+        untried = sum(not n for n in self.real.images) if self.real.of == "training" else 0
+        left = f" ({untried:,} class{'es' * (untried > 1)} of one image or none not tried)" if untried else ""
+        return f"by {words[self.kind].format(self.model)}, right on {right}{left}"
 
 
 class ClassShown(BaseModel):

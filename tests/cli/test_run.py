@@ -10,6 +10,7 @@ import time
 import webbrowser
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command_line import Command
@@ -17,7 +18,9 @@ from PIL import Image
 from test_cli import DIFFAUG, SMALL, shards
 
 from diffaug_datasets.cli import main
+from diffaug_datasets.cli.run import unlicensed
 from diffaug_datasets.core.images import encode_image, xmp_packet
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.run.store import Run
 
 CONFIG = "fashion_2shot_genie"
@@ -216,3 +219,17 @@ def test_run_loads_no_torch_where_everything_is_made(shell: Command, run: Run) -
     )
     said = shell(sys.executable, "-c", code, "run", run.folder.absolute())
     assert said.code == 0, said.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_told"),
+    [
+        ({"builder": "imagefolder"}, True),
+        ({"builder": "imagefolder", "licence": "cc-by-4.0"}, False),
+        ({"builder": "fashion"}, False),
+    ],
+)
+def test_a_licence_that_is_not_stated_is_said_before_publishing(changes: dict[str, str], is_told: bool) -> None:
+    recipe = Recipe.from_dict({"protocol": "full", "method": "txt2img", "per_class": 1, **changes})
+    said = unlicensed(SimpleNamespace(recipe=recipe))  # type: ignore[arg-type]
+    assert bool(said) == is_told and said.startswith("licence: not stated" if is_told else "")

@@ -101,3 +101,11 @@ def test_a_file_that_holds_anything_else_is_one_sentence(diffaug: Command, tmp_p
 def test_a_recipe_that_names_no_list_is_planned_as_before() -> None:
     content = Recipe.from_dict({"builder": "toy", "method": "txt2img"}).identity()["config"]
     assert isinstance(content, dict) and "prompts" not in content
+
+
+def test_sentences_are_a_file_that_a_plan_is_not_made_without(tmp_path: Path) -> None:
+    """He et al.'s language enhancement: the preset says what to make, and takes what `diffaug sentences` wrote."""
+    assert config_recipe("txt2img@eurosat_full_language").config["prompts"] == "sentences"
+    asked = r"got 'sentences', expected the file that holds them; make it by `diffaug sentences RECIPE --out"
+    with pytest.raises(RecipeError, match=asked):
+        prepare(config_recipe("fashion_5shot_txt2img", per_class=1, config={"prompts": "sentences"}))

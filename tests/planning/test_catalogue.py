@@ -426,6 +426,16 @@ TABLE: list[Family] = [
         },
     ),
     (
+        ["txt2img@eurosat_full_language"],
+        {
+            "per_class": 2000,
+            "scores.encoder": "openai/clip-vit-base-patch32",
+            "scores.probability": True,
+            "filters": (Filter(column="class_probability", minimum=0.1, min_keep=800),),
+        },
+        {"prompts": "sentences", "num_inference_steps": 100, "guidance_scale": 3.0},
+    ),
+    (
         ["saspa@aircraft_full_code"],
         {"per_image": 2},
         {
@@ -457,14 +467,19 @@ TABLE: list[Family] = [
 
 
 CODE, SAMPLE, EACH = "_code", {"encode": "sample"}, {"sources": "each"}
+LABEL_0 = {"final": "alpha_bar_0"}  # as DPM-Solver++ of diffusers 0.19.0 (GeNIe) and 0.25.1 (Diff-Mix) ends
 ALSO: list[tuple[list[str], dict[str, Any]]] = [  # what the authors' programs do beside their settings
-    ([name for m in ("diff_mix", "diff_aug") for name in spread(m, FOUR, FEW, CODE)], SAMPLE),
-    (spread("diff_mix", FULL, ("full",), CODE) + spread("diff_mix", TAILED, SCRIPT_TAILS, CODE), SAMPLE),
-    (spread("real_mix", FOUR, FEW, CODE) + spread("real_mix", TAILED, SCRIPT_TAILS, CODE), SAMPLE),
+    ([name for m in ("diff_mix", "diff_aug") for name in spread(m, FOUR, FEW, CODE)], SAMPLE | LABEL_0),
+    (spread("diff_mix", FULL, ("full",), CODE) + spread("diff_mix", TAILED, SCRIPT_TAILS, CODE), SAMPLE | LABEL_0),
+    (spread("real_mix", FOUR, FEW, CODE) + spread("real_mix", TAILED, SCRIPT_TAILS, CODE), SAMPLE | LABEL_0),
+    (spread("diff_gen", FOUR, FEW, CODE) + spread("genie", NOVEL, ("5way1shot", "5way5shot"), CODE), LABEL_0),
+    (["alia@cub_full_code", "dream_da@pets_full_code"], SAMPLE),
+    (spread("gif", ("cifar100", "caltech101", "cars", "dtd", "flowers", "pets"), ("full",)), SAMPLE),
     (spread("da_fusion", DA_FUSION, POWERS), SAMPLE | EACH),
     (spread("real_guidance", FOUR, FEW, "_da_fusion"), SAMPLE | EACH),
     (spread("real_guidance", DA_FUSION, POWERS, "_da_fusion"), SAMPLE | EACH),
-    *[(spread("img2img", NOVEL, ("5way1shot", "5way5shot"), v), EACH) for v in ("_light", "_heavy", "_txt2img_code")],
+    *[(spread("img2img", NOVEL, ("5way1shot", "5way5shot"), v), EACH) for v in ("_light", "_heavy")],
+    (spread("img2img", NOVEL, ("5way1shot", "5way5shot"), "_txt2img_code"), EACH | LABEL_0),
     (
         spread("diffusion_inversion", ("cifar10", "cifar100", "stl10", "imagenette"), ("full",), CODE)
         + [n for v in ("", "_alpha_05", "_alpha_0") for n in spread("diffusion_inversion", MEDICAL, ("250shot",), v)],

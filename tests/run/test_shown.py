@@ -125,3 +125,13 @@ def test_rows_that_go_are_not_counted() -> None:
     columns = {"row_id": ["a", "b"], "label": [0, 1], "judge_label": [0, 0], "clip_margin": [None, None]}
     left = with_seen([pa.table(columns)], {"a": 1, "b": 2}, {"b"})
     assert left.column("seen_label").to_pylist() == [1] and left.column("label").to_pylist() == [0]
+
+
+def test_classes_that_could_not_be_tried_are_counted() -> None:
+    """With one training image a class has nothing to be compared with, so the number of images is not that of all."""
+    real = RealCheck(of="training", images=(15, 14, 0), right=(15, 14, 0))
+    shots = Oracle(kind="shots", model="clip", column="seen_label", real=real)
+    right = "right on 100 % of 29 real training images"
+    assert shots.text() == f"by clip and the real images, {right} (1 class of one image or none not tried)"
+    tested = shots.model_copy(update={"real": real.model_copy(update={"of": "test"})})
+    assert tested.text() == "by clip and the real images, right on 100 % of 29 real test images"

@@ -1,0 +1,69 @@
+"""Models that stay from run to run: loaded once, let go at the end or for another one; same bytes, same counts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import CONCEPTS, small_run
+
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.kept import keeping_models, kept
+from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.worker import WorkerOptions
+
+SMALL: dict[str, Any] = {"per_class": 1, "config": {"num_inference_steps": 2}}
+LEARNED: dict[str, Any] = {"per_class": 1, "config": {"num_inference_steps": 2, "concepts": {**CONCEPTS, "steps": 2}}}
+
+
+def bytes_of(run: Run) -> dict[str, object]:
+    """What every unit left, and what it took."""
+    units = [unit.name for unit in (*run.plan.fits, *run.plan.shards())]
+    receipts = {name: run.receipt(name) for name in units}
+    return {name: (one.files, one.evaluations, one.stack) for name, one in receipts.items() if one}
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The backbones that were loaded."""
+    seen: list[str] = []
+    load = Backbone.load.__func__  # type: ignore[attr-defined]
+
+    def listening(cls: type[Backbone], spec: Any, *given: Any) -> Backbone:
+        seen.append(spec.id)
+        made: Backbone = load(cls, spec, *given)
+        return made
+
+    monkeypatch.setattr(Backbone, "load", classmethod(listening))
+    return seen
+
+
+def test_runs_share_their_models_and_nothing_else(tmp_path: Path, loads: list[str]) -> None:
+    """The second one after concepts were learned into the model that it takes over."""
+
+    def made(folder: Path) -> list[dict[str, object]]:
+        runs = [small_run(folder / "1", "diffgen", **LEARNED), small_run(folder / "2", "txt2img", **SMALL)]
+        for run in runs:
+            execute(run, WorkerOptions(), workers=1)
+        return [bytes_of(run) for run in runs]
+
+    apart = made(tmp_path / "apart")
+    assert len(loads) == 2
+    with keeping_models():
+        together = made(tmp_path / "together")
+    assert len(loads) == 3 and together == apart
+
+
+def test_one_model_of_a_kind_is_held_and_none_afterwards() -> None:
+    made: list[str] = []
+
+    def load(key: str) -> str:
+        return kept("encoder", key, lambda: made.append(key) or key)  # type: ignore[func-returns-value]
+
+    with keeping_models():
+        assert [load(key) for key in "aabba"] == list("aabba") and made == list("aba")
+        with keeping_models():
+            load("a")
+        assert made == list("aba")
+    load("a")
+    assert made == list("abaa")
