@@ -32,7 +32,7 @@ from diffaug_datasets.core.models import (
     oracle_weights,
 )
 from diffaug_datasets.core.weight_headers import TensorInfo
-from diffaug_datasets.families.parts.folders import SCHEDULER, WrongSize
+from diffaug_datasets.families.parts.diffusers_folders import SCHEDULER, WrongSize
 from diffaug_datasets.numerics.timelines import usual_timeline
 from diffaug_datasets.numerics.timesteps import Labels, Unfit
 

@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "LCM cycled": ("lcm", "dream_da", {}, "is sampled by lcm alone, but dream_da by ddim"),
     "SD by lcm": ("sd", "txt2img", {**LCM}, r"is sampled by dpm or ddim or plms, got config.sampler: lcm"),
     "SD by euler": ("sd", "genie", {"sampler": "euler"}, "got config.sampler: euler: set sampler to dpm or ddim or"),
-    "SDXL per image": ("sdxl", "diffusion_inversion", {}, "which learns a condition per image, where its network"),
+    "SDXL per image": ("sdxl", "diffusion_inversion", {}, "which learns a condition per image, "),
     "SDXL's LoRA": ("sdxl", "datadream", {}, "which learns LoRA of a text encoder and a U-Net"),
 }
 
