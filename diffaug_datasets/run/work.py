@@ -16,6 +16,7 @@ from diffaug_datasets.core.plan_table import plan_schema, tables_of
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.turbo import evaluations
+from diffaug_datasets.models.model_folder import embeds_guidance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,10 +81,15 @@ class Costs:
 
     def __init__(self, recipe: Recipe) -> None:
         self._ask = partial(evaluations, recipe)
+        self._in_one_branch = embeds_guidance(recipe.backbone)
         self._tree: _Look | int | None = None
 
     def of(self, table: pa.Table) -> "NDArray[np.int64]":
-        """Of every row, what it takes."""
+        """Of every row, what it takes; a network that is told the scale of guidance has one branch, as if unguided."""
+        if self._in_one_branch:
+            place = table.schema.get_field_index("guidance_scale")
+            unguided = pa.repeat(pa.scalar(1.0, table.schema.field(place).type), table.num_rows)
+            table = table.set_column(place, table.schema.field(place), unguided)
         columns: dict[str, list[Any]] = {}
         found = np.zeros(table.num_rows, np.int64)
         for place in range(table.num_rows):

@@ -10,7 +10,7 @@ from pathlib import Path
 from diffaug_datasets.core.family import ModelFacts
 from diffaug_datasets.core.model_files import Damage, check_vocabulary, read_object, whole_number
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.families.parts.folders import (
+from diffaug_datasets.families.parts.diffusers_folders import (
     SCHEDULER,
     Header,
     check_network,
