@@ -122,12 +122,15 @@ def plan(
     source: Source = None,
     changes: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="8GB", help="Say whether a card of so much memory holds it.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Draw every row of a dataset, price it, and write a run folder. Needs no torch and no GPU."""
     from diffaug_datasets.cli.make import make_plan
 
-    make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json)
+    make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json, memory=memory)
 
 
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug generate runs/mine --workers 2")

@@ -34,6 +34,15 @@ from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnSte
 from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point
 from diffaug_datasets.models.backbone import Backbone, to_uint8
+from diffaug_datasets.models.profiles import eager
+from diffaug_datasets.models.quick_fits import (
+    Levels,
+    QuickDescent,
+    optimiser_of,
+    predicted_eps,
+    run_quick_steps,
+    sent,
+)
 from diffaug_datasets.models.training import (
     ALONE,
     Checkpoint,
@@ -121,7 +130,8 @@ def train_concepts(
     with at_resolution(backbone, cfg.resolution), trainable(backbone, start, cfg) as (rows, lora):
         prompts = {label: cfg.training_prompts(label, metaclass) for label in set(labels)}
         ids = {label: torch.stack([backbone.text.ids(text) for text in texts]) for label, texts in prompts.items()}
-        training = ConceptTraining(backbone, cfg, latents, labels, ids, rows, lora, team)
+        kind = ConceptTraining if backbone.profile.is_exact or team.size > 1 else QuickConceptTraining
+        training = kind(backbone, cfg, latents, labels, ids, rows, lora, team)
         checkpoint = Checkpoint(workdir / "concept-checkpoint", fingerprint, writes=team.rank == 0)
         shown = shown_classes(labels) if team.rank == 0 else ()
         look = Previews(backbone, cfg, {label: ids[label][0] for label in shown}, workdir)
@@ -150,7 +160,7 @@ class ConceptTraining:
         self.draws = StepDraws(cfg, tuple(labels), backbone.latent_shape, steps, self.ids.shape[1])
         groups = [{"params": [rows], "lr": cfg.lr_embedding}]
         groups += [{"params": list(lora.values()), "lr": cfg.lr_lora}] if lora else []
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+        self.optimiser = optimiser_of(groups, backbone.profile.optimiser)
         self.state = TrainingState({"rows": rows, **lora}, self.optimiser)
         self.descent = Descent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding", team)
 
@@ -193,6 +203,67 @@ class ConceptTraining:
         rates = (self.cfg.lr_embedding, self.cfg.lr_lora)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
             group["lr"] = share * rate
+
+
+class QuickConceptTraining(ConceptTraining):
+    """The same, that looks at nothing but every few steps; see `quick_fits`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        cfg: ConceptConfig,
+        latents: Float[Tensor, "n 2 c h w"],
+        labels: Sequence[int],
+        ids: Mapping[int, Int[Tensor, "k s"]],
+        rows: nn.Parameter,
+        lora: Mapping[str, nn.Parameter],
+        team: Team = ALONE,
+    ) -> None:
+        super().__init__(backbone, cfg, latents, labels, ids, rows, lora, team)
+        self.levels, device = Levels(backbone), backbone.device
+        every = range(backbone.schedule.num_train_timesteps)
+        self.weights = min_snr_weights(backbone.schedule, every, cfg.snr_gamma).to(device)
+        self.quick = QuickDescent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding")
+        # Tokens that are not trained leave the text encoder as it is: every prompt is encoded once.
+        self.frozen = self._encoded(ids) if cfg.lr_embedding == 0 else None
+        if self.frozen is not None:
+            rows.requires_grad = False
+            self.places = torch.tensor([sorted(ids).index(label) for label in labels])
+
+    @torch.no_grad()
+    def _encoded(self, ids: Mapping[int, Int[Tensor, "k s"]]) -> Float[Tensor, "n k s d"]:
+        text = self.backbone.text
+        return torch.stack([torch.cat([text.encode(one[None]) for one in ids[label]]) for label in sorted(ids)])
+
+    def to_the_end(
+        self, checkpoint: Checkpoint, progress: OnStep | None, look: Callable[[int], None] | None = None
+    ) -> list[float]:
+        """As `ConceptTraining`; `progress` is told every few steps."""
+
+        def step(i: int) -> Tensor:
+            self._set_rates(i)
+            loss = self.quick.take(self.loss(self.draws.step(i)), MAX_NORM)
+            if look:
+                look(i + 1)
+            return loss
+
+        with eager():
+            every, steps = self.cfg.checkpoint_every, self.cfg.steps
+            return run_quick_steps(step, steps, every, checkpoint, self.state, self.quick.look, progress)
+
+    def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
+        """As `ConceptTraining`, without a number that the host waits for."""
+        device = self.backbone.device
+        t, eps = sent(torch.tensor(draw.t), device), sent(draw.eps, device)
+        x0 = sent(self.latents[draw.images, draw.mirrored.long()], device)
+        images, prompts = sent(draw.images, device), sent(draw.prompts, device)
+        if self.frozen is None:
+            cond = self.backbone.text.encode(self.ids[images, prompts])
+        else:
+            cond = self.frozen[sent(self.places[draw.images], device), prompts]
+        xt = self.levels.noised(x0, eps, t)
+        errors = (predicted_eps(self.backbone, self.levels, xt, t, cond) - eps).square().mean(dim=(1, 2, 3))
+        return (errors * self.weights[t]).mean()
 
 
 def min_snr_weights(schedule: Schedule, t: Sequence[int], gamma: float | None) -> Float[Tensor, " b"]:

@@ -45,6 +45,8 @@ def put_to_work(backbone: Backbone, profile: Profile, shape: int) -> None:
         vae.enable_slicing()
     if profile.vae_tiling:
         vae.enable_tiling()
+    if profile.checkpointing:
+        backbone.unet.enable_gradient_checkpointing()
     if not profile.is_exact:
         for network in (backbone.unet, vae):
             network.to(memory_format=torch.channels_last)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from diffaug_datasets.core import memory
@@ -93,6 +94,11 @@ def check_models(recipe: Recipe) -> None:
         BackboneError: a backbone, an encoder, a judge or a ControlNet is damaged, cannot be driven, or does not fit.
         RecipeError: the method is steered by a ControlNet, and none is named.
     """
+    if recipe.profile.optimiser == "adamw8bit" and find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            "profile.optimiser: adamw8bit needs bitsandbytes, which is not installed: `pip install bitsandbytes`, or "
+            "leave adamw."
+        )
     settings = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
     if settings is not None:
         check_steps(recipe, settings.timeline)
