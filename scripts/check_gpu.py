@@ -1,16 +1,19 @@
-"""Does everything hold on this device: every method, one against two processes, SIGKILL and resume, memory, speed.
+"""Does everything hold on this device, and how fast is it: speed, then one against two processes, SIGKILL and resume.
 
-    python scripts/check_gpu.py [--size full|small] [--methods NAME ...]
+    python scripts/check_gpu.py [--size full|small] [--methods NAME ...] [--budget 540] [--only speed|methods]
 
-Builds a pipeline shaped like Stable Diffusion 1.5 with random weights and a folder of drawn pictures, then for every
-method: runs it with one worker in this process (images/s and peak memory are this run's), with two worker processes,
-and in processes that SIGKILL themselves midway before it is taken up again. All three must leave the same bytes in
-shards and fits. `full` is 512 px, 25 steps and the real sizes, the default where there is a GPU; `small` is 64 px, two
-steps and few weights. Both run in bfloat16. The last line says PASS or FAIL, and the exit status is 0 or 1.
+Builds a pipeline shaped like Stable Diffusion 1.5 with random weights and a folder of drawn pictures. First what
+`gpu_speed.py` measures, the cheapest first, a line of JSON after each. Then, for every method that is named (three
+unless told), a run with one worker in this process (images/s, engine and peak memory are this run's), with two worker
+processes, and in processes that SIGKILL themselves midway before it is taken up again. All three must leave the same
+bytes in shards and fits. No measure and no method is begun once the budget, in seconds, is spent; what was left out is
+said. `full` is 512 px, 25 steps and the real sizes, the default where there is a GPU; `small` is 64 px, two steps and
+few weights, which a CPU does too. Both run in bfloat16. The last line says PASS or FAIL, and the exit status is 0 or 1.
 """
 
 import argparse
 import gc
+import json
 import multiprocessing
 import os
 import platform
@@ -39,8 +42,14 @@ from diffaug_datasets.run.stacks import stack
 from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from gpu_speed import Bench as Speed
+from gpu_speed import measures, shares
+
 PRELOAD = ["torch", "diffusers", "transformers", "peft", "diffaug_datasets.models.concepts"]
 CLASSES = ("red ball", "blue box", "green ring")
+METHODS = ("txt2img", "genie", "diff_mix")  # from noise, from a source, and with something learned
+FOR_METHODS = 0.4  # of the budget, kept for them
 WIDTHS = (6, 8, 10, 10, 13, 18)
 
 
@@ -65,7 +74,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     gpu = torch.cuda.is_available()
     parser.add_argument("--size", choices=SIZES, default="full" if gpu else "small")
-    parser.add_argument("--methods", nargs="+", choices=sorted(discover_methods()), default=sorted(discover_methods()))
+    parser.add_argument("--methods", nargs="+", choices=sorted(discover_methods()), default=list(METHODS))
+    parser.add_argument("--budget", type=float, default=540.0, help="seconds")
+    parser.add_argument("--only", choices=("speed", "methods"), help="one half alone")
     parser.add_argument("--device", default="cuda:0" if gpu else "cpu")
     parser.add_argument("--pixels", type=int, help="instead of the size's own")
     parser.add_argument("--steps", type=int, help="sampling steps, instead of the size's own")
@@ -288,13 +299,23 @@ def heading(size: Size, device: str) -> str:
     return f"device: {device}, {found['device']}\npython {platform.python_version()}, {versions}\n{shape}; {work}"
 
 
-def checked(bench: Bench, methods: Sequence[str]) -> Iterator[bool]:
-    """Print a line per method as soon as it is known; whether it holds."""
+def speed_bench(size: Size, pipeline: Path, device: str, folder: Path) -> Speed:
+    """How large what is measured is."""
+    is_full = size.name == "full"
+    batches, matrix, sides = ((4, 16, 64), 8192, (224, 512)) if is_full else ((2,), 256, (64,))
+    return Speed(pipeline, device, size.pixels, size.steps, batches, matrix, folder, sides, size.concept_steps)
+
+
+def checked(bench: Bench, methods: Sequence[str], until: float) -> Iterator[bool]:
+    """Print a line per method as soon as it is known; whether it holds. None is begun after `until`."""
     begin = time.monotonic()
     bench.pair(methods)
     print(f"two processes made the runs of {len(methods)} methods in {time.monotonic() - begin:.0f} s", flush=True)
     print(columns(("method", "rows", "failed", "images/s", "peak GiB", "2 processes", "SIGKILL, resumed")), flush=True)
     for method in methods:
+        if time.monotonic() > until:
+            print(f"{method.ljust(20)} left out: the time was over", flush=True)
+            continue
         try:
             holds, cells = check(bench, method)
             print(columns(cells), flush=True)
@@ -318,9 +339,16 @@ def main() -> None:
         build_controlnet(pipeline, given.device)
         for method in given.methods:
             bench.plan(recipe(discover_methods()[method], pipeline, pictures, size))
-        held = list(checked(bench, given.methods))
+        held, lines = [], []
+        if given.only != "methods":
+            share = 1.0 if given.only else 1 - FOR_METHODS
+            lines = list(measures(speed_bench(size, pipeline, given.device, folder), begin + share * given.budget))
+            print(json.dumps({"measure": "shares", **shares(lines)}), flush=True)
+        if given.only != "speed":
+            held = list(checked(bench, given.methods, begin + given.budget))
+        held += ["failed" not in line for line in lines]
     verdict = "PASS" if all(held) else "FAIL"
-    print(f"{verdict}: {sum(held)} of {len(held)} methods hold, {time.monotonic() - begin:.0f} s")
+    print(f"{verdict}: {sum(held)} of {len(held)} methods and measures hold, {time.monotonic() - begin:.0f} s")
     raise SystemExit(verdict == "FAIL")
 
 

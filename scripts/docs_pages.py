@@ -25,6 +25,7 @@ from diffaug_datasets.cli.look import _parameters
 from diffaug_datasets.cli.verbs import app
 from diffaug_datasets.core import rows
 from diffaug_datasets.core.method import discover_methods
+from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.core.recipe import Filter, Recipe
 from diffaug_datasets.planning.presets import SETTING, families, presets, shown_value
 from diffaug_datasets.sources.real import builder_facts, discover_builders
@@ -111,7 +112,8 @@ def recipe() -> str:
     """The keys of a recipe and of its parts."""
     text = f"# Recipe keys\n\n{WRITTEN}A recipe is a YAML file. An unknown key is an error that names the nearest one. "
     text += "The keys of `config` are those of the method: see [Parameters of methods](parameters.md).\n"
-    return f"{text}\n{fields(Recipe)}\n## An entry of `filters`\n\n{fields(Filter)}"
+    text += f"\n{fields(Recipe)}\n## An entry of `filters`\n\n{fields(Filter)}"
+    return f"{text}\n## Keys of `profile`\n\n{fields(Profile)}"
 
 
 def fields(model: type[BaseModel]) -> str:

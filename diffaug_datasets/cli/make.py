@@ -19,6 +19,7 @@ from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting,
 from diffaug_datasets.core.errors import RecipeError, RunError, few
 from diffaug_datasets.core.files import load_yaml, sha256_file, write_text
 from diffaug_datasets.core.models import Place
+from diffaug_datasets.planning.cards import card_at_hand, card_line, read_bytes
 from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
 from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan
 from diffaug_datasets.planning.price import CPU_FLOPS, GPU_FLOPS, Price
@@ -158,9 +159,17 @@ def say_published_price(
 
 
 def make_plan(
-    recipe_name: str, folder: str | None, source: str | None, words: Sequence[str], *, dry_run: bool, as_json: bool
+    recipe_name: str,
+    folder: str | None,
+    source: str | None,
+    words: Sequence[str],
+    *,
+    dry_run: bool,
+    as_json: bool,
+    memory: str | None = None,
 ) -> None:
-    """Draw, price, write."""
+    """Draw, price, write. `memory`: of a card, such as 8GB; the one at hand where it is not stated."""
+    card = card_at_hand() if memory is None else read_bytes(memory)
     recipe = find_recipe(recipe_name, changes_of(words, source), lambda text: note(f"note: {text}"))
     with waiting(f"reading the real images of {recipe.builder}"):
         drawn = price_plan(recipe, folder)
@@ -172,9 +181,10 @@ def make_plan(
             warn_of_patterns(drawn.folder)
     if as_json:
         run = None if dry_run else drawn.where
-        say_json({**asdict(drawn.price), "found": source_facts(drawn), "run": run})
+        fits = card_line(drawn.prepared, card) or None
+        say_json({**asdict(drawn.price), "found": source_facts(drawn), "card": fits, "run": run})
         return
-    print_price(drawn.price, source_lines(drawn))
+    print_price(drawn.price, source_lines(drawn), card_line(drawn.prepared, card))
     if dry_run:
         say(f"nothing written (--dry-run); run folder would be {drawn.where}")
     else:
@@ -214,8 +224,8 @@ def source_lines(drawn: PricedPlan) -> Mapping[str, str]:
     }
 
 
-def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({})) -> None:
-    """The price as a short table; `source`: lines on the real images that stand above it."""
+def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({}), card: str = "") -> None:
+    """The price as a short table; `source`: lines on the real images, above it; `card`: whether one holds the plan."""
     per_class = sorted(price.images_per_class.values())
     span = str(per_class[0]) if per_class[0] == per_class[-1] else f"{per_class[0]} to {per_class[-1]}"
     memory_free = "free memory unknown" if price.memory_free is None else f"{decimal(price.memory_free)} free"
@@ -234,6 +244,7 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({})) 
             "  disk": f"{decimal(price.bytes_needed)} needed, {decimal(price.bytes_free)} free",
             "  memory": f"{decimal(price.memory_per_worker)} per worker, {decimal(price.memory_to_plan)} to plan, "
             f"{memory_free}",
+            **({"  card": card} if card else {}),
         }
     )
     for warning in price.warnings:

@@ -124,6 +124,9 @@ def plan(
     changes: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Price it, write nothing.")] = False,
     price: Annotated[bool, typer.Option("--price", help="The same from published counts, without the images.")] = False,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="8GB", help="Say whether a card of so much memory holds it.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Draw every row of a dataset, price it, and write a run folder. Needs no torch and no GPU."""
@@ -132,7 +135,7 @@ def plan(
     if price:
         say_published_price(recipe, run, source, changes or [], as_json=json)
         return
-    make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json)
+    make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json, memory=memory)
 
 
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug generate runs/mine --workers 2")

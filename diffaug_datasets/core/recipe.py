@@ -242,7 +242,7 @@ class Recipe(Settings):
         default_factory=lambda: BackboneSpec(id="tiny")
     )
     profile: Annotated[Profile, Later()] = Field(
-        default=Profile(), description="exact, fast or turbo, and switches for small cards: see docs/profiles.md"
+        default=Profile(), description="exact, fast or turbo, and switches for small cards: see the guide on profiles"
     )
     scores: Scores = Scores()
     filters: tuple[Filter, ...] = ()

@@ -36,6 +36,16 @@ from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point, word_row
 from diffaug_datasets.models.backbone import Backbone, to_uint8
+from diffaug_datasets.models.driving import can_drive
+from diffaug_datasets.models.profiles import eager
+from diffaug_datasets.models.quick_fits import (
+    Levels,
+    QuickDescent,
+    optimiser_of,
+    predicted_eps,
+    run_quick_steps,
+    sent,
+)
 from diffaug_datasets.models.training import (
     ALONE,
     Checkpoint,
@@ -125,7 +135,8 @@ def train_concepts(
     with at_resolution(backbone, cfg.resolution), trainable(backbone, start, cfg) as (rows, lora):
         prompts = {label: cfg.training_prompts(label, metaclass) for label in set(labels)}
         ids = {label: torch.stack([backbone.text.ids(text) for text in texts]) for label, texts in prompts.items()}
-        training = ConceptTraining(backbone, cfg, latents, labels, ids, rows, lora, team)
+        kind = QuickConceptTraining if can_drive(backbone) and team.size == 1 else ConceptTraining
+        training = kind(backbone, cfg, latents, labels, ids, rows, lora, team)
         checkpoint = Checkpoint(workdir / "concept-checkpoint", fingerprint, writes=team.rank == 0)
         shown = shown_classes(labels) if team.rank == 0 else ()
         look = Previews(backbone, cfg, {label: ids[label][0] for label in shown}, workdir)
@@ -159,7 +170,7 @@ class ConceptTraining:
         groups = [{"params": list(rows), "lr": cfg.lr_embedding}] if rows else []
         groups += [{"params": list(lora.values()), "lr": cfg.lr_lora}] if lora else []
         self._groups = [bool(rows), bool(lora)]
-        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+        self.optimiser = optimiser_of(groups, backbone.profile.optimiser)
         learned = {f"rows_{i}" if i else "rows": part for i, part in enumerate(rows)}
         self.state = TrainingState({**learned, **lora}, self.optimiser)
         self.descent = Descent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding", team)
@@ -207,6 +218,67 @@ class ConceptTraining:
         rates = [rate for rate, is_there in zip(both, self._groups, strict=True) if is_there]
         for group, rate in zip(self.optimiser.param_groups, rates, strict=False):
             group["lr"] = share * rate
+
+
+class QuickConceptTraining(ConceptTraining):
+    """The same, that looks at nothing but every few steps; see `quick_fits`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        cfg: ConceptConfig,
+        latents: "ReadLatents",
+        labels: Sequence[int],
+        ids: Mapping[int, Int[Tensor, "k s"]],
+        rows: Sequence[nn.Parameter],
+        lora: Mapping[str, nn.Parameter],
+        team: Team = ALONE,
+    ) -> None:
+        super().__init__(backbone, cfg, latents, labels, ids, rows, lora, team)
+        self.levels, device = Levels(backbone), backbone.device
+        every = range(backbone.schedule.num_train_timesteps)
+        self.weights = min_snr_weights(backbone.schedule, every, cfg.snr_gamma).to(device)
+        self.quick = QuickDescent(self.optimiser, backbone.dtype, "concept learning", "lr_lora and lr_embedding")
+        # Tokens that are not trained leave the text encoder as it is: every prompt is encoded once.
+        self.frozen = self._encoded() if cfg.lr_embedding == 0 else None
+        if self.frozen is not None:
+            for part in rows:
+                part.requires_grad = False
+
+    @torch.no_grad()
+    def _encoded(self) -> Float[Tensor, "n k s d"]:
+        text = self.backbone.text
+        return torch.stack([torch.cat([text.encode(one[None]) for one in prompts]) for prompts in self.ids])
+
+    def to_the_end(
+        self, checkpoint: Checkpoint, progress: OnStep | None, look: Callable[[int], None] | None = None
+    ) -> list[float]:
+        """As `ConceptTraining`; `progress` is told every few steps."""
+
+        def step(i: int) -> Tensor:
+            self._set_rates(i)
+            loss = self.quick.take(self.loss(self.draws.step(i)), MAX_NORM)
+            if look:
+                look(i + 1)
+            return loss
+
+        with eager():
+            every, steps = self.cfg.checkpoint_every, self.cfg.steps
+            return run_quick_steps(step, steps, every, checkpoint, self.state, self.quick.look, progress)
+
+    def loss(self, draw: StepDraw) -> Float[Tensor, ""]:
+        """As `ConceptTraining`, without a number that the host waits for."""
+        device = self.backbone.device
+        t, eps = sent(torch.tensor(draw.t), device), sent(draw.eps, device)
+        x0 = sent(self.latents(draw.images, draw.mirrored), device)
+        shown, prompts = sent(self.rows_of_ids[draw.images], device), sent(draw.prompts, device)
+        if self.frozen is None:
+            cond = self.backbone.text.encode(self.ids[shown, prompts])
+        else:
+            cond = self.frozen[shown, prompts]
+        xt = self.levels.noised(x0, eps, t)
+        errors = (predicted_eps(self.backbone, self.levels, xt, t, cond) - eps).square().mean(dim=(1, 2, 3))
+        return (errors * self.weights[t]).mean()
 
 
 def min_snr_weights(process: Process, t: Sequence[int], gamma: float | None) -> Float[Tensor, " b"]:

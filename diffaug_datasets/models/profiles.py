@@ -46,6 +46,8 @@ def put_to_work(backbone: Backbone, profile: Profile, shape: int) -> None:
         vae.enable_slicing()
     if profile.vae_tiling:
         vae.enable_tiling()
+    if profile.checkpointing:
+        backbone.unet.enable_gradient_checkpointing()
     if not profile.is_exact:
         if backbone.model.facts.is_unet:
             networks: tuple[Any, ...] = (backbone.network, vae)

@@ -29,6 +29,7 @@ from diffaug_datasets.core.learning import OnStep
 # A process may wait for another that computes; one that has died breaks the connection at once.
 PATIENCE = timedelta(days=7)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+NARROW_MOMENTS = ("state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2")  # of an optimiser with 8-bit moments
 LOSSES = "losses"
 # Gradients of a half-precision network underflow; a power of two changes no other bit.
 HALF_LOSS_SCALE = 1024.0
@@ -212,10 +213,11 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of everything that a later step reads."""
-        tensors = {f"{name}|value": parameter for name, parameter in self.parameters.items()}
+        tensors: dict[str, Tensor] = {f"{name}|value": parameter for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             moments = self.optimiser.state.get(parameter, {})
-            tensors |= {f"{name}|{moment}": moments[moment] for moment in MOMENTS if moment in moments}
+            kept = [moment for moment in (*MOMENTS, *NARROW_MOMENTS) if moment in moments]
+            tensors |= {f"{name}|{moment}": torch.as_tensor(moments[moment]) for moment in kept}
         return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -223,11 +225,12 @@ class TrainingState:
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"{name}|value"])
             # AdamW keeps its step counter on the CPU, in the dtype it was saved in.
-            kept = {m: tensors[f"{name}|{m}"] for m in MOMENTS if f"{name}|{m}" in tensors}
+            known = (*MOMENTS, *NARROW_MOMENTS)
+            kept = {m: tensors[f"{name}|{m}"] for m in known if f"{name}|{m}" in tensors}
             if kept:
-                self.optimiser.state[parameter] = {
-                    m: value if m == "step" else value.to(parameter.device) for m, value in kept.items()
-                }
+                step = {"step": kept["step"] if "exp_avg" in kept else int(kept["step"])} if "step" in kept else {}
+                moments = {m: value.to(parameter.device) for m, value in kept.items() if m != "step"}
+                self.optimiser.state[parameter] = step | moments
 
 
 @dataclass(frozen=True)

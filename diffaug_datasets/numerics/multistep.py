@@ -10,7 +10,7 @@ rounding apart. Sizes: b rows, n steps, latents [c h w].
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -122,9 +122,8 @@ class Multistep:
         device: torch.device,
     ) -> None:
         """Raises ValueError as `combinations`."""
-        by_start = {
-            first: combinations(sampler, cast(Any, process), tuple(labels), first, final) for first in set(start)
-        }
+        given: tuple[Any, ...] = (sampler, process, tuple(labels))
+        by_start = {first: combinations(*given, first, final) for first in set(start)}
         rows = [by_start[first] for first in start]
         self.first, self.labels = min(start), tuple(labels)
         columns: list[list[float]] = []
@@ -142,7 +141,7 @@ class Multistep:
             plans.append(plan)
         shared = torch.tensor(columns or [[0.0] * len(start)], dtype=torch.float32)
         there = shared.to(device)[:, :, None, None, None].unbind()
-        data = _kept_data(sampler, cast(Any, process), tuple(labels), final)[self.first :]
+        data = _kept_data(*given, final)[self.first :]
         self.steps = tuple(
             Step(label, kept, tuple((name, there[f] if isinstance(f, int) else f) for name, f in plan))
             for label, kept, plan in zip(labels[self.first :], data, plans, strict=True)

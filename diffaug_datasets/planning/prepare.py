@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from diffaug_datasets.core import memory
@@ -98,6 +99,11 @@ def check_models(recipe: Recipe) -> None:
             not fit, or an encoder has no text side where texts are compared.
         RecipeError: the method is steered by a ControlNet or shown a subject, and none is named.
     """
+    if recipe.profile.optimiser == "adamw8bit" and find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            "profile.optimiser: adamw8bit needs bitsandbytes, which is not installed: `pip install bitsandbytes`, or "
+            "leave adamw."
+        )
     facts = check_backbone_for(recipe.backbone, recipe.method_config.requirements.editor)
     if facts is not None:
         check_suits(recipe, facts)

@@ -28,7 +28,10 @@ def encoders() -> int:
 
 @dataclass
 class Drawn:
-    """A shard whose batches are all made: rows on their way into its file, and what its receipt will say."""
+    """A shard whose batches are all made: rows on their way into its file, and what its receipt will say.
+
+    `held`: the open spool, closed once the file is written.
+    """
 
     shard: Shard
     spool: Spool
@@ -36,6 +39,7 @@ class Drawn:
     failed: list[FailedRow] = field(default_factory=list)
     shapes: set[int] = field(default_factory=set)
     facts: dict[str, object] = field(default_factory=dict)
+    held: ExitStack = field(default_factory=ExitStack)
 
     def drain(self, left: int) -> None:
         """Put encoded rows away until at most so many batches wait."""
@@ -45,7 +49,7 @@ class Drawn:
 
     def finish(self, write: "Callable[[Drawn], Receipt]") -> Receipt:
         """Encode what is left, write the file, and give the receipt; the spool is gone then."""
-        with self.spool:
+        with self.held:
             self.drain(0)
             return write(self)
 

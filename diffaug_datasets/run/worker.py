@@ -388,7 +388,7 @@ class Worker:
             drawn.facts = self._signature(shard)
             if self.recipe.profile.is_turbo:
                 drawn.facts["measured"] = {"evaluations_skipped": self.context.rows_skipped - skipped}
-            unless_done.pop_all()
+            drawn.held = unless_done.pop_all()
         return drawn
 
     def _encoded(self, made: "Sequence[Made]", scores: "Sequence[ImageScores]") -> "list[Future[list[Row]]]":

@@ -1,0 +1,225 @@
+"""What a device does with a pipeline: one number after the other, each a line of JSON. `check_gpu.py` calls it.
+
+Every measure is a function of a `Bench` that gives a dictionary; `measures` runs them, the cheapest first, until the
+time is over. On a CPU the same code runs, and what only a GPU has is None.
+"""
+
+import gc
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffaug_datasets.core.learning import ConceptConfig
+from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.core.profiles import Compile, Profile
+from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.concepts import ConceptExample, train_concepts
+from diffaug_datasets.models.denoising import Conditions, denoise
+from diffaug_datasets.models.profiles import put_to_work
+
+PROMPT = "a photo of a blue box"
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how large: a pipeline's folder, a device, pixels of a side, sampling steps, batches, matrix side."""
+
+    pipeline: Path
+    device: str
+    pixels: int
+    steps: int
+    batches: tuple[int, ...]
+    matrix: int
+    work: Path
+    learning: tuple[int, ...]
+    learning_steps: int
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it has kernels that the host does not wait for."""
+        return self.device.startswith("cuda")
+
+    def load(self, profile: Profile, dtype: str = "bfloat16", rows: int = 4, device: str | None = None) -> Backbone:
+        """The pipeline in a profile."""
+        spec = BackboneSpec(id=str(self.pipeline), dtype=dtype, height=self.pixels, width=self.pixels)
+        made = Backbone.load(spec, device or self.device)
+        put_to_work(made, profile, rows)
+        return made
+
+    def seconds(self, work: Callable[[], object], repeats: int = REPEATS) -> float:
+        """Seconds of a call, the best of several after one that warms up."""
+        work()
+        found = []
+        for _ in range(repeats):
+            self.wait()
+            begin = time.perf_counter()
+            work()
+            self.wait()
+            found.append(time.perf_counter() - begin)
+        return min(found)
+
+    def wait(self) -> None:
+        """Until the device has done what it was told."""
+        if self.is_gpu:
+            torch.cuda.synchronize()
+
+    def peak(self) -> float | None:
+        """GiB that tensors took at most since the last time this was asked."""
+        if not self.is_gpu:
+            return None
+        found = torch.cuda.max_memory_allocated() / 2**30
+        torch.cuda.reset_peak_memory_stats()
+        return round(found, 2)
+
+
+def matrix_rate(bench: Bench) -> dict[str, object]:
+    """TFLOP/s of a product of two square bfloat16 matrices."""
+    a, b = (torch.randn(bench.matrix, bench.matrix, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = bench.seconds(lambda: a @ b)
+    return {"matrix_tflops": round(2 * bench.matrix**3 / seconds / 1e12, 4)}
+
+
+def unet_rates(bench: Bench) -> dict[str, object]:
+    """TFLOP/s of a guided U-Net call: eager, with NHWC weights, and compiled."""
+    found: dict[str, object] = {}
+    choices: list[tuple[str, Profile]] = [("eager", Profile()), ("nhwc", Profile(name="fast", compile="never"))]
+    compiled: Compile = "always" if bench.is_gpu else "auto"
+    choices.append(("compiled", Profile(name="fast", compile=compiled)))
+    rows = bench.batches[-1]
+    for name, profile in choices:
+        model = bench.load(profile, rows=rows)
+        xt = torch.randn(rows, *model.latent_shape, device=bench.device)
+        cond, scale = model.prompts([PROMPT] * rows), torch.full((rows,), 7.5)
+        with torch.inference_mode():
+            if "flop" not in found:
+                with FlopCounterMode(display=False) as counter:
+                    model.guided_eps(xt, 500, cond, cond, scale)
+                found["flop"] = counter.get_total_flops()
+            seconds = bench.seconds(lambda: model.guided_eps(xt, 500, cond, cond, scale))  # noqa: B023
+        found[f"{name}_tflops"] = round(float(str(found["flop"])) / seconds / 1e12, 4)
+        found[f"{name}_kernels"] = model.kernels
+    return found
+
+
+def image_rates(bench: Bench) -> dict[str, object]:
+    """Images a second from noise to pixels by batch size: exact, fast, and diffusers' pipeline at the same batch."""
+    found: dict[str, object] = {}
+    local = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False, "safety_checker": None}
+    for rows in bench.batches:
+        for name in ("exact", "fast"):
+            model = bench.load(Profile(name="fast" if name == "fast" else "exact"), rows=rows)
+            seconds = bench.seconds(lambda: drawn(bench, model, rows), 1)  # noqa: B023
+            found[f"{name}_{rows}"] = round(rows / seconds, 3)
+        pipe = StableDiffusionPipeline.from_pretrained(bench.pipeline, torch_dtype=torch.bfloat16, **local)
+        pipe = pipe.to(bench.device)
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        pipe.set_progress_bar_config(disable=True)
+        size = {"height": bench.pixels, "width": bench.pixels, "num_inference_steps": bench.steps}
+        seconds = bench.seconds(lambda: pipe([PROMPT] * rows, guidance_scale=7.5, output_type="pt", **size), 1)  # noqa: B023
+        found[f"diffusers_{rows}"] = round(rows / seconds, 3)
+        found[f"peak_gib_{rows}"] = bench.peak()
+        gc.collect()
+    return found
+
+
+@torch.inference_mode()
+def drawn(bench: Bench, model: Backbone, rows: int) -> torch.Tensor:
+    """Images [b 3 H W] of a prompt."""
+    noise = torch.randn(rows, *model.latent_shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+    conditions = Conditions([PROMPT] * rows, [""] * rows, [7.5] * rows)
+    return model.decode_float(denoise(model, noise, conditions, "ddim", bench.steps, [0] * rows))
+
+
+def host_syncs(bench: Bench) -> dict[str, object]:
+    """How often the host waits for the GPU in a batch of fast, once a batch was seen."""
+    if not bench.is_gpu:
+        return {"host_syncs_a_step": None}
+    model = bench.load(Profile(name="fast", compile="never"))
+    drawn(bench, model, 4)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            drawn(bench, model, 4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return {"host_syncs_a_batch": len(seen), "host_syncs_a_step": round(len(seen) / bench.steps, 2)}
+
+
+def concept_rates(bench: Bench) -> dict[str, object]:
+    """Steps a second of concept learning, and its peak, by resolution and with activations computed again."""
+    found: dict[str, object] = {}
+    model = bench.load(Profile(name="fast", compile="never"))
+    for side in bench.learning:
+        shape = (model.latent_shape[0], side // 8, side // 8)
+        examples = [ConceptExample(torch.randn(shape), 0) for _ in range(4)]
+        for word, profile in (("", Profile(name="fast", compile="never")), ("_again", Profile(checkpointing=True))):
+            put_to_work(model, profile, 4)
+            bench.peak()
+            cfg = ConceptConfig(steps=bench.learning_steps, batch=2, rank=4, checkpoint_every=1000, resolution=side)
+            begin = time.perf_counter()
+            train_concepts(model, examples, {0: "box"}, cfg, workdir=bench.work / f"concepts{side}{word}")
+            bench.wait()
+            rate = bench.learning_steps / (time.perf_counter() - begin)
+            found |= {f"steps_a_second_{side}{word}": round(rate, 3), f"peak_gib_{side}{word}": bench.peak()}
+    return found
+
+
+def pixels_apart(bench: Bench) -> dict[str, object]:
+    """Grey levels between a CPU and this device, both in float32 and exact, of two images in two steps."""
+    few = Bench(**{**vars(bench), "steps": 2})
+    here = few.load(Profile(), "float32", rows=2)
+    there = few.load(Profile(), "float32", rows=2, device="cpu")
+    one, other = (drawn(few, model, 2).cpu() * 255 for model in (here, there))
+    gap = (one.round() - other.round()).abs()
+    return {"levels_apart_most": float(gap.max()), "levels_apart_mean": round(float(gap.mean()), 5)}
+
+
+def half_failures(bench: Bench) -> dict[str, object]:
+    """Images of float16 that are not finite, of four."""
+    images = drawn(bench, bench.load(Profile(), "float16"), 4)
+    return {"float16_not_finite": int((~images.isfinite().flatten(1).all(1)).sum())}
+
+
+MEASURES = (matrix_rate, host_syncs, half_failures, pixels_apart, unet_rates, concept_rates, image_rates)
+
+
+def measures(bench: Bench, until: float) -> Iterator[dict[str, object]]:
+    """Run the measures in order while `until`, of `time.monotonic`, is ahead; print each as a line of JSON."""
+    for measure in MEASURES:
+        if time.monotonic() > until:
+            found: dict[str, object] = {"left_out": "the time was over"}
+        else:
+            begin = time.monotonic()
+            try:
+                found = measure(bench)
+            except (RuntimeError, ValueError, MemoryError) as error:
+                found = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+            found["seconds"] = round(time.monotonic() - begin, 1)
+        line: dict[str, Any] = {"measure": measure.__name__, **found}
+        print(json.dumps(line), flush=True)
+        gc.collect()
+        if bench.is_gpu:
+            torch.cuda.empty_cache()
+        yield line
+
+
+def shares(lines: list[dict[str, Any]]) -> dict[str, object]:
+    """What is asked of a card: the share of the matrix rate in fast, and fast over diffusers at the largest batch."""
+    known = {key: value for line in lines for key, value in line.items()}
+    rate, best = known.get("matrix_tflops"), max(known.get("compiled_tflops", 0), known.get("nhwc_tflops", 0))
+    largest = max((int(key.split("_")[1]) for key in known if key.startswith("diffusers_")), default=0)
+    ours, theirs = known.get(f"fast_{largest}"), known.get(f"diffusers_{largest}")
+    return {
+        "share_of_matrix_rate": round(best / rate, 3) if rate else None,
+        "fast_over_diffusers": round(ours / theirs, 3) if ours and theirs else None,
+    }
