@@ -243,7 +243,7 @@ OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
         ),
         (SEEDS.format("alia"), Fault("methods/alia.py", ", **cfg.drawn(key))", ")")),
         (SEEDS.format("dream_da"), Fault("methods/dream_da.py", ", **cfg.drawn(key))", ")")),
-        (GIF_ENDS, Fault("methods/gif.py", ".to(turned) if seeds else None", ".to(turned) if not seeds else None")),
+        (GIF_ENDS, Fault("methods/gif.py", ".to(turned) if seeds else None", ".to(turned) * 0 if seeds else None")),
     ),
     "final": (
         (ENDS.format("50-10"), Fault("numerics/sampling.py", "return process.pair(0)", "return process.pair(1)")),

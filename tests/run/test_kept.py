@@ -41,17 +41,17 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_runs_share_their_models_and_nothing_else(tmp_path: Path, loads: list[str]) -> None:
     """The second one after concepts were learned into the model that it takes over."""
 
-    def made(folder: Path) -> list[dict[str, object]]:
-        runs = [small_run(folder / "1", "diffgen", **LEARNED), small_run(folder / "2", "txt2img", **SMALL)]
-        for run in runs:
-            execute(run, WorkerOptions(), workers=1)
-        return [bytes_of(run) for run in runs]
+    def made(folder: str, slug: str, changes: dict[str, Any]) -> dict[str, object]:
+        run = small_run(tmp_path / folder, slug, **changes)
+        execute(run, WorkerOptions(), workers=1)
+        return bytes_of(run)
 
-    apart = made(tmp_path / "apart")
-    assert len(loads) == 2
+    alone = made("alone", "txt2img", SMALL)
+    assert len(loads) == 1
     with keeping_models():
-        together = made(tmp_path / "together")
-    assert len(loads) == 3 and together == apart
+        made("before", "diffgen", LEARNED)
+        assert made("after", "txt2img", SMALL) == alone
+    assert len(loads) == 2
 
 
 def test_one_model_of_a_kind_is_held_and_none_afterwards() -> None:
