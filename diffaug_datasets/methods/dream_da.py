@@ -125,12 +125,6 @@ class Config(_editing.FromSource):
             raise ValueError("lora and fine_tuning are two ways to learn the classes; set one of them")
         return self
 
-    @model_validator(mode="after")
-    def _ends_at_the_source(self) -> "Config":
-        if self.final is not None:
-            raise ValueError("final is of samplers that end by themselves; the last state here is the source's: null")
-        return self
-
 
 def plan(cfg: Config, table: SourceTable, spec: PlanSpec) -> Iterator[PlanRow]:
     """`spec.count` rows per class that has images, its images in turn, in an order that is the class's own."""
