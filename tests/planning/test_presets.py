@@ -36,6 +36,7 @@ COMMITS = {
     "yunxiangfu2001/DreamDA at 03be6ff",
     "lisadunlap/ALIA at ce01c94",
     "EyalMichaeli/SaSPA-Aug at 87799b4",
+    "huggingface/diffusers at 6fc8aff",
 }
 
 
