@@ -80,7 +80,7 @@ class Groups:
         return tuple(PlanRow(**row) for row in part.to_pylist())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_page", "_file", "_last")}
+        return {key: value for key, value in vars(self).items() if key not in ("_page", "_file", "_last", "_owner")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

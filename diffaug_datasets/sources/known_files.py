@@ -73,7 +73,7 @@ class KnownFiles:
         """How a file is now, and what is known of it; None where it is not, or cannot be looked at."""
         try:
             state = State.of(self._state(key))
-        except (DiffAugError, OSError):
+        except (DiffAugError, OSError, RuntimeError):  # a link that leads to itself
             return None, None
         before, known = self._known.get(key, (None, None))
         return state, known if before == state else None

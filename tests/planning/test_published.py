@@ -25,7 +25,7 @@ def test_the_birds_by_hand(tmp_path: Path) -> None:
     """200 classes of 5 images, 5 rows an image, 25 steps with and without the prompt; 31.4 such steps take a second."""
     price = price_published(find_recipe("cub_5shot_diffmix"), tmp_path)
     assert (price.real, price.test, price.rows) == (1000, 5794, 5000)
-    assert price.shards == 5 * (1000 // find_recipe("cub_5shot_diffmix").shard_rows)
+    assert price.shards == 20  # of 256 rows
     steps = price.evaluations / 2 + 3 * price.fit_evaluations / 2
     assert price.gpu_hours == pytest.approx(steps / 31.4 / 3600, rel=0.01)
     assert "31.4 guided steps" in price.assumption

@@ -18,7 +18,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four images that were written a while ago, and a cache of their own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i in range(4):
-        path = tmp_path / "images" / "train" / f"class{i % 2}" / f"{i}.png"
+        path = tmp_path / "images" / "train" / f"class{i % 2}" / f"{i}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (3, 2), (i, 0, 0)).save(path)
         settle(path)
@@ -59,25 +59,25 @@ def test_a_folder_is_read_once_and_nothing_is_written_into_it(folder: Path, read
 
 def test_a_changed_file_is_noticed_even_under_its_old_size_and_time(folder: Path, read: list[str]) -> None:
     first = ids(folder)
-    path = folder / "train" / "class0" / "0.png"
+    path = folder / "train" / "class0" / "0.bmp"
     state = path.stat()
-    data = bytearray((folder / "train" / "class0" / "2.png").read_bytes())
+    data = bytearray((folder / "train" / "class0" / "2.bmp").read_bytes())
     assert len(data) == state.st_size
     path.write_bytes(data)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     read.clear()
-    assert ids(folder) == [first[1], first[1], *first[2:]] and read == ["train/class0/0.png"]
+    assert ids(folder) == [first[1], first[1], *first[2:]] and read == ["train/class0/0.bmp"]
     path.write_bytes(b"no image")
     settle(path)
-    with pytest.raises(SourceError, match=r"train/class0/0\.png"):
+    with pytest.raises(SourceError, match=r"train/class0/0\.bmp"):
         ids(folder)
 
 
 def test_a_file_that_was_just_written_is_not_kept(folder: Path, read: list[str]) -> None:
-    (folder / "train" / "class1" / "1.png").touch()
+    (folder / "train" / "class1" / "1.bmp").touch()
     first = ids(folder)
     read.clear()
-    assert ids(folder) == first and read == ["train/class1/1.png"]
+    assert ids(folder) == first and read == ["train/class1/1.bmp"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "none"])
