@@ -42,7 +42,7 @@ class Fault(NamedTuple):
 
 
 GUIDANCE = Fault("numerics/schedule.py", "uncond + w * (cond - uncond)", "uncond - w * (cond - uncond)")
-BRANCHES = Fault("models/backbone.py", "torch.cat([uncond, cond])", "torch.cat([cond, uncond])")
+BRANCHES = Fault("models/backbone.py", "joined([uncond, cond])", "joined([cond, uncond])")
 NOISE = Fault("numerics/schedule.py", "signal * clean + noise * widened(eps)", "signal * clean - noise * widened(eps)")
 LABELS = Fault("numerics/timesteps.py", "round(i * ((T - 1) / n))", "round(i * ((T - 9) / n))")
 ALL_STEPS = Fault("methods/_editing.py", "starts, steps = [0] * len(rows)", "starts, steps = [1] * len(rows)")
@@ -55,7 +55,7 @@ FIRST_STEP = Fault(
     "(img2img_start(self.num_inference_steps, strength) or 2) - 1",
 )
 SCALE = Fault("methods/_editing.py", "self.guidance_scale,", "self.guidance_scale * 1.01,")
-LATENT = Fault("models/backbone.py", "0.0)) * config.scaling_factor", "0.0)) * config.scaling_factor * 1.01")
+LATENT = Fault("families/parts/unets.py", "0.0)) * config.scaling_factor", "0.0)) * config.scaling_factor * 1.01")
 LORA = Fault("models/adapters.py", "weight.float().cpu() + change", "weight.float().cpu() + 2 * change")
 PIXELS = Fault("models/backbone.py", "(2 * levels - 1)", "(2 * levels - 0.98)")
 OTHER_TOKEN = "cfg.concepts.prompt(9 - label, table.metaclass)"
@@ -125,8 +125,8 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
             "if t - 1 <= num_train_timesteps * ratio",
             "if t - 80 <= num_train_timesteps * ratio",
         ),
-        Fault("methods/genie.py", "num_train_timesteps * ratio)", "num_train_timesteps * 0.99 * ratio)"),
-        Fault("methods/genie.py", "else range(len(table.class_names))) - {target}", "else {target})"),
+        Fault("methods/genie.py", "num_train_timesteps * self._share(", "num_train_timesteps * 0.99 * self._share("),
+        Fault("methods/genie.py", "else groups) - {target}", "else {target})"),
     ),
     "genieada": (
         Fault("numerics/selection.py", "z_levels.double() - source", "z_levels.double() + source"),
@@ -136,12 +136,12 @@ FAULTS: dict[str, tuple[Fault, Fault, Fault, Fault]] = {
     ),
     "diffii": (
         Fault("numerics/interpolation.py", "of_a * a.double() - of_b", "of_a * a.double() + of_b"),
-        Fault("models/denoising.py", "(step < switch)", "(step <= switch)"),
+        Fault("models/denoising.py", "chosen(step < switch,", "chosen(step <= switch,"),
         Fault("numerics/interpolation.py", "u * lengths[arc]", "u * lengths[arc] * 0.99"),
         Fault(
             "methods/diff_ii.py",
-            "cfg.concepts.prompt(key.class_id, metaclass)",
-            "cfg.concepts.prompt(9 - key.class_id, metaclass)",
+            "cfg.concepts.prompt(label, table.metaclass)",
+            "cfg.concepts.prompt(9 - label, table.metaclass)",
         ),
     ),
     "dreamda": (
@@ -229,9 +229,9 @@ OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
     "encode": (
         (
             SAMPLED.format("realguidance"),
-            Fault("models/backbone.py", "drawn + posterior.std", "drawn - posterior.std"),
+            Fault("models/backbone.py", "mode + deviation *", "mode - deviation *"),
         ),
-        (SAMPLED.format("dafusion"), Fault("models/backbone.py", "posterior.std.float()", "posterior.var.float()")),
+        (SAMPLED.format("dafusion"), Fault("families/parts/unets.py", "found.std.float()", "found.var.float()")),
         (SEEDS.format("real_mix"), Fault("methods/_editing.py", 'key.seed("posterior")', 'key.seed("noise")')),
         (
             SEEDS.format("diff_aug"),
@@ -241,8 +241,8 @@ OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
             SEEDS.format("da_fusion"),
             Fault("methods/da_fusion.py", " | cfg.drawn(key)", ""),
         ),
-        (SEEDS.format("alia"), Fault("methods/alia.py", ", **cfg.drawn(key))", ")")),
-        (SEEDS.format("dream_da"), Fault("methods/dream_da.py", ", **cfg.drawn(key))", ")")),
+        (SEEDS.format("alia"), Fault("methods/alia.py", " | cfg.drawn(key)", "")),
+        (SEEDS.format("dream_da"), Fault("methods/dream_da.py", " | cfg.drawn(key)", "")),
         (GIF_ENDS, Fault("methods/gif.py", ".to(turned) if seeds else None", ".to(turned) * 0 if seeds else None")),
     ),
     "final": (
@@ -258,9 +258,9 @@ OPTIONS: dict[str, tuple[tuple[str, Fault], ...]] = {
                 "models/denoising.py", "cfg.num_inference_steps, start, cfg.final)", "cfg.num_inference_steps, start)"
             ),
         ),
-        (REACHED.format("saspa"), Fault("methods/saspa.py", "steps, starts, cfg.final)", "steps, starts)")),
+        (REACHED.format("saspa"), Fault("methods/saspa.py", "steps, starts, cfg.final,", "steps, starts, None,")),
         (REACHED.format("dreamda"), Fault("methods/dream_da.py", "cfg.eta, cfg.final)", "cfg.eta)")),
-        (GIF_ENDS, Fault("methods/gif.py", "* len(rows), cfg.final)", "* len(rows))")),
+        (GIF_ENDS, Fault("methods/gif.py", "steps, starts, cfg.final,", "steps, starts, None,")),
     ),
     "lora_start": (
         (
