@@ -86,12 +86,13 @@ def test_an_inverted_image_comes_back(both: Callable[[str], Both], name: str) ->
     prompts = ["a photo of a bird", "a red house"]
     shown = [it.backbone.decode_float(it.backbone.encode(image[None]))[0] for image in images]
     found = {}
-    for way in ("ddim", "midpoint"):
+    for way in ("ddim", "edict"):
         inverted = invert(it.backbone, images, prompts, steps=12, batch=2, inverter=way)
         back = reconstructed(it.backbone, inverted, prompts, steps=12, batch=2, inverter=way)
         found[way] = min(psnr(a, b) for a, b in zip(shown, back, strict=True))
         assert all(bool(latent.isfinite().all()) for latent in inverted)
-    assert found["ddim"] > 10 and found["midpoint"] > found["ddim"] + 3, found
+    # A random network is rough, so Euler's way back is poor on some; a pair of latents comes back on any.
+    assert found["ddim"] > 10 and found["edict"] > 45, found
 
 
 def test_concepts_of_another_kind_of_model_are_refused(both: Callable[[str], Both]) -> None:
