@@ -5,6 +5,7 @@ What the model is, its family says (`core.family.ModelFacts`); what the method n
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -48,9 +49,10 @@ def check_suits(recipe: Recipe, facts: ModelFacts) -> None:
     Raises:
         BackboneError: one sentence: what does not, and what to set instead.
     """
+    check_needs(recipe, facts)
+    check_samplers(recipe, facts)
     check_sampling(recipe, facts)
     check_steps(recipe, facts.timeline)
-    check_needs(recipe, facts)
 
 
 def check_steps(recipe: Recipe, timeline: Labels) -> None:
@@ -71,6 +73,23 @@ def check_steps(recipe: Recipe, timeline: Labels) -> None:
             is_usual = timeline.num_train_timesteps == 1000 and labels == _usual(count)
             if not is_usual:
                 raise _unusual_labels(recipe, count, timeline)
+
+
+def check_samplers(recipe: Recipe, facts: ModelFacts) -> None:
+    """Whether a method has any sampler that gives the model's images.
+
+    Raises:
+        BackboneError: it has none; no setting helps.
+    """
+    own = {count.sampler for count in recipe.method_config.requirements.steps}
+    field = type(recipe.method_config).model_fields.get("sampler")
+    takes = set(get_args(field.annotation)) if field is not None else own
+    gives = set(facts.samplers) | ({"ddim"} if field is None and facts.process == "flow" else set())
+    if own and not takes & gives:
+        raise BackboneError(
+            f"backbone {recipe.backbone.id!r} ({facts.kind}) is sampled by {' or '.join(facts.samplers)} alone, but "
+            f"{recipe.method} by {' or '.join(sorted(takes))}: use another model or method."
+        )
 
 
 def check_sampling(recipe: Recipe, facts: ModelFacts) -> None:
@@ -106,10 +125,8 @@ def _wrong(recipe: Recipe, facts: ModelFacts) -> Iterator[str]:
     for count in config.requirements.steps:
         if facts.most_steps is not None and count.steps > facts.most_steps:
             yield f"config.{count.key}: {count.steps}"
-    is_named = hasattr(config, "sampler")
     for count in config.requirements.steps:
-        usual = count.sampler if is_named or facts.process == "vp" else facts.samplers[0]
-        if usual not in facts.samplers:
+        if hasattr(config, "sampler") and count.sampler not in facts.samplers:
             yield f"config.sampler: {count.sampler}"
     if facts.process == "flow" and getattr(config, "final", None) == "alpha_bar_0":
         yield "config.final: alpha_bar_0"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from diffaug_datasets.core.family import FLOW_SAMPLERS, Defaults, ModelFacts, Size, named
 from diffaug_datasets.core.model_files import whole_number
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.families.parts.folders import check_index, size_in_pixels, widths_of
+from diffaug_datasets.families.parts.diffusers_folders import check_index, size_in_pixels, widths_of
 from diffaug_datasets.families.parts.transformer_folders import (
     QWEN_TOKENIZERS,
     check_channels,

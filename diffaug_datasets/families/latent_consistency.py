@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from diffaug_datasets.core.family import Defaults, ModelFacts, Size, named
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.families import stable_diffusion
-from diffaug_datasets.families.parts.folders import SCHEDULER, check_index
+from diffaug_datasets.families.parts.diffusers_folders import SCHEDULER, check_index
 from diffaug_datasets.families.parts.unet_folders import consistent
 from diffaug_datasets.numerics.timesteps import Timeline, Unfit
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from diffaug_datasets.core.family import VP_SAMPLERS, Defaults, ModelFacts, Size
 from diffaug_datasets.core.model_files import whole_number
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.families.parts.folders import (
+from diffaug_datasets.families.parts.diffusers_folders import (
     SCHEDULER,
     check_index,
     check_vae,

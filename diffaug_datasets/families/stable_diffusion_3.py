@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from diffaug_datasets.core.family import FLOW_SAMPLERS, Defaults, ModelFacts, Size
 from diffaug_datasets.core.model_files import whole_number
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.families.parts.folders import check_index, check_vae, size_in_pixels
+from diffaug_datasets.families.parts.diffusers_folders import check_index, check_vae, size_in_pixels
 from diffaug_datasets.families.parts.transformer_folders import (
     CLIP_TOKENIZERS,
     T5_TOKENIZERS,

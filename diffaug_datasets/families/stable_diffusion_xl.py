@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from diffaug_datasets.core.family import Defaults, ModelFacts, Size, named
 from diffaug_datasets.core.model_files import Damage, whole_number
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.families.parts.folders import (
+from diffaug_datasets.families.parts.diffusers_folders import (
     CLIP_TOKENIZERS,
     SCHEDULER,
     check_clip_text,

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.method import Resize
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
+from diffaug_datasets.families.parts.diffusers_folders import check_multiple
 from diffaug_datasets.families.parts.driven import DrivenModel
-from diffaug_datasets.families.parts.folders import check_multiple
 from diffaug_datasets.models.adapters import LoadedConcepts, fuse, unfuse
 from diffaug_datasets.models.loading import load_model
 from diffaug_datasets.models.model_folder import in_words

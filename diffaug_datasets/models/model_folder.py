@@ -7,6 +7,7 @@ and what is known of them then, their families say (`core.family`). Of encoders 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ from diffaug_datasets.core.models import (
     oracle_weights,
 )
 from diffaug_datasets.core.weight_headers import TensorInfo
-from diffaug_datasets.families.parts.folders import SCHEDULER, WrongSize
+from diffaug_datasets.families.parts.diffusers_folders import SCHEDULER, WrongSize
 from diffaug_datasets.numerics.timelines import usual_timeline
 from diffaug_datasets.numerics.timesteps import Labels, Unfit
 
@@ -153,6 +154,13 @@ def timeline_of(spec: BackboneSpec, sampler: str = "ddim") -> Labels:
     """The labels of a model that `check_backbone` let pass; the sampler's usual ones where it is not here yet."""
     facts = check_backbone(spec)
     return usual_timeline(sampler) if facts is None else facts.timeline
+
+
+@lru_cache(maxsize=16)
+def embeds_guidance(spec: BackboneSpec) -> bool:
+    """Whether a model that may be planned on is told the scale of guidance in one branch."""
+    facts = check_backbone(spec)
+    return facts is not None and facts.guidance == "embedded"
 
 
 def family_in(folder: Path, name: str) -> Family:

@@ -176,7 +176,7 @@ def _check_class(written_by: object, stated: Mapping[str, object]) -> None:
         raise Unfit("is made for a few steps (its scheduler has original_inference_steps)", ORDINARY)
     if not {"beta_start", "trained_betas"} & stated.keys() and stated.get("beta_schedule") != "squaredcos_cap_v2":
         raise Unfit(f"has a {written_by} without betas", "a variance-preserving schedule")
-    if written_by is not None and written_by not in SPACINGS:
+    if written_by is not None and (not isinstance(written_by, str) or written_by not in SPACINGS):
         raise Unfit(f"has a scheduler of the class {written_by!r}", f"one of {', '.join(SPACINGS)}")
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from diffaug_datasets.core.method import FitUnit
 from diffaug_datasets.core.plan import Plan, Shard
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.rows import PlanRow
+from diffaug_datasets.models.model_folder import embeds_guidance
 
 TRAINING = 3  # a step back costs two steps forward
 
@@ -29,7 +31,13 @@ def shard_evaluations(recipe: Recipe, shard: Shard) -> tuple[int, int]:
     Every batch has its planned shape, and its longest row decides how often the network is called.
     """
     config, size, method = recipe.method_config, recipe.batch_size, recipe.method_definition
-    costs = [[method.evaluations(config, row) for row in batch if row] for batch in shard.batches(size)]
+    in_one_branch = embeds_guidance(recipe.backbone)
+
+    def cost(row: PlanRow) -> int:
+        """A network that is told the scale of guidance has one branch whatever it is, as an unguided row."""
+        return method.evaluations(config, row.model_copy(update={"guidance_scale": 1.0}) if in_one_branch else row)
+
+    costs = [[cost(row) for row in batch if row] for batch in shard.batches(size)]
     computed = sum(size * max(rows) for rows in costs)
     return computed, computed - sum(map(sum, costs))
 

@@ -105,3 +105,14 @@ def sdxl(folder: Path, turbo: bool = False) -> Path:
     )
     switches = {"force_zeros_for_empty_prompt": True, "add_watermarker": None}
     return write(folder, "StableDiffusionXLPipeline", networks, scheduler, switches)
+
+
+def fused_lcm(folder: Path) -> Path:
+    """Stable Diffusion with a consistency model's LoRA fused into it: guided by two branches, with an LCMScheduler."""
+    write_tokenizer(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    torch.manual_seed(1)
+    networks = {"unet": unet(), "vae": vae(), "text_encoder": text_encoder(tokenizer)}
+    networks["text_encoder"].get_input_embeddings().weight.data.normal_()
+    switches = {"requires_safety_checker": False, "safety_checker": [None, None]}
+    return write(folder, "StableDiffusionPipeline", networks, LCMScheduler(**BETAS), switches)

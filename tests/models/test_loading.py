@@ -20,7 +20,7 @@ from diffaug_datasets.core.models import (
     BackboneSpec,
     find_backbone,
 )
-from diffaug_datasets.families.parts.folders import read_scheduler_settings
+from diffaug_datasets.families.parts.diffusers_folders import read_scheduler_settings
 from diffaug_datasets.families.parts.loaders import build_schedule
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.model_folder import check_backbone

@@ -1,6 +1,7 @@
 """Looking at a folder of a pipeline with a transformer, without torch: what its families ask in their `check`.
 
-Beside `folders`: text encoders that are language models, VAEs other than `AutoencoderKL`, flows, and whether parts fit.
+Beside `diffusers_folders`: text encoders that are language models, VAEs other than `AutoencoderKL`, flows, and whether
+parts fit.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from diffaug_datasets.core.family import ModelFacts
 from diffaug_datasets.core.model_files import Damage, check_vocabulary, read_object, whole_number
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.families.parts.folders import (
+from diffaug_datasets.families.parts.diffusers_folders import (
     SCHEDULER,
     Header,
     check_network,

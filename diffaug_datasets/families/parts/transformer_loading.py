@@ -13,7 +13,7 @@ import torch
 
 from diffaug_datasets.core.model_files import read_object
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.families.parts.folders import SCHEDULER
+from diffaug_datasets.families.parts.diffusers_folders import SCHEDULER
 from diffaug_datasets.families.parts.loaders import freeze, quiet, read_network, read_tokenizer
 from diffaug_datasets.numerics.flow import DynamicShift, FlowSchedule, Grid
 from diffaug_datasets.numerics.flow_settings import read_flow

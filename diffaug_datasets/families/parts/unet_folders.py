@@ -6,7 +6,7 @@ from dataclasses import replace
 from diffaug_datasets.core.family import VP_SAMPLERS, ModelFacts
 from diffaug_datasets.core.model_files import whole_number
 from diffaug_datasets.core.models import BackboneSpec
-from diffaug_datasets.families.parts.folders import (
+from diffaug_datasets.families.parts.diffusers_folders import (
     Header,
     check_network,
     check_shape,
