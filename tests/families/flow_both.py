@@ -20,8 +20,13 @@ from diffaug_datasets.core.sources import Source, SourceTable
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.model_folder import check_backbone
 
-STEPS, LEVEL = 5, 1.01  # one grey level, of pixels that are not rounded
+STEPS, LEVEL = 5, 0.5  # half a grey level, of pixels that are not rounded
 FAMILIES = tuple(flow_tiny.MAKERS)
+
+
+def mostly_full(*quick: str) -> list[Any]:
+    """All families as parameters; those that are not named here are slow ones."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.full) for name in FAMILIES]
 
 
 class Lent:

@@ -9,7 +9,7 @@ import flow_pictures
 import numpy as np
 import pytest
 import torch
-from flow_both import FAMILIES, LEVEL, Both, both, drawn, far, sources
+from flow_both import LEVEL, Both, both, drawn, far, mostly_full, sources
 from safetensors.torch import load_file
 
 from diffaug_datasets.core.errors import BackboneError
@@ -21,7 +21,7 @@ from diffaug_datasets.models.denoising import Conditions, denoise, invert, psnr,
 __all__ = ["both"]  # a fixture
 pytestmark = pytest.mark.xdist_group("flow_families")
 STEPS = 4
-INVERTED = [name for name in FAMILIES if name != "flux"]
+INVERTED = [one for one in mostly_full("sd3", "pixart") if "flux" not in getattr(one, "values", ())]
 
 
 @contextmanager
@@ -51,9 +51,7 @@ def learned(it: Both, folder: Path) -> LoadedConcepts:
     return load_concepts(folder)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ("sd3", "flux") else [pytest.mark.full]) for name in FAMILIES]
-)
+@pytest.mark.parametrize("name", mostly_full("sd3"))
 def test_learned_lora_is_what_diffusers_loads(both: Callable[[str], Both], name: str, tmp_path: Path) -> None:
     it = both(name)
     concepts, noise = learned(it, tmp_path), drawn(it.backbone.latent_shape, 4)[None]
@@ -86,12 +84,13 @@ def test_an_inverted_image_comes_back(both: Callable[[str], Both], name: str) ->
     prompts = ["a photo of a bird", "a red house"]
     shown = [it.backbone.decode_float(it.backbone.encode(image[None]))[0] for image in images]
     found = {}
-    for way in ("ddim", "midpoint"):
-        inverted = invert(it.backbone, images, prompts, steps=12, batch=2, inverter=way)
-        back = reconstructed(it.backbone, inverted, prompts, steps=12, batch=2, inverter=way)
+    for way in ("ddim", "edict"):
+        inverted = invert(it.backbone, images, prompts, steps=8, batch=2, inverter=way)
+        back = reconstructed(it.backbone, inverted, prompts, steps=8, batch=2, inverter=way)
         found[way] = min(psnr(a, b) for a, b in zip(shown, back, strict=True))
         assert all(bool(latent.isfinite().all()) for latent in inverted)
-    assert found["ddim"] > 10 and found["midpoint"] > found["ddim"] + 3, found
+    # A random network is rough, so Euler's way back is poor on some; a pair of latents comes back on any.
+    assert found["ddim"] > 10 and found["edict"] > 45, found
 
 
 def test_concepts_of_another_kind_of_model_are_refused(both: Callable[[str], Both]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import flow_pictures
 import numpy as np
 import pytest
-from flow_both import FAMILIES, LEVEL, STEPS, Both, both, drawn, far, sources
+from flow_both import FAMILIES, LEVEL, STEPS, Both, both, drawn, far, mostly_full, sources
 
 from diffaug_datasets.core.rows import PlanRow
 
@@ -41,14 +41,14 @@ def test_images_from_noise_are_those_of_the_pipeline(both: Callable[[str], Both]
         assert far(ours, theirs) < LEVEL, name
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", mostly_full("flux2_klein", "qwen_image"))
 def test_the_prompt_and_the_noise_decide_the_image(both: Callable[[str], Both], name: str) -> None:
     it = both(name)
     cfg, rows = it.planned("txt2img", sampler="dpm")
     row = varied(rows[:1], name)[0]
     others = [row.model_copy(update={"prompt": PROMPTS[1]}), row.model_copy(update={"seed": 7})]
     plain, *changed = it.made("txt2img", [row, *others], cfg)
-    assert all(far(plain, other) > 3 * LEVEL for other in changed)
+    assert all(far(plain, other) > 4 * LEVEL for other in changed)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -70,7 +70,9 @@ def test_edits_that_start_at_different_steps_are_those_of_the_scheduler(both: Ca
         assert far(ours, theirs) < LEVEL, name
 
 
-@pytest.mark.parametrize("name", flow_pictures.IMG2IMG)
+@pytest.mark.parametrize(
+    "name", ["sd3", *(pytest.param(name, marks=pytest.mark.full) for name in flow_pictures.IMG2IMG if name != "sd3")]
+)
 def test_edits_are_those_of_the_img2img_pipeline(both: Callable[[str], Both], name: str) -> None:
     it = both(name)
     cfg, rows = it.planned("img2img", strength=0.6, sampler="ddim", guidance_scale=scales_of(name)[0])
@@ -81,7 +83,7 @@ def test_edits_are_those_of_the_img2img_pipeline(both: Callable[[str], Both], na
         assert far(ours, flow_pictures.edited(it.pipe, name, *told)) < LEVEL, name
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", mostly_full("sd3", "pixart"))
 def test_a_row_of_genie_is_the_pipeline_s_from_its_level(both: Callable[[str], Both], name: str) -> None:
     it = both(name)
     cfg, rows = it.planned("genie", ratio=0.7, sampler=it.sampler, guidance_scale=scales_of(name)[0])
@@ -97,7 +99,7 @@ def test_a_row_of_genie_is_the_pipeline_s_from_its_level(both: Callable[[str], B
         assert 0 < first < STEPS and far(ours, theirs) < LEVEL, name
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", mostly_full("sd3", "z_image", "qwen_image"))
 def test_a_row_s_bits_do_not_depend_on_its_neighbours(both: Callable[[str], Both], name: str) -> None:
     it = both(name)
     cfg, rows = it.planned("img2img", strength=0.6, sampler="ddim")

@@ -278,7 +278,7 @@ def test_midpoint_is_of_second_order_on_variance_preserving_schedules(latents, k
 
 def test_what_a_flow_is_not_asked_for():
     flow = FlowSchedule()
-    with pytest.raises(ValueError, match="use ddim or dpm"):
+    with pytest.raises(ValueError, match="use euler or dpm"):
         sampler_timesteps(flow, "plms", 10)
     with pytest.raises(ValueError, match="ends without noise"):
         sampling.end_of(flow, "alpha_bar_0")

@@ -1,6 +1,7 @@
 """Looking at a folder of a pipeline with a transformer, without torch: what its families ask in their `check`.
 
-Beside `folders`: text encoders that are language models, VAEs other than `AutoencoderKL`, flows, and whether parts fit.
+Beside `diffusers_folders`: text encoders that are language models, VAEs other than `AutoencoderKL`, flows, and whether
+parts fit.
 """
 
 from collections.abc import Mapping
