@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.resizing import FILTERS
 from diffaug_datasets.models.reuse import Reuse
 from diffaug_datasets.numerics.schedule import eps_from_v, eps_from_x0
 
@@ -107,3 +108,8 @@ class QuickGuidance:
 def can_drive(model: object) -> bool:
     """Whether a model's batches are made ready here: a Stable Diffusion U-Net that sees nothing but a state."""
     return isinstance(model, Backbone) and not model.profile.is_exact and not model.is_editor
+
+
+def resizes_itself(model: object, kind: str) -> bool:
+    """Whether finished pictures are resized by a filter on the model's GPU, which the host then does not wait for."""
+    return isinstance(model, Backbone) and can_drive(model) and model.device.type == "cuda" and kind in FILTERS
