@@ -3,8 +3,8 @@
     python scripts/measure_shard_end.py [--milliseconds 30]
 
 Makes rows of the packaged images in exact and in fast, with an encoder that sleeps, and reads the run's own events: the
-time from a shard's last batch to the beginning of the next shard, as a share of the time from shard to shard. PASS: under
-3 % in fast.
+time from a shard's last batch to the beginning of the next shard, as a share of the time from shard to shard. PASS:
+under 3 % in fast.
 """
 
 import argparse
