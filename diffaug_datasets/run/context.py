@@ -95,7 +95,7 @@ class WorkContext:
         check_sampling(self.recipe, is_few_step=schedule.is_noise_scaled, is_zero_snr=is_zero_snr)
         backbone.use_concepts(None)
         if not self.recipe.profile.is_plain:
-            from diffaug_datasets.models.profiles import put_to_work
+            from diffaug_datasets.models.kernels import put_to_work
 
             put_to_work(backbone, self.recipe.profile, self.recipe.batch_size)
         return backbone
@@ -332,7 +332,7 @@ def load_backbone(spec: BackboneSpec, device: str, profile: Profile = EXACT) -> 
     from diffaug_datasets.models.backbone import Backbone
 
     if not profile.is_exact:
-        from diffaug_datasets.models.profiles import spec_on
+        from diffaug_datasets.models.kernels import spec_on
 
         spec = spec_on(spec, profile, device)
     return Backbone.load(spec, device)
