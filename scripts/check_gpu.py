@@ -348,7 +348,8 @@ def main() -> None:
             held = list(checked(bench, given.methods, begin + given.budget))
         held += ["failed" not in line for line in lines]
     verdict = "PASS" if all(held) else "FAIL"
-    print(f"{verdict}: {sum(held)} of {len(held)} methods and measures hold, {time.monotonic() - begin:.0f} s")
+    what = "methods and measures" if lines else "methods"
+    print(f"{verdict}: {sum(held)} of {len(held)} {what} hold, {time.monotonic() - begin:.0f} s")
     raise SystemExit(verdict == "FAIL")
 
 

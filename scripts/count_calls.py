@@ -19,7 +19,7 @@ from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.denoising import SAMPLERS, Conditions, denoise
-from diffaug_datasets.models.profiles import put_to_work
+from diffaug_datasets.models.kernels import put_to_work
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "models"))
 import sd_tiny

@@ -23,7 +23,7 @@ from diffaug_datasets.core.profiles import Compile, Profile
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import ConceptExample, train_concepts
 from diffaug_datasets.models.denoising import Conditions, denoise
-from diffaug_datasets.models.profiles import put_to_work
+from diffaug_datasets.models.kernels import put_to_work
 
 PROMPT = "a photo of a blue box"
 REPEATS = 3

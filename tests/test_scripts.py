@@ -1,6 +1,7 @@
 """The scripts that look at a whole device or at real photographs, at the smallest size that runs all of them."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -35,7 +36,7 @@ LEARNED = ["diff_ii"]
 def test_check_gpu_holds_on_the_cpu(methods: list[str]) -> None:
     """At 64 px in two steps: 1 and 2 processes and a killed one leave the same bytes."""
     command = [sys.executable, str(SCRIPTS / "check_gpu.py"), "--size", "small", "--device", "cpu"]
-    command += ["--methods", *methods]
+    command += ["--methods", *methods, "--only", "methods", "--budget", "100000"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=dict(os.environ))
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,6 +50,21 @@ def test_check_gpu_holds_on_the_cpu(methods: list[str]) -> None:
     assert lines[-1].startswith(f"PASS: {len(table)} of {len(table)} methods hold, ")
 
 
+@pytest.mark.full
+def test_check_gpu_measures_on_the_cpu_too() -> None:
+    """A dry run: every measure gives a line of JSON, and what only a GPU has is null."""
+    command = [sys.executable, str(SCRIPTS / "check_gpu.py"), "--size", "small", "--device", "cpu", "--only", "speed"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=dict(os.environ))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = {line.pop("measure"): line for line in lines}
+    assert len(found) == 8
+    assert not any("failed" in line or "left_out" in line for line in found.values())
+    assert found["pixels_apart"]["levels_apart_most"] == 0
+    assert found["host_syncs"]["host_syncs_a_step"] is None
+    assert found["shares"]["share_of_matrix_rate"] > 0
+
+
 def test_check_gpu_says_what_does_not_hold(
     scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,7 +73,9 @@ def test_check_gpu_says_what_does_not_hold(
 
     monkeypatch.setattr(check_gpu.Bench, "pair", lambda bench, methods: None)
     monkeypatch.setattr(check_gpu.Bench, "kill_and_resume", lambda bench, name: (bench.finish("killed", name), 0))
-    monkeypatch.setattr(sys, "argv", ["check_gpu.py", "--size", "small", "--device", "cpu", "--methods", "txt2img"])
+    monkeypatch.setattr(
+        sys, "argv", ["check_gpu.py", "--size", "small", "--device", "cpu", "--methods", "txt2img", "--only", "methods"]
+    )
     with pytest.raises(SystemExit) as stopped:
         check_gpu.main()
     assert stopped.value.code

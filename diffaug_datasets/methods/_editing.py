@@ -253,11 +253,15 @@ def restored(image: Generated, row: PlanRow, cfg: FromSource, ctx: Context) -> G
     from numpy import array
 
     from diffaug_datasets.models.backbone import FILTERS
+    from diffaug_datasets.models.driving import resizes_itself
+    from diffaug_datasets.models.resizing import resized
 
     if not cfg.requirements.at_source_size:
         return image
     height, width = image.pixels.shape[:2]
     size = ctx.source(row.source_ids[0]).size
+    if size != (width, height) and resizes_itself(ctx.backbone, cfg.resize):
+        return Generated(resized(image.pixels, size, cfg.resize), image.measured, image.chosen)
     if size == (width, height) or not bool(torch.isfinite(image.pixels).all()):
         return image
     picture = ctx.image(image.pixels).resize(size, FILTERS[cfg.resize])

@@ -142,7 +142,7 @@ class Backbone:
     At one batch shape and place a row's results never depend on what the other rows hold: keep a row at its place of
     the planned shape, and it is the same to the bit. `calls` and `rows_evaluated` count the network's work, rows that
     only fill a batch too; `rows_skipped` those that turbo answers from features of an earlier step. `kernels`: how it
-    computes, in words, once `profiles.put_to_work` has prepared it for a profile.
+    computes, in words, once `kernels.put_to_work` has prepared it for a profile.
     """
 
     profile: Profile = EXACT

@@ -37,7 +37,7 @@ from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point, word_row
 from diffaug_datasets.models.backbone import Backbone, to_uint8
 from diffaug_datasets.models.driving import can_drive
-from diffaug_datasets.models.profiles import eager
+from diffaug_datasets.models.kernels import eager
 from diffaug_datasets.models.quick_fits import (
     Levels,
     QuickDescent,

@@ -2,7 +2,7 @@
 
 Conditions of both branches, timestep labels and guidance scales lie on the device before the first step, and what rows
 need is decided on the host, so that a step waits for nothing and adds a handful of small operations to its network
-call. Where turbo leaves steps out, `reuse.Reuse` answers in the U-Net's place. Sizes: b rows, latents [c h w],
+call. Where turbo leaves steps out, `deep_features.Reuse` answers in the U-Net's place. Sizes: b rows, latents [c h w],
 conditions [s d].
 """
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.families import stable_diffusion
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.reuse import Reuse
+from diffaug_datasets.models.deep_features import Reuse
+from diffaug_datasets.models.resizing import FILTERS
 from diffaug_datasets.numerics.schedule import eps_from_v, eps_from_x0
 
 
@@ -110,3 +111,8 @@ def can_drive(model: object) -> bool:
     if not isinstance(model, Backbone) or model.profile.is_exact or model.is_editor:
         return False
     return model.model.facts.family == stable_diffusion.NAME
+
+
+def resizes_itself(model: object, kind: str) -> bool:
+    """Whether finished pictures are resized by a filter on the model's GPU, which the host then does not wait for."""
+    return isinstance(model, Backbone) and can_drive(model) and model.device.type == "cuda" and kind in FILTERS

@@ -352,14 +352,14 @@ def load_backbone(spec: BackboneSpec, device: str, profile: Profile = EXACT, sha
     from diffaug_datasets.models.backbone import Backbone
 
     if not profile.is_exact:
-        from diffaug_datasets.models.profiles import spec_on
+        from diffaug_datasets.models.kernels import spec_on
 
         spec = spec_on(spec, profile, device)
 
     def made() -> Backbone:
         backbone = Backbone.load(spec, device)
         if not profile.is_plain:
-            from diffaug_datasets.models.profiles import put_to_work
+            from diffaug_datasets.models.kernels import put_to_work
 
             put_to_work(backbone, profile, shape)
         return backbone

@@ -32,7 +32,7 @@ from diffaug_datasets.sources.pools import recipe_pool
 MOST_LEVELS = 4
 MOST_MEAN = 0.02
 # What the profiles fast and turbo state on the stack that made a row: kernels that were compiled or laid out again, and
-# sums in another order, gave one level at most against eager ones in float32 (tests/models/test_profiles.py).
+# sums in another order, gave one level at most against eager ones in float32 (tests/models/test_kernels.py).
 MOST_LEVELS_HERE = 1
 
 

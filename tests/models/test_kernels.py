@@ -11,11 +11,11 @@ from outside_calls import WAITING, calls_a_step
 
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.profiles import Profile
-from diffaug_datasets.models import profiles
+from diffaug_datasets.models import kernels
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.deep_features import Reuse
 from diffaug_datasets.models.denoising import SAMPLERS, Conditions, denoise, guided_towards
-from diffaug_datasets.models.profiles import offload, put_to_work
-from diffaug_datasets.models.reuse import Reuse
+from diffaug_datasets.models.kernels import offload, put_to_work
 
 STEPS = 6
 ALIKE = (Conditions(["a bird"] * 3, [""] * 3, [7.5] * 3), [0, 0, 0])
@@ -133,7 +133,7 @@ def test_kept_features_give_the_same_bits_at_the_same_state(sd_folder: Path) -> 
 def test_without_a_compiler_it_says_so(
     sd_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(profiles.shutil, "which", lambda _: None)
+    monkeypatch.setattr(kernels.shutil, "which", lambda _: None)
     made = as_profile(sd_folder, Profile(name="fast", compile="always"))
     assert made.kernels == "float32, channels_last, eager (no C++ compiler)"
     assert "not compiled (no C++ compiler)" in caplog.text

@@ -17,7 +17,7 @@ from diffaug_datasets.core.model_files import brief
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.reuse import check_reusable
+from diffaug_datasets.models.deep_features import check_reusable
 
 log = logging.getLogger("diffaug_datasets")
 
