@@ -23,8 +23,9 @@ from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, train_concepts
+from diffaug_datasets.models.concepts import train_concepts
 from diffaug_datasets.models.kernels import put_to_work, spec_on
+from diffaug_datasets.models.latents import ConceptExample
 
 LEAST = 0.95
 IMAGES, BATCH, RANK = 20, 8, 10

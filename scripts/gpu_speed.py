@@ -21,9 +21,10 @@ from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.profiles import Compile, Profile
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, train_concepts
+from diffaug_datasets.models.concepts import train_concepts
 from diffaug_datasets.models.denoising import Conditions, denoise
 from diffaug_datasets.models.kernels import put_to_work
+from diffaug_datasets.models.latents import ConceptExample
 
 PROMPT = "a photo of a blue box"
 REPEATS = 3

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Generator, Tensor, nn
 
@@ -32,12 +32,12 @@ from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.files import write_bytes
 from diffaug_datasets.core.identity import digest, uint63
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
-from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point, word_row
 from diffaug_datasets.models.backbone import Backbone, to_uint8
 from diffaug_datasets.models.driving import can_drive
 from diffaug_datasets.models.kernels import eager
+from diffaug_datasets.models.latents import ConceptExample, Latents, ReadLatents
 from diffaug_datasets.models.quick_fits import (
     Levels,
     QuickDescent,
@@ -61,7 +61,6 @@ from diffaug_datasets.numerics.sampling import Network, ddim_sample
 from diffaug_datasets.numerics.schedule import Process, Schedule, add_noise, sampler_timesteps
 
 MAX_NORM = 1.0
-LATENT_BYTES = 1 << 30  # of latents that stay: 16,384 images of 512 x 512 one way
 
 PREVIEWS = "previews"
 FEWEST_LOOKS, MOST_LOOKS = 3, 12
@@ -69,16 +68,6 @@ PREVIEW_CLASSES, PREVIEW_STEPS, PREVIEW_SCALE, PREVIEW_SIDE = 4, 10, 7.5, 256
 # A training step costs about three evaluations per image; pictures may cost a twentieth of them.
 TRAINING_COST, PREVIEW_SHARE = 3, 20
 START_RANGE = 0.1  # as for the usual 100 images: a linear map without bias from n one-hot inputs has 1 / sqrt(n)
-
-
-@dataclass(frozen=True)
-class ConceptExample:
-    """One real image of a class: a picture, a function that reads it, or a latent [c h w] that is never mirrored."""
-
-    image: Image.Image | Tensor | Callable[[], Image.Image]
-    class_id: int
-    name: str = ""
-    """What it is known by, such as the sha256 of its bytes; without one its pixels are looked at for that."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +143,7 @@ class ConceptTraining:
         self,
         backbone: Backbone,
         cfg: ConceptConfig,
-        latents: "ReadLatents",
+        latents: ReadLatents,
         labels: Sequence[int],
         ids: Mapping[int, Int[Tensor, "k s"]],
         rows: Sequence[nn.Parameter],
@@ -227,7 +216,7 @@ class QuickConceptTraining(ConceptTraining):
         self,
         backbone: Backbone,
         cfg: ConceptConfig,
-        latents: "ReadLatents",
+        latents: ReadLatents,
         labels: Sequence[int],
         ids: Mapping[int, Int[Tensor, "k s"]],
         rows: Sequence[nn.Parameter],
@@ -306,50 +295,6 @@ def unlearned_concepts(
         return torch.cat(sides, dim=1)
 
     return LoadedConcepts({cfg.token(c): start(c) for c in sorted(names)})
-
-
-ReadLatents = Callable[[Int[Tensor, " b"], Bool[Tensor, " b"]], Float[Tensor, "b c h w"]]
-"""(which images, mirrored or not) -> their latents, on the CPU."""
-
-
-class Latents:
-    """Latents of images, each encoded alone when it is asked for; the last used ones stay, up to `LATENT_BYTES`.
-
-    The backbone must be at the size at which they are seen whenever they are asked for.
-    """
-
-    def __init__(self, backbone: Backbone, examples: Sequence[ConceptExample], resize: Resize) -> None:
-        self._backbone, self._examples, self._resize = backbone, examples, resize
-        self._kept = ByteCache(self._encoded, lambda latent: latent.nbytes, LATENT_BYTES)
-
-    def __call__(self, images: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        """Latents of images by their numbers, mirrored or not."""
-        return torch.stack([self._kept(key) for key in zip(images.tolist(), mirrored.tolist(), strict=True)])
-
-    @property
-    def identity(self) -> str:
-        """Digest of what the images are, how they are seen, and of the first one's latents, as they are here."""
-        size, first = (self._backbone.height, self._backbone.width), self._kept((0, False))
-        seen = hashlib.sha256(first.contiguous().numpy().data).hexdigest()
-        return digest([*map(_name, self._examples), self._resize, *size, seen])
-
-    def _encoded(self, key: tuple[int, bool]) -> Float[Tensor, "c h w"]:
-        number, is_mirrored = key
-        image = self._examples[number].image
-        if isinstance(image, Tensor):
-            return image.float().cpu()
-        pixels = self._backbone.preprocess(image if isinstance(image, Image.Image) else image(), self._resize)
-        return self._backbone.encode((pixels.flip(-1) if is_mirrored else pixels)[None])[0].cpu()
-
-
-def _name(example: ConceptExample) -> str:
-    """What an image is known by."""
-    if example.name:
-        return example.name
-    if isinstance(example.image, Tensor):
-        return hashlib.sha256(example.image.float().cpu().contiguous().numpy().data).hexdigest()
-    picture = example.image if isinstance(example.image, Image.Image) else example.image()
-    return hashlib.sha256(repr((picture.mode, picture.size)).encode() + picture.tobytes()).hexdigest()
 
 
 @contextmanager

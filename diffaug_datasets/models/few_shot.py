@@ -26,7 +26,7 @@ from diffaug_datasets.core.learning import LoraConfig, OnStep
 from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LORA_FILE, TARGETS, initial_matrix
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, Latents, ReadLatents
+from diffaug_datasets.models.latents import ConceptExample, Latents, ReadLatents
 from diffaug_datasets.models.training import (
     Checkpoint,
     Descent,

@@ -231,7 +231,8 @@ class WorkContext:
         self, images: Sequence[str], names: Mapping[int, str], cfg: ConceptConfig, *, metaclass: str, resize: Resize
     ) -> FitFiles:
         """Tokens and LoRA; killed and called again, it goes on from its last checkpoint. A team trains together."""
-        from diffaug_datasets.models.concepts import ConceptExample, train_concepts
+        from diffaug_datasets.models.concepts import train_concepts
+        from diffaug_datasets.models.latents import ConceptExample
 
         pairs = [image_of(image) for image in images]
         examples = [ConceptExample(partial(self.source, source), label, source) for source, label in pairs]
@@ -246,8 +247,8 @@ class WorkContext:
         self, images: Sequence[str], prompts: Mapping[int, str], cfg: LoraConfig, *, resize: Resize
     ) -> FitFiles:
         """LoRA of both networks; killed and called again, it goes on from its last checkpoint."""
-        from diffaug_datasets.models.concepts import ConceptExample
         from diffaug_datasets.models.few_shot import learn_lora
+        from diffaug_datasets.models.latents import ConceptExample
 
         self._concepts = None
         pairs = map(image_of, images)

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.models.adapters import LORA_FILE, LoadedConcepts, load_concepts
-from diffaug_datasets.models.concepts import ConceptExample, train_concepts
+from diffaug_datasets.models.concepts import train_concepts
 from diffaug_datasets.models.denoising import Conditions, denoise, invert, psnr, reconstructed
+from diffaug_datasets.models.latents import ConceptExample
 
 __all__ = ["both"]  # a fixture
 pytestmark = pytest.mark.xdist_group("flow_families")

@@ -17,7 +17,7 @@ from PIL import Image
 from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, train_concepts
+from diffaug_datasets.models.concepts import train_concepts
 from diffaug_datasets.models.denoising import (
     Conditions,
     denoise,
@@ -28,6 +28,7 @@ from diffaug_datasets.models.denoising import (
     reconstructed,
     timesteps,
 )
+from diffaug_datasets.models.latents import ConceptExample
 from diffaug_datasets.numerics.schedule import add_noise
 from diffaug_datasets.numerics.timesteps import genie_start, img2img_start
 

@@ -15,8 +15,8 @@ from diffaug_datasets.core.learning import LoraConfig
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, Latents
 from diffaug_datasets.models.few_shot import LoraTraining, beside, fresh_matrices, learn_lora
+from diffaug_datasets.models.latents import ConceptExample, Latents
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.store import Run

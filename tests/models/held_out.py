@@ -11,7 +11,8 @@ from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.method import Resize
 from diffaug_datasets.models.adapters import LoadedConcepts
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, Latents, at_resolution, unlearned_concepts
+from diffaug_datasets.models.concepts import at_resolution, unlearned_concepts
+from diffaug_datasets.models.latents import ConceptExample, Latents
 from diffaug_datasets.numerics.schedule import add_noise
 
 

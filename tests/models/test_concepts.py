@@ -27,9 +27,7 @@ from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, load_concepts
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import (
-    ConceptExample,
     ConceptTraining,
-    Latents,
     TrainedConcepts,
     collected,
     min_snr_weights,
@@ -37,6 +35,7 @@ from diffaug_datasets.models.concepts import (
     trainable,
     unlearned_concepts,
 )
+from diffaug_datasets.models.latents import ConceptExample, Latents
 from diffaug_datasets.models.training import StepDraw, StepDraws
 from diffaug_datasets.numerics.sampling import ddim_sample
 from diffaug_datasets.numerics.schedule import ddim_timesteps

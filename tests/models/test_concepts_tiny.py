@@ -13,7 +13,8 @@ import diffaug_datasets
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.methods.diff_ii import Config
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, train_concepts
+from diffaug_datasets.models.concepts import train_concepts
+from diffaug_datasets.models.latents import ConceptExample
 from diffaug_datasets.planning.catalogue import config_recipe
 
 FASHION = Path(diffaug_datasets.__file__).parent / "assets" / "tiny" / "fashion"

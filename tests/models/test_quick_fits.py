@@ -12,8 +12,9 @@ from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.models import quick_fits
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, TrainedConcepts, train_concepts
+from diffaug_datasets.models.concepts import TrainedConcepts, train_concepts
 from diffaug_datasets.models.kernels import put_to_work
+from diffaug_datasets.models.latents import ConceptExample
 from diffaug_datasets.models.quick_fits import QuickDescent, optimiser_of
 
 CFG = ConceptConfig(steps=4, batch=2, rank=2, checkpoint_every=2, lr_lora=1e-3, lr_embedding=1e-3)

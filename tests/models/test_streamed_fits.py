@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from diffaug_datasets.core.learning import ConceptConfig
-from diffaug_datasets.models import concepts
+from diffaug_datasets.models import concepts, latents
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import ConceptExample, Latents, TrainedConcepts, train_concepts
+from diffaug_datasets.models.concepts import TrainedConcepts, train_concepts
+from diffaug_datasets.models.latents import ConceptExample, Latents
 
 NAMES = {0: "crane", 1: "bus"}
 CFG = ConceptConfig(steps=4, batch=3, rank=2, lr_lora=1e-2, lr_embedding=1e-2, checkpoint_every=2)
@@ -27,10 +28,10 @@ from pathlib import Path
 sys.path.insert(0, {here!r})
 import test_streamed_fits
 from diffaug_datasets.core.models import BackboneSpec, TINY
-from diffaug_datasets.models import concepts
+from diffaug_datasets.models import latents
 from diffaug_datasets.models.backbone import Backbone
 
-concepts.LATENT_BYTES = 2 << 20
+latents.LATENT_BYTES = 2 << 20
 with tempfile.TemporaryDirectory() as folder:
     test_streamed_fits.learned_of(Backbone.load(BackboneSpec(id=TINY), "cpu"), {count}, Path(folder))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
@@ -53,7 +54,7 @@ def learned_of(backbone: Backbone, count: int, folder: Path) -> TrainedConcepts:
 
 def test_what_is_kept_changes_no_bit(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = train_concepts(backbone, examples(7), NAMES, CFG, workdir=tmp_path / "kept")
-    monkeypatch.setattr(concepts, "LATENT_BYTES", 1)
+    monkeypatch.setattr(latents, "LATENT_BYTES", 1)
     streamed = train_concepts(backbone, examples(7), NAMES, CFG, workdir=tmp_path / "streamed")
     pixels = [backbone.preprocess(picture(i), "lanczos") for i in range(7)]
     before = torch.stack(
@@ -111,5 +112,5 @@ def test_peak_memory_does_not_grow_with_the_images() -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
-    latents = SIZES[1] * 4 * 48 * 48 * 4 * 2
-    assert latents > FLAT and peaks[1] - peaks[0] < FLAT, [peak >> 20 for peak in peaks]
+    all_latents = SIZES[1] * 4 * 48 * 48 * 4 * 2
+    assert all_latents > FLAT and peaks[1] - peaks[0] < FLAT, [peak >> 20 for peak in peaks]
