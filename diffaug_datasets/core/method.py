@@ -79,8 +79,7 @@ class Requirements:
     `top_confused`: take sources from that many classes, those most confused with the target; None = from all others.
     `steps`: what must fit the schedule of the backbone.
     `at_source_size`: whether pictures come back at the size of their sources, however large those are.
-    `bottleneck`: whether the middle of a U-Net is changed while it predicts.
-    `any_inversion`: whether a model that was distilled is inverted all the same.
+    `bottleneck`: whether the middle of a U-Net is changed. `any_inversion`: whether a distilled model is inverted too.
     `editor`: whether the backbone must be one that edits as a text instructs (InstructPix2Pix); others must not be.
     """
 
