@@ -114,6 +114,6 @@ def test_a_full_disk_is_refused(quote: Price, tmp_path: Path) -> None:
 
 
 def test_more_work_takes_longer(quote: Price, prepared: Prepared, tmp_path: Path) -> None:
-    twice = replace(prepared, plan=replace(prepared.plan, rows=prepared.plan.rows * 2))
+    twice = replace(prepared, plan=replace(prepared.plan, rows=tuple(prepared.plan.rows) * 2))
     assert price(twice, tmp_path).seconds_cpu > quote.seconds_cpu > 0
     assert price(twice, tmp_path).seconds_gpu > quote.seconds_gpu > 0

@@ -90,7 +90,7 @@ def test_the_budget_is_met_exactly_or_not(made: Run, copied: Copy) -> None:
         run.__dict__["recipe"] = made.recipe.model_copy(update={"failure_budget": budget})
         assert (over_budget(run, done) == "") == fine, budget
     run.__dict__["recipe"] = made.recipe.model_copy(update={"failure_budget": 0.29})
-    run.__dict__["plan"] = replace(made.plan, rows=made.plan.rows * 10)  # 0.29 * 100 is less than 29 in binary
+    run.__dict__["plan"] = replace(made.plan, rows=tuple(made.plan.rows) * 10)  # 0.29 * 100 is less than 29 in binary
     assert over_budget(run, done.model_copy(update={"failed": done.failed * 29})) == ""
     assert over_budget(run, done.model_copy(update={"failed": done.failed * 30})) != ""
 
