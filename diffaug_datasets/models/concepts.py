@@ -139,7 +139,7 @@ class ConceptTraining:
         cfg: ConceptConfig,
         latents: Float[Tensor, "n 2 c h w"],
         labels: Sequence[int],
-        ids: Mapping[int, Int[Tensor, "k s"]],
+        ids: Mapping[int, Int[Tensor, "k ..."]],
         rows: Sequence[nn.Parameter],
         lora: Mapping[str, nn.Parameter],
         team: Team = ALONE,
@@ -287,7 +287,7 @@ class Previews:
 
     backbone: Backbone
     cfg: ConceptConfig
-    ids: Mapping[int, Int[Tensor, " s"]]
+    ids: Mapping[int, Int[Tensor, "..."]]
     folder: Path
 
     def __call__(self, done: int) -> None:
