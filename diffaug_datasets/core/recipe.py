@@ -356,7 +356,7 @@ class Recipe(Settings):
         scores = {k: v for k, v in content["scores"].items() if v or k not in OPTIONAL_SCORES}
         weights = self.backbone.model_dump(mode="json", exclude={"id", "revision"})
         config = self.planned_config.model_dump(mode="json", exclude=local_keys(self.method_definition.Config))
-        return content | {"config": placeless(config), "scores": placeless(scores), "backbone": weights}
+        return content | {"config": placeless(config), "scores": placeless(scores), "backbone": placeless(weights)}
 
     def to_yaml(self) -> str:
         """The recipe as a file, in the order of its fields."""

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.files import write_bytes
@@ -182,7 +182,11 @@ def _fused(network: nn.Module, module: str, a: Tensor, b: Tensor) -> Tensor:
 
 
 def initial_rows(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, cfg: ConceptConfig, name: str, metaclass: str
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel | CLIPTextModelWithProjection,
+    cfg: ConceptConfig,
+    name: str,
+    metaclass: str,
 ) -> Float[Tensor, "n d"]:
     """The start of a class's vectors, all alike: a vocabulary row, or the mean over a phrase's tokens.
 
@@ -195,7 +199,9 @@ def initial_rows(
     return row.repeat(cfg.tokens_per_class, 1).cpu()
 
 
-def starting_point(text_encoder: CLIPTextModel, cfg: ConceptConfig, metaclass: str) -> int | str:
+def starting_point(
+    text_encoder: CLIPTextModel | CLIPTextModelWithProjection, cfg: ConceptConfig, metaclass: str
+) -> int | str:
     """The vocabulary id or phrase that tokens start from, `auto` decided: the same for all classes, as the authors'."""
     if cfg.init != "auto":
         return cfg.init

@@ -145,7 +145,7 @@ class ConceptTraining:
         cfg: ConceptConfig,
         latents: ReadLatents,
         labels: Sequence[int],
-        ids: Mapping[int, Int[Tensor, "k s"]],
+        ids: Mapping[int, Int[Tensor, "k ..."]],
         rows: Sequence[nn.Parameter],
         lora: Mapping[str, nn.Parameter],
         team: Team = ALONE,
@@ -350,7 +350,7 @@ class Previews:
 
     backbone: Backbone
     cfg: ConceptConfig
-    ids: Mapping[int, Int[Tensor, " s"]]
+    ids: Mapping[int, Int[Tensor, "..."]]
     folder: Path
 
     def __call__(self, done: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -10,9 +11,10 @@ from huggingface_hub import snapshot_download
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.family import Family
 from diffaug_datasets.core.model_files import brief
-from diffaug_datasets.core.models import BackboneSpec, ModelRef, find_backbone
+from diffaug_datasets.core.models import BackboneSpec, ModelRef, find_backbone, find_vae
 from diffaug_datasets.families.parts.driven import DrivenModel
 from diffaug_datasets.models.model_folder import check_folder, family_in, in_words, unloadable, unreachable
+from diffaug_datasets.models.overrides import VAE_FILES, with_overrides
 
 INDEX = "model_index.json"
 
@@ -24,7 +26,10 @@ def load_model(spec: BackboneSpec, device: torch.device) -> DrivenModel:
         BackboneError: the model cannot be reached, is of no family, or its files do not fit together.
     """
     folder = fetch(spec)
+    fetch_vae(spec)
     check_folder(folder, spec)
+    with in_words(spec):
+        folder = with_overrides(folder, spec)
     with one_sentence(spec):
         loaded: DrivenModel = family_in(folder, spec.id).load(folder, spec, device)
     return loaded
@@ -54,6 +59,22 @@ def fetch(spec: BackboneSpec) -> Path:
         missing = ", ".join(name for name in _needed(spec, family) if not _present(folder, name))
         raise unreachable(model, f"{missing} is missing; only safetensors weights are read")
     return folder
+
+
+def fetch_vae(spec: BackboneSpec) -> None:
+    """Bring the autoencoder of an override to this machine, where it is a Hub id.
+
+    Raises:
+        BackboneError: it cannot be reached.
+    """
+    other = find_vae(spec)
+    if other is None or other.is_local:
+        return
+    where: dict[str, Any] = {"revision": other.revision, "allow_patterns": list(VAE_FILES)}
+    try:
+        snapshot_download(other.id, **where, local_files_only=other.folder is not None)
+    except (OSError, ValueError) as error:
+        raise unreachable(other, str(error).strip().split("\n")[0].rstrip(".")) from error
 
 
 def _snapshot(model: ModelRef, wanted: list[str], *, local_files_only: bool = False) -> Path:

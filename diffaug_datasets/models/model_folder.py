@@ -33,6 +33,7 @@ from diffaug_datasets.core.models import (
 )
 from diffaug_datasets.core.weight_headers import TensorInfo
 from diffaug_datasets.families.parts.diffusers_folders import SCHEDULER, WrongSize
+from diffaug_datasets.models.overrides import with_overrides
 from diffaug_datasets.numerics.timelines import usual_timeline
 from diffaug_datasets.numerics.timesteps import Labels, Unfit
 
@@ -173,10 +174,14 @@ def timeline_of(spec: BackboneSpec, sampler: str = "ddim") -> Labels:
     return usual_timeline(sampler) if facts is None else facts.timeline
 
 
-@lru_cache(maxsize=16)
 def embeds_guidance(spec: BackboneSpec) -> bool:
     """Whether a model that may be planned on is told the scale of guidance in one branch."""
-    facts = check_backbone(spec)
+    return _embeds_guidance(spec.model_dump_json())
+
+
+@lru_cache(maxsize=16)
+def _embeds_guidance(content: str) -> bool:
+    facts = check_backbone(BackboneSpec.model_validate_json(content))
     return facts is not None and facts.guidance == "embedded"
 
 
@@ -206,6 +211,8 @@ def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> 
     Raises:
         BackboneError: a file is missing or damaged, or the model cannot be driven.
     """
+    with in_words(spec):
+        folder = with_overrides(folder, spec)
     family = family_in(folder, spec.id)
     with in_words(spec):
         facts: ModelFacts = family.check(folder, spec, is_whole)

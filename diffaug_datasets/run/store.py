@@ -567,7 +567,7 @@ def _same_place(key: str, planned: object, found: object) -> bool:
 
 def _may_be(spec: BackboneSpec, planned: str) -> bool:
     """Whether a recipe's backbone is the planned `name@revision`, as far as no weights need be read for that."""
-    name, _, revision = planned.rpartition("@")
+    name, _, revision = planned.partition("+")[0].rpartition("@")
     if spec.id == TINY or name == "diffaug-tiny":
         return spec.id == TINY and name == "diffaug-tiny"
     if Path(spec.id).is_dir():

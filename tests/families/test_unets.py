@@ -32,6 +32,8 @@ from diffaug_datasets.models.latents import ConceptExample
 from diffaug_datasets.numerics.schedule import add_noise
 from diffaug_datasets.numerics.timesteps import genie_start, img2img_start
 
+pytestmark = pytest.mark.xdist_group("unets")
+
 PROMPTS = ("a photo of a bird", "the red house")
 SEEDS = (11, 12)
 
@@ -144,16 +146,12 @@ def reference(folder: Path, case: Case, way: str, start: int, row: int, backbone
         labels = list(timesteps(backbone, case.sampler, case.n))
         begun = begin(pipe, noise, labels, start, way)
         patch.setattr(pipe, "prepare_latents", lambda *_, **__: begun)
-        if kind_of_image(case) == "Latent":
+        if case.image_pipeline.startswith("Latent"):
             found = pipe(PROMPTS[row], image=picture(), timesteps=labels[start:], strength=1.0, **words)
         else:
             patch.setattr(pipe, "get_timesteps", lambda n, *_, **__: late(pipe.scheduler, start, n))
             found = pipe(PROMPTS[row], image=picture(), num_inference_steps=case.n, strength=0.7, **words)
         return np.asarray(found.images[0])
-
-
-def kind_of_image(case: Case) -> str:
-    return case.image_pipeline[:6]
 
 
 def late(scheduler: Any, start: int, n: int) -> tuple[torch.Tensor, int]:
@@ -232,13 +230,14 @@ def test_sdxl_inverts_images(opened: Any) -> None:
     _, backbone = opened("sdxl")
     image = backbone.preprocess(picture().resize((4, 4)).resize((64, 64)), "bilinear")
     reach = backbone.decode_float(backbone.encode(image[None]))[0]
-    found: list[float] = []
-    for steps in (5, 20):
-        words: dict[str, Any] = {"steps": steps, "batch": 2}
+    found: dict[str, float] = {}
+    for inverter in ("ddim", "midpoint", "bdia"):
+        words: dict[str, Any] = {"steps": 8, "batch": 2, "inverter": inverter}
         latents = invert(backbone, [image], [PROMPTS[0]], **words)
         [back] = reconstructed(backbone, latents, [PROMPTS[0]], **words)
-        found.append(psnr(back, reach))
-    assert found[1] > found[0] and found[1] > 25
+        found[inverter] = psnr(back, reach)
+    # A random network is far from smooth, so DDIM loses much; the pairs of BDIA come back whatever the network says.
+    assert found["bdia"] > 40 > found["ddim"] > 5
 
 
 def test_sdxl_learns_concepts_in_both_encoders(opened: Any, tmp_path: Path) -> None:

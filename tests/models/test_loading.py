@@ -214,7 +214,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (_pickled, r"cannot be loaded \(.*\): check that the folder is complete and holds safetensors weights"),
     "clipped": (lambda f: _scheduler(f, clip_sample=True), r"has a scheduler with clip_sample True, which no"),
     "Karras": (lambda f: _scheduler(f, use_karras_sigmas=True), r"has a scheduler with use_karras_sigmas True, wh"),
-    "LCM": (lambda f: _scheduler(f, _class_name="LCMScheduler"), r"is made for a few steps \(LCMScheduler\), exp"),
+    "TCD": (lambda f: _scheduler(f, _class_name="TCDScheduler"), r"is made for a few steps \(TCDScheduler\), exp"),
     "guided LCM": (lambda f: _config(f, "unet", time_cond_proj_dim=256), r"takes the guidance scale \(time_cond_proj_"),
     "class labels": (lambda f: _config(f, "unet", class_embed_type="timestep"), r"an extra input \(class_embed_type\)"),
     "learned variance": (lambda f: _config(f, "unet", out_channels=8), r"has a U-Net that predicts a variance too"),
@@ -275,7 +275,7 @@ def test_a_cached_model_may_be_incomplete_at_plan_but_not_another(hub_cache: Pat
         check_backbone(spec)
 
 
-@pytest.mark.parametrize("name", ["stabilityai/sdxl-turbo", "SimianLuo/LCM_Dreamshaper_v7", "ByteDance/Hyper-SD"])
+@pytest.mark.parametrize("name", ["ByteDance/SDXL-Lightning", "h1t/TCD-SDXL-LoRA", "ByteDance/Hyper-SD"])
 def test_few_step_models_are_known_by_their_hub_ids(hub_cache: Path, name: str) -> None:
     with pytest.raises(BackboneError, match=r"is made for a few steps, as its name says, expected an ordinary model"):
         check_backbone(BackboneSpec(id=name))

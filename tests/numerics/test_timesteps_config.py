@@ -59,17 +59,31 @@ def test_what_no_sampler_here_follows_is_refused_by_name(key: str) -> None:
         read_settings({**BETAS, key: CHANGES_IMAGES[key]})
 
 
+def test_few_step_models_are_told_apart() -> None:
+    ancestral = read_settings(
+        {**BETAS, "_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+    )
+    assert ancestral.is_few_step and ancestral.is_ancestral and ancestral.ends_clean
+    lcm = read_settings({**BETAS, "_class_name": "LCMScheduler", "original_inference_steps": 40})
+    assert lcm.original_steps == 40 and lcm.timeline.labels("lcm", 4) == (999, 749, 499, 249)
+    assert read_settings({**BETAS, "_class_name": "DDIMScheduler"}).original_steps is None
+
+
 ODD: dict[str, tuple[dict[str, Any], str]] = {
     "zero SNR": ({"rescale_betas_zero_snr": True}, "rescales its betas to zero terminal SNR, where eps says nothing"),
     "unknown key": ({"sharpness": 2}, "has an unknown key 'sharpness' in its scheduler"),
     "unknown class": ({"_class_name": "MyScheduler"}, "has a scheduler of the class 'MyScheduler'"),
     "flow": ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "of the class 'FlowMatchEulerDiscreteScheduler'"),
-    "LCM": ({"_class_name": "LCMScheduler", "original_inference_steps": 50}, r"is made for a few steps \(LCMScheduler"),
-    "was LCM": ({"original_inference_steps": 50}, "its scheduler has original_inference_steps"),
-    "noisy Turbo": (
-        {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"},
-        "is made for a few steps with noise added in each",
+    "TCD": ({"_class_name": "TCDScheduler", "original_inference_steps": 50}, r"for a few steps \(TCDScheduler"),
+    "LCM": (
+        {"_class_name": "LCMScheduler", "original_inference_steps": 2000},
+        "inference_steps 2000 for 1000 timesteps",
     ),
+    "scaling": (
+        {"_class_name": "LCMScheduler", "timestep_scaling": 0},
+        "timestep_scaling 0, expected a number above 0",
+    ),
+    "was LCM": ({"original_inference_steps": 50}, "its scheduler has original_inference_steps"),
     "spacing": ({"timestep_spacing": "logarithmic"}, "timestep_spacing 'logarithmic', expected 'leading', 'trailing'"),
     "prediction": (
         {"prediction_type": ["epsilon"]},

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.families.parts.driven import TextSide
@@ -24,7 +24,7 @@ PLACEHOLDER = re.compile(r"<class_\d+>")
 class PromptEncoder(TextSide):
     """Tokenizer and text encoder of a pipeline, with or without learned tokens."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
         super().__init__()
         self._plain_tokenizer = self._tokenizer = tokenizer
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
