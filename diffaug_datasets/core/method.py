@@ -572,20 +572,28 @@ def cost(method: Method) -> str:
     """
     if any(field.is_required() for field in method.Config.model_fields.values()):
         return ELSEWHERE
-    config = method.Config()
-    names = tuple(f"class {i}" for i in range(4))
-    sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(4) for j in range(4))
-    images = SourceTable("invented", "train", names, names, "", sources)
-    pool = PoolTable.of(f"{i:02x}" * 32 for i in range(100))
-    spec = PlanSpec(seed=0, backbone="", per_image=5.0, suffixes=("in the sun.",), pool=pool)
     try:
-        counts = [method.evaluations(config, row) for row in method.plan(config, images, spec)]
+        counts = image_evaluations(method, method.Config())
     except DiffAugError:
         return ELSEWHERE
     if not counts:
         return ELSEWHERE
     low, high = min(counts), max(counts)
     return f"{low}" if low == high else f"{low} to {high}"
+
+
+def image_evaluations(method: Method, config: MethodConfig) -> Sequence[int]:
+    """U-Net rows of each image that a method plans from invented photographs of four classes.
+
+    Raises:
+        DiffAugError: the method plans nothing from those.
+    """
+    names = tuple(f"class {i}" for i in range(4))
+    sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(4) for j in range(4))
+    images = SourceTable("invented", "train", names, names, "", sources)
+    pool = PoolTable.of(f"{i:02x}" * 32 for i in range(100))
+    spec = PlanSpec(seed=0, backbone="", per_image=5.0, suffixes=("in the sun.",), pool=pool)
+    return [method.evaluations(config, row) for row in method.plan(config, images, spec)]
 
 
 def fallback_text(fallback: str) -> str:

@@ -15,10 +15,12 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from diffaug_datasets.core import memory
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.errors import DiffAugError, RunError
 from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
+from diffaug_datasets.core.method import image_evaluations
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.models.model_folder import STEMS, read_weights
 from diffaug_datasets.numerics.inverters import is_paired
 from diffaug_datasets.planning.prepare import Prepared
@@ -136,9 +138,8 @@ def price(prepared: Prepared, folder: Path) -> Price:
     """What the plan of a recipe will cost in a run folder (which need not exist)."""
     recipe, plan = prepared.recipe, prepared.plan
     network, photos = network_of(recipe.backbone), Photos.of(prepared)
-    trained = network.side * network.factor
-    height, width = recipe.backbone.height or trained, recipe.backbone.width or trained
-    flop = FLOP_PER_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
+    height, width = _size(recipe.backbone, network)
+    flop = _flop(recipe.backbone, network)
     evaluations, idle = map(sum, zip(*(shard_evaluations(recipe, shard) for shard in plan.shards()), strict=True))
     workers = max(1, min(cores() // recipe.threads, len(plan.shards())))
     of_worker, to_plan = _memory_of_worker(prepared, network, height * width, photos), _memory_to_plan(photos)
@@ -190,6 +191,28 @@ def network_of(spec: BackboneSpec) -> Network:
     if not all(counts.values()):
         return Network()
     return Network(counts["unet"], sum(counts.values()), factor, side, measured=True)
+
+
+def image_seconds(recipe: Recipe, on_gpu: bool) -> float | None:
+    """About how long one worker takes for one image; None where the method does not say what an image takes."""
+    try:
+        counts = image_evaluations(recipe.method_definition, recipe.method_config)
+    except DiffAugError:
+        return None
+    flop, each = _flop(recipe.backbone, network_of(recipe.backbone)), sum(counts) / max(1, len(counts))
+    return each * (flop / GPU_FLOPS if on_gpu else flop / (CPU_FLOPS * recipe.threads) + OVERHEAD) or None
+
+
+def _size(spec: BackboneSpec, network: Network) -> tuple[int, int]:
+    """Height and width of the images that it makes, in pixels."""
+    trained = network.side * network.factor
+    return spec.height or trained, spec.width or trained
+
+
+def _flop(spec: BackboneSpec, network: Network) -> float:
+    """Of one evaluation of one image."""
+    height, width = _size(spec, network)
+    return FLOP_PER_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
 
 
 def cores() -> int:
