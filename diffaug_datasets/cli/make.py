@@ -26,7 +26,7 @@ from diffaug_datasets.planning.sentences import SentenceOptions, write_sentences
 from diffaug_datasets.planning.suffixes import CaptionOptions, write_suffixes
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.execute import emptied, execute, generate, leads, over_budget, shown_on
-from diffaug_datasets.run.progress import clock
+from diffaug_datasets.run.progress import clock, duration
 from diffaug_datasets.run.reuse import refusals, withdraw
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -230,7 +230,7 @@ def _work(price: Price) -> str:
 def _time(price: Price) -> str:
     rates = f"at {CPU_FLOPS / 1e9:.0f} GFLOP/s per thread or {GPU_FLOPS / 1e12:.0f} TFLOP/s per GPU"
     workers = f"{price.workers} CPU worker{'s' if price.workers > 1 else ''}"
-    cpu, gpu = (clock(max(1.0, seconds)) for seconds in (price.seconds_cpu, price.seconds_gpu))
+    cpu, gpu = (duration(max(1.0, seconds)) for seconds in (price.seconds_cpu, price.seconds_gpu))
     return f"about {cpu} with {workers}, {gpu} on one GPU ({rates})"
 
 

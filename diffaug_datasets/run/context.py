@@ -95,6 +95,10 @@ class WorkContext:
         backbone.use_concepts(None)
         return backbone
 
+    def load(self) -> None:
+        """Have the diffusion model now, so that its time is not the first image's. Raises as `backbone`."""
+        _ = self.backbone
+
     @cached_property
     def encoder(self) -> "Encoder":
         """The method's image encoder."""

@@ -336,6 +336,9 @@ class Worker:
         """Make the shard's batches; one is encoded and put away while the next is made, and no more are held."""
         failed: list[FailedRow] = []
         shapes: set[int] = set()
+        if any(row.backbone for row in shard.rows):
+            self.context.load()
+        self.run.event(event="loaded", unit=shard.name)
         with Spool(self.run.folder / "shards") as spool:
             with ThreadPoolExecutor(1, "encode") as pool:
                 encoding: Future[list[Row]] | None = None
