@@ -583,11 +583,7 @@ def cost(method: Method) -> str:
 
 
 def image_evaluations(method: Method, config: MethodConfig) -> Sequence[int]:
-    """U-Net rows of each image that a method plans from invented photographs of four classes.
-
-    Raises:
-        DiffAugError: the method plans nothing from those.
-    """
+    """U-Net rows of each image that a method plans from invented photographs. Raises DiffAugError where it cannot."""
     names = tuple(f"class {i}" for i in range(4))
     sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(4) for j in range(4))
     images = SourceTable("invented", "train", names, names, "", sources)

@@ -109,15 +109,9 @@ def measure(
     if test is not None:
         tell(f"looking for copies of {len(test):,} test images among {len(made):,} synthetic ones")
     leaks = leaks_of(
-        where,
-        train,
-        test,
-        [encoder],
-        judges=facts.judges,
-        dataset=facts.dataset,
-        features=leak_features(encoder),
-        cache=cache,
-    )
+        where, train, test, [encoder],
+        judges=facts.judges, dataset=facts.dataset, features=leak_features(encoder), cache=cache,
+    )  # fmt: skip
     count = len(train) + len(test or ())
     tell(f"encoding {count:,} images with {encoder.name}, but for those that were encoded before")
     synthetic = _images(made, encoder, cache)
