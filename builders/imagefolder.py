@@ -8,7 +8,7 @@ for nothing; whatever else is not used is said in the listing's survey, and what
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,7 +83,7 @@ class _Passed:
     """What was passed over: image files that are not read by suffix, and the rest by kind."""
 
     is_partial: bool = False
-    unread: Counter[str] = field(default_factory=Counter)
+    unread: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     other: Counter[str] = field(default_factory=Counter)
     special: list[str] = field(default_factory=list)
     hidden: int = 0
@@ -94,9 +94,9 @@ class _Passed:
 
     def texts(self) -> Iterator[str]:
         """What was left out and why, kind by kind."""
-        for suffix, count in sorted(self.unread.items()):
+        for suffix, keys in sorted(self.unread.items()):
             added = ADDED_BY.get(OPTIONAL.get(suffix, ""), "convert them to .png or .jpg")
-            yield f"{count:,} {suffix} ({added})"
+            yield f"{len(keys):,} {suffix} ({few(sorted(keys))}; {added})"
         if self.special:
             yield f"{_counted(len(self.special), 'pipe or device', 'pipes or devices')} ({few(sorted(self.special))})"
         if self.other:
@@ -189,7 +189,14 @@ def _checked_classes(folder: Path, above: _Folder, classes: list[_Folder], passe
     """The class folders, sorted; refused where they are none, or one could take them for something else."""
     where = _at(folder / above.place)
     if not classes:
-        raise SourceError(f"{where}: found no class folder; expected one folder of images per class.")
+        here = folder / above.place
+        hint = (
+            f"; if '{shown_name(here.name)}' is a class with its {_images_count(len(above.images))}, give the folder "
+            f"above: {_at(here.parent)}"
+            if above.images and here.name
+            else ""
+        )
+        raise SourceError(f"{where}: found no class folder; expected one folder of images per class{hint}.")
     for item in classes:
         if (shown := shown_name(item.place)) != item.place and any("\udc80" <= c <= "\udcff" for c in item.place):
             raise SourceError(
@@ -319,7 +326,7 @@ def _is_image(entry: "os.DirEntry[str]", key: str, passed: _Passed) -> bool:
     elif is_read:
         return True
     elif suffix in UNREAD or suffix in OPTIONAL:
-        passed.unread[suffix] += 1
+        passed.unread[suffix].append(shown_name(key))
     elif name not in METADATA_FILES:
         passed.other[suffix or "no suffix"] += 1
     return False

@@ -14,12 +14,12 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """The one sentence of a refusal: exit code 2, a line on stderr, no traceback."""
+        """The one sentence of a refusal: exit code 2, a line on stderr after what was being done, no traceback."""
         assert self.code == 2, self
-        assert self.err.startswith("diffaug: "), self
-        assert self.err.count("\n") == 1, self
+        lines = [line for line in self.err.splitlines(keepends=True) if not line.endswith(" ...\n")]
+        assert len(lines) == 1 and lines[0].startswith("diffaug: ") and lines[0].endswith("\n"), self
         assert "Traceback" not in self.out + self.err, self
-        return self.err.removeprefix("diffaug: ").rstrip("\n")
+        return lines[0].removeprefix("diffaug: ").rstrip("\n")
 
 
 Command = Callable[..., Answer]

@@ -20,7 +20,9 @@ DISK_ERRORS = (  # that a person can do something about
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
-INTERRUPTED = "diffaug: interrupted; what is finished stays, and the same command continues."
+INTERRUPTED = (
+    "diffaug: interrupted; what is finished stays (of a run: whole shards and fits), and the same command continues."
+)
 GREETING = """\
 diffaug: reproducible, diffusion-augmented datasets for image classification
 

@@ -32,6 +32,7 @@ from diffaug_datasets.planning.catalogue import find_preset
 from diffaug_datasets.planning.presets import SETTING, Preset, families, presets, shown_value
 from diffaug_datasets.planning.price import cores, memory_free
 from diffaug_datasets.release.card_metadata import bibtex
+from diffaug_datasets.release.exporting import exported_row
 from diffaug_datasets.release.places import is_run
 from diffaug_datasets.run.progress import Status, clock, on_terminal, status
 from diffaug_datasets.run.store import RUNS, Run
@@ -328,6 +329,9 @@ def _state_lines(state: Status, place: str) -> Iterator[str]:
     yield f"  fits     {state.fits_done} of {state.fits}"
     yield f"  shards   {state.shards_done} of {state.shards}"
     yield f"  images   {state.rows_written} written, {state.rows_failed} failed, of {state.rows}{rate}{eta}"
+    if state.unfinished:
+        again = "" if state.lively else ", to be made again"
+        yield f"           {state.unfinished} more in shards that are not finished{again}"
     yield f"  in work  {len(state.work) or 'nothing'}{workers}"
     for one in state.work[:MOST_WORK]:
         late = ", far longer than others took" if one.is_late else ""
@@ -376,12 +380,18 @@ def open_page(page: Path) -> None:
 def show_picture(file: Path, place: str | None, out: Path | None) -> None:
     """Which row a picture is, by its XMP packet, and the story of that row where a run or a set here knows it.
 
+    Of a picture without one, such as a real image, what the table of the export that it lies in says.
+
     Raises:
-        RunError: it is no picture, has no packet of ours, or the place does not know its row.
+        RunError: it is no picture, has no packet of ours and lies in no export, or the place does not know its row.
     """
     from diffaug_datasets.report.row import show
 
-    plan_id, row_id = _named_by(file)
+    named = _named_by(file)
+    if named is None:
+        _say_exported(file)
+        return
+    plan_id, row_id = named
     say(f"{file}: row {row_id} of plan {plan_id}")
     if place is not None and not is_run(place):
         _say_published(place, plan_id, row_id)
@@ -400,19 +410,29 @@ def show_picture(file: Path, place: str | None, out: Path | None) -> None:
         )
 
 
-def _named_by(file: Path) -> tuple[str, str]:
+def _say_exported(file: Path) -> None:
+    """A real image of an export, or one whose metadata was lost, as the export's table has it."""
+    row = exported_row(file)
+    if row is None:
+        raise RunError(
+            f"{file}: names no row of ours in its metadata and lies in no export of ours, so it is a real image, was "
+            "made by something else, or was saved again by a program that left the metadata out."
+        )
+    what = "a synthetic image (its own metadata is gone)" if row["is_synthetic"] == "True" else "a real image"
+    say(f"{file}: {what} of class {row['label']}")
+    say_facts({f"  {key}": _one_line(value) for key, value in row.items() if value not in ("", "{}", "[]")})
+
+
+def _named_by(file: Path) -> tuple[str, str] | None:
+    """Plan id and row id; None where it names no row."""
     try:
         name = xmp_identifier(file.read_bytes())
     except OSError as error:
         raise RunError(f"{file}: cannot be read ({error.strerror}); check the path and its rights.") from None
     except SourceError as error:
         raise RunError(f"{file}: {str(error).removeprefix('image: ')}") from None
-    if match := URN.fullmatch(name):
-        return match[1], match[2]
-    raise RunError(
-        f"{file}: names no row of ours in its metadata (XMP, urn:diffaug:...), so it is a real image, was made by "
-        "something else, or was saved again by a program that left the metadata out."
-    )
+    match = URN.fullmatch(name)
+    return (match[1], match[2]) if match else None
 
 
 def _runs_in(places: Sequence[str]) -> Iterator[Run]:

@@ -28,7 +28,7 @@ from diffaug_datasets.planning.sentences import SentenceOptions, write_sentences
 from diffaug_datasets.planning.suffixes import CaptionOptions, write_suffixes
 from diffaug_datasets.run.assembly import Assembled
 from diffaug_datasets.run.execute import emptied, execute, generate, leads, over_budget, shown_on
-from diffaug_datasets.run.progress import clock
+from diffaug_datasets.run.progress import clock, duration
 from diffaug_datasets.run.reuse import refusals, withdraw
 from diffaug_datasets.run.store import RUNS, Run
 from diffaug_datasets.run.worker import WorkerOptions
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import datasets
 
 SHOWN_CLASSES, SAMPLED_CLASSES = 20, 8  # classes that are all printed; of more, so many
+LEAST_HOURS = 0.1  # of a GPU that are told
 LINE_WIDTH = 110  # characters, of what is said on the source
 NAMED_ROWS = 3  # withdrawn rows that are named
 
@@ -239,8 +240,7 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({}), 
             "  fits": ", ".join(f"{count} {kind}" for kind, count in price.fits.items()) or "none",
             "  work": _work(price),
             "  time": _time(price),
-            "  GPU": f"{price.gpu_hours:,.2f} hours; {price.assumption}",
-            "  store": f"about {price.store_writes:,} writes, {price.store_reads:,} reads, where the run lies in one",
+            **_elsewhere(price),
             "  disk": f"{decimal(price.bytes_needed)} needed, {decimal(price.bytes_free)} free",
             "  memory": f"{decimal(price.memory_per_worker)} per worker, {decimal(price.memory_to_plan)} to plan, "
             f"{memory_free}",
@@ -249,6 +249,16 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({}), 
     )
     for warning in price.warnings:
         say(f"  warning: {warning}")
+
+
+def _elsewhere(price: Price) -> Mapping[str, str]:
+    """What is paid for on rented machines; of a plan that takes minutes, nothing worth a line."""
+    if price.gpu_hours < LEAST_HOURS:
+        return {}
+    return {
+        "  GPU": f"{price.gpu_hours:,.2f} hours; {price.assumption}",
+        "  store": f"about {price.store_writes:,} writes, {price.store_reads:,} reads, where the run lies in one",
+    }
 
 
 def _work(price: Price) -> str:
@@ -263,7 +273,7 @@ def _work(price: Price) -> str:
 def _time(price: Price) -> str:
     rates = f"at {CPU_FLOPS / 1e9:.0f} GFLOP/s per thread or {GPU_FLOPS / 1e12:.0f} TFLOP/s per GPU"
     workers = f"{price.workers} CPU worker{'s' if price.workers > 1 else ''}"
-    cpu, gpu = (clock(max(1.0, seconds)) for seconds in (price.seconds_cpu, price.seconds_gpu))
+    cpu, gpu = (duration(max(1.0, seconds)) for seconds in (price.seconds_cpu, price.seconds_gpu))
     return f"about {cpu} with {workers}, {gpu} on one GPU ({rates})"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_table, waiting
+from diffaug_datasets.cli.screen import note, say, say_facts, say_json, say_table, telling
 from diffaug_datasets.core.errors import RecipeError, RunError
 from diffaug_datasets.core.files import write_text
 from diffaug_datasets.evaluate.measure import measure
@@ -48,10 +48,13 @@ def run_measure(
     found: list[tuple[str, Measured]] = []
     usual = {} if encoders else {where: usual_encoder(where, config) for where in sets}
     for name in encoders or dict.fromkeys(usual.values()):
-        encoder = Encoder.load(name, resolve_device(device))
+        with telling(f"loading the encoder {name}", as_json):
+            encoder = Encoder.load(name, resolve_device(device))
         for where in (where for where in sets if usual.get(where, name) == name):
-            with waiting(f"measuring {where}"):
-                measured = measure(where, encoder, config=config, with_real=with_real, by_class=by_class or as_json)
+            with telling(f"reading the images of {where}", as_json) as tell:
+                measured = measure(
+                    where, encoder, config=config, with_real=with_real, by_class=by_class or as_json, tell=tell
+                )
             found.append((where, measured))
             _say_leaks(measured)
             if not as_json:

@@ -11,12 +11,12 @@ from textwrap import wrap
 import typer
 
 from diffaug_datasets.cli.make import LINE_WIDTH, changes_of
-from diffaug_datasets.cli.screen import say, say_facts, say_json, waiting
+from diffaug_datasets.cli.screen import say, say_facts, say_json, telling
 from diffaug_datasets.core.errors import RecipeError, few
 from diffaug_datasets.core.licences import find_licence
 from diffaug_datasets.core.models import TINY
 from diffaug_datasets.planning.catalogue import merged
-from diffaug_datasets.planning.inspect import Inspection, Sizes, inspect, known_builder
+from diffaug_datasets.planning.inspect import NO_TEST, Inspection, Sizes, inspect, known_builder
 from diffaug_datasets.planning.new_recipe import NewRecipe, check_free, new_recipe
 from diffaug_datasets.sources.real import by_reason
 
@@ -32,7 +32,7 @@ def make_recipe(
     changes = changes_of(words, None)
     if file is not None:
         check_free(file, force)
-    with waiting(f"looking at {place}"):
+    with telling(f"looking at {place}", as_json):
         found = inspect(place, changes)
     if not as_json:
         say(f"{found.name}: {found.real.survey.layout}")
@@ -56,7 +56,7 @@ def inspection_lines(found: Inspection) -> Mapping[str, str]:
     lines = {
         "  unpacked": "; ".join(found.found_in),
         "  train": f"{sum(counts.values()):,} images, {_span(counts)}",
-        "  test": "none"
+        "  test": NO_TEST
         if found.test_counts is None
         else f"{sum(found.test_counts.values()):,} images, {_span(found.test_counts)}",
         "  classes": f"{len(counts):,}: {names}",

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from diffaug_datasets.cli.look import say_closeness, write_image
-from diffaug_datasets.cli.screen import note, say, say_facts, say_json
+from diffaug_datasets.cli.screen import note, say, say_facts, say_json, telling
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.release.card import quoted
 from diffaug_datasets.release.card_metadata import model_terms
@@ -57,7 +57,8 @@ def run_publish(folder: str, target: str, options: PublishOptions, as_json: bool
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-    done = publish(run, target, options)
+    with telling(f"gathering the files of {folder}", as_json) as tell:
+        done = publish(run, target, options, tell=tell)
     if as_json:
         say_json(asdict(done))
         return
@@ -86,7 +87,8 @@ def print_preview(folder: str, target: str, options: PublishOptions, as_json: bo
     run = Run.open(folder, whole=True)
     if stale := read_measures(run).note:
         note(stale)
-    upload = preview(run, target, options)
+    with telling(f"gathering the files of {folder}", as_json) as tell:
+        upload = preview(run, target, options, tell=tell)
     if as_json:
         files = [{"path": item.path, "size": item.size, "sha256": item.sha256} for item in upload.contents.items]
         gates = [{"gate": r.gate, "passed": r.passed, "reason": r.reason} for r in upload.gates]

@@ -5,8 +5,8 @@ The one place where the command line prints. A stranger's text drives no termina
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import typer
@@ -48,13 +48,31 @@ def say_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def waiting(text: str) -> AbstractContextManager[object]:
     """A spinner while something takes long, on a terminal."""
-    from diffaug_datasets.run.progress import on_terminal
+    return telling(text, quiet=not _is_terminal())
 
-    if not on_terminal(sys.stdout):
-        return nullcontext()
+
+@contextmanager
+def telling(text: str, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Says at once what takes long, and what is done next when told: a spinner on a terminal, elsewhere a line each on
+    standard error. `quiet`: says nothing.
+    """
+    if quiet:
+        yield lambda _: None
+        return
+    if not _is_terminal():
+        note(f"{text} ...")
+        yield lambda step: note(f"{step} ...")
+        return
     from rich.console import Console
 
-    return Console().status(printable(text))
+    with Console().status(printable(without_secrets(text))) as status:
+        yield lambda step: status.update(printable(without_secrets(step)))
+
+
+def _is_terminal() -> bool:
+    from diffaug_datasets.run.progress import on_terminal
+
+    return on_terminal(sys.stdout)
 
 
 def warn_of_patterns(folder: Path) -> None:

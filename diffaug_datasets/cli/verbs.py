@@ -155,7 +155,8 @@ def generate(
 ) -> None:
     """Make everything that a run still lacks, here or on a cluster.
 
-    Killed, it goes on where it was. It also works under `accelerate launch -m` and under `srun`.
+    Killed, it goes on; shards that were not finished are begun anew. It also
+    works under `accelerate launch -m` and under `srun`.
     """
     from diffaug_datasets.cli.clusters import engine_of
     from diffaug_datasets.cli.make import run_generate

@@ -1,6 +1,6 @@
 """A method in words, for the table of all methods and its page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.core.learning import ConceptConfig
-from diffaug_datasets.core.method import Method, PlanSpec
+from diffaug_datasets.core.method import Method, MethodConfig, PlanSpec
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
 
 LABEL_WORDS = {
@@ -87,24 +87,32 @@ def cost(method: Method) -> str:
     """
     if any(field.is_required() for field in method.Config.model_fields.values()):
         return ELSEWHERE
-    config = method.Config()
+    try:
+        counts, calls = image_evaluations(method, method.Config())
+    except DiffAugError:
+        return ELSEWHERE
+    if not counts:
+        return ELSEWHERE
+    if calls and not any(counts):
+        return f"{calls / len(counts):g} (in fits)"
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def image_evaluations(method: Method, config: MethodConfig) -> tuple[Sequence[int], int]:
+    """U-Net rows of each image that a method plans from invented photographs, and those of the fits before.
+
+    Raises:
+        DiffAugError: it plans nothing from these.
+    """
     names = tuple(f"class {i}" for i in range(4))
     sources = tuple(Source(f"{i:02d}{j:02d}" * 16, i, f"{i}/{j}") for i in range(4) for j in range(4))
     images = SourceTable("invented", "train", names, names, "", sources)
     pool = PoolTable.of(f"{i:02x}" * 32 for i in range(100))
     spec = PlanSpec(seed=0, backbone="", per_image=5.0, suffixes=("in the sun.",), pool=pool)
-    try:
-        rows = list(method.plan(config, images, spec))
-        counts = [method.evaluations(config, row) for row in rows]
-        calls = 0 if any(counts) else sum(unit.calls for unit in method.fits(config, images, spec, rows))
-    except DiffAugError:
-        return ELSEWHERE
-    if not counts:
-        return ELSEWHERE
-    if calls:
-        return f"{calls / len(rows):g} (in fits)"
-    low, high = min(counts), max(counts)
-    return f"{low}" if low == high else f"{low} to {high}"
+    rows = list(method.plan(config, images, spec))
+    counts = [method.evaluations(config, row) for row in rows]
+    return counts, 0 if any(counts) else sum(unit.calls for unit in method.fits(config, images, spec, rows))
 
 
 def fallback_text(fallback: str) -> str:

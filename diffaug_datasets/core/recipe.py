@@ -445,6 +445,8 @@ def read_mapping(path: Path, what: str = "recipe") -> dict[str, object]:
     try:
         content = load_yaml(read_text(path))
     except FileNotFoundError:
+        if near := _near(path):
+            raise RecipeError(f"{path}: no such {what}; did you mean {near}?") from None
         hint = "; `diffaug cp` lists the shipped ones" if what == "recipe" else ""
         raise RecipeError(f"{path}: no such {what}{hint}.") from None
     except (OSError, ValueError) as error:
@@ -455,6 +457,13 @@ def read_mapping(path: Path, what: str = "recipe") -> dict[str, object]:
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: got {type(content).__name__}, expected a mapping of {what} keys.")
     return content
+
+
+def _near(path: Path) -> Path | None:
+    """The YAML file beside a place that is called most like it, whatever its suffix."""
+    beside = {file.stem: file for suffix in ("*.yml", "*.yaml") for file in sorted(path.parent.glob(suffix))}
+    near = difflib.get_close_matches(path.stem, beside, n=1)
+    return beside[near[0]] if near else None
 
 
 def checked(model: type[M], content: Mapping[str, object], folder: Path | None = None, where: str = "") -> M:

@@ -85,10 +85,12 @@ def measure(
     by_class: bool = True,
     cache: Path | None = None,
     seed: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Measured:
     """Measure a run folder, a published set or an address (`config`, `with_real`: as `load` takes them).
 
     `cache`: a folder for features, see `evaluate.features`. `seed` chooses the random parts of floors and folds.
+    `tell` is told what is done next.
 
     Raises:
         DiffAugError: it cannot be loaded, or has no synthetic or no real image.
@@ -104,22 +106,22 @@ def measure(
             "images (--with-real)."
         )
     facts, made = set_facts(where, config), train.select(made_rows)
+    if test is not None:
+        tell(f"looking for copies of {len(test):,} test images among {len(made):,} synthetic ones")
     leaks = leaks_of(
-        where,
-        train,
-        test,
-        [encoder],
-        judges=facts.judges,
-        dataset=facts.dataset,
-        features=leak_features(encoder),
-        cache=cache,
-    )
+        where, train, test, [encoder],
+        judges=facts.judges, dataset=facts.dataset, features=leak_features(encoder), cache=cache,
+    )  # fmt: skip
+    count = len(train) + len(test or ())
+    tell(f"encoding {count:,} images with {encoder.name}, but for those that were encoded before")
     synthetic = _images(made, encoder, cache)
     shown = _images(train.select(real_rows), encoder, cache) if real_rows else None
     held_out = _images(test, encoder, cache) if test is not None else None
     reference = held_out if held_out is not None else shown
     assert reference is not None
     names = train.features["label"].names
+    kind = "test" if held_out is not None else "training"
+    tell(f"comparing {len(synthetic):,} synthetic images with {len(reference):,} real {kind} images")
     probed = _probed(synthetic, held_out, len(names))
     subject = Subject(synthetic, reference, held_out is not None, shown, made, probed, leaks, facts, seed)
     return Measured(

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
-from diffaug_datasets.core.errors import DiffAugError, RunError
+from diffaug_datasets.core.errors import DiffAugError, RunError, printable
 from diffaug_datasets.core.models import TINY, local_path
 from diffaug_datasets.core.protocols import parse_protocol
 from diffaug_datasets.core.recipe import Recipe
@@ -190,6 +190,9 @@ def made(planned: PlannedRun, doing: Doing) -> bool:
                 run = replace(drawn, folder=planned.folder).write()
                 break
         time.sleep(0.2)
+    if doing.progress is not None:
+        doing.progress.write(printable(announcement(planned)) + "\n")
+        doing.progress.flush()
     done = generate(run, workers=doing.workers, device=doing.device, progress=doing.progress)
     if trouble := over_budget(run, done):
         raise RunError(f"{run.folder}: {trouble}")
@@ -205,6 +208,14 @@ def finished_runs(folder: Path, runs: Path) -> Mapping[str, Path]:
         except (OSError, ValueError):
             continue
     return known
+
+
+def announcement(planned: PlannedRun) -> str:
+    """`control txt2img, to compare with: 20 images to have (fashion_5shot_txt2img, in runs/bench/runs/...)`."""
+    what = f"draw {planned.trial} of {planned.entry.name or planned.entry.set}"
+    if planned.entry.set in get_args(Control):
+        what = f"control {planned.entry.set}, to compare with"
+    return f"{what}: {planned.price.rows:,} images to have ({planned.price.name}, in {planned.folder})"
 
 
 def _name(recipe: Recipe) -> str:

@@ -43,6 +43,11 @@ SMALL_SIDE = 64  # pixels; less tells a diffusion model little
 LONG = 3  # times as wide as high, or the other way round; a square crop shows a part
 STARTING_METHOD = "img2img"  # of the recipe that images are read with; it decides nothing about them
 
+NO_TEST = (
+    "no test images, which `diffaug bench` (does it help?) needs: hold some of each class back, in test/CLASS/ beside "
+    "train/CLASS/"
+)
+
 Changes = Mapping[str, object]
 
 

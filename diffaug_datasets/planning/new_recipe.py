@@ -12,19 +12,20 @@ from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.catalogue import merged
 from diffaug_datasets.planning.inspect import Inspection
 from diffaug_datasets.planning.prepare import check_models
-from diffaug_datasets.planning.suggest import Machine, Suggested, backbone_id, suggest, this_machine
+from diffaug_datasets.planning.suggest import GIVEN, Machine, Suggested, backbone_id, shard_rows, suggest, this_machine
 from diffaug_datasets.sources.hub import DATASET_ID
 from diffaug_datasets.sources.names import Phrase
 
 WIDTH = 118  # characters of a comment line
 NAME_ME = "NAME ME"
+SHARD_WHY = "about a minute of work here: images of a shard that was stopped are made again"
 GROUPS = (
     ("Your images", ("builder", "source", "partial", "on_bad_image", "without")),
     ("What they are: flows into config names, prompts, cards and what you may publish", ("name", "title", "licence")),
     ("", ("citation", "homepage", "metaclass")),
     ("label: what prompts call it", ("classes",)),
     ("What is made of them; `diffaug methods` lists the methods", ("protocol", "method", "config")),
-    ("", ("per_image", "per_class", "backbone", "batch_size", "seed", "scores")),
+    ("", ("per_image", "per_class", "backbone", "batch_size", "shard_rows", "seed", "scores")),
 )
 
 
@@ -70,15 +71,20 @@ def new_recipe(
         RecipeError: a change that a recipe cannot have.
         BackboneError: the backbone is no model that runs here.
     """
-    suggested = suggest(found, machine or this_machine(), backbone_id(backbone))
+    machine = machine or this_machine()
+    suggested = suggest(found, machine, backbone_id(backbone))
     target = Path(file) if file is not None else Path(f"{suggested.content['name']}.yaml")
     content = merged(suggested.content, changes or {})
     content["source"] = _place(found.source, target)
     if changes and "method" in changes and "config" not in changes:
         content.pop("config", None)
-    text = recipe_text(content, replace(suggested, reasons=_kept_reasons(suggested, changes or {})), found.phrases)
-    recipe = Recipe.from_dict(load_yaml(text), folder=target.absolute().parent)
+    reasons = dict(_kept_reasons(suggested, changes or {}))
+    recipe = Recipe.from_dict(content, folder=target.absolute().parent)
     check_models(recipe)
+    if "shard_rows" not in content and (rows := shard_rows(recipe, machine)):
+        content["shard_rows"], reasons["shard_rows"] = rows, SHARD_WHY
+    text = recipe_text(content, replace(suggested, reasons=reasons), found.phrases)
+    recipe = Recipe.from_dict(load_yaml(text), folder=target.absolute().parent)
     return NewRecipe(found, suggested, recipe, text, target)
 
 
@@ -135,7 +141,7 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _kept_reasons(suggested: Suggested, changes: Mapping[str, object]) -> Mapping[str, str]:
-    return {key: "as you gave it" if key in changes else why for key, why in suggested.reasons.items()}
+    return {key: GIVEN if key in changes else why for key, why in suggested.reasons.items()}
 
 
 def _place(source: str, file: Path) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from diffaug_datasets.core import memory
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.errors import DiffAugError, RunError
 from diffaug_datasets.core.family import discover_families
 from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
+from diffaug_datasets.core.method_facts import image_evaluations
 from diffaug_datasets.core.model_files import read_weights
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan, of_split
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.models.model_folder import check_backbone
 from diffaug_datasets.numerics.inverters import is_paired
 from diffaug_datasets.planning.prepare import Prepared
@@ -152,9 +154,8 @@ def price(prepared: Prepared, folder: Path, photos: Photos | None = None) -> Pri
     """What the plan of a recipe will cost in a run folder (which need not exist). `photos`: of images not here."""
     recipe, plan = prepared.recipe, prepared.plan
     network, photos = network_of(recipe.backbone), photos or Photos.of(prepared)
-    trained = network.side * network.factor
-    height, width = recipe.backbone.height or trained, recipe.backbone.width or trained
-    flop = FLOP_PER_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
+    height, width = _size(recipe.backbone, network)
+    flop = _flop(recipe.backbone, network)
     evaluations, idle = map(sum, zip(*shard_evaluations(recipe, plan).values(), strict=True))
     workers = max(1, min(cores() // recipe.threads, len(plan.shards())))
     of_worker, to_plan = _memory_of_worker(prepared, network, height * width, photos), _memory_to_plan(photos)
@@ -225,6 +226,28 @@ def network_of(spec: BackboneSpec) -> Network:
         return Network()
     side = facts.latent_shape[1]
     return Network(counts[next(iter(parts))], sum(counts.values()), facts.height // side, side, measured=True)
+
+
+def image_seconds(recipe: Recipe, on_gpu: bool) -> float | None:
+    """About how long one worker takes for one image; None where the method does not say what an image takes."""
+    try:
+        counts, fits = image_evaluations(recipe.method_definition, recipe.method_config)
+    except DiffAugError:
+        return None
+    flop, each = _flop(recipe.backbone, network_of(recipe.backbone)), (sum(counts) + fits) / max(1, len(counts))
+    return each * (flop / GPU_FLOPS if on_gpu else flop / (CPU_FLOPS * recipe.threads) + OVERHEAD) or None
+
+
+def _size(spec: BackboneSpec, network: Network) -> tuple[int, int]:
+    """Height and width of the images that it makes, in pixels."""
+    trained = network.side * network.factor
+    return spec.height or trained, spec.width or trained
+
+
+def _flop(spec: BackboneSpec, network: Network) -> float:
+    """Of one evaluation of one image."""
+    height, width = _size(spec, network)
+    return FLOP_PER_PARAMETER * network.parameters * (height // network.factor) * (width // network.factor)
 
 
 def cores() -> int:

@@ -17,8 +17,9 @@ from typing import Literal
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import DEFAULT_ID, ORACLE, ORACLE_PACKAGE, TINY, BackboneSpec
 from diffaug_datasets.core.recipe import Recipe
-from diffaug_datasets.planning.inspect import Inspection
+from diffaug_datasets.planning.inspect import NO_TEST, Inspection
 from diffaug_datasets.planning.prepare import check_models
+from diffaug_datasets.planning.price import image_seconds
 from diffaug_datasets.sources.real import OWN_IMAGES, discover_builders
 
 FEW = 20  # images of the middle class up to which a set counts as few-shot, as `targets: few` does
@@ -28,12 +29,15 @@ BATCHES = ((20 << 30, 8), (10 << 30, 4), (0, 2))  # bytes of GPU memory from whi
 TRIAL_IMAGES = 2  # per class, of a model that cannot show the classes
 TAIL_IMAGES = (20, 100)  # per class of a long tail, at least and at most
 SMALL_BATCH = 8
+SHARD_SECONDS = 60  # of work that a stop may cost
 GENERIC = frozenset(  # plurals that say no more than that there are pictures
     (
         *("photos", "images", "pictures", "pics", "datasets", "samples", "files", "classes", "downloads", "species"),
         *("things", "series", "frames", "crops", "folders"),
     )
 )
+
+GIVEN = "chosen by you, when `diffaug new` was called"
 
 Kind = Literal["few", "tail", "plenty"]
 
@@ -118,9 +122,23 @@ def suggest(found: Inspection, machine: Machine, backbone: str | None = None) ->
         "batch_size": "images at once, part of the plan: fix it before a long run",
         next(iter(counts)): count_why,
     }
+    if found.test_counts is None:
+        reasons["source"] = NO_TEST
     if "scores" in content:
         reasons["scores"] = "says how often images show their class, by weights that are installed here"
     return Suggested({**content, **_cleaning(found, reasons)}, reasons, kind)
+
+
+def shard_rows(recipe: Recipe, machine: Machine) -> int | None:
+    """Images per shard so that one takes about a minute here: whole batches, at least one; None where the default does.
+
+    A shard that is stopped is made again, so its time is what a stop costs.
+    """
+    seconds = image_seconds(recipe, on_gpu=bool(machine.gpu))
+    usual = Recipe.model_fields["shard_rows"].default
+    if seconds is None or seconds * usual <= SHARD_SECONDS:
+        return None
+    return max(1, int(SHARD_SECONDS / seconds) // recipe.batch_size) * recipe.batch_size
 
 
 def kind_of(counts: Sequence[int]) -> Kind:
@@ -166,7 +184,7 @@ def _licence_why(found: Inspection) -> str:
 def _backbone(machine: Machine, given: str | None) -> tuple[dict[str, object], str]:
     dtype = "float16" if machine.has_room else "float32"
     if given is not None:
-        return {"id": given, "dtype": dtype}, "as you gave it"
+        return {"id": given, "dtype": dtype}, GIVEN
     if machine.has_room:
         why = f"this machine has a {machine.gpu} with {machine.gpu_bytes / 2**30:.0f} GiB"
         return {"id": DEFAULT_ID, "dtype": dtype, "height": 512, "width": 512}, why
@@ -230,7 +248,12 @@ def _cleaning(found: Inspection, reasons: dict[str, str]) -> dict[str, object]:
     keys: dict[str, object] = {}
     if found.real.skipped:
         keys["on_bad_image"] = "skip"
-        reasons["on_bad_image"] = f"{len(found.real.skipped):,} of the images cannot be decoded and are left out"
+        count = len(found.real.skipped)
+        reasons["on_bad_image"] = (
+            "1 image cannot be decoded and is left out"
+            if count == 1
+            else f"{count:,} images cannot be decoded and are left out"
+        )
     if found.partial:
         keys["partial"] = True
         reasons["partial"] = "leaves out classes without an image that can be used, and links"

@@ -49,6 +49,8 @@ ROWS_AT_ONCE = 16
 PART_ROWS, PART_BYTES = 1000, 256 << 20  # of a tar file
 FILE_ROWS, FILE_BYTES = 100_000, 500_000_000  # of a Parquet file
 NAME_BYTES = 80
+TABLE_ABOVE = 2  # folders above an image, at most, that its table lies in
+TABLE_COLUMNS = {"file_name", "label", "urn", "row_id", "is_synthetic"}
 SPLIT_WORDS = "train|training|test|testing|eval|evaluation|val|valid|validation|dev"  # that `datasets` looks for
 SPLIT_WORD = re.compile(rf"(?<![^\W\d_])({SPLIT_WORDS})(?![^\W\d_])", re.IGNORECASE)
 OnRow = Callable[[int, int], None]
@@ -127,6 +129,29 @@ def export(
     folders = dict(zip(class_names, writer.folder_names, strict=True)) if form == "imagefolder" else {}
     journal.finish(rows, folders)
     return Exported(place, form, name, plan_id, rows, writer.written, writer.kept, folders, was_finished)
+
+
+def exported_row(image: Path) -> Mapping[str, str] | None:
+    """What the tables of the export around an image say of it, by column; None where it lies in no export."""
+    image = image.absolute()
+    for folder in image.parents[:TABLE_ABOVE]:
+        name = image.relative_to(folder).as_posix()
+        for table in (folder / "metadata.csv", *(folder / f"{split}.csv" for split in SPLITS)):
+            if row := _row_in(table, name):
+                return row
+    return None
+
+
+def _row_in(table: Path, name: str) -> Mapping[str, str] | None:
+    """The row of an image in a table that an export wrote."""
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            if not set(rows.fieldnames or ()) >= TABLE_COLUMNS:
+                return None
+            return next((row for row in rows if row["file_name"] == name and None not in row.values()), None)
+    except (OSError, ValueError, csv.Error):  # none, or none of ours
+        return None
 
 
 def _identity(where: str | Path, config: str | None, revision: str | None) -> tuple[str, str]:

@@ -7,7 +7,7 @@ the real images with those of the test split; what it finds is kept in the run f
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,6 +37,14 @@ MOST_NAMED = 5  # leaks in one sentence
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
+Tell = Callable[[str], None]
+"""(what is done next, in words)."""
+
+
+def nobody(_: str) -> None:
+    """Nobody is told."""
+
+
 @dataclass(frozen=True)
 class GateResult:
     """What a gate found: nothing, or a reason that `allowed` may overrule."""
@@ -51,15 +59,16 @@ class GateResult:
         return not self.reason or self.allowed
 
 
-def check_gates(contents: Contents, options: PublishOptions) -> tuple[GateResult, ...]:
+def check_gates(contents: Contents, options: PublishOptions, tell: Tell = nobody) -> tuple[GateResult, ...]:
     """What each of `GATES` says, in that order."""
+    tell(f"checking {len(contents.items):,} files")
     reasons = (
         _licence(contents, options),
         _model_licence(contents),
         _local_model(contents),
         _failed_rows(contents),
         next(_rows(contents), ""),
-        _test_leak(contents.run),
+        _test_leak(contents.run, tell),
     )
     allowed = {*options.allow, *(("licence",) if options.with_rights else ())}
     return tuple(GateResult(gate, reason, gate in allowed) for gate, reason in zip(GATES, reasons, strict=True))
@@ -143,10 +152,10 @@ def _rows(contents: Contents) -> Iterator[str]:
         yield f"rows: {kept} synthetic rows lie in the shards, stated are {stated}; assemble the run again."
 
 
-def _test_leak(run: Run) -> str:
+def _test_leak(run: Run, tell: Tell) -> str:
     """'' where no test image is among the real ones, or there is no test split."""
     try:
-        leaks = compare_test_split(run).leaks
+        leaks = compare_test_split(run, tell).leaks
     except DiffAugError as error:
         return (
             f"test-leak: the test split cannot be looked at ({error}); make it reachable, or publish with "
@@ -189,7 +198,7 @@ class SplitComparison(BaseModel):
     leaks: tuple[Leak, ...]
 
 
-def compare_test_split(run: Run) -> SplitComparison:
+def compare_test_split(run: Run, tell: Tell = nobody) -> SplitComparison:
     """The real images compared with those of the test split, from the run folder where that was done before.
 
     Raises:
@@ -204,7 +213,9 @@ def compare_test_split(run: Run) -> SplitComparison:
         if known.key == key:
             return known
     test = _test_images(run)
-    leaks = find_leaks(_shard_images(run, "real"), test, _encoder_features(run, encoder) if encoder else None)
+    sources = _shard_images(run, "real")
+    tell(f"comparing {len(sources):,} real training images with {len(test):,} test images")
+    leaks = find_leaks(sources, test, _encoder_features(run, encoder) if encoder else None)
     comparison = SplitComparison(key=key, test_images=len(test), encoder=encoder, leaks=tuple(leaks))
     write_text(path, comparison.model_dump_json(indent=1))
     return comparison
@@ -258,6 +269,7 @@ def publish(
     target: str,
     options: PublishOptions | None = None,
     retry: Retry | None = None,
+    tell: Tell = nobody,
 ) -> Published:
     """Publish a finished run: shards, provenance, recipe, plan and card. What is there already is not sent again.
 
@@ -266,6 +278,7 @@ def publish(
         target: `org/name` on the Hub, or any fsspec address such as `s3://bucket/name` or `file:///folder`.
         options: how it goes out; the default is Arrow shards with all that the licences allow.
         retry: how often a step on the Hub is tried, and how long is waited in between.
+        tell: is told what is done next, in words.
 
     Returns:
         Where it is, and how many files were sent.
@@ -284,20 +297,27 @@ def publish(
     """
     options, run = options or PublishOptions(), run if isinstance(run, Run) else Run.open(run, whole=True)
     place = open_target(target, options, retry)
-    with _gathered(run, options) as (release_contents, gates):
+    with _gathered(run, options, tell) as (release_contents, gates):
         refuse(gates)
+        tell(f"sending what {place.shown} lacks of {len(release_contents.items):,} files")
         return place.upload(release_contents)
 
 
-def preview(run: Run, target: str, options: PublishOptions | None = None, retry: Retry | None = None) -> UploadPreview:
-    """What `publish` would do; reads, but sends nothing.
+def preview(
+    run: Run,
+    target: str,
+    options: PublishOptions | None = None,
+    retry: Retry | None = None,
+    tell: Tell = nobody,
+) -> UploadPreview:
+    """What `publish` would do; reads, but sends nothing. `tell`: as of `publish`.
 
     Raises:
         PublishError: not finished, or the place cannot be read.
     """
     options = options or PublishOptions()
     place = open_target(target, options, retry)
-    with _gathered(run, options) as (release_contents, gates):
+    with _gathered(run, options, tell) as (release_contents, gates):
         card = dataset_card(place.readme(), release_contents, place.shown, place.tag(release_contents.release))
         return UploadPreview(place.shown, release_contents, gates, card)
 
@@ -325,10 +345,10 @@ def open_target(target: str, options: PublishOptions, retry: Retry | None = None
 
 
 @contextmanager
-def _gathered(run: Run, options: PublishOptions) -> Iterator[tuple[Contents, tuple[GateResult, ...]]]:
+def _gathered(run: Run, options: PublishOptions, tell: Tell) -> Iterator[tuple[Contents, tuple[GateResult, ...]]]:
     """What goes out, which states the gates that were overruled, and what all gates say."""
     with tempfile.TemporaryDirectory(prefix="diffaug-") as stage:
         unchecked = contents(run, options, Path(stage))
-        gates = check_gates(unchecked, options)
+        gates = check_gates(unchecked, options, tell)
         overruled = tuple(sorted(result.gate for result in gates if result.reason))
         yield unchecked.stating(overruled, leak_check(run)), gates

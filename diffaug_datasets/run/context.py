@@ -100,6 +100,10 @@ class WorkContext:
         self._skipped_before = backbone.rows_skipped
         return backbone
 
+    def load(self) -> None:
+        """Have the diffusion model now, so that its time is not the first image's. Raises as `backbone`."""
+        _ = self.backbone
+
     @cached_property
     def encoder(self) -> "Encoder":
         """The method's image encoder."""

@@ -18,7 +18,7 @@ from diffaug_datasets.run.engines.local import OnProgress
 from diffaug_datasets.run.engines.ray_cluster import Ray
 from diffaug_datasets.run.engines.slurm import Slurm
 from diffaug_datasets.run.live_card import live_card
-from diffaug_datasets.run.progress import following
+from diffaug_datasets.run.progress import following, loss
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Heed, Worker, WorkerOptions, growing_waits
 
@@ -34,7 +34,8 @@ def generate(
 ) -> Assembled:
     """Make everything that a run still lacks: what rows need first, then the images. Needs the extra `generate`.
 
-    Killed at any point, the same call goes on where it was; several calls, processes or machines share one folder.
+    Killed at any point, the same call goes on: finished fits and shards stay, images of a shard that was not finished
+    are made again. Several calls, processes or machines share one folder.
     Rows that failed have no image and are in the answer's `failed`; it is no error here, however many they are.
 
     Args:
@@ -61,8 +62,14 @@ def generate(
     """
     options = WorkerOptions(device, allow_mixed_stack=allow_mixed_stack, fits_from=tuple(map(Path, fits_from)))
     run = run if isinstance(run, Run) else Run.open(run)
-    with shown_on(progress, run) as on_progress:
-        done = execute(run, options, workers, on_progress)
+    try:
+        with shown_on(progress, run) as on_progress:
+            done = execute(run, options, workers, on_progress)
+    except KeyboardInterrupt:
+        if progress is not None and leads() and (sentence := loss(run)):
+            progress.write(f"  {sentence}\n")
+            progress.flush()
+        raise
     assert done is not None  # only those who ask for fits alone get nothing
     return done
 

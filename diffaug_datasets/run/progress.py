@@ -33,6 +33,7 @@ SCALE = 10_000  # of the bar
 LATE = 3  # times what such a unit usually takes
 EVENTS: dict[str, dict[str, type]] = {
     "start": {"unit": str},
+    "loaded": {"unit": str},
     "batch": {"unit": str, "rows": int, "failed": int},
     "done": {"unit": str, "rows": int, "failed": int},
     "fit": {"unit": str, "step": int, "total": int},
@@ -61,7 +62,8 @@ class Status:
     """Counts of units and rows, computed from receipts; `held` units seem to be worked on now, `work` says by whom.
 
     `rows_per_second`: of one worker. `seconds_left`: of the images, at the pace of the workers that give a sign; None
-    where nothing is known of it. `shown`: how often the images of a finished run show their class.
+    where nothing is known of it. `shown`: how often the images of a finished run show their class. `unfinished`: images
+    in shards that are not finished, as far as this machine saw them made; a shard that was stopped is made anew.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Status:
     shown: Shown | None = None
     work: tuple[Work, ...] = ()
     seconds_left: float | None = None
+    unfinished: int = 0
 
     @property
     def lively(self) -> int:
@@ -114,8 +117,33 @@ def status(run: Run) -> Status:
         reasons=dict(Counter(reasons)),
         shown=assembled.shown if assembled else None,
         work=work,
+        unfinished=0 if assembled else sum(unfinished(run).values()),
     )
     return replace(state, seconds_left=_seconds_left(state))
+
+
+def unfinished(run: Run) -> Mapping[str, int]:
+    """Shards that were begun and have no receipt -> images that were made of each at its latest begin.
+
+    Read from the events that lie on this machine, so of other machines' work only where they share the folder.
+    """
+    open_shards = {shard.name for shard in run.plan.shards() if not run.receipt(shard.name)}
+    made, before = Progress(run.folder / "events.jsonl"), -1 if open_shards else 0
+    while made.position != before:
+        before = made.position
+        made.poll()
+    return {name: count for name, count in made.shards.items() if count and name in open_shards}
+
+
+def loss(run: Run) -> str:
+    """What a stop costs in images, as a sentence; '' where no image is lost, as far as this machine knows."""
+    run.refresh()
+    if not (shards := unfinished(run)):
+        return ""
+    count = sum(shards.values())
+    images = "1 image lies" if count == 1 else f"{count:,} images lie"
+    where = "an unfinished shard" if len(shards) == 1 else f"{len(shards):,} unfinished shards"
+    return f"{images} in {where} and will be made again"
 
 
 def _work(run: Run, fits: Sequence[Receipt], shards: Sequence[Receipt]) -> tuple[Work, ...]:
@@ -164,7 +192,8 @@ def _assembled(run: Run) -> Assembled | None:
 
 @dataclass(frozen=True)
 class Event:
-    """A line of events.jsonl: a unit is begun or done, a batch of it is made, or a fit has taken a step.
+    """A line of events.jsonl: a unit is begun or done, its model is loaded, a batch of it is made, or a fit has taken a
+    step.
 
     `rows`, `failed`: images of the batch or of the whole unit. `loss` is None where the step overflowed.
     """
@@ -246,6 +275,18 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def duration(seconds: float) -> str:
+    """`42 s`, `6 min 55 s`, `1 h 2 min`.
+
+    >>> duration(42), duration(415), duration(3725), duration(3600)
+    ('42 s', '6 min 55 s', '1 h 2 min', '1 h')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (0 if hours else rest, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "0 s"
+
+
 @dataclass
 class Pace:
     """How far the whole work is, fits and images together, as a run's events tell it, and how long the rest will take.
@@ -253,7 +294,7 @@ class Pace:
     `work`: what every unit takes, see `run.work`; `rows`: images of every shard; `finished`: units that are done.
     `total` and `before`: images that are planned, and those that were written or had failed when it began. `begun` and
     `latest`: time and share of the whole at the first and at the last sign of work. `news`: see `Run.news`; `looked`:
-    when they were asked for.
+    when they were asked for. `awaits`: what is done before the first images are there.
     """
 
     progress: Progress
@@ -265,6 +306,7 @@ class Pace:
     failed: int = 0
     changed: bool = False
     first_image: float = 0.0
+    awaits: str = "the first batch"
     begun: tuple[float, float] | None = None
     latest: tuple[float, float] | None = None
     fits: dict[str, float] = field(default_factory=dict)
@@ -288,6 +330,7 @@ class Pace:
             before=sum(r.rows + len(r.failed) for r in done),
             failed=sum(len(r.failed) for r in done),
             news=run.again().news,
+            awaits="loading the model" if any(row.backbone for row in run.plan.rows[:1]) else "the first batch",
         )
 
     def poll(self) -> None:
@@ -295,6 +338,7 @@ class Pace:
         events = self.progress.poll()
         self.changed = self._heard() or bool(events)
         for event in events:
+            self.awaits = "the first batch" if event.kind == "loaded" else self.awaits
             if event.kind == "done" and event.unit in self.work:
                 self.finished.add(event.unit)
             if event.kind == "fit" and event.unit in self.work:
@@ -368,28 +412,36 @@ class Pace:
         if is_whole and not self.total:
             return "all fits done"
         rate = f"{self.rate:.1f} images/s{'' if is_whole else eta}, " if self.progress.rows else ""
-        waits = "" if rate or is_whole else "getting ready, "
+        waits = "" if rate or is_whole else f"{self.awaits}, "
         return f"{images}{waits}{rate}{self.failed} failed"
 
 
 @dataclass
 class _Lines:
-    """A line where something has happened, at most one in two seconds, and a sign of life in between."""
+    """A line where something has happened, at most one in two seconds, and ever rarer signs of life in between."""
 
     pace: Pace
     out: TextIO
-    last: float = field(default_factory=time.monotonic)
-    news: bool = False
+    last: float = field(default_factory=lambda: time.monotonic())
+    news: bool = True
+    said: str = ""
+    quiet: float = QUIET_SECONDS
 
     def __call__(self) -> None:
         self.pace.poll()
         self.news |= self.pace.changed
         age = time.monotonic() - self.last
         finished = self.pace.changed and len(self.pace.finished) == len(self.pace.work)
-        if finished or age >= (LINE_SECONDS if self.news else QUIET_SECONDS):
-            self.last, self.news = time.monotonic(), False
-            self.out.write(printable(f"  {percent(self.pace.share)}, {self.pace.text()}") + "\n")
-            self.out.flush()
+        if not finished and age < (LINE_SECONDS if self.news else self.quiet):
+            return
+        line = printable(f"  {percent(self.pace.share)}, {self.pace.text()}")
+        if self.news and line == self.said:
+            self.news = False
+            return
+        self.quiet = 2 * self.quiet if line == self.said else QUIET_SECONDS
+        self.last, self.news, self.said = time.monotonic(), False, line
+        self.out.write(f"{line}\n")
+        self.out.flush()
 
 
 def on_terminal(out: TextIO | None) -> bool:

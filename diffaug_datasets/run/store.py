@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
 
-from diffaug_datasets.core.errors import RecipeError, RunError, one_line
+from diffaug_datasets.core.errors import RecipeError, RunError, few, one_line
 from diffaug_datasets.core.files import (
     TEMPORARY,
     FileDigest,
@@ -128,6 +128,9 @@ class Run:
         else:
             run = cls(Path(folder))
             if not (run.folder / "plan.json").exists():
+                if inside := [str(path.parent) for path in sorted(run.folder.glob("*/plan.json"))]:
+                    runs = "a run folder" if len(inside) == 1 else f"{len(inside):,} run folders"
+                    raise RunError(f"{folder}: is no run folder, but holds {runs}: {few(inside)}; give one of them.")
                 raise RunError(f"{folder}: no plan.json here; `diffaug plan RECIPE --run {folder}` makes a run folder.")
             run.check()
         if whole:

@@ -371,6 +371,9 @@ class Worker:
     def _make_shard(self, shard: Shard) -> Drawn:
         """Make the shard's batches; those before are encoded and put away meanwhile, and no more than two are held."""
         drawn = Drawn(shard, Spool(self.run.folder / "shards"))
+        if any(row.backbone for row in shard.rows):
+            self.context.load()
+        self.run.event(event="loaded", unit=shard.name)
         is_exact, skipped = self.recipe.profile.is_exact, self.context.rows_skipped
         with ExitStack() as unless_done:
             unless_done.enter_context(drawn.spool)

@@ -56,8 +56,8 @@ def augment(
 ) -> "datasets.DatasetDict":
     """Augment your own images: plan, generate, and load what came of it. Needs the extra `generate`.
 
-    The same call goes on where it was stopped, and answers at once where everything is made. `Run.open(out)` is the run
-    behind it, for `publish` or a report.
+    The same call goes on after a stop (images of shards that were not finished are made again), and answers at once
+    where everything is made. `Run.open(out)` is the run behind it, for `publish` or a report.
 
     Args:
         source: a folder with one folder per class (below `train` and `test` where there is a split), a Hub dataset, or

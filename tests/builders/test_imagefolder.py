@@ -101,8 +101,12 @@ def test_an_empty_class_folder_is_refused_and_one_image_is_enough(tmp_path):
 
 
 def test_a_folder_without_classes_is_refused(tmp_path):
+    nothing = f"{str(tmp_path)!r}: found no class folder; expected one folder of images per class"
+    assert refused(tmp_path) == f"{nothing}."
     put(tmp_path, "0.png")
-    assert refused(tmp_path) == f"{str(tmp_path)!r}: found no class folder; expected one folder of images per class."
+    assert refused(tmp_path) == (
+        f"{nothing}; if '{tmp_path.name}' is a class with its 1 image, give the folder above: '{tmp_path.parent}'."
+    )
 
 
 def test_a_test_class_without_training_folder_is_refused(tmp_path):
@@ -147,11 +151,11 @@ def test_usual_suffixes_are_read_and_others_counted_by_name(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     found = read_real("imagefolder", tmp_path)
     assert len(found.train) == 1 + len(USUAL)
-    heic = () if "HEIF" in formats() else ("1 .heic (`pip install pillow-heif` reads them)",)
+    heic = () if "HEIF" in formats() else ("1 .heic (a/4.heic; `pip install pillow-heif` reads them)",)
     assert found.survey.left_out == (
-        "1 .cr2 (convert them to .png or .jpg)",
+        "1 .cr2 (a/3.cr2; convert them to .png or .jpg)",
         *heic,
-        "2 .jp2 (convert them to .png or .jpg)",
+        "2 .jp2 (a/1.jp2, a/2.JP2; convert them to .png or .jpg)",
         "2 files that are no images (no suffix, .txt)",
     )
     if "AVIF" in formats():
@@ -163,8 +167,9 @@ def test_a_class_of_unreadable_files_says_so(tmp_path):
     put(tmp_path, "a/0.png")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "0.CR2").write_bytes(b"x")
-    assert "the class has no image that is read (left out: 1 .cr2 (convert them to .png or .jpg)); add" in refused(
-        tmp_path
+    assert (
+        "the class has no image that is read (left out: 1 .cr2 (b/0.CR2; convert them to .png or .jpg)); add"
+        in refused(tmp_path)
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 from command_line import Answer, Command
 from typer.main import get_command
 
-from diffaug_datasets.cli import main
+from diffaug_datasets.cli import INTERRUPTED, main
 from diffaug_datasets.cli.verbs import app
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.catalogue import shipped_recipes
@@ -281,7 +281,7 @@ def test_ctrl_c_says_one_line_and_the_run_goes_on(diffaug: Command, tmp_path: Pa
     _, err = child.communicate(timeout=120)
     # A shell sees 130 either way: CPython ends by the signal itself if it came inside an `exec` of text, as imports do.
     assert child.returncode in (130, -signal.SIGINT)
-    assert err == "diffaug: interrupted; what is finished stays, and the same command continues.\n"
+    assert err == f"{INTERRUPTED}\n"
     assert "in work  nothing" in diffaug("status", folder).out
 
 
@@ -296,7 +296,7 @@ def test_ctrl_c_ends_a_process_that_swallows_it(shell: Command) -> None:
     )
     said = shell(sys.executable, "-c", code)
     assert said.code == 130
-    assert said.err == "diffaug: interrupted; what is finished stays, and the same command continues.\n"
+    assert said.err == f"{INTERRUPTED}\n"
 
 
 def wait_for(path: Path) -> None:

@@ -47,6 +47,9 @@ def test_numbers_go_into_run_folder_report_card_and_published_set(
     said = diffaug("measure", folder)
     assert said.code == 0
     assert f"measures: {folder / 'measures.json'}, for report and publish" in said.err
+    assert re.search(r"^comparing [\d,]+ synthetic images with [\d,]+ real test images \.\.\.$", said.err, re.M), (
+        said.err
+    )
     assert "was trained on the training split of Fashion-MNIST and not on its test images, says its card" in said.err
     kept = MeasuresFile.model_validate_json((folder / "measures.json").read_text(encoding="utf-8"))
     assert (kept.plan_id, kept.measured[0].where) == (run.plan.id, run.plan.header.name)

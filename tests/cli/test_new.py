@@ -155,13 +155,19 @@ def test_yes_and_no_terminal_never_ask(here: Path, diffaug: Command, monkeypatch
         (("new", "beasts", "--backbone", "nope"), "backbone 'nope' is neither a folder nor a Hub id"),
         (("new", "beasts", "-o", "beasts"), "beasts: is there already"),
         (("new", "empty"), "found no class folder"),
+        (("new", "beasts/cat"), "if 'cat' is a class with its 2 images, give the folder above: '"),
+        (("run", "beasts.yml"), "beasts.yml: no such recipe; did you mean my_beasts.yaml?"),
+        (("status", "."), ".: is no run folder, but holds a run folder: old; give one of them."),
     ],
 )
 def test_mistakes_get_one_sentence_and_write_nothing(
     here: Path, diffaug: Command, words: tuple[str, ...], said: str
 ) -> None:
     beasts(here / "beasts")
-    (here / "empty").mkdir()
+    for folder in ("empty", "old"):
+        (here / folder).mkdir()
+    (here / "old" / "plan.json").touch()
+    (here / "my_beasts.yaml").touch()
     before = sorted(here.rglob("*"))
     assert said in diffaug(*words).sentence
     assert sorted(here.rglob("*")) == before

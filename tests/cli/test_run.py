@@ -1,5 +1,6 @@
 """`run`, `export`, `show FILE` and pages that open, as a person uses them on the embedded default."""
 
+import csv
 import json
 import os
 import re
@@ -141,6 +142,11 @@ def test_export_says_what_it_left_and_how_it_is_read(diffaug: Command, run: Run,
     assert said.out.splitlines()[0] == f"{out}: exported, 30 train images of {CONFIG} as imagefolder"
     assert f'load_dataset("imagefolder", data_dir="{out}")' in said.out
     assert "T-shirt_top for T-shirt/top" in said.out
+    with (out / "train" / "metadata.csv").open(newline="") as file:
+        real = next(row for row in csv.DictReader(file) if row["is_synthetic"] == "False" and row["label"] == "Dress")
+    shown = diffaug("show", out / "train" / real["file_name"])
+    assert shown.out.startswith(f"{out / 'train' / real['file_name']}: a real image of class Dress\n")
+    assert re.search(rf"^  row_id +{real['row_id']}$", shown.out, re.M)
     again = diffaug("export", run.folder, out)
     assert again.out.startswith(f"{out}: is there already, every file as it should be")
     told = json.loads(diffaug("export", run.folder, out, "--json").out)

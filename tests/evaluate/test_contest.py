@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from diffaug_datasets.evaluate.draws import Draw, Images, Labelled, read_set
 from diffaug_datasets.evaluate.groups import by_group
 from diffaug_datasets.evaluate.making import Making
 from diffaug_datasets.evaluate.outlook import outlook
-from diffaug_datasets.evaluate.runs import Doing, is_recipe, made, planned_control, planned_runs
+from diffaug_datasets.evaluate.runs import Doing, announcement, is_recipe, made, planned_control, planned_runs
 from diffaug_datasets.evaluate.spare import not_at_hand, read_spare, spare_images, up_to_share
 from diffaug_datasets.evaluate.suite import Bench
 from diffaug_datasets.evaluate.table import table as rows_of
@@ -202,6 +203,7 @@ def test_a_control_is_made_as_its_neighbour_is(tmp_path: Path) -> None:
     assert not isinstance(planned, str)
     recipe = planned.recipe
     assert (recipe.method, recipe.protocol, recipe.per_class, recipe.seed) == ("txt2img", "5shot_seed2", 3, 7)
+    assert announcement(planned).startswith("control txt2img, to compare with: 30 images to have (fashion_5shot_seed2_")
     assert recipe.method_config.num_inference_steps == 4  # type: ignore[attr-defined]
     assert prepare(recipe).subset.ids == prepare(first).subset.ids
 
@@ -392,7 +394,10 @@ def test_a_finished_run_of_the_same_plan_is_used_again(tmp_path: Path) -> None:
     (planned,) = planned_runs(spec, tmp_path / "first", tmp_path / "none")
     assert planned.folder.parent == tmp_path / "first" / "runs" and not planned.is_finished
     assert not made(planned, Doing(until=0)) and not planned.folder.exists()
-    assert made(planned, Doing()) and planned.is_finished
+    out = StringIO()
+    assert made(planned, Doing(progress=out)) and planned.is_finished
+    said = f"draw 0 of fashion_5shot_txt2img: {planned.price.rows} images to have (fashion_5shot_txt2img, in "
+    assert out.getvalue().startswith(f"{said}{planned.folder})\n")
     (again,) = planned_runs(spec, tmp_path / "second", tmp_path / "first" / "runs")
     assert (again.folder, again.is_finished) == (planned.folder, True)
     other = bench_of(["fashion_5shot_txt2img"], draws=[1], changes=SHORT)

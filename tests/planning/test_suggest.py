@@ -6,12 +6,16 @@ import pytest
 from messy import picture
 
 from diffaug_datasets.core.models import DEFAULT_ID
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.inspect import Inspection, inspect
+from diffaug_datasets.planning.new_recipe import new_recipe
 from diffaug_datasets.planning.suggest import (
+    GIVEN,
     Machine,
     config_stem,
     guess_metaclass,
     kind_of,
+    shard_rows,
     suggest,
     title_of,
 )
@@ -61,7 +65,31 @@ def test_with_a_gpu_few_images_are_learned(few: Inspection) -> None:
 def test_a_chosen_model_is_taken(few: Inspection) -> None:
     made = suggest(few, GPU, "org/model")
     assert made.content["backbone"] == {"id": "org/model", "dtype": "float16"}
-    assert (made.content["method"], made.reasons["backbone"]) == ("img2img", "as you gave it")
+    assert (made.content["method"], made.reasons["backbone"]) == ("img2img", GIVEN)
+
+
+def test_a_stop_costs_about_a_minute_where_images_take_long(few: Inspection, tmp_path: Path) -> None:
+    slow = {"builder": "imagefolder", "method": "txt2img", "backbone": "org/model", "batch_size": 4}
+    assert shard_rows(Recipe.from_dict(slow), Machine()) == 4  # an hour an image: no less than a batch
+    on_gpu = shard_rows(Recipe.from_dict(slow), GPU)
+    assert on_gpu is not None and 40 <= on_gpu <= 80 and on_gpu % 4 == 0  # one second an image
+    fast = {**slow, "backbone": "tiny", "config": {"num_inference_steps": 2}}
+    assert shard_rows(Recipe.from_dict(fast), Machine()) is None
+    made = new_recipe(few, tmp_path / "birds.yaml", "org/model", machine=GPU)
+    assert 1 < made.recipe.shard_rows < 256 and f"shard_rows: {made.recipe.shard_rows} # about a minute" in made.text
+    kept = new_recipe(few, tmp_path / "birds.yaml", "org/model", {"shard_rows": 7}, GPU)
+    assert kept.recipe.shard_rows == 7
+
+
+def test_without_test_images_the_recipe_says_what_needs_them(few: Inspection, tmp_path: Path) -> None:
+    text = new_recipe(few, tmp_path / "birds.yaml", machine=Machine()).text
+    above = text[: text.index("\nsource:")].splitlines()
+    assert "no test images, which `diffaug bench`" in " ".join(above[-2:])
+    for split in ("train", "test"):
+        for name in ("owl", "wren"):
+            (tmp_path / "split" / split / name).mkdir(parents=True)
+            picture(len(split + name)).save(tmp_path / "split" / split / name / "0.png")
+    assert "no test images" not in new_recipe(inspect(str(tmp_path / "split")), machine=Machine()).text
 
 
 def test_every_suggestion_that_decides_something_has_a_reason(few: Inspection) -> None:

@@ -199,7 +199,10 @@ def test_a_filtered_run_says_what_was_dropped(hub: LoopbackHub, tmp_path_factory
 
 def test_dry_run_sends_nothing_and_shows_what_would_be(hub: LoopbackHub, finished: Run, diffaug: Command) -> None:
     said = diffaug("publish", finished.folder, NAME, "--dry-run")
-    assert (said.code, said.err) == (0, "nothing was sent to org/fashion (--dry-run)\n")
+    *doing, last = said.err.splitlines()
+    assert (said.code, last) == (0, "nothing was sent to org/fashion (--dry-run)")
+    assert doing[0] == f"gathering the files of {finished.folder} ..." and "checking" in doing[1]
+    assert all(line.endswith(" ...") for line in doing)
     assert not hub.writes()
     told = json.loads(diffaug("publish", finished.folder, NAME, "--dry-run", "--json").out)
     assert not hub.writes()

@@ -11,7 +11,7 @@ from diffaug_datasets.core.rows import FailedRow
 from diffaug_datasets.planning.prepare import prepare
 from diffaug_datasets.planning.price import price
 from diffaug_datasets.run import progress
-from diffaug_datasets.run.execute import execute
+from diffaug_datasets.run.execute import execute, generate
 from diffaug_datasets.run.progress import Pace, following
 from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.work import TRAINING, unit_work
@@ -74,7 +74,10 @@ def test_fits_and_images_are_one_whole(run: Run, planned: Run, seconds: list[flo
         run.event(event="done", unit=name, rows=0, failed=0)
     run.event(event="start", unit="synthetic-00000")
     pace.poll()
-    assert pace.text() == "0/20 images, getting ready, 0 failed"
+    assert pace.text() == "0/20 images, loading the model, 0 failed"
+    run.event(event="loaded", unit="synthetic-00000")
+    pace.poll()
+    assert pace.text() == "0/20 images, the first batch, 0 failed"
     seconds[0] += 2
     run.event(event="batch", unit="synthetic-00000", rows=3, failed=1)
     pace.poll()
@@ -100,6 +103,8 @@ def test_what_is_done_counts_when_it_goes_on(tmp_path: Path) -> None:
     execute(run, WorkerOptions(), workers=1)
     pace = Pace.of(run)
     assert (pace.share, pace.done) == (1, 10)
+    assert '"loaded"' in (run.folder / "events.jsonl").read_text()
+    assert progress.loss(run) == "" and progress.status(run).unfinished == 0
 
 
 def test_a_stream_that_is_no_terminal_gets_lines_and_a_terminal_one_bar(run: Run, planned: Run) -> None:
@@ -149,3 +154,33 @@ def test_what_others_finish_elsewhere_counts_once(run: Run, planned: Run, second
     run.event(event="batch", unit=second.name, rows=2, failed=0)
     pace.poll()
     assert (pace.done, pace.failed, len(asked)) == (len(first.rows) + 2, 1, 3)
+
+
+def test_a_stream_is_not_flooded_with_one_line(run: Run, planned: Run, seconds: list[float]) -> None:
+    run.__dict__["recipe"] = planned.recipe
+    out = io.StringIO()
+    with following(run, out) as on_progress:
+        for _ in range(1000):
+            seconds[0] += 1
+            on_progress()
+    said = out.getvalue().splitlines()
+    assert len(set(said)) == 1 and 4 <= len(said) <= 8
+
+
+def test_a_stop_says_how_many_images_are_made_again(run: Run, planned: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.__dict__["recipe"] = planned.recipe
+    assert progress.loss(run) == ""
+    run.event(event="start", unit="synthetic-00000")
+    run.event(event="batch", unit="synthetic-00000", rows=5, failed=0)
+    run.event(event="start", unit="synthetic-00000")  # stopped once before
+    run.event(event="batch", unit="synthetic-00000", rows=2, failed=0)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffaug_datasets.run.execute.execute", stopped)
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        generate(run, progress=out)
+    assert out.getvalue() == "  2 images lie in an unfinished shard and will be made again\n"
+    assert (progress.status(run).rows_written, progress.status(run).unfinished) == (0, 2)
