@@ -42,13 +42,18 @@ def now(device: str) -> float:
 def bare_loop(device: str, latents: torch.Tensor, dtype: torch.dtype) -> Callable[[int], float]:
     """Seconds that so many steps of the loop take; everything else is made before."""
     folder = find_backbone(BackboneSpec(id="tiny")).folder
-    local = {"use_safetensors": True, "local_files_only": True}
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **local).to(device)
-    text = CLIPTextModel.from_pretrained(folder / "text_encoder", **local).to(device).float()
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    local = {"local_files_only": True}
+    unet = UNet2DConditionModel.from_pretrained(
+        folder / "unet", torch_dtype=dtype, use_safetensors=True, trust_remote_code=False, **local
+    )
+    text = CLIPTextModel.from_pretrained(
+        folder / "text_encoder", use_safetensors=True, trust_remote_code=False, **local
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     schedule = DDPMScheduler.from_pretrained(folder / "scheduler")
+    text = text.float()
     for network in (unet, text):
-        network.requires_grad_(False).eval()
+        network.requires_grad_(False).eval().to(device)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
     unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=targets))
     lora = [p for p in unet.parameters() if p.requires_grad]

@@ -114,13 +114,15 @@ def unet_rates(bench: Bench) -> dict[str, object]:
 def image_rates(bench: Bench) -> dict[str, object]:
     """Images a second from noise to pixels by batch size: exact, fast, and diffusers' pipeline at the same batch."""
     found: dict[str, object] = {}
-    local = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False, "safety_checker": None}
+    local = {"local_files_only": True, "safety_checker": None}
     for rows in bench.batches:
         for name in ("exact", "fast"):
             model = bench.load(Profile(name="fast" if name == "fast" else "exact"), rows=rows)
             seconds = bench.seconds(lambda: drawn(bench, model, rows), 1)  # noqa: B023
             found[f"{name}_{rows}"] = round(rows / seconds, 3)
-        pipe = StableDiffusionPipeline.from_pretrained(bench.pipeline, torch_dtype=torch.bfloat16, **local)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            bench.pipeline, torch_dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False, **local
+        )
         pipe = pipe.to(bench.device)
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)

@@ -72,7 +72,9 @@ def test_files_that_the_pages_name_exist() -> None:
     named = {name for text in TEXTS.values() for name in PLACES.findall(text)}
     assert len(named) > 15
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
-    family = re.findall(r"`((?:models|planning)/\w+\.py)` ?\(?([^)|]*)\)?", TEXTS["docs/contributing/family.md"])
+    family = re.findall(
+        r"`((?:core|families|families/parts|models)/\w+\.py)` ?\(?([^)|]*)\)?", TEXTS["docs/contributing/family.md"]
+    )
     assert len(family) > 4
     for file, names in family:
         text = (ROOT / "diffaug_datasets" / file).read_text(encoding="utf-8")
@@ -108,10 +110,20 @@ def test_verbs_and_extras_that_the_pages_name_exist(diffaug: Command) -> None:
 
 
 def test_numbers_that_the_choice_rests_on_were_measured() -> None:
-    measured = TEXTS["docs/measured.md"] + (DOCS / "bench_methods.csv").read_text(encoding="utf-8")
+    measured = TEXTS["docs/measured.md"]
     shown = re.findall(r"\d+\.\d \+- \d\.\d", TEXTS["docs/guides/choose-a-method.md"])
-    assert len(shown) > 25
+    assert len(shown) > 20
     assert [number for number in shown if number not in measured] == []
+
+
+@pytest.mark.parametrize(("page", "least"), [("guides/choose-a-method", 8), ("results", 3)])
+def test_intervals_that_a_page_tells_stand_in_the_tables_of_a_bench(page: str, least: int) -> None:
+    tables = "\n".join(path.read_text(encoding="utf-8") for path in sorted((DOCS / "bench").glob("*.csv")))
+    shown = re.findall(r"[+-]?\d+\.\d \([+-]?\d+\.\d to [+-]?\d+\.\d\)", TEXTS[f"docs/{page}.md"])
+    shown += re.findall(r"\(([+-]\d+\.\d, [+-]\d+\.\d to [+-]\d+\.\d)\)", TEXTS[f"docs/{page}.md"])
+    told = {number.replace(" (", ", ").rstrip(")") for number in shown}
+    assert len(told) >= least
+    assert [number for number in told if number not in tables.replace(" (", ", ").replace(")", "")] == []
 
 
 def test_the_readme_is_short() -> None:
