@@ -21,6 +21,7 @@ import diffaug_datasets
 from diffaug_datasets.core.errors import PlanError
 from diffaug_datasets.core.method import Generated, PlanSpec, discover_methods, find_method
 from diffaug_datasets.core.plan import Plan, draw_plan
+from diffaug_datasets.core.profiles import EXACT
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.rows import PlanRow
 from diffaug_datasets.core.sources import PoolTable, Source, SourceTable
@@ -319,7 +320,7 @@ def test_a_batch_calls_its_method_itself() -> None:
         seen.extend(frame.function for frame in inspect.stack()[:3])
         return [Generated(torch.rand(4, 4, 3)) for _ in rows]
 
-    row, ctx = plan_of("txt2img").rows[0], SimpleNamespace(batch_shape=1)
+    row, ctx = plan_of("txt2img").rows[0], SimpleNamespace(batch_shape=1, recipe=SimpleNamespace(profile=EXACT))
     method = replace(find_method("txt2img"), generate=generate)
     made, _ = BatchJob(method, method.Config(), cast(WorkContext, ctx), 0, 1, 1).make((row,))
     assert len(made) == 1

@@ -86,4 +86,4 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     execute(Run.open(run.folder), WorkerOptions(), workers=1)
     assert {p: p.stat().st_mtime_ns for p in (run.folder / "shards").iterdir()} == before
     with pytest.raises(DiffAugError, match=r"no plan\.json here"):  # what was mistyped is said all the same
-        execute(Run.open(run.folder), WorkerOptions(fits_from=(tmp_path,)), workers=1)
+        execute(Run.open(run.folder), WorkerOptions(fits_from=(tmp_path / "nowhere",)), workers=1)

@@ -23,15 +23,21 @@ MOST = 10
 
 @pytest.fixture
 def frames() -> Iterator[list[str]]:
-    """Functions of the package between `main` and `generate`, both counted: whoever generates asks for a backbone."""
+    """Functions of the package between `main` and `generate`, both counted: whoever generates asks for conditions."""
     found: list[str] = []
 
-    def load(spec: BackboneSpec, device: str) -> Any:
+    def note() -> None:
         ours = [one.frame.f_code for one in inspect.stack(0) if Path(one.filename).is_relative_to(PACKAGE)][::-1]
         names = [code.co_qualname for code in ours]
-        in_method = next(i for i, code in enumerate(ours) if Path(code.co_filename).parent.name == "methods")
-        found.extend(names[names.index("main") : in_method + 1])
-        return load_backbone(spec, device)
+        in_methods = [i for i, code in enumerate(ours) if Path(code.co_filename).parent.name == "methods"]
+        for in_method in in_methods[:1]:
+            found[:] = names[names.index("main") : in_method + 1]
+
+    def load(spec: BackboneSpec, device: str) -> Any:
+        backbone = load_backbone(spec, device)
+        prompts = backbone.prompts
+        backbone.prompts = lambda *given, **named: (note(), prompts(*given, **named))[1]
+        return backbone
 
     with loading(load):
         yield found
