@@ -21,7 +21,7 @@ def idle_share(slug: str, rows: int, batch: int, shard: int, profile: str) -> tu
     given = {"per_class": rows // 10, "batch_size": batch, "shard_rows": shard, "profile": profile}
     given["include_test"] = False
     prepared = prepare(config_recipe(f"fashion_5shot_{slug}", **given))
-    counts = [shard_evaluations(prepared.recipe, shard) for shard in prepared.plan.shards()]
+    counts = shard_evaluations(prepared.recipe, prepared.plan).values()
     computed, idle = (sum(part) for part in zip(*counts, strict=True))
     return computed, idle / computed
 

@@ -37,7 +37,7 @@ def made(folder: Path, given: argparse.Namespace, profile: dict[str, object]) ->
     right = sum(pc.sum(pc.equal(t.column("label"), t.column("judge_label"))).as_py() for t in tables)
     receipts = [json.loads(run.receipt_path(shard.name).read_text("utf-8")) for shard in shards]
     left_out = sum(receipt["measured"].get("evaluations_skipped", 0) for receipt in receipts)
-    planned = sum(shard_evaluations(run.recipe, shard)[0] for shard in shards)
+    planned = sum(computed for computed, _ in shard_evaluations(run.recipe, run.plan).values())
     accuracy = 100 * right / sum(len(table) for table in tables)
     return accuracy, sum(receipt["evaluations"] for receipt in receipts), planned, left_out
 

@@ -231,7 +231,7 @@ def families(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One family, with its published models.")] = None,
     json: AsJson = False,
 ) -> None:
-    """List the kinds of diffusion models that can be used, or explain one."""
+    """List the model families that can be driven, or explain one."""
     from diffaug_datasets.cli.model_families import print_families, print_family
 
     print_family(name, json) if name else print_families(json)
@@ -491,7 +491,7 @@ def verify(
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Check a published set or a finished run: every byte, statement and count.
+    """Check a published set or a finished run, byte by byte.
 
     With --sample, rows are made again too.
 

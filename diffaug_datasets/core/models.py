@@ -143,7 +143,7 @@ class BackboneSpec(Settings):
     )
     scheduler: Annotated[Mapping[str, bool | int | float | str | None] | None, Later()] = Field(
         default=None,
-        description="keys of its scheduler/scheduler_config.json to change, e.g. {timestep_spacing: trailing}",
+        description="keys of its scheduler to change, e.g. {timestep_spacing: trailing}",
     )
 
     @model_validator(mode="before")

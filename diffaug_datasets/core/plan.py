@@ -315,7 +315,8 @@ def draw_plan(
     groups: Groups = stored(real, made, folder, folder, count)
     rows, beside = PlanRows(groups, count), PlanRows(groups, 0, count)
     _check_repeated(method, rows)
-    check_turbo(recipe, rows)
+    if recipe.profile.is_turbo:
+        check_turbo(recipe, rows)
     header = PlanHeader(
         name=name,
         recipe=recipe.identity(),

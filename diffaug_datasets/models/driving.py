@@ -41,6 +41,7 @@ class QuickGuidance:
         """`labels`: all that the batch will see, if they are known; `first`, `switch`: as `denoising.Conditions`."""
         device, dtype = backbone.device, backbone.dtype
         self.backbone, self.profile, self.steps = backbone, profile, len(labels)
+        self._schedule = backbone.vp_schedule
         self.rows, self._switch = len(last), tuple(switch) if first is not None else ()
         self._last, self._uncond = last.to(device, dtype), uncond.to(device, dtype)
         self._first = self._last if first is None else first.to(device, dtype)
@@ -99,7 +100,7 @@ class QuickGuidance:
         return self._as_asked(predicted.float(), state, t)
 
     def _as_asked(self, predicted: Tensor, state: Tensor, t: float) -> Tensor:
-        kind, schedule = self.backbone.prediction_type, self.backbone.vp_schedule
+        kind, schedule = self.backbone.prediction_type, self._schedule
         if kind == "epsilon" or schedule.prediction != "epsilon":
             return predicted
         convert = eps_from_v if kind == "v_prediction" else eps_from_x0

@@ -79,6 +79,8 @@ class Costs:
     look at columns is asked of every row.
     """
 
+    _in_one_branch = False
+
     def __init__(self, recipe: Recipe) -> None:
         self._ask = partial(evaluations, recipe)
         self._in_one_branch = embeds_guidance(recipe.backbone)

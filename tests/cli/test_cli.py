@@ -152,7 +152,7 @@ def test_plan_prices_and_writes_a_run_folder(diffaug: Command, tmp_path: Path) -
     said = diffaug("plan", "fashion_5shot_txt2img", "--set", "per_class=3", "--run", tmp_path / "run")
     assert said.code == 0 and said.err == ""
     work = "1,600 U-Net evaluations (100 of them fill batches up), "
-    for part in ("30: 3 per class, 10 classes", "1, in batches of 16", work, "free", "about 0:"):
+    for part in ("30: 3 per class, 10 classes", "1, in batches of 16", work, "free", "about "):
         assert part in said.out
     assert (tmp_path / "run" / "plan.json").exists()
     assert said.out.splitlines()[-1] == f"next: diffaug generate {tmp_path / 'run'}"
@@ -365,7 +365,7 @@ def test_fits_are_taken_over_from_another_run(diffaug: Command, tmp_path: Path) 
     made, taken = ([run.receipt(unit.name) for unit in run.plan.fits] for run in map(Run.open, (first, second)))
     assert made and [r.files for r in made if r] == [r.files for r in taken if r]
     assert {r.evaluations for r in taken if r} == {0}, "made again, not copied"
-    assert "no plan.json here" in diffaug("fit", second, "--fits-from", tmp_path).sentence
+    assert "no plan.json here" in diffaug("fit", second, "--fits-from", tmp_path / "nowhere").sentence
 
 
 def test_build_prepares_a_config(diffaug: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_latents_have_the_published_shapes(
 
 def test_every_family_says_what_it_is() -> None:
     for family in discover_families().values():
-        assert "Licence: " in family.page and "Usual: " in family.page, family.module
+        assert "Licence:" in family.page and "Usual:" in family.page, family.module
         assert family.DEFAULTS.side % family.DEFAULTS.multiple_of == 0
 
 

@@ -20,6 +20,7 @@ from diffaug_datasets.core.method import Generated, discover_methods, other_nois
 from diffaug_datasets.core.method_facts import FALLBACKS, fallback_text
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.plan import draw_plan
+from diffaug_datasets.core.profiles import EXACT
 from diffaug_datasets.core.protocols import draw_subset, parse_protocol
 from diffaug_datasets.core.recipe import Filter, Recipe
 from diffaug_datasets.core.rows import PlanRow
@@ -158,6 +159,7 @@ def not_finite() -> str:
 
     class Context:
         batch_shape = 1
+        recipe = SimpleNamespace(profile=EXACT)
 
         @staticmethod
         def source(source_id: str) -> None:

@@ -9,12 +9,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from outside_calls import WAITING, calls_a_step
 
+from diffaug_datasets.core.family import VP_SAMPLERS
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.models import kernels
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.deep_features import Reuse
-from diffaug_datasets.models.denoising import SAMPLERS, Conditions, denoise, guided_towards
+from diffaug_datasets.models.denoising import Conditions, denoise, guided_towards
 from diffaug_datasets.models.kernels import offload, put_to_work
 
 STEPS = 6
@@ -47,7 +48,7 @@ def drawn(model: Backbone, conditions: Conditions, starts: Sequence[int], sample
     return model.decode(denoise(model, noise, conditions, sampler, STEPS, starts)).int()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", VP_SAMPLERS)
 @pytest.mark.parametrize("batch", [ALIKE, MIXED], ids=["alike", "mixed"])
 def test_fast_is_exact_within_one_grey_level(backbone: Backbone, fast: Backbone, sampler: str, batch: Any) -> None:
     exact, before = drawn(backbone, *batch, sampler), fast.rows_evaluated
@@ -79,7 +80,7 @@ def test_fast_guides_between_conditions(backbone: Backbone, fast: Backbone) -> N
 
 
 @pytest.mark.parametrize("starts", [[0, 0, 0], [0, 2, 3]], ids=["together", "apart"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", VP_SAMPLERS)
 def test_a_step_waits_for_nothing(fast: Backbone, sampler: Any, starts: list[int]) -> None:
     """What `scripts/count_calls.py` prints: at most 20 tensor calls beside the network, none that a host waits for."""
     noise = torch.ones(3, *fast.latent_shape)
@@ -95,7 +96,7 @@ def test_the_counter_sees_a_wait(backbone: Backbone) -> None:
     assert any(names[name] for name in WAITING)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", VP_SAMPLERS)
 def test_turbo_at_interval_1_is_fast(fast: Backbone, sd_folder: Path, sampler: str) -> None:
     whole = as_profile(sd_folder, Profile(name="turbo", compile="never", interval=1))
     assert torch.equal(drawn(whole, *MIXED, sampler), drawn(fast, *MIXED, sampler))

@@ -112,8 +112,8 @@ def end_ddim_at_one(monkeypatch):
 
 def shift_start(monkeypatch):
     # private: a fault planted where every sampler takes its start
-    checked = sampling._checked_start
-    monkeypatch.setattr(sampling, "_checked_start", lambda xt, labels, start: checked(xt, labels, start) + 1)
+    checked = sampling.check_start
+    monkeypatch.setattr(sampling, "check_start", lambda xt, labels, start: checked(xt, labels, start) + 1)
 
 
 def shift_inverse_levels(monkeypatch):

@@ -23,7 +23,7 @@ from diffaug_datasets.sources.real import RealSet
 # of models), do not count: a reader knows by their names what they give.
 HANDED_ON = (Recipe, Listing, RealSet, SourceTable, Subset, PlanSpec, Plan, Prepared)
 # Asked only whether a sampler can take the recipe's steps. Nothing comes back, so the way does not lead through it.
-ASKED = "core.recipe"
+ASKED = "core.suitability"  # whether the method suits the model; it says nothing where it does
 THE_METHOD = "the method"  # its module, what it shares with others in `methods/`, and `core.method.new_row`
 WAY = (
     *("planning.prepare", "sources.real", "core.protocols", "core.plan", THE_METHOD),

@@ -28,7 +28,7 @@ def copied(folder: Path, part: str, name: str = "", **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("words", [(), ("--dry-run",)])
-@pytest.mark.parametrize("family", ["StableDiffusionXLPipeline", "DiTPipeline", ["pipeline.py", "Mine"]])
+@pytest.mark.parametrize("family", ["KolorsPipeline", "DiTPipeline", ["pipeline.py", "Mine"]])
 def test_another_family_is_refused_at_plan(tmp_path: Path, diffaug: Command, family: Any, words: tuple[str]) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

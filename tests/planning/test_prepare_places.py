@@ -175,6 +175,8 @@ def test_what_could_be_a_path_says_so_by_its_type() -> None:
         "encoder",
         "judge",
         "controlnet",
+        "qformer",
+        "vae",
         "fractals",
         "prompts",
         "source",

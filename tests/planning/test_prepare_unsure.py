@@ -75,6 +75,8 @@ PRESETS = {
         for name in ("pathmnist", "dermamnist", "bloodmnist")
         for variant in ("", "_alpha_05", "_alpha_0")
     },
+    "dream_da@pets_full_lora": {"config.scope"},
+    "txt2img@eurosat_full_language": {"config.guidance_scale", "scores.encoder"},
     **{f"real_guidance@eurosat_{shots}shot": {"config.guidance_scale"} for shots in POWERS},
     **{f"txt2img@{place}_real_filter": {"per_image", "scores.encoder", "scores.judge", "filters"} for place in FOUR},
     **{f"diff_ii@{p}_fixed_strength": {"setting", "config.interpolation_strength"} for p in FOUR if "_5" in p},

@@ -40,6 +40,7 @@ def test_seventeen_random_kills(planned: Planned) -> None:
     assert kill_at_random(planned, 17, SEED) >= 8, f"KILL_SEED={SEED}"
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_three_random_kills_on_the_command_line(planned: Planned) -> None:
     folder = planned.copy("timed")

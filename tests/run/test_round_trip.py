@@ -92,7 +92,8 @@ def assert_read_back(rows: Sequence[PlanRow], folder: Path) -> None:
 @pytest.mark.parametrize("name", sorted(discover_methods()))
 def test_rows_of_every_preset_are_read_back_as_planned(name: str, tmp_path: Path) -> None:
     recipes = [Recipe.from_dict({"builder": "toy", "method": name})]
-    recipes += [config_recipe(preset) for preset, told in presets().items() if told.method == name]
+    whole = [preset for preset, told in presets().items() if told.method == name and not preset.endswith("_language")]
+    recipes += map(config_recipe, whole)  # all but the one that names a file of sentences
     assert_read_back([row for recipe in recipes for row in planned(recipe).rows], tmp_path)
 
 

@@ -389,7 +389,6 @@ ADDRESSED = [
     ("demo", "--run", "s3://bucket/runs"),
     ("build", "fashion_2shot_genie", "--run", "gs://bucket/run"),
     *((verb, "hf://bucket/run") for verb in ("generate", "fit", "status", "report")),
-    ("show", "s3://bucket/run", "0"),
     ("publish", "http://bucket/run", "org/name"),
     ("withdraw", "hf://datasets/org/name", "0" * 64),
 ]

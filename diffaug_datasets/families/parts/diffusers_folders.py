@@ -15,7 +15,8 @@ from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_s
 SCHEDULER = "scheduler/scheduler_config.json"
 CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 UNUSED: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")
-UNUSED += ("qformer", "controlnet", "image_processor")  # of BLIP-Diffusion; read where a recipe names their folders
+BLIP = "BlipDiffusion"  # begins the names of pipelines with the parts below, read where a recipe names their folders
+OF_BLIP = ("qformer", "controlnet", "image_processor")
 Header = Mapping[str, TensorInfo] | None
 
 
@@ -45,10 +46,11 @@ def check_index(
     `driven`: part -> its classes. `neutral`: switches of the pipeline -> the values that are honoured.
     """
     index = read_object(folder, "model_index.json")
+    unused = (*UNUSED, *OF_BLIP) if str(index.get("_class_name")).startswith(BLIP) else UNUSED
     for part, declared in index.items():
-        if part in driven or (part in UNUSED and isinstance(declared, list)):
+        if part in driven or (part in unused and isinstance(declared, list)):
             _check_part(part, declared, driven)
-        elif isinstance(declared, list) and any(declared) and part not in UNUSED:
+        elif isinstance(declared, list) and any(declared) and part not in unused:
             got = f"has a part {part!r} ({declared[-1]}) that nothing here uses"
             raise Unfit(got, "U-Net, VAE and text encoder alone" if len(driven) <= 4 else f"{', '.join(driven)} alone")
     for key, allowed in (neutral or {}).items():
