@@ -2,7 +2,7 @@
 
 Bytes are estimates. Weights are counted. A U-Net's row keeps the skips of the way down and works on a few maps of its
 widest level; where it learns, every layer's maps stay until the way back. The VAE works on a few maps at the picture's
-full size. `scripts/measure_memory.py` compares both with what torch holds at most on a CPU.
+full size. None of it was compared with a card yet.
 """
 
 import json
