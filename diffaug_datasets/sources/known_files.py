@@ -55,8 +55,14 @@ class Known:
 
 
 def known_files(fetch: object) -> "KnownFiles | None":
-    """What is known of a source; None where its images are no files."""
-    return KnownFiles(fetch.root, fetch.state) if isinstance(fetch, FolderFetch) else None
+    """What is known of a source; None where its images are no files, or this user has no home to keep it in."""
+    if not isinstance(fetch, FolderFetch):
+        return None
+    try:
+        cache_home()
+    except RuntimeError:
+        return None
+    return KnownFiles(fetch.root, fetch.state)
 
 
 class KnownFiles:

@@ -170,7 +170,7 @@ def begin(pipe: Any, noise: torch.Tensor, labels: list[int], start: int, way: st
     return state / bar[labels[start]].sqrt() if "Euler" in type(pipe.scheduler).__name__ else state
 
 
-@pytest.mark.parametrize("way", ["txt2img", "img2img", "genie"])
+@pytest.mark.parametrize("way", ["txt2img", pytest.param("img2img", marks=pytest.mark.full), "genie"])
 @pytest.mark.parametrize("case", CASES)
 def test_pictures_are_those_of_diffusers(opened: Any, case: str, way: str) -> None:
     folder, backbone = opened(case)

@@ -66,11 +66,12 @@ WINDOWS = [
     "replace: synthetic-00000-",
     "replace: run.json",
 ]
-LIKE_RUN_JSON = ("replace: quality.parquet", "replace: selection.parquet", "replace: selection.json")
+LIKE_OTHERS = ("replace: quality.parquet", "replace: selection.parquet", "replace: selection.json", "fit: 4")
+LIKE_OTHERS += ("replace: learned_embeds.safetensors", "replace: pytorch_lora_weights.safetensors")
 
 
 @pytest.mark.parametrize(
-    "window", [pytest.param(one, marks=pytest.mark.full) if one in LIKE_RUN_JSON else one for one in WINDOWS]
+    "window", [pytest.param(one, marks=pytest.mark.full) if one in LIKE_OTHERS else one for one in WINDOWS]
 )
 def test_a_kill_in_each_window(planned: Planned, window: str) -> None:
     folder = planned.copy("window-" + window.replace(" ", "-").replace(":", ""))

@@ -97,5 +97,17 @@ def test_a_damaged_or_impossible_cache_is_no_error(
     assert ids(folder) == first and len(read) == (4 if damage == "none" else 0)
 
 
+def test_a_user_without_a_home_has_no_cache(folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that was started with a bare uid: no entry in passwd, no HOME."""
+
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert ids(folder) == ids(folder)
+    assert len(read) == 8
+
+
 def test_only_folders_are_known() -> None:
     assert known_files(lambda _key: b"") is None
