@@ -68,7 +68,10 @@ def verdict(row: TableRow) -> str:
 
 def rank(row: TableRow) -> str:
     """`2 (1 to 4)`."""
-    return "" if row.ranks is None else f"{row.ranks.mean:g} ({row.ranks.low:g} to {row.ranks.high:g})"
+    if row.ranks is None:
+        return ""
+    mean, low, high = (f"{round(place, 1):g}" for place in row.ranks)
+    return f"{mean} ({low} to {high})"
 
 
 def what_was_seen(rows: Sequence[TableRow]) -> str:
