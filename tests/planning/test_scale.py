@@ -23,6 +23,7 @@ def table(images: int) -> SourceTable:
     )
 
 
+@pytest.mark.full  # it measures time, which other work on the machine disturbs
 @pytest.mark.parametrize("method", ["txt2img", "genie", "diff_ii", "retrieval"])
 def test_a_row_costs_the_same_in_a_plan_eight_times_as_large(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(genie, "_MOST_DIGESTS", 0)
@@ -38,4 +39,4 @@ def test_a_row_costs_the_same_in_a_plan_eight_times_as_large(method: str, monkey
         return time.process_time() - begin
 
     seconds(100)
-    assert seconds(2400) < 8 * 2.5 * seconds(300)
+    assert min(seconds(2400) for _ in range(3)) < 8 * 2.5 * min(seconds(300) for _ in range(3))
