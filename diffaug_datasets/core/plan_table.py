@@ -7,6 +7,7 @@ Drawn rows are put in the order of their ids by way of the disk where they are m
 
 import json
 import tempfile
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, cached_property
@@ -49,7 +50,7 @@ def plan_schema() -> pa.Schema:
     return pa.schema([(name, arrow_type(kind)) for name, kind in column_types(PlanRow).items()])
 
 
-class Groups:
+class Groups(ABC):
     """Tables of plan rows, each given when it is asked for. `counts`: rows of each."""
 
     def __init__(self, counts: Sequence[int]) -> None:
@@ -59,9 +60,9 @@ class Groups:
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
+    @abstractmethod
     def table(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The table of that number, or some of its columns."""
-        raise NotImplementedError
 
     def at(self, place: int) -> tuple[int, int]:
         """The number of the table that holds a row, and the row's place in it."""

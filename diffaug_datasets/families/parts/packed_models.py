@@ -6,6 +6,7 @@ beside it, whatever the batch.
 """
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -130,11 +131,11 @@ class RowByRowModel(TransformerModel):
             rows.append(self.call_row(state[j : j + 1], time[j : j + 1], one["text"][one["mask"].bool()][None]))
         return torch.cat(rows)
 
+    @abstractmethod
     def call_row(
         self, state: Float[Tensor, "1 c h w"], time: Float[Tensor, " 1"], text: Float[Tensor, "1 s d"]
     ) -> Float[Tensor, "1 c h w"]:
         """What the network says of one row and its text."""
-        raise NotImplementedError
 
 
 class ZImageModel(RowByRowModel):

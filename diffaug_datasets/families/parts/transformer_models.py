@@ -4,6 +4,7 @@ Texts are conditioned by `encode_prompt` of diffusers' own pipeline, one at a ti
 it has them. Everything else, from packing to the scale of latents, is here and in `packed_models`.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -151,11 +152,11 @@ class TransformerModel(DrivenModel):
         said = self.call(state.to(self.device, self.dtype), time.to(self.device), told.to(self.device, self.dtype))
         return said.float()
 
+    @abstractmethod
     def call(self, state: Tensor, time: Tensor, told: Condition) -> Tensor:
         """What the network says [b c h w] of states at labels; everything is on its device, in its dtype. `told`: the
         condition, and the scale of guidance by that name for a family that embeds it.
         """
-        raise NotImplementedError
 
     def posterior(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, Tensor | None]:
         """Mode and standard deviation of the VAE's posterior."""
