@@ -44,7 +44,7 @@ SUBJECTS = ("BlipDiffusionPipeline", "BlipDiffusionControlNetPipeline")  # Stabl
 NAME = "stable_diffusion"
 TITLE = "Stable Diffusion 1.x and 2.x"
 CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", EDITOR, *SUBJECTS)
-LICENCE = "CreativeML Open RAIL-M (1.x), OpenRAIL++-M (2.x)"
+LICENCE = "CreativeML Open RAIL-M (1.x), OpenRAIL++-M (2.x), SD-Turbo: Stability AI Community"
 DEFAULTS = Defaults(sampler="dpm", steps=50, guidance=7.5, spacing="leading", dtype="float16", side=512)
 SIZES = (
     Size("stable-diffusion-v1-5/stable-diffusion-v1-5", 0.86, 0.21),

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 NAME = "stable_diffusion_xl"
 TITLE = "Stable Diffusion XL"
 CLASSES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
-LICENCE = "CreativeML Open RAIL++-M"
+LICENCE = "CreativeML Open RAIL++-M; SDXL-Turbo: Stability AI Community"
 DEFAULTS = Defaults(sampler="dpm", steps=50, guidance=5.0, spacing="leading", dtype="float16", side=1024)
 SIZES = (
     Size("stabilityai/stable-diffusion-xl-base-1.0", 2.57, 0.9),

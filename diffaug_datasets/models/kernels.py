@@ -41,18 +41,18 @@ def put_to_work(backbone: Backbone, profile: Profile, shape: int) -> None:
     if profile.is_turbo and profile.interval > 1:
         check_reusable(backbone.unet)
     kernels = [str(backbone.dtype).removeprefix("torch.")]
-    vae: Any = backbone.vae  # each family's own class
+    network: Any = backbone.network  # each family's own classes
+    vae: Any = backbone.vae
     if profile.vae_slicing:
         vae.enable_slicing()
     if profile.vae_tiling:
         vae.enable_tiling()
     if profile.checkpointing:
-        backbone.unet.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
     if not profile.is_exact:
         if backbone.model.facts.is_unet:
-            networks: tuple[Any, ...] = (backbone.network, vae)
-            for network in networks:
-                network.to(memory_format=torch.channels_last)
+            for part in (network, vae):
+                part.to(memory_format=torch.channels_last)
             kernels.append("channels_last")
         kernels.append(_compiled(backbone, profile, shape))
     if profile.offload:
