@@ -4,6 +4,7 @@ It takes units as `Worker` does and commits them as `Run` does; a unit is a file
 UNIT GENERATION`, `made UNIT` or `lost UNIT`, a line each. Its host is called NAME.
 """
 
+import os
 import sys
 import time
 
@@ -15,6 +16,11 @@ from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.worker import Worker
 
 
+def say(*words: str) -> None:
+    """A line in one write, whole among those of other threads and processes."""
+    os.write(1, f"{' '.join(words)}\n".encode())
+
+
 class Hands(Worker):
     """Makes units that are a line of text, in some seconds each."""
 
@@ -22,13 +28,13 @@ class Hands(Worker):
 
     def make(self, unit: FitUnit | Shard) -> None:
         lease = self.run.leases.held[unit.name]
-        print("holds", unit.name, int(lease.key.rpartition("/")[2]), flush=True)
+        say("holds", unit.name, lease.key.rpartition("/")[2].lstrip("0"))
         time.sleep(self.seconds)
         path = self.run.folder / "shards" / f"{unit.name}.arrow"
         done = write_once(path, lambda temporary: temporary.write_text(f"this is {unit.name}\n"))
         receipt = Receipt(plan_id=self.plan.id, unit=unit.name, files=(done,), worker=self.run.leases.host)
         is_ours = self.run.write_receipt(receipt)
-        print("made" if is_ours else "lost", unit.name, flush=True)
+        say("made" if is_ours else "lost", unit.name)
 
 
 def hands(place: str, name: str, seconds: float) -> Hands:
