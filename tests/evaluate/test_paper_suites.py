@@ -37,6 +37,7 @@ LIVT = {"epochs": 100, "batch_size": 1024, "learning_rate": 0.008, "image_size":
 # Typed a second time from the papers' settings and their code: a pattern of benches, and values of its classifier.
 CLASSIFIERS = [
     ("diffii_rn50@(aircraft|cars)_.*", {**FEW_RN50, "learning_rate": 0.1}),
+    ("diffii_parts@aircraft_5shot", {**FEW_RN50, "learning_rate": 0.1}),
     ("diffii_rn50@cub_.*", {**FEW_RN50, "learning_rate": 0.05}),
     ("diffii_rn50@pets_.*", {**FEW_RN50, "learning_rate": 0.01}),
     ("diffii_vitb@(aircraft|cars|cub)_.*", {**FEW_VIT, "learning_rate": 1e-3}),
@@ -72,7 +73,7 @@ CLASSIFIERS = [
 ]
 # The same of the mixing rule: rule, probability where there is one, weight.
 MIXINGS = [
-    ("diffii_(rn50|vitb|ood)@.*", ("class", 0.5)),
+    ("diffii_(rn50|vitb|ood|parts)@.*", ("class", 0.5)),
     ("diffii_lt@.*", ("lt_inverse", 0.5)),
     ("diffmix@.*_(224|384|448)", ("global", 0.1)),
     ("diffmix@.*shot", ("global", 0.3)),
@@ -85,7 +86,7 @@ DRAWS = {
     "genie_logreg@tiered.*": 1000,
     "genie_noise@.*": 600,
     "genie_dino_svm@.*": 100,
-    "diffii_(rn50|vitb)@.*": 3,
+    "diffii_(rn50|vitb|parts)@.*": 3,
     "dafusion_head@.*": 8,
 }
 BOUNDS = {"diff(ii|mix)_lt@cub_.*": (20, 5), "diff(ii|mix)_lt@flowers_.*": (30, 10), "genie_lt@.*": (100, 20)}
@@ -106,8 +107,8 @@ def of(pattern: str) -> list[str]:
 
 def test_every_suite_is_there() -> None:
     assert set(suite_names()) == {
-        *("diffii_rn50", "diffii_vitb", "diffii_lt", "diffii_ood", "diffmix", "diffmix_lt", "genie_logreg"),
-        *("genie_noise", "genie_dino_svm", "genie_lt", "dafusion_head", "dinv_rn18", "retrieval_in10", "unidiffda"),
+        *("diffii_rn50", "diffii_vitb", "diffii_lt", "diffii_ood", "diffii_parts", "diffmix", "diffmix_lt"),
+        *("genie_logreg", "genie_noise", "genie_dino_svm", "genie_lt", "dafusion_head", "dinv_rn18", "retrieval_in10", "unidiffda"),
     }
 
 
@@ -255,7 +256,7 @@ def test_epochs_are_of_the_real_images() -> None:
 
 
 def test_few_shot_lines_have_as_many_images() -> None:
-    for name in of("diffii_(rn50|vitb|ood)@.*"):
+    for name in of("diffii_(rn50|vitb|ood|parts)@.*"):
         shots = parse_protocol(config_recipe(EVERY[name].sets[0].set).protocol).value
         assert EVERY[name].images_per_class == 5 * shots
         for entry in EVERY[name].sets:
