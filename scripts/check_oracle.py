@@ -54,4 +54,7 @@ if __name__ == "__main__":
         parser.error(f"{arguments.folder} has no train/: give a folder of train/ and test/ with a folder per class")
     if unnamed := [word for word in arguments.named if "=" not in word]:
         parser.error(f"got {unnamed[0]!r}, expected LABEL=IMAGENET_WORDS")
-    main(arguments.folder, dict(word.split("=", 1) for word in arguments.named))
+    named = dict(word.split("=", 1) for word in arguments.named)
+    if unknown := [label for label in named if not (arguments.folder / "test" / label).is_dir()]:
+        parser.error(f"{unknown[0]!r} is no folder in {arguments.folder}/test")
+    main(arguments.folder, named)

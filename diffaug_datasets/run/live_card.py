@@ -64,7 +64,7 @@ def live_card(run: Run, name: str) -> Iterator[None]:
 
 @dataclass
 class LiveCard:
-    """The card of a run, as one process keeps it. `over`: the process leaves. `last`: when a commit was made."""
+    """The card of a run, as one process keeps it. `over`: the process leaves. `last`: when one was asked for last."""
 
     run: Run
     name: str
@@ -147,13 +147,15 @@ class LiveCard:
         text = card_text(state)
         if text == self._text:
             return
-        self.last = time.monotonic()  # also of an attempt that fails: nobody knows what became of it
-        self.api.create_commit(
-            self.name,
-            [CommitOperationAdd(README, text.encode())],
-            commit_message=f"progress: {state.rows_written + state.rows_failed} of {state.rows} images",
-            repo_type="dataset",
-        )
+        try:
+            self.api.create_commit(
+                self.name,
+                [CommitOperationAdd(README, text.encode())],
+                commit_message=f"progress: {state.rows_written + state.rows_failed} of {state.rows} images",
+                repo_type="dataset",
+            )
+        finally:
+            self.last = time.monotonic()  # also of an attempt that fails: nobody knows what became of it
         self._has_written, self._is_final, self._text = True, state.finished, text
 
     @cached_property

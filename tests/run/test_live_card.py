@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,6 +62,13 @@ def apart(times: list[float]) -> list[float]:
     return [later - sooner for sooner, later in pairwise(times)]
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until, "it never came to that"
+        time.sleep(0.02)
+
+
 def test_a_run_keeps_a_private_card_that_publish_replaces(
     hub: LoopbackHub, planned: Path, commits: list[float], diffaug: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,9 +79,7 @@ def test_a_run_keeps_a_private_card_that_publish_replaces(
     def write_receipt(self: Run, receipt: Receipt) -> bool:
         if receipt.unit.startswith("synthetic"):
             shards.append(receipt.unit)
-        until = time.monotonic() + 60
-        while len(commits) < len(shards) and time.monotonic() < until:
-            time.sleep(0.02)
+        wait_until(lambda: len(commits) >= len(shards))
         return write(self, receipt)
 
     monkeypatch.setattr(Run, "write_receipt", write_receipt)
@@ -94,18 +99,16 @@ def test_a_run_keeps_a_private_card_that_publish_replaces(
 def test_one_of_several_writes_and_another_takes_over(hub: LoopbackHub, planned: Path, commits: list[float]) -> None:
     first, second = (LiveCard(Run.open(planned), NAME) for _ in range(2))
     for one, host in ((first, "a"), (second, "b")):
-        one.run.leases = Leases(one.run.place, ttl=0.5, machine=host, host=host)
+        one.run.leases = Leases(one.run.place, ttl=60, machine=host, host=host)
     threads = [threading.Thread(target=one.keep, daemon=True) for one in (first, second)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.2)
+    threads[0].start()
+    wait_until(lambda: bool(commits))
+    threads[1].start()
     time.sleep(APART)
-    assert commits and not second._has_written
+    assert not second._has_written
     first.over.set()
     threads[0].join(10)
-    until = time.monotonic() + 20
-    while not second._has_written and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(lambda: second._has_written)
     second.over.set()
     threads[1].join(10)
     assert second._has_written
