@@ -1,4 +1,4 @@
-"""One thread per process, no network, and a line that says which tests were left out."""
+"""One thread per process, no network, a cache of their own, and a line that says which tests were left out."""
 
 import os
 import signal
@@ -30,6 +30,14 @@ def _one_thread() -> Iterator[None]:
 
     torch.set_num_threads(1)
     yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads what another day left in the user's cache, or leaves anything there."""
+    folder = tmp_path_factory.getbasetemp()
+    of_all = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["XDG_CACHE_HOME"] = str(of_all / "cache")
 
 
 @pytest.fixture
