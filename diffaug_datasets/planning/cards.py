@@ -16,9 +16,9 @@ from typing import NamedTuple
 from rich.filesize import decimal
 
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.model_files import read_weights
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.profiles import Profile
+from diffaug_datasets.families.parts.diffusers_folders import read_header_of
 from diffaug_datasets.families.stable_diffusion import NAME, PARTS
 from diffaug_datasets.models.model_folder import check_backbone
 from diffaug_datasets.planning.prepare import Prepared
@@ -49,10 +49,9 @@ def shape_of(spec: BackboneSpec) -> Shape:
     folder = find_backbone(spec).folder
     if folder is None:
         return Shape()
-    variant = f".{spec.variant}" if spec.variant else ""
     try:
         unet, vae = (json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
-        found = {part: read_weights(folder, f"{part}/{stem}{variant}") or {} for part, stem in PARTS.items()}
+        found = {part: read_header_of(folder, part, stem, spec, False) or {} for part, stem in PARTS.items()}
         counts = {part: sum(math.prod(entry.shape) for entry in tensors.values()) for part, tensors in found.items()}
         layers = unet.get("layers_per_block", 2)
         return Shape(
