@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flow_tiny
 import lora_files
 import pytest
 import sd_tiny
 import torch
 import unet_tiny
-from diffusers import StableDiffusionXLPipeline
+from diffusers import FluxPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -89,6 +90,26 @@ def test_sdxl_in_the_names_of_its_original_code(tmp_path: Path) -> None:
     before = {key: weight.clone() for key, weight in plain.unet.state_dict().items()}
     expected = lora_files.merged_by_diffusers(plain, [(path, 1.0)])["unet"]
     spec = BackboneSpec.model_validate({"id": str(folder), "lora": [str(path)]})
+    assert check_backbone(spec) is not None
+    assert same(Backbone.load(spec).network, expected, before) < 2e-6
+
+
+def test_flux_in_the_names_of_its_original_code(tmp_path: Path) -> None:
+    folder = flow_tiny.build(tmp_path / "flux", flow_tiny.flux)
+    generator, made = torch.Generator().manual_seed(0), {}
+    pipe = FluxPipeline.from_pretrained(folder, local_files_only=True)
+    width = pipe.transformer.inner_dim
+    sides = {"img_attn_qkv": 3, "img_attn_proj": 1, "txt_attn_qkv": 3, "img_mlp_0": 4, "txt_mod_lin": 6}
+    for name, times in sides.items():
+        key = f"lora_unet_double_blocks_0_{name}"
+        made[f"{key}.lora_down.weight"] = torch.randn(2, width, generator=generator)
+        made[f"{key}.lora_up.weight"] = torch.randn(times * width, 2, generator=generator)
+        made[f"{key}.alpha"] = torch.tensor(1.0)
+    save_file(made, tmp_path / "flux.safetensors")
+    before = {key: weight.clone() for key, weight in pipe.transformer.state_dict().items()}
+    expected = lora_files.merged_by_diffusers(pipe, [(tmp_path / "flux.safetensors", 1.0)])["transformer"]
+    words = {"id": str(folder), "lora": str(tmp_path / "flux.safetensors"), "height": 32, "width": 32}
+    spec = BackboneSpec.model_validate(words)
     assert check_backbone(spec) is not None
     assert same(Backbone.load(spec).network, expected, before) < 2e-6
 

@@ -41,8 +41,8 @@ OTHERS = {  # what a key of something else holds -> what that is
     "hada_": "LoHa",
     "lokr_": "LoKr",
     "lora_B.bias": "LoRA with biases",
-    ".diff": "whole differences of weights",
 }
+DIFFERENCES = (".diff", ".diff_b")
 KOHYA = re.compile(r"lora_(unet|transformer|te[123]?)_(.+)")
 ENCODERS = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
 PEFT, WRAPPED = "base_model.model.", ("model.diffusion_model.", "diffusion_model.")
@@ -171,6 +171,10 @@ def _entry(given: str, key: str, parts: tuple[str, ...]) -> tuple[_Entry, str]:
         if other in key:
             raise BackboneError(f"backbone.lora: {given!r} holds {kind} ({key}), expected plain LoRA: {CONVERT}.")
     ending = next((ending for ending in ENDINGS if key.endswith(ending)), None)
+    if key.endswith(DIFFERENCES):
+        raise BackboneError(
+            f"backbone.lora: {given!r} holds whole differences of weights ({key}), expected plain LoRA."
+        )
     if ending is None:
         raise BackboneError(f"backbone.lora: {given!r} holds {key}, which is none of a LoRA's: name another file.")
     name, side = key.removesuffix(ending), ENDINGS[ending]

@@ -132,7 +132,8 @@ def renamed_header(header: Mapping[str, TensorInfo], names: Renaming) -> dict[st
     for key, entry in header.items():
         module, _, kind = key.rpartition(".")
         found = names(module)
-        columns = entry.shape[1] if len(entry.shape) > 1 else 0
+        weight = header.get(f"{module}.weight", entry).shape
+        columns = weight[1] if len(weight) > 1 else 0
         if not found or not entry.shape or (len(found) > 1 and not columns):
             continue
         for name, rows in zip(found, row_counts(found, entry.shape[0], columns), strict=True):

@@ -31,12 +31,15 @@ def from_single_file(
     with safe_open(file.path, framework="pt") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys() if key.startswith(place.prefix)}  # noqa: SIM118
     given = {"config": str(folder), "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
-    if hasattr(kind, "from_single_file"):
-        network = kind.from_single_file(tensors, **given)
-    else:
-        from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+    try:
+        if hasattr(kind, "from_single_file"):
+            network = kind.from_single_file(tensors, **given)
+        else:
+            from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 
-        network = create_diffusers_clip_model_from_ldm(kind, tensors, **given)
+            network = create_diffusers_clip_model_from_ldm(kind, tensors, **given)
+    except (KeyError, NotImplementedError) as error:  # a tensor that is converted, or one that stays on no device
+        raise ValueError(f"{file.name} lacks weights of {part}") from error
     missing = sorted(name for name, weight in network.named_parameters() if weight.is_meta)
     if missing:
         raise ValueError(f"{file.name} lacks {len(missing)} weights of {part}, such as {missing[0]}")
