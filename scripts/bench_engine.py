@@ -167,7 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, patch.object(Backbone, "load", backbone):
         runs = plan_runs(Path(folder), given.per_class)
         model, calls = backbone(runs[0].recipe.backbone, "cpu"), Calls()
-        for module in (model.unet, model._vae.encoder, model._vae.decoder):
+        for module in (model.unet, model.vae.encoder, model.vae.decoder):
             calls.follow(module)
         for run in runs:
             learn(run)

@@ -353,6 +353,13 @@ def find_single_file(spec: BackboneSpec) -> WeightFile | None:
     return WeightFile(key, path.name, spec.single_file, path, is_local=True)
 
 
+def unpublished_weights(spec: BackboneSpec) -> list[str]:
+    """The keys of a published recipe's backbone that name weights which lie with its publisher alone."""
+    named = {"vae": spec.vae, "single_file": spec.single_file}
+    named |= {f"lora.{place}": lora.file for place, lora in enumerate(spec.lora)}
+    return [key for key, given in named.items() if given is not None and "/" not in given.partition("@")[0]]
+
+
 def _lora(entry: Lora) -> WeightFile:
     key: WeightKey = "backbone.lora"
     names, path = (entry.name,) if entry.name else LORA_NAMES, local_path(entry.file)
