@@ -75,6 +75,36 @@ ENDS_OF_FLUX = {
 }
 
 
+OF_SD3 = {
+    "pos_embed.proj": "x_embedder.proj",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "context_embedder": "context_embedder",
+    "proj_out": "final_layer.linear",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+}
+OF_JOINT = {
+    "norm1.linear": "x_block.adaLN_modulation.1",
+    "norm1_context.linear": "context_block.adaLN_modulation.1",
+    "attn.to_out.0": "x_block.attn.proj",
+    "attn.to_add_out": "context_block.attn.proj",
+    "attn2.to_out.0": "x_block.attn2.proj",
+    "ff.net.0.proj": "x_block.mlp.fc1",
+    "ff.net.2": "x_block.mlp.fc2",
+    "ff_context.net.0.proj": "context_block.mlp.fc1",
+    "ff_context.net.2": "context_block.mlp.fc2",
+    "attn.norm_q": "x_block.attn.ln_q",
+    "attn.norm_k": "x_block.attn.ln_k",
+    "attn.norm_added_q": "context_block.attn.ln_q",
+    "attn.norm_added_k": "context_block.attn.ln_k",
+    "attn2.norm_q": "x_block.attn2.ln_q",
+    "attn2.norm_k": "x_block.attn2.ln_k",
+}
+FUSED = {"attn.to_q": "x_block.attn", "attn.add_q_proj": "context_block.attn", "attn2.to_q": "x_block.attn2"}
+
+
 def weights(folder: Path, part: str) -> dict[str, Tensor]:
     """All tensors of a part."""
     (path,) = (folder / part).glob("*.safetensors")
@@ -186,6 +216,27 @@ def flux(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = "txt_attn" if "add" in rest else "img_attn"
             made[f"{blocks}.{name}.qkv.{end}"] = torch.cat([tensors[f"{block}{side}.{end}"] for side in sides])
     return made
+
+
+def stable_diffusion_3(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stability AI's names; shift comes before scale in what leads out of the blocks."""
+    last = max(int(key.split(".")[1]) for key in tensors if key.startswith("transformer_blocks."))
+    made: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        module, _, end = key.rpartition(".")
+        found = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", module)
+        out = module in ("norm_out.linear", f"transformer_blocks.{last}.norm1_context.linear")
+        plain = torch.cat(tensor.chunk(2)[::-1]) if out else tensor
+        if found is None:
+            made["pos_embed" if key == "pos_embed.pos_embed" else f"{OF_SD3[module]}.{end}"] = plain
+        elif found[2] in OF_JOINT:
+            made[f"joint_blocks.{found[1]}.{OF_JOINT[found[2]]}.{end}"] = plain
+        elif found[2] in FUSED:
+            sides = [
+                tensors[key.replace("q", side) if "add" in key else key.replace("to_q", f"to_{side}")] for side in "qkv"
+            ]
+            made[f"joint_blocks.{found[1]}.{FUSED[found[2]]}.qkv.{end}"] = torch.cat(sides)
+    return {f"model.diffusion_model.{key}": tensor for key, tensor in made.items()}
 
 
 def stable_diffusion(folder: Path, target: Path, *, is_open_clip: bool = False) -> Path:

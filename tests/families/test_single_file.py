@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flow_tiny
 import original_checkpoints
 import pytest
 import sd_tiny
@@ -51,10 +52,10 @@ def networks(backbone: Backbone) -> list[dict[str, Tensor]]:
 def check_equal(folder: Path, configs: Path, path: Path, **words: Any) -> None:
     """Facts at plan and all weights are those of the folder."""
     spec = BackboneSpec.model_validate({"id": str(configs), "single_file": str(path), **words})
-    assert check_backbone(spec) == check_backbone(BackboneSpec(id=str(folder)))
-    for found, expected in zip(
-        networks(Backbone.load(spec)), networks(Backbone.load(BackboneSpec(id=str(folder)))), strict=True
-    ):
+    plain = BackboneSpec.model_validate({"id": str(folder), **words})
+    assert check_backbone(spec) == check_backbone(plain)
+    both = (networks(Backbone.load(one)) for one in (spec, plain))
+    for found, expected in zip(*both, strict=True):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in found)
 
@@ -73,6 +74,22 @@ def test_stable_diffusion_xl(tmp_path: Path) -> None:
     folder = unet_tiny.sdxl(tmp_path / "sdxl")
     path = original_checkpoints.stable_diffusion_xl(folder, tmp_path / "xl.safetensors")
     check_equal(folder, original_checkpoints.without_weights(folder, tmp_path / "configs"), path)
+
+
+@pytest.mark.parametrize("make", [flow_tiny.sd3, flow_tiny.qwen_image])
+def test_a_transformer_alone(make: Callable[[], Any], tmp_path: Path) -> None:
+    folder = flow_tiny.build(tmp_path / "whole", make)
+    tensors = original_checkpoints.weights(folder, "transformer")
+    original = original_checkpoints.stable_diffusion_3(tensors) if make is flow_tiny.sd3 else tensors
+    save_file(original, tmp_path / "one.safetensors")
+    rest = original_checkpoints.without_weights(folder, tmp_path / "rest", "transformer")
+    check_equal(folder, rest, tmp_path / "one.safetensors", height=32, width=32)
+
+
+def test_a_family_that_is_not_read_from_one_file_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    folder = flow_tiny.build(tmp_path / "pixart", flow_tiny.pixart)
+    with pytest.raises(BackboneError, match=r"has a PixArtTransformer2DModel, which is not read from one file: give a"):
+        check_backbone(BackboneSpec(id=str(folder), single_file=str(checkpoint), height=32, width=32))
 
 
 def test_parts_that_it_lacks_come_from_the_folder(folder: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Place(NamedTuple):
     prefix: str
 
 
-# Class of a part, and its name where one class has several -> where its weights may stand.
+# Class of a part -> where its weights may stand. Text encoders of transformers are those of the folder.
 PLACES: Mapping[str, tuple[Place, ...]] = {
     "UNet2DConditionModel": (Place(f"{DIFFUSION}input_blocks.", DIFFUSION),),
     "SD3Transformer2DModel": (Place(f"{DIFFUSION}joint_blocks.", DIFFUSION), Place("joint_blocks.", "")),
@@ -37,13 +37,7 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
         Place(OPEN_CLIP[0], OPEN_CLIP[0]),
         Place("conditioner.embedders.0.transformer.", "conditioner.embedders.0.transformer."),
     ),
-    "CLIPTextModelWithProjection text_encoder": (
-        Place("text_encoders.clip_l.transformer.", "text_encoders.clip_l.transformer."),
-    ),
-    "CLIPTextModelWithProjection text_encoder_2": (
-        Place(OPEN_CLIP[1], OPEN_CLIP[1]),
-        Place("text_encoders.clip_g.transformer.", "text_encoders.clip_g.transformer."),
-    ),
+    "CLIPTextModelWithProjection": (Place(OPEN_CLIP[1], OPEN_CLIP[1]),),
 }
 DENOISERS = ("unet", "transformer")
 
@@ -61,7 +55,7 @@ def part_in(spec: BackboneSpec, folder: Path, part: str) -> tuple[WeightFile, Pl
     if file is None or file.path is None:
         return None
     kind, keys = class_of(folder, part), _header(file.path)
-    places = PLACES.get(kind) or PLACES.get(f"{kind} {part}", ())
+    places = PLACES.get(kind, ())
     found = next((place for place in places if any(key.startswith(place.begin) for key in keys)), None)
     if found is not None:
         return file, found
