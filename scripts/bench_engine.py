@@ -1,10 +1,11 @@
 """What the engine costs beyond the network: time of whole runs over the time of the bare network calls inside them.
 
-    python scripts/bench_engine.py [--per-class 8] [--repeats 3]
+    python scripts/bench_engine.py [--per-class 8] [--repeats 3] [--methods txt2img genie]
 
 Numerator: from the first batch to the last receipt of runs of every method on the embedded model, in one process and
 thread: DDIM inversion, Ada's encoder, XMP, PNG, digests, receipts. Concepts are learned before. Denominator: the same
-U-Net and VAE calls, same shapes, dtype and threads, on random inputs. The two take turns; medians are printed.
+U-Net and VAE calls, same shapes, dtype and threads, on random inputs. The two take turns; CPU time of the process
+counts, so that other work on the machine does not; medians are printed. PASS: at most 1.05 times the bare calls.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from unittest.mock import patch
 import torch
 from diffusers import StableDiffusionPipeline
 
+from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.models.backbone import Backbone
@@ -32,6 +34,7 @@ from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 STEPS = 25
+MOST = 1.05
 LEARNED = ("concepts", "image_embeddings")
 LEARNING = {
     "concepts": {"steps": 5, "batch": 8, "lr_lora": 1e-3, "lr_embedding": 1e-3},
@@ -65,17 +68,23 @@ def backbone(spec: BackboneSpec, device: str) -> Backbone:
     return load(spec, device)
 
 
-def plan_runs(folder: Path, per_class: int) -> list[Run]:
-    """A planned run of every method that asks the diffusion model."""
+def plan_runs(folder: Path, per_class: int, methods: Sequence[str]) -> list[Run]:
+    """A planned run of every method that asks the diffusion model, or of those that are named."""
     runs = []
     for name, method in sorted(discover_methods().items()):
+        if methods and name not in methods:
+            continue
         if "num_inference_steps" not in method.Config.model_fields:
             continue  # retrieval calls no network here
         learning = {key: given for key, given in LEARNING.items() if key in method.Config.model_fields}
         config = {"num_inference_steps": STEPS, **learning}
         scores = {"encoder": None, "judge": None}
         given = {"per_class": per_class, "config": config, "scores": scores, "include_test": False}
-        prepared = prepare(config_recipe(f"fashion_5shot_{method.SLUG}", **given))
+        try:
+            prepared = prepare(config_recipe(f"fashion_5shot_{method.SLUG}", **given))
+        except DiffAugError as error:  # a method that edits by a model of its own, which is not packaged
+            print(f"{name} is left out: {error}", flush=True)
+            continue
         runs.append(write_run(prepared, folder / name))
     return runs
 
@@ -95,9 +104,9 @@ def engine_seconds(runs: Sequence[Run], calls: Calls) -> dict[str, float]:
     for run in runs:
         forget(run)
         calls.listening = True
-        begin = time.perf_counter()
+        begin = time.process_time()
         execute(Run.open(run.folder), WorkerOptions(device="cpu"), workers=1)
-        spent[run.folder.name] = time.perf_counter() - begin
+        spent[run.folder.name] = time.process_time() - begin
         calls.listening = False
     return spent
 
@@ -118,14 +127,14 @@ def bare_seconds(calls: Calls) -> float:
     inputs = {
         shapes: [torch.randn(shape) if shape else torch.tensor(500) for shape in shapes] for _, shapes in calls.made
     }
-    begin = time.perf_counter()
+    begin = time.process_time()
     for module, shapes in calls.made:
         values = inputs[shapes]
         if len(values) > 1:
             module(values[0], torch.tensor([500] * len(values[0])), encoder_hidden_states=values[-1], return_dict=False)
         else:
             module(*values)
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def loop_images_per_second(images: int) -> float:
@@ -134,11 +143,11 @@ def loop_images_per_second(images: int) -> float:
     folder = find_backbone(BackboneSpec(id="tiny")).folder
     pipe = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
     pipe.set_progress_bar_config(disable=True)
-    begin = time.perf_counter()
+    begin = time.process_time()
     for i in range(images):
         generator = torch.Generator().manual_seed(i)
         pipe("a photo of a coat", num_inference_steps=STEPS, guidance_scale=7.5, generator=generator)
-    return images / (time.perf_counter() - begin)
+    return images / (time.process_time() - begin)
 
 
 def interleaved(repeats: int, *timed: Callable[[], Any]) -> list[list[Any]]:
@@ -158,11 +167,12 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loop-images", type=int, default=30)
+    parser.add_argument("--methods", nargs="*", default=[], choices=sorted(discover_methods()))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, patch.object(Backbone, "load", backbone):
-        runs = plan_runs(Path(folder), given.per_class)
+        runs = plan_runs(Path(folder), given.per_class, given.methods)
         model, calls = backbone(runs[0].recipe.backbone, "cpu"), Calls()
-        for module in (model.unet, model._vae.encoder, model._vae.decoder):
+        for module in (model.unet, model.vae.encoder, model.vae.decoder):
             calls.follow(module)
         for run in runs:
             learn(run)
@@ -173,20 +183,23 @@ def main() -> None:
             lambda: bare_seconds(calls),
             lambda: loop_images_per_second(given.loop_images),
         )
-        report(runs, spent, bare, loop)
+        ratio = report(runs, spent, bare, loop)
+    print("PASS" if ratio <= MOST else "FAIL")
+    raise SystemExit(ratio > MOST)
 
 
-def report(runs: Sequence[Run], spent: list[dict[str, float]], bare: list[float], loop: list[float]) -> None:
-    """Ratios of medians."""
+def report(runs: Sequence[Run], spent: list[dict[str, float]], bare: list[float], loop: list[float]) -> float:
+    """Print ratios of medians; that of the engine over the bare calls."""
     totals = [sum(times.values()) for times in spent]
     rows = sum(len(run.plan.rows) for run in runs)
     ratios = [total / base for total, base in zip(totals, bare, strict=True)]
     print(f"rows {rows} of {', '.join(run.folder.name for run in runs)}; {STEPS} steps; 1 process, 1 thread")
     print(f"engine over bare network calls: median {statistics.median(ratios):.3f} of {[round(r, 3) for r in ratios]}")
-    txt = next(run for run in runs if run.folder.name == "txt2img")
-    speeds = [len(txt.plan.rows) / times["txt2img"] / one for times, one in zip(spent, loop, strict=True)]
-    print(f"txt2img images/s over a one-image StableDiffusionPipeline loop: median {statistics.median(speeds):.2f}")
+    if txt := next((run for run in runs if run.folder.name == "txt2img"), None):
+        speeds = [len(txt.plan.rows) / times["txt2img"] / one for times, one in zip(spent, loop, strict=True)]
+        print(f"txt2img images/s over a one-image StableDiffusionPipeline loop: median {statistics.median(speeds):.2f}")
     print(f"images/s, engine, all methods: {rows / statistics.median(totals):.2f}; loop: {statistics.median(loop):.2f}")
+    return statistics.median(ratios)
 
 
 if __name__ == "__main__":

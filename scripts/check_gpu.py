@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
 
 def build_pipeline(folder: Path, size: Size, device: str) -> Path:
     """The tests' small pipeline; for `full` its networks are written over by ones of Stable Diffusion 1.5's sizes."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "models"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     import sd_tiny
 
     sd_tiny.build(folder)

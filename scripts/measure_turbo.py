@@ -3,7 +3,8 @@
     python scripts/measure_turbo.py [--method txt2img] [--per-class 20] [--steps 24] [--interval 2]
 
 Makes the same rows of the packaged images in both profiles and prints their U-Net evaluations, what was left out, and
-label accuracy. PASS: accuracy within two points of exact at half the evaluations, which are those planned.
+label accuracy. PASS: accuracy within two points of exact at half the evaluations, which are those planned. Of an odd
+number of steps, which many rows of genie have, the larger half is computed.
 """
 
 import argparse
@@ -57,7 +58,8 @@ def main() -> None:
     for word, (accuracy, count, planned, left_out) in (("exact", exact), (f"turbo {given.interval}", turbo)):
         counts = f"{count:,} evaluations ({planned:,} planned, {left_out:,} left out)"
         print(f"{word}: {counts}, {accuracy:.1f} % show their class")
-    fine = turbo[0] >= exact[0] - MOST_POINTS and 2 * turbo[1] <= exact[1] and turbo[1] == turbo[2]
+    odd = 2 * 10 * given.per_class  # one step more of both branches, at most
+    fine = turbo[0] >= exact[0] - MOST_POINTS and 2 * turbo[1] <= exact[1] + odd and turbo[1] == turbo[2]
     print("PASS" if fine else "FAIL")
     raise SystemExit(not fine)
 

@@ -50,7 +50,15 @@ def test_check_gpu_holds_on_the_cpu(methods: list[str]) -> None:
     assert lines[-1].startswith(f"PASS: {len(table)} of {len(table)} methods hold, ")
 
 
+def test_check_gpu_finds_the_pipeline_of_the_tests(scripts: None, tmp_path: Path) -> None:
+    import check_gpu
+
+    folder = check_gpu.build_pipeline(tmp_path / "pipeline", check_gpu.SIZES["small"], "cpu")
+    assert (folder / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+
+
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_check_gpu_measures_on_the_cpu_too() -> None:
     """A dry run: every measure gives a line of JSON, and what only a GPU has is null."""
     command = [sys.executable, str(SCRIPTS / "check_gpu.py"), "--size", "small", "--device", "cpu", "--only", "speed"]

@@ -19,6 +19,7 @@ from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting,
 from diffaug_datasets.core.errors import RecipeError, RunError, few
 from diffaug_datasets.core.files import load_yaml, sha256_file, write_text
 from diffaug_datasets.core.models import Place
+from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.cards import card_at_hand, card_line, read_bytes
 from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
 from diffaug_datasets.planning.new_run import PricedPlan, find_recipe, price_plan
@@ -168,10 +169,15 @@ def make_plan(
     dry_run: bool,
     as_json: bool,
     memory: str | None = None,
+    tries_batches: bool = False,
 ) -> None:
-    """Draw, price, write. `memory`: of a card, such as 8GB; the one at hand where it is not stated."""
+    """Draw, price, write. `memory`: of a card, such as 8GB; the one at hand where it is not stated. `tries_batches`:
+    the recipe's batch size is found by trying.
+    """
     card = card_at_hand() if memory is None else read_bytes(memory)
     recipe = find_recipe(recipe_name, changes_of(words, source), lambda text: note(f"note: {text}"))
+    if tries_batches:
+        recipe = with_found_batch(recipe)
     with waiting(f"reading the real images of {recipe.builder}"):
         drawn = price_plan(recipe, folder)
     if dry_run:
@@ -190,6 +196,18 @@ def make_plan(
         say(f"nothing written (--dry-run); run folder would be {drawn.where}")
     else:
         say(f"next: diffaug generate {drawn.where}")
+
+
+def with_found_batch(recipe: Recipe) -> Recipe:
+    """The recipe with the batch size that this machine makes images with most quickly."""
+    from diffaug_datasets.run.batch_search import find_batch
+    from diffaug_datasets.run.execute import resolve_device
+
+    device = resolve_device("auto")
+    with waiting(f"trying batches on {device}"):
+        found = find_batch(recipe, device)
+    note(f"batch_size: {found.words}")
+    return recipe.model_copy(update={"batch_size": found.rows})
 
 
 def source_facts(drawn: PricedPlan) -> Mapping[str, object]:

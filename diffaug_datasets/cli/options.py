@@ -115,7 +115,11 @@ Progress = Annotated[
 RowPrefix = Annotated[str, typer.Argument(metavar="ROW", help="A row id, or its first digits.")]
 Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub id; default: the builder's own.")]
 Backbone = Annotated[
-    str | None, typer.Option(help="A folder or Hub id that stands in for a model of the publisher; checked by digest.")
+    str | None,
+    typer.Option(
+        help="A folder or Hub id that stands in for a model of the publisher, or a YAML file of keys of `backbone`; "
+        "checked by digest."
+    ),
 ]
 Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]
 Revision = Annotated[str | None, typer.Option(help="A tag, branch or commit of the Hub.")]

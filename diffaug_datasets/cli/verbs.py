@@ -127,6 +127,9 @@ def plan(
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="8GB", help="Say whether a card of so much memory holds it.")
     ] = None,
+    find_batch: Annotated[
+        bool, typer.Option("--find-batch", help="Find batch_size by trying on this machine, and plan with it.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Draw every row of a dataset, price it, and write a run folder. Needs no torch and no GPU."""
@@ -135,7 +138,8 @@ def plan(
     if price:
         say_published_price(recipe, run, source, changes or [], as_json=json)
         return
-    make_plan(recipe, run, source, changes or [], dry_run=dry_run, as_json=json, memory=memory)
+    given = changes or []
+    make_plan(recipe, run, source, given, dry_run=dry_run, as_json=json, memory=memory, tries_batches=find_batch)
 
 
 @app.command(rich_help_panel=MAKE, epilog="Example: diffaug generate runs/mine --workers 2")

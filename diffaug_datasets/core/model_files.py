@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffaug_datasets.core.models import PICKLES
 from diffaug_datasets.core.weight_headers import TensorInfo, read_header
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 MOST_JSON = 100_000_000
 MOST_REASON = 250
 NO_LIMIT = 1e20  # transformers writes a length above it where a tokenizer has none
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # A table may be longer than its vocabulary (padded, or with rows for words of a fine-tune); half of it is none.
 LEAST_SHARE = 0.9
 

@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from diffaug_datasets.core.errors import BackboneError, install
 from diffaug_datasets.core.files import sha256_file
@@ -41,6 +41,10 @@ ORACLE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77d
 PACKAGED = (TINY, "shots", ORACLE)
 MODELS = ("encoder", "judge")
 FOLDERS = ("controlnet", "qformer", "vae")  # keys that name a model which is a folder
+LORA_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # as diffusers and peft write them
+WEIGHT_FILES = ("file", "single_file")  # keys that name a file of weights
+ADAPTER_CONFIG = "adapter_config.json"  # beside the second: its scale
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 DIGESTED = (".json", ".txt", ".safetensors")
 DEFAULT_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
@@ -56,6 +60,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
 )
 
 ModelKind = Literal["backbone", "vae", "encoder", "judge", "captioner", "summariser"]
+WeightKey = Literal["backbone.lora", "backbone.single_file"]
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,26 @@ def on_the_hub(name: str) -> str:
     return f"hf://datasets/{name}" if Path(name).exists() else name
 
 
+class Lora(Settings):
+    """LoRA that is added into a model's weights before anything else is done with it. A bare string is its `file`."""
+
+    file: Annotated[str, Place(files=(".safetensors",))] = Field(
+        description="safetensors file in the layout of diffusers, kohya or peft, a folder that holds one, or Hub id "
+        "(id@commit to pin)"
+    )
+    weight: float = Field(default=1.0, ge=-10, le=10, description="its scale, beside the alpha that the file states")
+    name: Annotated[str | None, Later()] = Field(
+        default=None,
+        pattern=r"^[\w][\w.-]*\.safetensors$",
+        description="of the file in a folder or on the Hub, where it is not called as diffusers or peft call it",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        return _absolute(cls, {"file": value} if isinstance(value, str | Path) else value, info)
+
+
 class BackboneSpec(Settings):
     """What a recipe says about its diffusion model. A bare string stands for `id`."""
 
@@ -146,11 +171,31 @@ class BackboneSpec(Settings):
         description="keys of its scheduler to change, e.g. {timestep_spacing: trailing}",
     )
 
+    lora: Annotated[tuple[Lora, ...], Later()] = Field(
+        default=(),
+        max_length=16,
+        description="LoRA that is added into its weights: a file or Hub id, {file, weight, name}, or a list of these",
+    )
+    single_file: Annotated[str | None, Place(files=(".safetensors",)), Later()] = Field(
+        default=None,
+        description="safetensors checkpoint in the original layout, whose weights take the place of those of `id`; "
+        "configurations, tokenizers and the parts that it lacks come from there",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
-        content, folder = {"id": value} if isinstance(value, str | Path) else value, starting_folder(info)
-        return absolute_places(cls, content, folder) if isinstance(content, Mapping) and folder is not None else content
+        return _absolute(cls, {"id": value} if isinstance(value, str | Path) else value, info)
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return value if isinstance(value, list | tuple) else () if value is None else (value,)
+
+
+def _absolute(model: type[BaseModel], content: Any, info: ValidationInfo) -> Any:
+    folder = starting_folder(info)
+    return absolute_places(model, content, folder) if isinstance(content, Mapping) and folder is not None else content
 
 
 @dataclass(frozen=True)
@@ -243,12 +288,121 @@ def find_vae(spec: BackboneSpec) -> ModelRef | None:
     return found
 
 
+@dataclass(frozen=True)
+class WeightFile:
+    """A safetensors file that a recipe puts into or in the place of a model's own weights.
+
+    `name`: its Hub id, or what the file is called, never a path. `given`: what the recipe says. `path`: where it lies,
+    None while it is still to come from the Hub; `names`: what it may be called there. `weight`: of a LoRA.
+    """
+
+    key: WeightKey
+    name: str
+    given: str
+    path: Path | None
+    is_local: bool
+    wanted: str | None = None
+    names: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    @property
+    def settings(self) -> Path | None:
+        """The file beside it that its scale stands in; None where there is none."""
+        beside = None if self.path is None else self.path.parent / ADAPTER_CONFIG
+        return beside if beside is not None and beside.is_file() else None
+
+    @cached_property
+    def revision(self) -> str:
+        """What pins it: the digest of the file and of what its scale stands in, or the commit of a Hub id.
+
+        Raises:
+            BackboneError: this machine does not know the commit of the Hub id.
+        """
+        if self.is_local and self.path is not None:
+            digests = [_digest_of(path) for path in (self.path, self.settings) if path is not None]
+            return digests[0] if len(digests) == 1 else digest(digests)
+        if self.wanted is not None and COMMIT.fullmatch(self.wanted):
+            return self.wanted
+        if self.path is not None:
+            return self.path.parent.name
+        raise BackboneError(
+            f"{self.key}: {self.name!r} is not pinned and this machine's Hub cache does not know it; name it as "
+            f"{self.name}@ and a 40-digit commit hash, or run `hf download {self.name}` first."
+        )
+
+
+def find_loras(spec: BackboneSpec) -> tuple[WeightFile, ...]:
+    """The LoRA files of a recipe, in its order.
+
+    Raises:
+        BackboneError: one is neither a file nor a Hub id, a pickle, or a folder without such a file.
+    """
+    return tuple(_lora(entry) for entry in spec.lora)
+
+
+def find_single_file(spec: BackboneSpec) -> WeightFile | None:
+    """The checkpoint whose weights take the place of the model's own.
+
+    Raises:
+        BackboneError: it is missing, or no safetensors file.
+    """
+    if spec.single_file is None:
+        return None
+    key: WeightKey = "backbone.single_file"
+    path = _safetensors(local_path(spec.single_file) or Path(spec.single_file), key)
+    return WeightFile(key, path.name, spec.single_file, path, is_local=True)
+
+
+def unpublished_weights(spec: BackboneSpec) -> list[str]:
+    """The keys of a published recipe's backbone that name weights which lie with its publisher alone."""
+    named = {"vae": spec.vae, "single_file": spec.single_file}
+    named |= {f"lora.{place}": lora.file for place, lora in enumerate(spec.lora)}
+    return [key for key, given in named.items() if given is not None and "/" not in given.partition("@")[0]]
+
+
+def _lora(entry: Lora) -> WeightFile:
+    key: WeightKey = "backbone.lora"
+    names, path = (entry.name,) if entry.name else LORA_NAMES, local_path(entry.file)
+    if path is not None:
+        if path.is_dir():
+            held = next((path / name for name in names if (path / name).is_file()), None)
+            if held is None:
+                there = sorted(p.name for p in path.glob("*.safetensors"))
+                say = f"; of {', '.join(there[:3])} say which by `name`" if there else ""
+                raise BackboneError(f"{key}: {entry.file!r} holds no {' or '.join(names)}{say}.")
+            return WeightFile(key, f"{path.name}/{held.name}", entry.file, held, is_local=True, weight=entry.weight)
+        return WeightFile(key, path.name, entry.file, _safetensors(path, key), is_local=True, weight=entry.weight)
+    hub_id, _, revision = entry.file.partition("@")
+    if not HUB_ID.fullmatch(hub_id):
+        raise BackboneError(
+            f"{key}: {entry.file!r} is neither a file nor a Hub id: give an existing .safetensors file, a folder that "
+            "holds one, or an id such as org/name."
+        )
+    found = [_cached(hub_id, revision or None, name) for name in names]
+    here = next((folder / name for folder, name in zip(found, names, strict=True) if folder), None)
+    return WeightFile(key, hub_id, entry.file, here, False, revision or None, names, entry.weight)
+
+
+def _safetensors(path: Path, key: str) -> Path:
+    if path.suffix != ".safetensors":
+        what = "is a pickle, which may run code and is never opened" if path.suffix in PICKLES else "is no such file"
+        raise BackboneError(f"{key}: {str(path)!r} {what}, expected a .safetensors file: convert it, or name another.")
+    if not path.is_file():
+        raise BackboneError(f"{key}: there is no file {str(path)!r}: give the path of a .safetensors file.")
+    return path
+
+
 def _changes(spec: BackboneSpec) -> str:
     """What the overrides of a spec say, with what pins the weights that they name; '' where there are none."""
-    vae = find_vae(spec)
-    if vae is None and not spec.scheduler:
+    vae, single_file, loras = find_vae(spec), find_single_file(spec), find_loras(spec)
+    if vae is None and not spec.scheduler and single_file is None and not loras:
         return ""
-    return canonical({"vae": vae.revision if vae else None, "scheduler": dict(spec.scheduler or {})})
+    said: dict[str, object] = {"vae": vae.revision if vae else None, "scheduler": dict(spec.scheduler or {})}
+    if single_file is not None:
+        said["single_file"] = single_file.revision
+    if loras:
+        said["lora"] = [[lora.revision, lora.weight, *lora.names[:1]] for lora in loras]
+    return canonical(said)
 
 
 def find_model(text: str, kind: ModelKind) -> ModelRef:
@@ -331,7 +485,17 @@ def placeless(value: Any, key: str = "") -> Any:
         return [placeless(item, key) for item in value]
     if not isinstance(value, str):
         return value
+    if key in WEIGHT_FILES and is_local(value):
+        return file_name(value)
     return model_name(value) if key in MODELS + FOLDERS else PurePath(value).name if is_local(value) else value
+
+
+def file_name(place: str) -> str:
+    """A file, or a folder, of weights as `name@digest`; where nothing lies there, the name alone."""
+    path = Path(place).expanduser()
+    if not path.is_file():
+        return model_name(place)
+    return f"{path.name}@{_digest_of(path)[:12]}"
 
 
 def cache_home() -> Path:
@@ -374,6 +538,12 @@ def _cached(hub_id: str, revision: str | None, file: str) -> Path | None:
     with suppress(OSError, ValueError):  # an id that the Hub never gives, or a cache that this user may not read
         path = try_to_load_from_cache(hub_id, file, revision=revision)
     return Path(path).parent if isinstance(path, str) else None
+
+
+def _digest_of(path: Path) -> str:
+    """sha256 of a file."""
+    there = path.stat()
+    return _file_sha256((path, there.st_size, there.st_mtime_ns))
 
 
 @lru_cache(maxsize=4096)

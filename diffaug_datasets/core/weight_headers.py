@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 BYTES |= {"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
@@ -28,6 +28,21 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         ValueError: the header is garbled, or does not describe the bytes behind it; says how, without the path.
         OSError: the file cannot be read.
     """
+    header, behind = _object(path)
+    header.pop("__metadata__", None)
+    return _entries(header, behind)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that stand in a header beside the tensors; raises as `read_header`."""
+    found = _object(path)[0].get("__metadata__") or {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("has a garbled safetensors header")
+    return found
+
+
+def _object(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON of a header, and how many bytes stand behind it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -41,8 +56,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise ValueError("has a garbled safetensors header") from None
     if not isinstance(header, dict):
         raise ValueError("has a garbled safetensors header")
-    header.pop("__metadata__", None)
-    return _entries(header, size - 8 - length)
+    return header, size - 8 - length
 
 
 class _Described(TypedDict):

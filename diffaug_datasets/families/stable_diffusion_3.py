@@ -62,8 +62,8 @@ LORA_PREFIX = "transformer"
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 RARE_WORDS = True
 SIZES = (
-    Size("stabilityai/stable-diffusion-3.5-medium", 2.2, 5.6),
-    Size("stabilityai/stable-diffusion-3.5-large", 8.1, 5.6),
+    Size("stabilityai/stable-diffusion-3.5-medium", 2.2, 5.7),
+    Size("stabilityai/stable-diffusion-3.5-large", 8.1, 5.7),
 )
 PURPOSE = "a large model that still inverts, where its licence fits"
 

@@ -1,6 +1,6 @@
 """From a `BackboneSpec` to a loaded model: its files are found or fetched, its family loads them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from huggingface_hub import snapshot_download
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.family import Family
 from diffaug_datasets.core.model_files import brief
-from diffaug_datasets.core.models import BackboneSpec, ModelRef, find_backbone, find_vae
+from diffaug_datasets.core.models import ADAPTER_CONFIG, BackboneSpec, ModelRef, find_backbone, find_loras, find_vae
 from diffaug_datasets.families.parts.driven import DrivenModel
+from diffaug_datasets.families.parts.single_files import part_in
 from diffaug_datasets.models.model_folder import check_folder, family_in, in_words, unloadable, unreachable
 from diffaug_datasets.models.overrides import VAE_FILES, with_overrides
 
@@ -27,6 +28,7 @@ def load_model(spec: BackboneSpec, device: torch.device) -> DrivenModel:
     """
     folder = fetch(spec)
     fetch_vae(spec)
+    fetch_loras(spec)
     check_folder(folder, spec)
     with in_words(spec):
         folder = with_overrides(folder, spec)
@@ -52,11 +54,13 @@ def fetch(spec: BackboneSpec) -> Path:
     except (OSError, ValueError):
         cached = _download(model, wanted)
     family = family_in(cached, spec.id)
-    if _complete(cached, spec, family):
+    with in_words(spec):
+        own = [part for part in family.PARTS if part_in(spec, cached, part) is None]
+    if _complete(cached, spec, family, own):
         return cached
-    folder = _download(model, list(_wanted(spec, family)))
-    if not _complete(folder, spec, family):
-        missing = ", ".join(name for name in _needed(spec, family) if not _present(folder, name))
+    folder = _download(model, list(_wanted(spec, family, own)))
+    if not _complete(folder, spec, family, own):
+        missing = ", ".join(name for name in _needed(spec, family, own) if not _present(folder, name))
         raise unreachable(model, f"{missing} is missing; only safetensors weights are read")
     return folder
 
@@ -75,6 +79,30 @@ def fetch_vae(spec: BackboneSpec) -> None:
         snapshot_download(other.id, **where, local_files_only=other.folder is not None)
     except (OSError, ValueError) as error:
         raise unreachable(other, str(error).strip().split("\n")[0].rstrip(".")) from error
+
+
+def fetch_loras(spec: BackboneSpec) -> None:
+    """Bring LoRA of an override to this machine, where it is a Hub id.
+
+    Raises:
+        BackboneError: it cannot be reached, or holds no such file.
+    """
+    for file in find_loras(spec):
+        if file.path is not None:
+            continue
+        try:
+            patterns = [*file.names, ADAPTER_CONFIG]
+            folder = Path(snapshot_download(file.name, revision=file.revision, allow_patterns=patterns))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0].rstrip(".")
+            raise BackboneError(
+                f"backbone.lora: {file.given!r} cannot be reached ({reason}): run `hf download {file.name}` where "
+                "there is a network, or give the path of a .safetensors file."
+            ) from error
+        if not any((folder / name).is_file() for name in file.names):
+            raise BackboneError(
+                f"backbone.lora: {file.given!r} holds no {' or '.join(file.names)}: say which file it is by `name`."
+            )
 
 
 def _snapshot(model: ModelRef, wanted: list[str], *, local_files_only: bool = False) -> Path:
@@ -99,16 +127,17 @@ def _weights(spec: BackboneSpec, family: Family, part: str) -> str:
     return f"{part}/{family.PARTS[part]}{variant}.safetensors"
 
 
-def _needed(spec: BackboneSpec, family: Family) -> list[str]:
-    weights = [_weights(spec, family, part) for part in family.PARTS]
+def _needed(spec: BackboneSpec, family: Family, own: Sequence[str]) -> list[str]:
+    """`own`: the parts whose weights are the model's own, not those of a single file."""
+    weights = [_weights(spec, family, part) for part in own]
     return [INDEX, "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in family.PARTS), *weights]
 
 
-def _wanted(spec: BackboneSpec, family: Family) -> Iterator[str]:
+def _wanted(spec: BackboneSpec, family: Family, own: Sequence[str]) -> Iterator[str]:
     """The patterns to download: what is needed, tokenizers, and the shards of weights that come in several files."""
-    yield from _needed(spec, family)
+    yield from _needed(spec, family, own)
     yield from family.OTHER_FILES
-    for part in family.PARTS:
+    for part in own:
         stem = _weights(spec, family, part).removesuffix(".safetensors")
         yield from (f"{stem}-*-of-*.safetensors", f"{part}/{family.PARTS[part]}.safetensors.index*.json")
 
@@ -118,9 +147,9 @@ def _present(folder: Path, name: str) -> bool:
     return path.is_file() or any(path.parent.glob(f"{path.name.removesuffix('.safetensors')}-*-of-*.safetensors"))
 
 
-def _complete(folder: Path, spec: BackboneSpec, family: Family) -> bool:
+def _complete(folder: Path, spec: BackboneSpec, family: Family, own: Sequence[str]) -> bool:
     others = {pattern.partition("/")[0] for pattern in family.OTHER_FILES}
-    return all(_present(folder, name) for name in _needed(spec, family)) and all(
+    return all(_present(folder, name) for name in _needed(spec, family, own)) and all(
         (folder / other).is_dir() for other in others
     )
 
@@ -134,4 +163,4 @@ def one_sentence(spec: BackboneSpec) -> Iterator[None]:
     except BackboneError:
         raise
     except Exception as error:  # of whichever kind diffusers, transformers and tokenizers fail with on odd files
-        raise unloadable(spec.id, brief(error)) from error
+        raise unloadable(spec.id, brief(error), spec.single_file) from error

@@ -33,7 +33,7 @@ from diffaug_datasets.core.models import (
 )
 from diffaug_datasets.core.weight_headers import TensorInfo
 from diffaug_datasets.families.parts.diffusers_folders import SCHEDULER, WrongSize
-from diffaug_datasets.models.overrides import with_overrides
+from diffaug_datasets.models.overrides import check_loras, with_overrides
 from diffaug_datasets.numerics.timelines import usual_timeline
 from diffaug_datasets.numerics.timesteps import Labels, Unfit
 
@@ -129,8 +129,13 @@ def unfit(name: str, got: str, expected: str) -> BackboneError:
     )
 
 
-def unloadable(name: str, reason: str) -> BackboneError:
+def unloadable(name: str, reason: str, single_file: str | None = None) -> BackboneError:
     """A model whose files are missing, damaged, or do not fit together."""
+    if single_file is not None:
+        return BackboneError(
+            f"backbone.single_file: {single_file!r} cannot be loaded with the configurations of {name!r} ({reason}): "
+            "give as backbone.id a model of the same size and kind, or another file."
+        )
     return BackboneError(
         f"backbone {name!r} cannot be loaded ({reason}): check that the folder is complete and holds safetensors "
         "weights of the stated variant, download it again, or set `backbone: tiny`."
@@ -216,6 +221,7 @@ def check_folder(folder: Path, spec: BackboneSpec, *, is_whole: bool = True) -> 
     family = family_in(folder, spec.id)
     with in_words(spec):
         facts: ModelFacts = family.check(folder, spec, is_whole)
+        check_loras(folder, family, spec)
     return facts
 
 
@@ -225,7 +231,7 @@ def in_words(spec: BackboneSpec) -> Iterator[None]:
     try:
         yield
     except Damage as error:
-        raise unloadable(spec.id, str(error)) from None
+        raise unloadable(spec.id, str(error), spec.single_file) from None
     except Unfit as error:
         raise unfit(spec.id, error.got, error.expected) from None
     except WrongSize as error:

@@ -2,7 +2,8 @@
 
 Families read one folder in diffusers format, so an override is another folder: `vae` is a link to the other
 autoencoder, `scheduler/scheduler_config.json` is written with the changed keys. It lies in the temporary folder of this
-process and goes with it; the weights stay where they are.
+process and goes with it; the weights stay where they are. LoRA and a single file change weights where they are read
+(`families.parts.weight_overrides`); whether LoRA fits is asked here, of headers.
 """
 
 import atexit
@@ -13,9 +14,13 @@ from functools import cache
 from pathlib import Path
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.family import Family
 from diffaug_datasets.core.model_files import read_object
-from diffaug_datasets.core.models import BackboneSpec, find_vae
-from diffaug_datasets.families.parts.diffusers_folders import SCHEDULER
+from diffaug_datasets.core.models import BackboneSpec, find_loras, find_vae
+from diffaug_datasets.families.parts.diffusers_folders import SCHEDULER, read_header_of
+from diffaug_datasets.families.parts.lora_layouts import check_fit, read_lora
+from diffaug_datasets.families.parts.original_names import renaming
+from diffaug_datasets.families.parts.single_files import class_of
 
 VAE_FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
 
@@ -42,6 +47,31 @@ def with_overrides(folder: Path, spec: BackboneSpec) -> Path:
             f"backbone {spec.id!r}: its overrides need a temporary folder ({error.strerror}): free some space, or set "
             "TMPDIR."
         ) from None
+
+
+def check_loras(folder: Path, family: Family, spec: BackboneSpec) -> None:
+    """Whether every matrix of the spec's LoRA files changes a weight of the model, as far as files are here.
+
+    Raises:
+        BackboneError: see `families.parts.lora_layouts`.
+    """
+    files = [file for file in find_loras(spec) if file.path is not None]
+    if not files:
+        return
+    stems = family.PARTS
+    headers = {part: read_header_of(folder, part, stem, spec, is_whole=False) for part, stem in stems.items()}
+    loras = [read_lora(file, tuple(stems)) for file in files]
+    if not all(headers.values()):
+        return  # to come from the Hub, or under names that are not known before it is loaded
+    kinds = {part: class_of(folder, part) for part in stems}
+    originals = {part: renaming(kind, read_object(folder, f"{part}/config.json")) for part, kind in kinds.items()}
+    weights = {
+        part: {key.removesuffix(".weight"): entry.shape for key, entry in header.items() if key.endswith(".weight")}
+        for part, header in headers.items()
+        if header
+    }
+    for lora in loras:
+        check_fit(lora, weights, originals)
 
 
 @cache

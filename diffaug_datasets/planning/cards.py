@@ -1,8 +1,9 @@
 """Whether a card holds a plan, and which switches of the profile make it fit: computed from configurations alone.
 
-Bytes are estimates. Weights are counted. A U-Net's row keeps the skips of the way down and works on a few maps of its
-widest level; where it learns, every layer's maps stay until the way back. The VAE works on a few maps at the picture's
-full size. None of it was compared with a card yet.
+Bytes are estimates. Weights are counted. A U-Net's row keeps the skips of the way down and works on the maps of one
+level, many where that attends (its feed-forward is eight times as wide, and gated); where it learns, every layer's maps
+stay until the way back. The VAE works on a few maps at the picture's full size. Numbers of maps are those that
+`scripts/measure_memory.py` counts in Stable Diffusion 1.5; none of it was compared with a card yet.
 """
 
 import json
@@ -16,32 +17,36 @@ from typing import NamedTuple
 from rich.filesize import decimal
 
 from diffaug_datasets.core.errors import RecipeError
-from diffaug_datasets.core.model_files import read_weights
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.profiles import Profile
+from diffaug_datasets.families.parts.diffusers_folders import read_header_of
 from diffaug_datasets.families.stable_diffusion import NAME, PARTS
 from diffaug_datasets.models.model_folder import check_backbone
 from diffaug_datasets.planning.prepare import Prepared
 
 CONTEXT_BYTES = 700_000_000  # of a GPU's driver, libraries and their workspaces
 SPARE = 1.1  # what an allocator loses between blocks
-VAE_MAPS = 5  # maps of twice the first width at full size that decoding holds at once
-UNET_MAPS = 6  # maps of the first level beside the skips
-LEARNED_MAPS = 34  # maps that a layer keeps for the way back: norms, activations, attention and its projections
-KEPT_SHARE = 0.2  # of those where activations are computed again
+VAE_MAPS = 4  # maps of twice the first width at full size that decoding holds at once; 3 were counted
+ATTENDED_MAPS, PLAIN_MAPS = 28, 12  # maps of the level that is worked on beside the skips
+LEARNED_MAPS = 50  # maps that a layer keeps for the way back: norms, activations, attention and its projections
+KEPT_SHARE = 0.3  # of those where activations are computed again
 TILE = 512  # pixels of a side that the VAE sees at once, in tiles
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What memory follows from: widths by level, layers a level, parameters by network, pixels per latent position."""
+    """What memory follows from: widths by level, layers a level, parameters by network, pixels per latent position.
+
+    `attended`: whether a level of the U-Net attends.
+    """
 
     unet_widths: tuple[int, ...] = (320, 640, 1280, 1280)
     unet_layers: int = 2
     vae_widths: tuple[int, ...] = (128, 256, 512, 512)
     parameters: tuple[int, int, int] = (860_000_000, 84_000_000, 123_000_000)  # U-Net, VAE, text encoder
     factor: int = 8
+    attended: tuple[bool, ...] = (True, True, True, False)
 
 
 def shape_of(spec: BackboneSpec) -> Shape:
@@ -49,10 +54,9 @@ def shape_of(spec: BackboneSpec) -> Shape:
     folder = find_backbone(spec).folder
     if folder is None:
         return Shape()
-    variant = f".{spec.variant}" if spec.variant else ""
     try:
         unet, vae = (json.loads((folder / part / "config.json").read_text("utf-8")) for part in ("unet", "vae"))
-        found = {part: read_weights(folder, f"{part}/{stem}{variant}") or {} for part, stem in PARTS.items()}
+        found = {part: read_header_of(folder, part, stem, spec, False) or {} for part, stem in PARTS.items()}
         counts = {part: sum(math.prod(entry.shape) for entry in tensors.values()) for part, tensors in found.items()}
         layers = unet.get("layers_per_block", 2)
         return Shape(
@@ -61,6 +65,7 @@ def shape_of(spec: BackboneSpec) -> Shape:
             tuple(map(int, vae["block_out_channels"])),
             (counts["unet"], counts["vae"], counts["text_encoder"]),
             1 << (len(vae["block_out_channels"]) - 1),
+            tuple("Attn" in str(kind) for kind in unet["down_block_types"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return Shape()
@@ -127,8 +132,9 @@ def need(shape: Shape, work: Work, profile: Profile) -> Need:
 
 def unet_row(shape: Shape, height: int, width: int) -> int:
     """Numbers that the U-Net holds at most for one row: the skips, and maps of the level that is worked on."""
-    first = _positions(shape, height, width, 0) * shape.unet_widths[0]
-    return sum(_level(shape, height, width)) * (shape.unet_layers + 1) + UNET_MAPS * first
+    levels = _level(shape, height, width)
+    works = [ATTENDED_MAPS if attends else PLAIN_MAPS for attends in shape.attended]
+    return sum(levels) * (shape.unet_layers + 1) + max(maps * size for maps, size in zip(works, levels, strict=False))
 
 
 def unet_learned(shape: Shape, height: int, width: int) -> int:

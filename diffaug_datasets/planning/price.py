@@ -18,10 +18,10 @@ from diffaug_datasets.core.errors import DiffAugError, RunError
 from diffaug_datasets.core.family import discover_families
 from diffaug_datasets.core.images import PIXEL_BYTES, RGB_BYTES, pixels_of, reading_bytes
 from diffaug_datasets.core.method_facts import image_evaluations
-from diffaug_datasets.core.model_files import read_weights
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.plan import Plan, of_split
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.families.parts.diffusers_folders import read_header_of
 from diffaug_datasets.models.model_folder import check_backbone
 from diffaug_datasets.numerics.inverters import is_paired
 from diffaug_datasets.planning.prepare import Prepared
@@ -219,8 +219,7 @@ def network_of(spec: BackboneSpec) -> Network:
     if facts is None or facts.latent_shape is None or facts.height is None:
         return Network()
     parts = discover_families()[facts.family].PARTS
-    variant = f".{spec.variant}" if spec.variant else ""
-    weights = {part: read_weights(folder, f"{part}/{stem}{variant}") for part, stem in parts.items()}
+    weights = {part: read_header_of(folder, part, stem, spec, False) for part, stem in parts.items()}
     counts = {part: sum(math.prod(e.shape) for e in (tensors or {}).values()) for part, tensors in weights.items()}
     if not all(counts.values()):
         return Network()

@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from diffaug_datasets.core.method import discover_methods
-from diffaug_datasets.core.models import ORACLE, PACKAGED, TINY
+from diffaug_datasets.core.models import ORACLE, PACKAGED, TINY, unpublished_weights
 from diffaug_datasets.core.plan import PlanHeader, learned_with
 from diffaug_datasets.core.recipe import SHOTS
 from diffaug_datasets.core.rows import KINDS, column_meanings, published_columns
@@ -29,7 +29,7 @@ from diffaug_datasets.release.card_metadata import (
     papers_used,
     parse_card,
 )
-from diffaug_datasets.release.contents import SHEET, Contents
+from diffaug_datasets.release.contents import SHEET, Contents, public_recipe
 from diffaug_datasets.release.layout import Release
 from diffaug_datasets.release.measures import MEASURES_FILE, TITLES, Measured, cells, read_measures
 from diffaug_datasets.release.provenance import (
@@ -208,6 +208,7 @@ class Needs:
     packaged: bool
     images: bool
     public: bool
+    weights: tuple[str, ...] = ()
 
     @property
     def anybody(self) -> bool:
@@ -217,7 +218,11 @@ class Needs:
     @property
     def options(self) -> str:
         """What `verify --sample` and `regen` are told besides."""
-        given = {"--source YOUR_IMAGES": self.images, "--backbone MODEL_FOLDER": bool(self.backbone)}
+        given = {
+            "--source YOUR_IMAGES": self.images,
+            "--backbone MODEL_FOLDER": bool(self.backbone and not self.weights),
+        }
+        given["--backbone KEYS.yaml"] = bool(self.weights)
         return "".join(f" {option}" for option, needed in given.items() if needed)
 
 
@@ -225,10 +230,12 @@ def needs(contents: Contents) -> Needs:
     """What the rows of a release rest on."""
     header, facts, release = contents.run.plan.header, contents.facts, contents.release
     scores, config = header.recipe.get("scores") or {}, header.recipe.get("config") or {}
-    packaged = contents.run.recipe.backbone.id == TINY
+    weights = tuple(unpublished_weights(public_recipe(contents.run.recipe).backbone))
+    packaged = contents.run.recipe.backbone.id == TINY and not weights
     uses_backbone = any(row.backbone for row in contents.run.plan.rows)
     return Needs(
-        backbone=header.backbone if uses_backbone and not packaged and "/" not in header.backbone else "",
+        backbone=header.backbone if uses_backbone and not packaged and (weights or "/" not in header.backbone) else "",
+        weights=weights if uses_backbone else (),
         encoder=_unpublished(config.get("encoder")),
         controlnet=_unpublished(config.get("controlnet")),
         scorers=tuple(dict.fromkeys(filter(None, (_unpublished(scores.get(key)) for key in ("encoder", "judge"))))),

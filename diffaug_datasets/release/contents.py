@@ -218,6 +218,8 @@ def local_models(recipe: Recipe) -> list[str]:
     needed = recipe.method_config.requirements
     named = {"backbone.id": recipe.backbone.id, "config.encoder": needed.encoder}
     named |= {"config.controlnet": needed.controlnet or None}
+    named |= {"backbone.vae": recipe.backbone.vae, "backbone.single_file": recipe.backbone.single_file}
+    named |= {f"backbone.lora.{place}": lora.file for place, lora in enumerate(recipe.backbone.lora)}
     return [key for key, model in named.items() if isinstance(model, str) and is_local_model(model)]
 
 

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from diffaug_datasets.core.errors import BackboneError, PublishError, SourceError, one_line
-from diffaug_datasets.core.models import BackboneSpec, find_backbone
-from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.core.models import BackboneSpec, find_backbone, unpublished_weights
+from diffaug_datasets.core.recipe import Recipe, read_mapping
 from diffaug_datasets.core.rows import rows_beginning
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.release.contents import public_recipe
@@ -50,7 +50,8 @@ class Rebuilder:
     """Rebuilds rows of one release; models and sources are loaded once. `folder` holds the fits meanwhile.
 
     `source`: a person's own real images. `backbone`: a folder or a Hub id that stands in for a model of the publisher
-    which is not published; it must be the very one that the plan states.
+    which is not published, or a YAML file of keys of `backbone` where it is more than one; it must be the very one that
+    the plan states.
     """
 
     repository: Repository
@@ -171,12 +172,18 @@ class Rebuilder:
         if not stated:
             return spec
         made = f"{self.repository.where}: its images were made by {stated}"
-        given = spec if self.backbone is None else spec.model_copy(update={"id": self.backbone, "revision": None})
+        given = spec if self.backbone is None else standing_in(spec, self.backbone)
+        unpublished = unpublished_weights(spec)
         try:
             here = find_backbone(given).name
         except BackboneError:
-            if self.backbone is not None or "/" in stated:
+            if self.backbone is not None or ("/" in stated and not unpublished):
                 raise
+            if unpublished:
+                raise PublishError(
+                    f"{made}, with {' and '.join(unpublished)} of the publisher that is not published; say in a YAML "
+                    "file where your copy lies, as a recipe's `backbone` does, and give it with --backbone FILE.yaml."
+                ) from None
             raise PublishError(
                 f"{made}, a folder of the publisher that is not published; give your copy with --backbone."
             ) from None
@@ -214,6 +221,26 @@ class Rebuilder:
             if cell and cell["bytes"]:
                 return bytes(cell["bytes"])
         return None
+
+
+def standing_in(spec: BackboneSpec, given: str) -> BackboneSpec:
+    """The model of a recipe with what a person gives instead: another `id`, or a YAML file of keys of `backbone`.
+
+    Raises:
+        PublishError: the file holds something else.
+    """
+    path = Path(given)
+    if path.suffix not in (".yaml", ".yml"):
+        return spec.model_copy(update={"id": given, "revision": None})
+    content = {**spec.model_dump(), **read_mapping(path, "file of a model's keys")}
+    try:
+        return BackboneSpec.model_validate(content, context={"folder": path.parent.absolute()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise PublishError(
+            f"--backbone {given}: {where}: {first['msg']}; expected keys of a recipe's backbone."
+        ) from None
 
 
 @dataclass(frozen=True)

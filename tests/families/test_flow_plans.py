@@ -10,6 +10,7 @@ from typing import Any
 
 import flow_tiny
 import pytest
+from damaged_folders import fuzzed
 
 from diffaug_datasets.core.errors import BackboneError, PlanError
 from diffaug_datasets.core.family import ModelFacts, discover_families, guess_facts
@@ -178,3 +179,17 @@ def test_every_family_s_targets_lie_in_its_network(folders: dict[str, Path]) -> 
         if family.RARE_WORDS:
             assert family.LORA_PREFIX == "transformer" and family.SIZES and family.PURPOSE != "-"
             assert all(size.gigabytes > 2 for size in family.SIZES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_damaged_configurations_are_sentences(folders: dict[str, Path], name: str) -> None:
+    spec = BackboneSpec(id=str(folders[name]), height=32, width=32)
+    assert 0 < fuzzed(spec, 1, 20, load=False) < 20
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_many_damaged_configurations_are_sentences_or_work(folders: dict[str, Path], name: str) -> None:
+    spec = BackboneSpec(id=str(folders[name]), height=32, width=32)
+    assert fuzzed(spec, 2, 400, load=False) and fuzzed(spec, 3, 40, load=True)

@@ -1,7 +1,8 @@
 """The published transformers by configuration alone: parameter counts and latent shapes, nothing loaded or downloaded.
 
-Configurations are those of diffusers' conversion scripts and of the models' papers; counts are what their cards and
-papers say ("12B", "1.6B"), with the learned places that a checkpoint of Stable Diffusion 3 holds as a buffer.
+Configurations are those of diffusers' conversion scripts (Stable Diffusion 3 at 3ab805a, Sana at 065628f, PixArt at
+1732580) and, of FLUX.1 and Qwen-Image, of its classes' defaults; counts are what cards and papers say ("12B", "1.6B"),
+with the learned places that a checkpoint of Stable Diffusion 3 holds as a buffer.
 """
 
 import json
@@ -19,6 +20,7 @@ from diffaug_datasets.core.models import BackboneSpec
 
 KL = ("AutoencoderKL", {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32})
 KL_16 = (KL[0], {**KL[1], "latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159})
+KL_SD3 = (KL[0], {**KL[1], "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609})
 KL_4 = (KL[0], {**KL[1], "latent_channels": 4, "scaling_factor": 0.13025})
 FLUX_2 = ("AutoencoderKLFlux2", {"latent_channels": 32, "block_out_channels": [128, 256, 512, 512]})
 DC = ("AutoencoderDC", {"latent_channels": 32, "encoder_block_out_channels": [128, 256, 512, 512, 1024, 1024]})
@@ -46,7 +48,7 @@ PUBLISHED = {
     "SD 3 Medium": Published(
         *("stable_diffusion_3", "StableDiffusion3Pipeline", "SD3Transformer2DModel"),
         {**SD3, "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 192},
-        *(KL_16, "2", 1024, (16, 128, 128), 2_028_328_000),
+        *(KL_SD3, "2", 1024, (16, 128, 128), 2_028_328_000),
     ),
     "SD 3.5 Medium": Published(
         *("stable_diffusion_3", "StableDiffusion3Pipeline", "SD3Transformer2DModel"),
@@ -59,7 +61,7 @@ PUBLISHED = {
             "qk_norm": "rms_norm",
             "dual_attention_layers": list(range(13)),
         },
-        *(KL_16, "2.5", 1024, (16, 128, 128)),
+        *(KL_SD3, "2.5", 1024, (16, 128, 128)),
     ),
     "SD 3.5 Large": Published(
         *("stable_diffusion_3", "StableDiffusion3Pipeline", "SD3Transformer2DModel"),
@@ -71,7 +73,7 @@ PUBLISHED = {
             "pos_embed_max_size": 192,
             "qk_norm": "rms_norm",
         },
-        *(KL_16, "8.1", 1024, (16, 128, 128)),
+        *(KL_SD3, "8.1", 1024, (16, 128, 128)),
     ),
     "FLUX.1-dev": Published(
         *("flux", "FluxPipeline", "FluxTransformer2DModel"),

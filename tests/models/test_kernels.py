@@ -145,6 +145,7 @@ def test_a_small_model_is_not_compiled_on_a_cpu(sd_folder: Path) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_compiled_blocks_are_exact_within_one_grey_level(backbone: Backbone, sd_folder: Path) -> None:
     compiled = as_profile(sd_folder, Profile(name="fast", compile="always"))
     assert compiled.kernels == "float32, channels_last, compiled"

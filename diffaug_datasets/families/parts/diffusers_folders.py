@@ -10,6 +10,7 @@ from pathlib import Path
 from diffaug_datasets.core.model_files import Damage, check_vocabulary, read_object, read_weights, whole_number
 from diffaug_datasets.core.models import TINY, BackboneSpec
 from diffaug_datasets.core.weight_headers import TensorInfo
+from diffaug_datasets.families.parts.single_files import header_in
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_settings
 
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -27,7 +28,11 @@ def read_part(folder: Path, part: str, is_whole: bool) -> Mapping[str, object] |
 
 
 def read_header_of(folder: Path, part: str, stem: str, spec: BackboneSpec, is_whole: bool) -> Header:
-    """Dtypes and shapes of a part's weights, of the stated variant; None where they are still to come."""
+    """Dtypes and shapes of a part's weights, of the stated variant or in the spec's single file; None where they are
+    still to come.
+    """
+    if spec.single_file is not None and (inside := header_in(spec, folder, part)) is not None:
+        return inside
     variant = f".{spec.variant}" if spec.variant else ""
     whole_stem = f"{part}/{stem}{variant}"
     header = read_weights(folder, whole_stem)

@@ -15,6 +15,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from diffaug_datasets.core.models import BackboneSpec
+from diffaug_datasets.families.parts.weight_overrides import add_loras, from_single_file
 from diffaug_datasets.numerics.levels import Prediction
 from diffaug_datasets.numerics.schedule import Schedule, without_terminal_signal
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit
@@ -51,12 +52,23 @@ def check_ends(tokenizer: Any, folder: Path) -> None:
 
 
 def read_network(kind: Any, folder: Path, part: str, spec: BackboneSpec, **dtype: torch.dtype) -> Any:
-    """A network of a part of a folder in diffusers format, as it is in its weights.
+    """A network of a part of a folder in diffusers format, as it is in its weights, or those of the spec's overrides.
+
+    `dtype`: at most one, `torch_dtype`; without, it is that of the weights.
 
     Raises:
         ValueError: weights are missing, or not finite.
         Exception: of whichever kind diffusers and transformers fail with.
     """
+    network = from_single_file(kind, folder, part, spec, *dtype.values())
+    network = _from_folder(kind, folder, part, spec, **dtype) if network is None else network
+    if spec.lora:
+        add_loras(network if dtype else network.float(), folder, part, spec)
+    check_finite(network, part)
+    return network
+
+
+def _from_folder(kind: Any, folder: Path, part: str, spec: BackboneSpec, **dtype: torch.dtype) -> Any:
     network, info = kind.from_pretrained(
         folder / part,
         variant=spec.variant,
@@ -69,7 +81,6 @@ def read_network(kind: Any, folder: Path, part: str, spec: BackboneSpec, **dtype
     if info["missing_keys"]:
         # from_pretrained would leave them at random values and only log it.
         raise ValueError(f"{part} lacks {len(info['missing_keys'])} weights, such as {min(info['missing_keys'])}")
-    check_finite(network, part)
     return network
 
 
