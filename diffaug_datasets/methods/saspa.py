@@ -122,6 +122,14 @@ class Config(_editing.Editing):
             raise ValueError("expected one or more prompts")
         return value
 
+    def idle(self) -> dict[str, str]:
+        """No source is encoded; a subject has words of its own, and no painter."""
+        keys = super().idle() | {"encode": "images begin at noise"}
+        if self.subject == "none":
+            return keys | dict.fromkeys(("qformer", "subject_name"), "subject is none")
+        unread = ("painters", "painted") if self.painted else ("painters",)
+        return keys | dict.fromkeys(unread, f"subject is {self.subject}")
+
     @property
     def requirements(self) -> Requirements:
         """Those of an edit, ends of prompts, a ControlNet, and a Q-Former where it shows a subject."""

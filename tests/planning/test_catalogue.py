@@ -123,6 +123,7 @@ def burg() -> list[Family]:
         "txt2img_unguided": {**plain, "prompt": ""},
         "txt2img_class_prompt": {**guided, "prompt": "A photo of {name}."},
         "txt2img_clip_prompts": {**guided, "prompts": "clip"},
+        "txt2img_language": {**guided, "prompts": "sentences"},
         "img2img_boomerang": {**plain, "strength": 0.5, "prompt": "", "sources": "each", "encode": "sample"},
         "diff_gen_textual_inversion": {**guided, "concepts.rank": 0},
         "diff_gen_tuned_unet": {**guided, "concepts.lr_embedding": 0.0, "concepts.init": "{name}", "concepts.rank": 10},
