@@ -450,6 +450,19 @@ TABLE: list[Family] = [
         },
     ),
     (
+        ["saspa@cub_full_code"],
+        {"per_image": 2, "backbone.id": "stabilityai/sdxl-turbo"},
+        {
+            "sampler": "ddim",
+            "num_inference_steps": 2,
+            "guidance_scale": 1.0,
+            "low": 120,
+            "high": 200,
+            "conditioning_scale": 0.75,
+            "painted": 0.0,
+        },
+    ),
+    (
         ["saspa@cars_full_code"],
         {"per_image": 2, "backbone.id": "Salesforce/blipdiffusion-controlnet"},
         {
