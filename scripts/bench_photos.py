@@ -31,6 +31,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=20, help="of sampling")
     parser.add_argument("--concept-steps", type=int, default=400, help="Diff-II: optimiser steps")
     parser.add_argument("--network-steps", type=int, default=400, help="of the small network from random weights")
+    parser.add_argument("--classifiers", nargs="+", choices=("logistic", "scratch"), default=["logistic", "scratch"])
     parser.add_argument("--encoders", nargs="+", default=["efficientnet-lite0"])
     return parser
 
@@ -55,6 +56,7 @@ def spec(given: argparse.Namespace) -> Bench:
         "realguidance": ("realguidance", plain),
         "diffii": ("diffii", interpolated),
     }
+    kinds = {"logistic": "logistic", "scratch": {"kind": "scratch", "steps": given.network_steps, "image_size": 64}}
     labels = sorted(place.name for place in (given.data / "train").iterdir() if place.is_dir())
     return Bench.from_dict(
         {
@@ -71,7 +73,7 @@ def spec(given: argparse.Namespace) -> Bench:
                 "per_class": given.per_class,
             },
             "encoders": given.encoders,
-            "classifiers": ["logistic", {"kind": "scratch", "steps": given.network_steps, "image_size": 64}],
+            "classifiers": [kinds[name] for name in given.classifiers],
             "controls": ["real", "duplicate", "classic", "randaugment_cutmix"],
             "more_real": [1, 5],
         }

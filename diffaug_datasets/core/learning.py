@@ -14,6 +14,8 @@ from diffaug_datasets.core.settings import Later, Settings
 OnStep = Callable[[int, int, float], None]
 """Called after every step of a training: (steps done, of how many, loss of the last one) -> nothing."""
 
+_OF_LORA = ("lr_lora", "lora_start")
+
 
 class ConceptConfig(Settings):
     """Defaults follow the authors' code (Zhicaiwww/Diff-Mix, arXiv 2403.19600); its 4 GPUs times 2 are one batch."""
@@ -89,6 +91,10 @@ class TokenConfig(ConceptConfig):
 
     rank: int = Field(default=0, ge=0, le=0, description="0: no LoRA")
 
+    def idle(self) -> dict[str, str]:
+        """What is said of LoRA."""
+        return dict.fromkeys(_OF_LORA, "tokens are learned alone")
+
 
 # The templates for objects of Gal et al. (Textual Inversion, arXiv 2208.01618).
 OBJECT_TEMPLATES = tuple(
@@ -126,6 +132,10 @@ class TextualInversionConfig(ConceptConfig):
         if not value:
             raise ValueError("expected one or more templates, or `objects`")
         return value if isinstance(value, str) else tuple(cls._names_the_token(template) for template in value)
+
+    def idle(self) -> dict[str, str]:
+        """What is said of LoRA."""
+        return dict.fromkeys(_OF_LORA, "tokens are learned alone")
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -175,6 +185,10 @@ class EmbeddingConfig(Settings):
     seed: int = Field(default=42, ge=0, lt=2**63, description="the start and every draw of a step follow from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
 
+    def idle(self) -> dict[str, str]:
+        """How groups are cut, where each class is one."""
+        return dict.fromkeys(("group", "by_class"), "clusters is set") if self.clusters else {}
+
     @property
     def flip(self) -> float:
         """Images are never mirrored: an embedding stands for one picture."""
@@ -206,6 +220,10 @@ class LoraConfig(Settings):
     class_balanced: bool = Field(default=False, description="draw class c with weight 1/n_c (long-tailed data)")
     seed: int = Field(default=42, ge=0, lt=2**63, description="every draw of a step follows from it")
     checkpoint_every: int = Field(default=500, ge=1, description="steps between checkpoints; no part of the result")
+
+    def idle(self) -> dict[str, str]:
+        """How a rate rises that is constant."""
+        return {"warmup": "lr_schedule is constant"} if self.lr_schedule == "constant" else {}
 
     def steps(self, images: int) -> int:
         """Optimiser steps over so many images: epochs of ceil(n / batch)."""

@@ -2,8 +2,11 @@
 
 A plan id is a digest of settings with their defaults filled in, so a new key would move all of them. A field that is
 marked `Annotated[..., Later()]` is left out of every dump while it has its default value.
+
+Settings say which of their keys nothing reads under the others (`idle`); a new plan that sets one of those is refused.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,20 @@ class Settings(BaseModel):
     """A strict, frozen model whose dumps leave out `Later` fields that have their default values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def idle(self) -> dict[str, str]:
+        """Keys that nothing reads under these settings, with the setting that leaves them unread."""
+        return {}
+
+    def set_in_vain(self) -> Iterator[tuple[str, object, str]]:
+        """(dotted key, value, why nothing reads it) of idle keys, here and within, that are not at their defaults."""
+        idle = self.idle()
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if isinstance(value, Settings):
+                yield from ((f"{key}.{inner}", found, why) for inner, found, why in value.set_in_vain())
+            if key in idle and value != field.get_default(call_default_factory=True):
+                yield key, value, idle[key]
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

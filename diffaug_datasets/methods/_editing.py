@@ -90,6 +90,10 @@ class Prompted(Sampling):
 
     negative_prompt: str = Field(default="", description="prompt of the unconditional branch")
 
+    def idle(self) -> dict[str, str]:
+        """The prompt of a branch that guidance 1 does not have."""
+        return {"negative_prompt": "guidance_scale is 1"} if self.guidance_scale == 1 else {}
+
     def columns(self, start_step: int, strength: float) -> dict[str, object]:
         """The columns of a row that begins at that step and denoises that share of the schedule."""
         return {

@@ -94,6 +94,13 @@ class Config(_editing.Editing):
         self.begun()
         return self
 
+    def idle(self) -> dict[str, str]:
+        """What the other way of editing reads."""
+        if self.editor == "noised":
+            return super().idle() | {"image_guidance_scale": "editor is noised"}
+        keys = super().idle() if self.image_guidance_scale == 1 else {}
+        return keys | dict.fromkeys(("strength", "sampler", "final", "encode"), "editor is instruct")
+
     def begun(self) -> dict[str, object]:
         """The columns of a row: an instructed edit begins at pure noise."""
         return self.columns(0, 1.0) if self.editor == "instruct" else self.steps(self.strength)

@@ -86,6 +86,15 @@ START = "circle of two inversions"
 FITS_BY_IMAGE = frozenset({"inversions"})
 
 _OVERFLOWN = "the inversion of a source is not finite; set backbone.dtype to bfloat16 or float32"
+_OF_INVERSIONS = (
+    "inverter",
+    "inversion_steps",
+    "minimum_psnr",
+    "arc",
+    "norm",
+    "single_image_policy",
+    "fallback_strength",
+)
 _POOR = "no source of this row comes back from its inversion at config.minimum_psnr; lower it, or allow for failed rows"
 Policy = Literal["noise_partner", "self_noise", "diff_aug", "skip", "error"]
 
@@ -155,6 +164,13 @@ class Config(MethodConfig):
         if self.start == "noise" and self.interpolation_strength is not None:
             raise ValueError("interpolation_strength: nothing is interpolated where start is noise; take one out")
         return self
+
+    def idle(self) -> dict[str, str]:
+        """What is said of inversions where there are none, and how an only image is edited where it is not."""
+        keys = {"negative_prompt": "guidance_scale is 1"} if self.guidance_scale == 1 else {}
+        if self.single_image_policy != "diff_aug":
+            keys["fallback_strength"] = "single_image_policy is not diff_aug"
+        return keys | (dict.fromkeys(_OF_INVERSIONS, "start is noise") if self.start == "noise" else {})
 
     @property
     def requirements(self) -> Requirements:

@@ -119,6 +119,14 @@ class Config(MethodConfig):
         self.start()
         return self
 
+    def idle(self) -> dict[str, str]:
+        """What the other way of editing, guidance, or a blend with weight would read."""
+        other = "strength" if self.editor == "instruct" else "image_guidance_scale"
+        keys = {other: f"editor is {self.editor}"}
+        if self.guidance_scale == 1 and (self.editor == "noised" or self.image_guidance_scale == 1):
+            keys["negative_prompt"] = "nothing is guided"
+        return keys if self.fractal_weight else keys | {"fractals": "fractal_weight is 0"}
+
     @property
     def sampler(self) -> Sampler:
         """Of edits that are `noised`."""

@@ -93,6 +93,10 @@ class Config(_editing.Sampling):
     )
     downscale: bool = Field(default=True, description="store pictures at their source's size where that is smaller")
 
+    def idle(self) -> dict[str, str]:
+        """The prompt, where no embedding starts at it."""
+        return {} if self.embeddings.start == "prompt" else {"prompt": "embeddings.start is not prompt"}
+
     @model_validator(mode="after")
     def _enough_steps(self) -> "Config":
         if self.sampler == "plms":

@@ -110,6 +110,10 @@ class Config(_editing.FromSource):
     )
     scope: Annotated[_loras.Scope, Later()] = "class"
 
+    def idle(self) -> dict[str, str]:
+        """Of which images LoRA is learned, where it is not."""
+        return super().idle() | ({} if self.lora else {"scope": "lora is null"})
+
     @property
     def requirements(self) -> Requirements:
         """Steps that fit the schedule, and a U-Net whose bottleneck takes noise."""
@@ -175,9 +179,6 @@ def fits(cfg: Config, table: SourceTable, spec: PlanSpec, rows: Sequence[PlanRow
 def fit(unit: FitUnit, cfg: Config, ctx: Context) -> FitFiles:
     """Learn the concepts, or the matrices of one run."""
     return _loras.learn(unit, cfg.lora, ctx) if cfg.lora else learn(unit, cfg.fine_tuning or ConceptConfig(), ctx)
-
-
-Draw, redraw = _editing.Draw, _editing.redraw
 
 
 def evaluations(cfg: Config, row: PlanRow) -> int:

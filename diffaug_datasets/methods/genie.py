@@ -82,6 +82,10 @@ class Mismatch(_editing.Prompted):
         "Stable Diffusion 1.x has at r (0.7 is sigma 0.769)",
     )
 
+    def idle(self) -> dict[str, str]:
+        """How many classes are confused, where sources come from all others."""
+        return super().idle() | ({"top_confused": "sources is others"} if self.sources == "others" else {})
+
     @property
     def requirements(self) -> Requirements:
         """Steps that fit the schedule, and the classes most confused with the target where sources come from those."""

@@ -97,6 +97,10 @@ class Config(MethodConfig):
     )
     duplicates: Duplicates = Duplicates()
 
+    def idle(self) -> dict[str, str]:
+        """The text query, where images are the queries."""
+        return {"prompt": "query is image"} if self.query == "image" else {}
+
     @property
     def requirements(self) -> Requirements:
         """The pool and the encoder that looks at it."""

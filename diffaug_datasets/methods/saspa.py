@@ -29,8 +29,9 @@ encoder is full, with the vectors after its first `a`; none is a painting. Their
 in full (`sampler: plms`, `conditioning_scale: 1`, as the preset has it). Needed are three folders of
 Salesforce/blipdiffusion-controlnet: it as the backbone, its `controlnet` and its `qformer`, in safetensors, with BERT's
 vocab.txt in the last. Departs from it: the second image is fitted straight from its file, theirs by way of 512 pixels.
-Aircraft they make with Stable Diffusion and edges alone, CUB with SDXL-Turbo, which cannot be driven; DTD's prompts are
-captions of each image, which `prompts` cannot hold.
+Aircraft they make with Stable Diffusion and edges alone, CUB with SDXL-Turbo, a ControlNet of SDXL, and two steps of
+DDIM without guidance (preset; here the noise begins 0.998 times as large and the VAE is the model's own, theirs is one
+that was made for float16). DTD's prompts are captions of each image, which `prompts` cannot hold.
 """
 
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,14 @@ class Config(_editing.Editing):
         if not value or not all(text.strip() for text in value):
             raise ValueError("expected one or more prompts")
         return value
+
+    def idle(self) -> dict[str, str]:
+        """No source is encoded; a subject has words of its own, and no painter."""
+        keys = super().idle() | {"encode": "images begin at noise"}
+        if self.subject == "none":
+            return keys | dict.fromkeys(("qformer", "subject_name"), "subject is none")
+        unread = ("painters", "painted") if self.painted else ("painters",)
+        return keys | dict.fromkeys(unread, f"subject is {self.subject}")
 
     @property
     def requirements(self) -> Requirements:

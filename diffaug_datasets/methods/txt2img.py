@@ -11,10 +11,10 @@ at the level of label 0 (`final: alpha_bar_0`), on the packaged model 0.7 of a g
 Lists of prompts are those that Burg et al. (arXiv 2304.10253) compare, whose text was not at hand: a row takes one of
 its class's texts, uniformly. `clip` are the 80 templates of CLIP; texts of one's own, for every class or by label, are
 what others call language enhancement (He et al., Sariyildiz et al.). Of theirs the presets here are reconstructions:
-`unguided` is an empty prompt without guidance, so that no label means anything; `clip_prompts`; the class's name alone.
-`language` follows He et al.'s code (arXiv 2210.07574), which samples by GLIDE: sentences of a model that makes them
-from words, then CLIP's filter. The sentences are a file that `diffaug sentences` writes, and the user's to make: a plan
-without it is refused.
+`unguided` is an empty prompt without guidance, so that no label means anything; `clip_prompts`; `class_prompt`, the
+class's name alone; `language`, sentences. `language` of EuroSAT follows He et al.'s code (arXiv 2210.07574), which
+samples by GLIDE: sentences of a model that makes them from words, then CLIP's filter. The sentences are a file that
+`diffaug sentences` writes, and the user's to make: a plan without it is refused.
 """
 
 from collections.abc import Iterator
@@ -47,6 +47,10 @@ class Config(_editing.FromNoise):
         description="instead of `prompt`, one of several: clip (its 80 templates), texts, texts by label, or a file of "
         "either (.json), such as `diffaug sentences` writes; {name}, {metaclass}, {synonyms} are filled in",
     )
+
+    def idle(self) -> dict[str, str]:
+        """The one prompt, where there are several."""
+        return super().idle() | ({} if self.prompts is None else {"prompt": "prompts is set"})
 
     @field_validator("prompts")
     @classmethod

@@ -118,9 +118,16 @@ def price_plan(
     """
     address = None if folder is None or scheme_of(folder) is None else address_of(folder)
     given = None if folder is None or address else on_this_machine(os.fspath(folder))
+    refuse_idle(recipe)
     prepared = prepare(recipe, seen=seen)
     place = cached_at(address, prepared.plan.id) if address else given or default_folder(prepared.plan, parent)
     return PricedPlan(prepared, place, price(prepared, place), address)
+
+
+def refuse_idle(recipe: Recipe) -> None:
+    """Raises RecipeError where a key of `config` was set that nothing reads; plans that are kept may hold such keys."""
+    for key, value, why in recipe.method_config.set_in_vain():
+        raise RecipeError(f"config.{key}: got {value!r}, but nothing reads it where {why}; take it out.")
 
 
 def find_recipe(

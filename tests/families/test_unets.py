@@ -18,6 +18,7 @@ from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.concepts import train_concepts
+from diffaug_datasets.models.controlnet import steered
 from diffaug_datasets.models.denoising import (
     Conditions,
     denoise,
@@ -223,6 +224,40 @@ def test_sdxl_conditions_are_those_of_diffusers(opened: Any) -> None:
         torch.testing.assert_close(ours_["text"], states, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(ours_["pooled"], end, rtol=1e-5, atol=1e-5)
     assert not bool(empty["text"].any()) and bool(backbone.prompt("")["text"].any())  # no text is zeros only there
+
+
+@pytest.mark.parametrize(("case", "n", "scale"), [("sdxl", 3, 5.0), ("sdxl-turbo", 2, 1.0)])
+def test_edges_steer_sdxl_as_the_pipeline_of_diffusers(opened: Any, case: str, n: int, scale: float) -> None:
+    """SaSPA on CUB: the ControlNet is told sizes and pooled text as the U-Net is; DDIM on the model's own labels."""
+    folder, backbone = opened(case)
+    network, pictures = random_controlnet(folder), (torch.rand(2, 1, 64, 64) > 0.8).float().expand(2, 3, 64, 64)
+    pipe = whole(folder, "StableDiffusionXLPipeline")
+    pipe = diffusers.StableDiffusionXLControlNetPipeline(**pipe.components, controlnet=network)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+    told: dict[str, Any] = {"controlnet_conditioning_scale": 0.75, "guidance_scale": scale, "output_type": "latent"}
+    expected = [
+        pipe(prompt, image=pictures[i : i + 1], latents=noise_of(backbone)[i : i + 1], num_inference_steps=n, **told)
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    xt = noise_of(backbone)  # of SDXL-Turbo runs begin at Euler's noise, 0.998 of it
+    plain = denoise(backbone, xt, conditions(scale), "ddim", n, [0, 0])
+    with steered(backbone, network, pictures, 0.75):
+        found = denoise(backbone, xt, conditions(scale), "ddim", n, [0, 0])
+    torch.testing.assert_close(found, torch.cat([made.images for made in expected]), rtol=1e-3, atol=1e-3)
+    assert float((found - plain).abs().max()) > 0.05
+
+
+def random_controlnet(folder: Path) -> diffusers.ControlNetModel:
+    """Beside the folder's U-Net, by diffusers; what starts at zero is drawn."""
+    unet = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet", local_files_only=True)
+    torch.manual_seed(0)
+    network = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
+    network.eval().requires_grad_(False)
+    for part in (network.controlnet_down_blocks, network.controlnet_mid_block, network.controlnet_cond_embedding):
+        for weight in part.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+    return network
 
 
 def test_sdxl_inverts_images(opened: Any) -> None:

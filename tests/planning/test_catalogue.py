@@ -123,6 +123,7 @@ def burg() -> list[Family]:
         "txt2img_unguided": {**plain, "prompt": ""},
         "txt2img_class_prompt": {**guided, "prompt": "A photo of {name}."},
         "txt2img_clip_prompts": {**guided, "prompts": "clip"},
+        "txt2img_language": {**guided, "prompts": "sentences"},
         "img2img_boomerang": {**plain, "strength": 0.5, "prompt": "", "sources": "each", "encode": "sample"},
         "diff_gen_textual_inversion": {**guided, "concepts.rank": 0},
         "diff_gen_tuned_unet": {**guided, "concepts.lr_embedding": 0.0, "concepts.init": "{name}", "concepts.rank": 10},
@@ -446,6 +447,19 @@ TABLE: list[Family] = [
             "high": 200,
             "conditioning_scale": 0.75,
             "painted": 0.5,
+        },
+    ),
+    (
+        ["saspa@cub_full_code"],
+        {"per_image": 2, "backbone.id": "stabilityai/sdxl-turbo"},
+        {
+            "sampler": "ddim",
+            "num_inference_steps": 2,
+            "guidance_scale": 1.0,
+            "low": 120,
+            "high": 200,
+            "conditioning_scale": 0.75,
+            "painted": 0.0,
         },
     ),
     (

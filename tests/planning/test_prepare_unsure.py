@@ -47,7 +47,7 @@ PRESETS = {
         for variant in ("", "_plain_features")
     },
     **{f"txt2img@imagenet_10pct_{name}": BURG | {"config.prompt"} for name in ("unguided", "class_prompt")},
-    "txt2img@imagenet_10pct_clip_prompts": BURG | {"config.prompts"},
+    **{f"txt2img@imagenet_10pct_{name}": BURG | {"config.prompts"} for name in ("clip_prompts", "language")},
     "img2img@imagenet_10pct_boomerang": (BURG - {"per_class"})
     | {"per_image", "config.strength", "config.prompt", "config.sources", "config.encode"},
     "diff_gen@imagenet_10pct_textual_inversion": BURG | {"config.concepts.rank"},
