@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from diffaug_datasets.cli.look import say_closeness, write_image
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json, telling
-from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.errors import PublishError, one_of
 from diffaug_datasets.release.card import quoted
 from diffaug_datasets.release.card_metadata import model_terms
 from diffaug_datasets.release.checks import SAMPLE, UNKNOWN, Verification
@@ -27,6 +27,8 @@ from diffaug_datasets.release.verify import verify
 from diffaug_datasets.run.execute import generate
 from diffaug_datasets.run.store import Run
 
+FILE = "file://"
+
 
 def options_of(
     file_format: str, where: tuple[bool, bool, str | None], rights: bool, recipe_only: bool, allow: list[str]
@@ -35,7 +37,7 @@ def options_of(
     if file_format not in ("arrow", "parquet"):
         raise PublishError(f"--format: got {file_format!r}, expected arrow or parquet.")
     if unknown := next((name for name in allow if name not in GATES), None):
-        raise PublishError(f"--allow: got {unknown!r}, expected one of {', '.join(GATES)}.")
+        raise PublishError(f"--allow: got {unknown!r}, {one_of(unknown, GATES)}")
     private, create_pr, revision = where
     return PublishOptions(
         file_format="parquet" if file_format == "parquet" else "arrow",
@@ -79,6 +81,8 @@ def _next_step(done: Published, options: PublishOptions) -> str:
     if done.commit:
         branch = "" if done.revision == "main" else f", revision={quoted(done.revision)}"
         return f"load_dataset({named}{branch}) loads it"
+    if done.target.startswith(FILE):
+        return f"load_dataset({quoted(done.target.removeprefix(FILE))}, {quoted(done.folder.split('/')[1])}) loads it"
     return f"diffaug_datasets.load({named}) loads it"
 
 
