@@ -3,6 +3,7 @@
 And the one that turns embeddings which others released into safetensors.
 """
 
+import re
 import shlex
 import sys
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from diffaug_datasets.run.execute import generate
 from diffaug_datasets.run.store import Run
 
 FILE = "file://"
+COLUMNS_OF_CARD = re.compile(r"^dataset_info:\n(?:[ -].*\n)+", re.M)
 
 
 def options_of(
@@ -105,7 +107,7 @@ def print_preview(folder: str, target: str, options: PublishOptions, as_json: bo
 
 def _say_preview(upload: UploadPreview) -> None:
     contents, header = upload.contents, upload.contents.run.plan.header
-    say(upload.card.rstrip())
+    say(COLUMNS_OF_CARD.sub(_shortened, upload.card, count=1).rstrip())
     say()
     for item in contents.items:
         say(f"{decimal(item.size):>10}  {item.path}")
@@ -119,6 +121,11 @@ def _say_preview(upload: UploadPreview) -> None:
         word = "ok" if not result.reason else "allowed" if result.allowed else "REFUSED"
         say(f"  gate {result.gate}: {word}{f', {result.reason}' if result.reason else ''}")
     note(f"nothing was sent to {upload.target} (--dry-run)")
+
+
+def _shortened(columns: re.Match[str]) -> str:
+    """What a person need not read: the columns of every config, for the Hub's viewer."""
+    return f"dataset_info: ({columns[0].count(chr(10)) - 1:,} lines on columns and sizes; --json has the whole card)\n"
 
 
 @dataclass(frozen=True)

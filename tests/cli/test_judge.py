@@ -75,7 +75,9 @@ def test_a_finished_bench_is_priced_at_nothing(folder: Path, tmp_path: Path, dif
     steps = ["starting", "loading tiny", "reading 1 set and the real images beside", "6 of 6 classifiers to train"]
     places = [said.err.find(step) for step in steps]
     assert places == sorted(places) and -1 not in places, said.err
-    assert re.search(r"^encoding [\d,]+ images with diffaug-tiny-encoder@\w+, but for those done before", said.err, re.M)
+    assert re.search(
+        r"^encoding [\d,]+ images with diffaug-tiny-encoder@\w+, but for those done before", said.err, re.M
+    )
     found = json.loads(diffaug(*words, "--dry-run", "--json").out)
     assert (found["images"], found["cells"], found["done"], found["cell_seconds"]) == (0, 6, 6, 0)
 
