@@ -57,6 +57,16 @@
     id: (a, b) => (a.id < b.id ? -1 : 1),
   };
 
+  // Class -> the share of its rows that are judged otherwise.
+  const doubted = (rows) => {
+    const counts = new Map();
+    rows.forEach((row) => {
+      const name = row.run.classes[row.label], [n, bad] = counts.get(name) ?? [0, 0];
+      counts.set(name, [n + 1, bad + row.doubted]);
+    });
+    return new Map([...counts].map(([name, [n, bad]]) => [name, bad / n]));
+  };
+
   let tiles = [], rowOf = new Map(), opened = -1;
   const tile = (row, parent) => {
     const button = make("button", "tile", undefined, parent);
@@ -78,6 +88,10 @@
     tiles = [];
     rowOf = new Map();
     const names = form.group.checked ? [...new Set(chosen.flatMap((run) => run.classes))] : [null];
+    if (form.group.checked && form.order.value === "worst") {
+      const doubts = doubted(found[0]);
+      names.sort((a, b) => (doubts.get(b) ?? 0) - (doubts.get(a) ?? 0));  // stable: others stay in their order
+    }
     for (const name of names) {
       const groups = found.map((rows) => name === null ? rows : rows.filter((row) => row.run.classes[row.label] === name));
       if (groups.every((rows) => rows.length === 0)) continue;

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json
-from diffaug_datasets.core.errors import RunError
+from diffaug_datasets.core.errors import RunError, one_of
 from diffaug_datasets.release.exporting import FORMS, Exported, OnRow, export
 from diffaug_datasets.run.progress import on_terminal
 
@@ -35,7 +35,7 @@ def run_export(
     """Write the files and say what they are and how they are read."""
     known = next((name for name in FORMS if name == form), None)
     if known is None:
-        raise RunError(f"--as: got {form!r}, expected one of {', '.join(FORMS)}.")
+        raise RunError(f"--as: got {form!r}, {one_of(form, FORMS)}")
     options = {"config": config, "revision": revision, "with_real": with_real}
     with _bar(show=not as_json) as on_row:
         done = export(where, folder, known, synthetic_only=synthetic_only, on_row=on_row, **options)

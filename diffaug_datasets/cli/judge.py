@@ -12,8 +12,9 @@ from typing import get_args
 from diffaug_datasets.cli.bench_outputs import bench_json, say_bench
 from diffaug_datasets.cli.make import changes_of
 from diffaug_datasets.cli.measuring import check_options
-from diffaug_datasets.cli.screen import note, say, say_facts, say_json, waiting
-from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.cli.options import check_sets
+from diffaug_datasets.cli.screen import note, say, say_facts, say_json, telling, waiting
+from diffaug_datasets.core.errors import RecipeError, one_of
 from diffaug_datasets.core.recipe import checked, read_mapping
 from diffaug_datasets.evaluate.bench import bench, load_encoders
 from diffaug_datasets.evaluate.draws import leak_warnings
@@ -21,7 +22,7 @@ from diffaug_datasets.evaluate.frame import write_tables
 from diffaug_datasets.evaluate.groups import table_of
 from diffaug_datasets.evaluate.outlook import outlook
 from diffaug_datasets.evaluate.paper_suites import find_benches, suite_names
-from diffaug_datasets.evaluate.runs import Doing
+from diffaug_datasets.evaluate.runs import Doing, is_recipe
 from diffaug_datasets.evaluate.sets import usual_encoder
 from diffaug_datasets.evaluate.suite import MOST_DRAWS, Bench, Mixing, ProbeKind
 from diffaug_datasets.planning.catalogue import merged
@@ -110,7 +111,7 @@ def _told(given: BenchOptions, mixing: object, changes: object) -> dict[str, obj
     known = (*get_args(ProbeKind), "scratch")  # others need a model, which a bench file names
     for name in given.classifiers:
         if name not in known:
-            raise RecipeError(f"--classifier: got {name!r}, expected one of {', '.join(known)}.")
+            raise RecipeError(f"--classifier: got {name!r}, {one_of(name, known)}")
     rule = {
         key: value for key, value in (("rule", given.rule), ("probability", given.probability)) if value is not None
     }
@@ -185,7 +186,9 @@ def run_bench(spec: Bench, folder: Path, *, device: str, workers: int, minutes: 
     """
     until = None if minutes is None else time.monotonic() + 60 * minutes
     progress = None if as_json else sys.stderr
-    encoders = load_encoders(spec, device)
+    check_sets([entry.set for entry in spec.sets if not is_recipe(entry.set)])
+    with telling(f"loading {' and '.join(spec.encoders) or 'what is trained'}", as_json):
+        encoders = load_encoders(spec, device)
     with waiting(f"training on {len(spec.sets)} sets") if progress is None else nullcontext():
         answer = bench(spec, encoders, folder, doing=Doing(until, workers, device, progress))
     if answer.left:

@@ -1,7 +1,7 @@
 """The verb `families`: which kinds of diffusion models there are, and what is known of one."""
 
 from diffaug_datasets.cli.screen import say, say_facts, say_json, say_table
-from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.errors import RecipeError, one_of
 from diffaug_datasets.core.family import Family, discover_families, usual_facts
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.suitability import lacks
@@ -25,7 +25,7 @@ def print_family(name: str, as_json: bool) -> None:
     """
     families = discover_families()
     if name not in families:
-        raise RecipeError(f"family: got {name!r}, expected one of {', '.join(sorted(families))}.")
+        raise RecipeError(f"family: got {name!r}, {one_of(name, sorted(families))}")
     family = families[name]
     if as_json:
         say_json({**_facts(family), "text": family.page})

@@ -17,7 +17,7 @@ from diffaug_datasets.core.licences import find_licence
 from diffaug_datasets.core.models import TINY
 from diffaug_datasets.planning.catalogue import merged
 from diffaug_datasets.planning.inspect import NO_TEST, Inspection, Sizes, inspect, known_builder
-from diffaug_datasets.planning.new_recipe import NewRecipe, check_free, new_recipe
+from diffaug_datasets.planning.new_recipe import NAME_ME, NewRecipe, check_free, new_recipe
 from diffaug_datasets.sources.real import by_reason
 
 SHOWN_CLASSES = 12
@@ -46,7 +46,9 @@ def make_recipe(
         return
     say(f"{target}: written")
     say_facts(_suggestion_lines(made))
-    say(f"next: diffaug run {target}")
+    names = "name the class" if len(made.unnamed) == 1 else f"name the {len(made.unnamed):,} classes"
+    first = f"{names} marked {NAME_ME} in {target}, then " if made.unnamed else ""
+    say(f"next: {first}diffaug run {target}")
 
 
 def inspection_lines(found: Inspection) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """The options and arguments that several verbs share, with what is said of them and the check of what is typed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -68,6 +69,26 @@ def was_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def model_here(name: str | None) -> str | None:
+    """A diffusion model as a person names it in the current folder: a folder's absolute path, or the id as it is."""
+    from diffaug_datasets.planning.suggest import backbone_id
+
+    return backbone_id(name)
+
+
+def check_sets(sets: Sequence[str]) -> None:
+    """Refuse a place that is no folder here, no address and no name of the Hub, before anything is loaded.
+
+    Raises:
+        PublishError: says what is expected.
+    """
+    from diffaug_datasets.release.repository import check_hub_name
+
+    for where in sets:
+        if "://" not in where and not Path(where).is_dir():
+            check_hub_name(where)
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunPlace = Annotated[
     str,
@@ -117,8 +138,9 @@ Source = Annotated[str | None, typer.Option(help="Real images: a folder or a Hub
 Backbone = Annotated[
     str | None,
     typer.Option(
+        callback=model_here,
         help="A folder or Hub id that stands in for a model of the publisher, or a YAML file of keys of `backbone`; "
-        "checked by digest."
+        "checked by digest.",
     ),
 ]
 Config = Annotated[str | None, typer.Option(help="A config of a published set; default: its first.")]

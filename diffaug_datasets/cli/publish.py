@@ -3,6 +3,7 @@
 And the one that turns embeddings which others released into safetensors.
 """
 
+import re
 import shlex
 import sys
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from rich.filesize import decimal
 
 from diffaug_datasets.cli.look import say_closeness, write_image
 from diffaug_datasets.cli.screen import note, say, say_facts, say_json, telling
-from diffaug_datasets.core.errors import PublishError
+from diffaug_datasets.core.errors import PublishError, one_of
 from diffaug_datasets.release.card import quoted
 from diffaug_datasets.release.card_metadata import model_terms
 from diffaug_datasets.release.checks import SAMPLE, UNKNOWN, Verification
@@ -27,6 +28,9 @@ from diffaug_datasets.release.verify import verify
 from diffaug_datasets.run.execute import generate
 from diffaug_datasets.run.store import Run
 
+FILE = "file://"
+COLUMNS_OF_CARD = re.compile(r"^dataset_info:\n(?:[ -].*\n)+", re.M)
+
 
 def options_of(
     file_format: str, where: tuple[bool, bool, str | None], rights: bool, recipe_only: bool, allow: list[str]
@@ -35,7 +39,7 @@ def options_of(
     if file_format not in ("arrow", "parquet"):
         raise PublishError(f"--format: got {file_format!r}, expected arrow or parquet.")
     if unknown := next((name for name in allow if name not in GATES), None):
-        raise PublishError(f"--allow: got {unknown!r}, expected one of {', '.join(GATES)}.")
+        raise PublishError(f"--allow: got {unknown!r}, {one_of(unknown, GATES)}")
     private, create_pr, revision = where
     return PublishOptions(
         file_format="parquet" if file_format == "parquet" else "arrow",
@@ -79,6 +83,8 @@ def _next_step(done: Published, options: PublishOptions) -> str:
     if done.commit:
         branch = "" if done.revision == "main" else f", revision={quoted(done.revision)}"
         return f"load_dataset({named}{branch}) loads it"
+    if done.target.startswith(FILE):
+        return f"load_dataset({quoted(done.target.removeprefix(FILE))}, {quoted(done.folder.split('/')[1])}) loads it"
     return f"diffaug_datasets.load({named}) loads it"
 
 
@@ -101,7 +107,7 @@ def print_preview(folder: str, target: str, options: PublishOptions, as_json: bo
 
 def _say_preview(upload: UploadPreview) -> None:
     contents, header = upload.contents, upload.contents.run.plan.header
-    say(upload.card.rstrip())
+    say(COLUMNS_OF_CARD.sub(_shortened, upload.card, count=1).rstrip())
     say()
     for item in contents.items:
         say(f"{decimal(item.size):>10}  {item.path}")
@@ -115,6 +121,11 @@ def _say_preview(upload: UploadPreview) -> None:
         word = "ok" if not result.reason else "allowed" if result.allowed else "REFUSED"
         say(f"  gate {result.gate}: {word}{f', {result.reason}' if result.reason else ''}")
     note(f"nothing was sent to {upload.target} (--dry-run)")
+
+
+def _shortened(columns: re.Match[str]) -> str:
+    """What a person need not read: the columns of every config, for the Hub's viewer."""
+    return f"dataset_info: ({columns[0].count(chr(10)) - 1:,} lines on columns and sizes; --json has the whole card)\n"
 
 
 @dataclass(frozen=True)

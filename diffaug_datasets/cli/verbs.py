@@ -377,7 +377,12 @@ def measure(
 
     Leaks first; then distances with their floor, diversity, copies, label accuracy.
     """
-    from diffaug_datasets.cli.measuring import run_measure
+    from diffaug_datasets.cli.options import check_sets
+    from diffaug_datasets.cli.screen import telling
+
+    check_sets(sets)
+    with telling("starting", json):
+        from diffaug_datasets.cli.measuring import run_measure
 
     run_measure(
         sets,
@@ -434,7 +439,10 @@ def bench(
         return
     if model or line:
         raise RunError("--model and --line: are for `bench publish`; leave them out.")
-    from diffaug_datasets.cli.judge import BenchOptions, benches_of, price_bench, run_bench
+    from diffaug_datasets.cli.screen import telling
+
+    with telling("starting", json):
+        from diffaug_datasets.cli.judge import BenchOptions, benches_of, price_bench, run_bench
 
     given = BenchOptions(
         encoder or (), classifier or (), rule, probability, draws, images_per_class, more_real or (), changes or (),

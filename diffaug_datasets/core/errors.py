@@ -5,9 +5,10 @@ sentence shows addresses without their secrets (`shown`), and characters that dr
 `install` names the extra that is missing and the line that brings it, from a clone of the project.
 """
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import unquote, unquote_plus
 
 LOCAL = ("file://", "local://")  # what stands behind is a path and nothing else
@@ -205,6 +206,17 @@ class PublishError(DiffAugError):
     Traceback (most recent call last):
     diffaug_datasets.core.errors.PublishError: runs/unfinished: not finished; ...
     """
+
+
+def one_of(got: str, known: Iterable[str]) -> str:
+    """What was expected in the place of a word, as the end of a sentence.
+
+    >>> one_of("imagefoldr", ["imagefolder", "csv"])
+    "expected one of imagefolder, csv; did you mean 'imagefolder'?"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(got.casefold(), names, n=1)
+    return f"expected one of {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else ".")
 
 
 def install(extra: str) -> str:

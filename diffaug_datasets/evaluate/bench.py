@@ -149,12 +149,15 @@ def bench(
     check_recipes(spec)
     cells = CellFolder(place / "cells")
     keep_spec(place, spec)
+    doing.tell(f"reading {len(spec.sets):,} set{'s' * (len(spec.sets) > 1)} and the real images beside ...")
     contest = gather(spec, place, doing)
     if contest.waiting:
         return Answer((), (), (), contest.notes, left=Left(runs=len(contest.waiting)))
     seen = [Features(encoder, cells.folder, cache, poll) for encoder in encoders]
     jobs = [job for draw in contest.draws.values() for job in jobs_of(spec, contest, draw, seen, doing.device, cache)]
-    with helping(spec, place, doing, cache, sum(cells.result(job.cell) is None for job in jobs)):
+    left = sum(cells.result(job.cell) is None for job in jobs)
+    doing.tell(f"{left:,} of {len(jobs):,} classifiers to train and test ...")
+    with helping(spec, place, doing, cache, left):
         results = _made(jobs, cells, seen, doing, poll)
     order = {draw: place for place, draw in enumerate(contest.draws)}
     results.sort(key=lambda one: (order[one.receipt.cell.draw], *_sorting(one.receipt.cell)))
@@ -210,7 +213,10 @@ def _made(jobs: Sequence[Job], cells: CellFolder, seen: Sequence[Features], doin
         if doing.is_over:
             break
         for features in seen:
-            features.prepare(images.get(features.encoder.name, ()))
+            needed = images.get(features.encoder.name, ())
+            known = {key for one in needed for key in one.keys}
+            doing.tell(f"encoding {len(known):,} images with {features.encoder.name}, but for those done before ...")
+            features.prepare(needed)
         left = block
         while left and not doing.is_over:
             left, tried = [], left

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from diffaug_datasets.core.errors import RecipeError
+from diffaug_datasets.core.errors import RecipeError, one_of
 from diffaug_datasets.core.recipe import checked, read_mapping
 from diffaug_datasets.evaluate.suite import Bench
 from diffaug_datasets.planning.catalogue import merged
@@ -122,7 +122,7 @@ def load_suite(name: str) -> Suite:
         RecipeError: there is none of that name.
     """
     if name not in suite_names():
-        raise RecipeError(f"{name!r}: no such suite; expected one of {', '.join(suite_names())}.")
+        raise RecipeError(f"{name!r}: no such suite; {one_of(name, suite_names())}")
     return checked(
         Suite, read_mapping(Path(str(files("diffaug_datasets.evaluate") / FOLDER / f"{name}.yaml")), "suite")
     )

@@ -4,6 +4,7 @@ A run is known by its plan id. It lies in the bench's own folder, or is one that
 number of processes may work on one bench: shards and assembly of a run are shared by its own leases.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,6 +58,12 @@ class Doing:
         """Whether nothing more may be started."""
         is_orphan = self.parent is not None and os.getppid() != self.parent
         return is_orphan or (self.until is not None and time.monotonic() >= self.until)
+
+    def tell(self, text: str) -> None:
+        """Say what is done next, where progress is shown."""
+        if self.progress is not None:
+            self.progress.write(f"{printable(text)}\n")
+            self.progress.flush()
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,10 @@ def planned_control(
         return str(error).rstrip(".")
     seconds = planned.price.seconds_cpu
     if seconds > affordable and not planned.is_finished:
-        return f"its images would take about {seconds:,.0f} s here, more than {affordable:g} s (`affordable`)"
+        return (
+            f"its images would take about {seconds:,.0f} s here, more than {affordable:g} s (`affordable`); a bench "
+            f"file, a YAML of `sets: [...]` and `affordable: {math.ceil(seconds)}`, has them made"
+        )
     return planned
 
 
@@ -190,9 +200,7 @@ def made(planned: PlannedRun, doing: Doing) -> bool:
                 run = replace(drawn, folder=planned.folder).write()
                 break
         time.sleep(0.2)
-    if doing.progress is not None:
-        doing.progress.write(printable(announcement(planned)) + "\n")
-        doing.progress.flush()
+    doing.tell(announcement(planned))
     done = generate(run, workers=doing.workers, device=doing.device, progress=doing.progress)
     if trouble := over_budget(run, done):
         raise RunError(f"{run.folder}: {trouble}")

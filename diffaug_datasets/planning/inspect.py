@@ -180,7 +180,7 @@ def _innermost(folder: Path, words: list[str]) -> tuple[str, list[str]]:
             first = first or error
         else:
             if inner != folder:
-                words = [*words, f"the images lie in {inner.relative_to(folder).as_posix()}/"]
+                words = [*words, f"the images lie in {inner.relative_to(folder.parent).as_posix()}/"]
             return str(inner), words
         below = [path for path in sorted(inner.iterdir()) if not path.name.startswith((".", "__"))]
         folders = [path for path in below if path.is_dir() and not path.is_symlink()]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import dump_yaml, load_yaml, write_text
-from diffaug_datasets.core.models import TINY
+from diffaug_datasets.core.models import TINY, local_path
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.catalogue import merged
 from diffaug_datasets.planning.inspect import Inspection
@@ -38,6 +38,11 @@ class NewRecipe:
     recipe: Recipe
     text: str
     file: Path
+
+    @property
+    def unnamed(self) -> tuple[str, ...]:
+        """Labels that say nothing to a model and for which the recipe has no other words yet."""
+        return tuple(label for label in self.found.nameless if self.recipe.classes.get(label, label) == label)
 
     def write(self, force: bool = False) -> Path:
         """Write the file, whole.
@@ -76,6 +81,9 @@ def new_recipe(
     target = Path(file) if file is not None else Path(f"{suggested.content['name']}.yaml")
     content = merged(suggested.content, changes or {})
     content["source"] = _place(found.source, target)
+    model = content.get("backbone")
+    if isinstance(model, Mapping) and local_path(str(model.get("id"))):
+        content["backbone"] = {**model, "id": _near(str(model["id"]), target)}
     if changes and "method" in changes and "config" not in changes:
         content.pop("config", None)
     reasons = dict(_kept_reasons(suggested, changes or {}))
@@ -145,13 +153,16 @@ def _kept_reasons(suggested: Suggested, changes: Mapping[str, object]) -> Mappin
 
 
 def _place(source: str, file: Path) -> str:
-    """The source as it is seen from the recipe: relative where both may move together, else absolute."""
-    if DATASET_ID.fullmatch(source):
-        return source
-    relative = Path(os.path.relpath(Path(source).resolve(), file.absolute().parent.resolve()))
+    """The source as a recipe names it: a Hub id as it is, a folder or file as it is seen from the recipe."""
+    return source if DATASET_ID.fullmatch(source) else _near(source, file)
+
+
+def _near(place: str, file: Path) -> str:
+    """A path as it is seen from the recipe: relative where both may move together, else absolute."""
+    relative = Path(os.path.relpath(Path(place).resolve(), file.absolute().parent.resolve()))
     is_near = relative.parts[:2] != ("..", "..")
     return (
         f"./{relative.as_posix()}"
         if is_near and relative.parts[:1] != ("..",)
-        else (relative.as_posix() if is_near else source)
+        else (relative.as_posix() if is_near else place)
     )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow.compute as pc
 
-from diffaug_datasets.core.errors import PublishError, RunError
+from diffaug_datasets.core.errors import PublishError, RunError, one_of
 from diffaug_datasets.core.files import sha256_file, temporary_path, write_atomically, write_text
 from diffaug_datasets.core.images import decode_image, encode_image
 from diffaug_datasets.core.rows import Outcome, PlanRow, row_urn
@@ -101,7 +101,7 @@ def export(
         PublishError: nothing is published there, or a file of it has other bytes than it states.
     """
     if form not in FORMS:
-        raise RunError(f"--as: got {form!r}, expected one of {', '.join(FORMS)}.")
+        raise RunError(f"--as: got {form!r}, {one_of(form, FORMS)}")
     place = on_this_machine(folder, "export folder")
     name, plan_id = _identity(where, config, revision)
     asked = {"name": name, "plan_id": plan_id, "form": form, "synthetic_only": synthetic_only}

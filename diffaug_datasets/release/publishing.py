@@ -126,8 +126,9 @@ def _local_model(contents: Contents) -> str:
     if not keys:
         return ""
     return (
-        f"local-model: {' and '.join(keys)} of the recipe name a folder of this machine, so nobody else could make the "
-        "images again; put the model on the Hub and plan with its id, or publish with --allow local-model."
+        f"local-model: {' and '.join(keys)} of the recipe {'names' if len(keys) == 1 else 'name'} a folder of this "
+        "machine, so nobody else could make the images again; put the model on the Hub and plan with its id, or "
+        "publish with --allow local-model."
     )
 
 
@@ -165,10 +166,14 @@ def _test_leak(run: Run, tell: Tell) -> str:
         return ""
     named = "; ".join(str(leak) for leak in leaks[:MOST_NAMED])
     more = f" and {len(leaks) - MOST_NAMED} more" if len(leaks) > MOST_NAMED else ""
-    count = len({leak.source for leak in leaks})
+    sources = list(dict.fromkeys(leak.source[:16] for leak in leaks))
+    one = len(sources) == 1
+    subject = "1 real training image shows an image" if one else f"{len(sources)} real training images show images"
+    out = " ".join(sources[:MOST_NAMED]) + " ..." * (len(sources) > MOST_NAMED)
     return (
-        f"test-leak: {count} real training images show images of the test split: {named}{more}; take "
-        "them out of the source, or publish with --allow test-leak."
+        f"test-leak: {subject} of the test split: {named}{more}; `diffaug withdraw {run.where} {out}` takes "
+        f"{'it' if one else 'them'} out with the rows made from {'it' if one else 'them'}, or publish with "
+        "--allow test-leak."
     )
 
 

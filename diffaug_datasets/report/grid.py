@@ -80,6 +80,16 @@ class Grid:
         return "sha256-" + base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode("ascii")
 
     @property
+    def order(self) -> str:
+        """What comes first, in words: what is known of the rows decides it."""
+        judged = any(row.judged is not None for run in self.runs for row in run.rows)
+        scored = any(row.score is not None for run in self.runs for row in run.rows)
+        firsts = ["what is judged to be another class"] * judged + ["the lowest scores"] * scored
+        if not firsts:
+            return "Nobody has judged or scored these images, so they stand in the order of the plan."
+        return f"The worst come first: {', then '.join(firsts)}."
+
+    @property
     def shown(self) -> int:
         """How many tiles there are."""
         return sum(len(run.rows) for run in self.runs)

@@ -122,7 +122,7 @@ def row_card(view: RunView, picture: Picture) -> RowCard:
         prompt=_prompt(picture),
         circle=circle(alpha, phi) if is_number(alpha) and is_number(phi) else None,
         trajectory=jumps,
-        judged=_judged(picture, names),
+        judged=_judged(view, picture),
         dropped=reason_text(view.dropped[row.row_id]) if row.row_id in view.dropped else "",
         spared=reason_text(view.spared[row.row_id]) if row.row_id in view.spared else "",
     )
@@ -148,11 +148,14 @@ def _prompt(picture: Picture) -> Prompt | None:
     return Prompt(row.prompt, suffix, steps if suffix and isinstance(steps, int) else None)
 
 
-def _judged(picture: Picture, names: tuple[str, ...]) -> Judgement | None:
-    seen, row = picture.outcome.judge_label, picture.planned
+def _judged(view: RunView, picture: Picture) -> Judgement | None:
+    row, names = picture.planned, view.class_names
+    found = view.seen.get(row.row_id)
+    seen, confidence = picture.outcome.judge_label, picture.outcome.judge_confidence
+    if found is not None:
+        seen, confidence = found, None
     if seen is None or not 0 <= seen < len(names):
         return None
-    confidence = picture.outcome.judge_confidence
     sure = "" if confidence is None else percent(confidence)
     return Judgement(seen == row.label, names[seen], sure, seen != row.label and seen in row.source_labels)
 
@@ -263,7 +266,7 @@ def _lines(view: RunView, planned: PlanRow, picture: Picture | None) -> Iterator
     yield from _section("draws", json.loads(row.draw))
     if picture is not None:
         yield from _section("measured", picture.measured)
-        yield from _section("scores", _scores(picture, names))
+        yield from _section("scores", _scores(view, picture))
         yield from _section("image", _known(picture.outcome, ("width", "height", "image_format", "pixel_sha256")))
         yield from _section("made", _known(picture.outcome, ("attempt", "batch_shape")))
     yield from _section("sources", _sources(row, names))
@@ -285,11 +288,13 @@ def _state(view: RunView, planned: PlanRow, picture: Picture | None) -> str:
     return "written and kept" if view.run.receipt("selection") or planned.origin == "real" else "written"
 
 
-def _scores(picture: Picture, names: tuple[str, ...]) -> Mapping[str, object]:
-    scores, seen = _known(picture.outcome, SCORES), picture.outcome.judge_label
-    if seen is None:
-        return scores
-    return {**scores, "judge_label": f"{names[seen] if 0 <= seen < len(names) else '?'} (label {seen})"}
+def _scores(view: RunView, picture: Picture) -> Mapping[str, object]:
+    names, scores = view.class_names, _known(picture.outcome, SCORES)
+    found = {"judge_label": picture.outcome.judge_label, "seen_label": view.seen.get(picture.planned.row_id)}
+    seen = {name: label for name, label in found.items() if label is not None}
+    return scores | {
+        name: f"{names[label] if 0 <= label < len(names) else '?'} (label {label})" for name, label in seen.items()
+    }
 
 
 def _sources(row: PlanRow, names: tuple[str, ...]) -> Mapping[str, object]:

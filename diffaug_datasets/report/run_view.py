@@ -18,6 +18,8 @@ from diffaug_datasets.core.plan import PlanHeader, Shard
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, row_urn
 from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.progress import Event, read_event
+from diffaug_datasets.run.scores import FILE as QUALITY_FILE
+from diffaug_datasets.run.scores import UNIT as QUALITY
 from diffaug_datasets.run.store import Receipt, Run
 
 PREVIEW = re.compile(r"step-(?P<step>\d{1,9})-class-(?P<label>\d{1,6})\.png", re.ASCII)
@@ -27,7 +29,10 @@ SCANNED = ("row_id", "label", "strength", "judge_label", "judge_confidence", "cl
 
 @dataclass(frozen=True, slots=True)
 class ScannedRow:
-    """The little that is read of every written row, and where the rest of it lies."""
+    """The little that is read of every written row, and where the rest of it lies.
+
+    `judge_label`: the class that a judge sees, or else whoever says what the images of this run show.
+    """
 
     row_id: str
     label: int
@@ -165,6 +170,19 @@ class RunView:
         fits = [fit.unit.name for fit in self.fits if fit.receipt is None]
         return (*fits, *(s.name for s in self.run.plan.shards() if s.name not in self.receipts))
 
+    @cached_property
+    def seen(self) -> Mapping[str, int]:
+        """Row id -> the class that the run's oracle sees in it, where no column of the shards says so."""
+        receipt = self.run.receipt(QUALITY)
+        if receipt is None or not receipt.files:
+            return {}
+        try:
+            table = pq.read_table(self.run.fetched(QUALITY_FILE), columns=["row_id", "seen_label"])
+        except (OSError, pa.ArrowException):
+            self.gaps.append(f"{QUALITY_FILE} cannot be read")
+            return {}
+        return {row["row_id"]: row["seen_label"] for row in table.to_pylist() if row["seen_label"] is not None}
+
     def picture(self, row: ScannedRow) -> Picture:
         """The whole of a scanned row."""
         return _picture(self._tables[row.shard], row.index)
@@ -239,6 +257,8 @@ class RunView:
         for name in self.receipts:
             columns = self._tables[name].select(SCANNED).to_pylist()
             for index, row in enumerate(columns):
+                if (seen := self.seen.get(row["row_id"])) is not None:  # by whoever the run's own number rests on
+                    row |= {"judge_label": seen, "judge_confidence": None}
                 yield ScannedRow(**row, shard=name, index=index)
 
 

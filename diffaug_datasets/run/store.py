@@ -48,6 +48,7 @@ RUNS = Path("runs")
 RECEIPT_SCHEMA = 1
 OF_THE_SET = ("selection", "quality")  # units that whoever assembles the set decides again
 LISTED = 5  # row ids that a message names
+IMAGE_DIGITS = 8  # of a real image, that name it
 
 
 class Receipt(BaseModel):
@@ -223,7 +224,7 @@ class Run:
         write_text(self.folder / "plan.json", json.dumps(content, indent=1, ensure_ascii=False))
 
     def row(self, prefix: str) -> PlanRow:
-        """The planned row, made or real, that a row id or the beginning of one names.
+        """The planned row, made or real, that a row id or the beginning of one names; a real one, by its image's too.
 
         Raises:
             RunError: none, or several; names some of them.
@@ -238,6 +239,8 @@ class Run:
         matches = rows_beginning(named, prefix)
         if len(matches) == 1 and (count == 1 or len(matches[0]) == len(prefix.strip())):
             return named[matches[0]]
+        if not matches and (real := self._real_row(prefix.strip().lower())):
+            return real
         if not matches:
             raise RunError(
                 f"{self.where}: no row id begins with {prefix!r}; ids are 24 hex digits, such as "
@@ -245,6 +248,14 @@ class Run:
             )
         listed = ", ".join(matches[:LISTED])
         raise RunError(f"{self.where}: {count} row ids begin with {prefix!r} ({listed}, ...); give more digits.")
+
+    def _real_row(self, image: str) -> PlanRow | None:
+        """The row of the one real image whose sha256 begins so: gates and provenance name images by it."""
+        if len(image) < IMAGE_DIGITS:
+            return None
+        ids = pc.list_element(column_of(self.plan.real, "source_ids"), 0)
+        places = pc.starts_with(ids, image).to_numpy().nonzero()[0].tolist()
+        return self.plan.real[places[0]] if len(places) == 1 else None
 
     def shard_path(self, name: str) -> Path:
         """File of a shard: the one that its receipt names; before there is one, that of its name."""

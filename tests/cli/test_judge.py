@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -69,7 +70,14 @@ def test_bench_prices_what_is_missing_and_writes_nothing(folder: Path, tmp_path:
 
 def test_a_finished_bench_is_priced_at_nothing(folder: Path, tmp_path: Path, diffaug: Command) -> None:
     words = ("bench", folder, "--out", tmp_path / "bench", "--classifier", "class_mean")
-    assert diffaug(*words).code == 0
+    said = diffaug(*words)
+    assert said.code == 0
+    steps = ["starting", "loading tiny", "reading 1 set and the real images beside", "6 of 6 classifiers to train"]
+    places = [said.err.find(step) for step in steps]
+    assert places == sorted(places) and -1 not in places, said.err
+    assert re.search(
+        r"^encoding [\d,]+ images with diffaug-tiny-encoder@\w+, but for those done before", said.err, re.M
+    )
     found = json.loads(diffaug(*words, "--dry-run", "--json").out)
     assert (found["images"], found["cells"], found["done"], found["cell_seconds"]) == (0, 6, 6, 0)
 

@@ -121,6 +121,13 @@ def test_measures_of_other_rows_are_named_and_not_used(folder: Path, tmp_path: P
     assert reason in (folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_place_that_is_none_is_refused_before_anything_is_loaded(folder: Path, diffaug: Command) -> None:
+    for verb in ("measure", "bench"):
+        said = diffaug(verb, folder, folder.with_name("rum"))
+        assert said.code == 2 and "loading" not in said.err, said.err
+        assert "no such folder, expected a run folder, a published set (org/name on the Hub) or an address" in said.err
+
+
 def test_a_file_is_of_one_set(folder: Path, tmp_path: Path, diffaug: Command) -> None:
     said = diffaug("measure", folder, folder.parent, "-o", tmp_path / "out.json")
     assert said.sentence == "--out: got 2 sets, and a file is of one; measure them one by one."

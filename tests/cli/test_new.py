@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import yaml
 from command_line import Command
 from PIL import Image
 
+from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.run.store import Run
 
@@ -43,6 +45,8 @@ def test_a_messy_folder_goes_through_new_plan_and_generate(here: Path, diffaug: 
     assert "my_photos_2024.yaml: written" in said.out
     assert "2 to give in the recipe, for no model knows what these are: '7', 'deadbeef01'" in said.out
     assert max(map(len, said.out.splitlines())) <= 130
+    ends = "name the 2 classes marked NAME ME in my_photos_2024.yaml, then diffaug run my_photos_2024.yaml"
+    assert said.out.splitlines()[-1] == f"next: {ends}"
     text = (here / "my_photos_2024.yaml").read_text(encoding="utf-8")
     assert "'7': '7' # NAME ME: a number, which no model knows" in text
     assert "Löwenzahn: Löwenzahn # prompts are in English for most models: give the English word" in text
@@ -85,6 +89,16 @@ def test_the_recipe_says_what_was_suggested_and_what_was_given(here: Path, diffa
     assert (recipe.method, recipe.config, recipe.licence) == ("genie", {}, "cc-by-4.0")
     assert (recipe.name, recipe.title, recipe.metaclass) == ("beasts", "Beasts", "beast")
     assert recipe.classes == {"cat": "cat", "dog": "dog"}
+    assert said.out.splitlines()[-1] == "next: diffaug run out/r.yaml"
+
+
+def test_a_model_beside_the_recipe_is_named_from_there(here: Path, diffaug: Command) -> None:
+    beasts(here / "beasts")
+    shutil.copytree(str(find_backbone(BackboneSpec(id="tiny")).folder), here / "model")
+    assert diffaug("new", "beasts", "--backbone", "model").code == 0
+    text = Path("beasts.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["backbone"]["id"] == "./model" and str(here) not in text
+    assert Recipe.from_yaml("beasts.yaml").backbone.id == str(here / "model")
 
 
 def test_a_zip_ends_in_a_recipe_that_plans(here: Path, diffaug: Command) -> None:

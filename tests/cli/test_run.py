@@ -155,6 +155,7 @@ def test_export_says_what_it_left_and_how_it_is_read(diffaug: Command, run: Run,
         "expected one of imagefolder, webdataset, parquet, csv"
         in diffaug("export", run.folder, out, "--as", "zip").sentence
     )
+    assert diffaug("export", run.folder, out, "--as", "parket").sentence.endswith("; did you mean 'parquet'?")
     assert "holds another export" in diffaug("export", run.folder, out, "--synthetic-only").sentence
 
 

@@ -89,7 +89,7 @@ def test_an_archive_is_unpacked_and_gone_into(tmp_path: Path) -> None:
     assert found.found_in == (
         "My pets.zip unpacked into My pets/, 2 files",
         "left in My pets.zip: 1 entry (a path out of the archive)",
-        "the images lie in pets/",
+        "the images lie in My pets/pets/",
     )
 
 

@@ -1,7 +1,9 @@
 """Test images among the sources are found in every disguise that we plant, and different images are left alone."""
 
+import hashlib
 import os
 import random
+import re
 import subprocess
 import sys
 import weakref
@@ -163,6 +165,9 @@ def test_a_release_with_test_images_is_refused_naming_each(hub: LoopbackHub, tmp
         publish(run, "org/own", PublishOptions(with_rights=True))
     for sign in ("same bytes", "near copy, cor", "perceptual hash, ", "embedding, cos", "mirrored copy, cor"):
         assert sign in str(refused.value)
+    ids = [hashlib.sha256(data).hexdigest()[:16] for data in leaked]
+    out = re.search(r"`diffaug withdraw (\S+) ([0-9a-f ]+)` takes them out", str(refused.value))
+    assert out is not None and out[1] == str(run.folder) and sorted(out[2].split()) == sorted(ids)
     assert not hub.writes()
     publish(run, "org/own", PublishOptions(with_rights=True, allow=("test-leak",)))
     assert "objection of the gate `test-leak`" in hub.files("org/own")["README.md"].decode()

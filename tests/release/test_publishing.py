@@ -1,12 +1,15 @@
 """What may not go out, the sentence that says why, and what the card says where a person overruled it."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from command_line import Command
+from datasets import load_dataset
 from hub.server import LoopbackHub
 from small_release import made
 
@@ -197,6 +200,15 @@ def test_a_filtered_run_says_what_was_dropped(hub: LoopbackHub, tmp_path_factory
     assert provenance.count(b"clip_margin") > 1
 
 
+def test_a_folder_is_loaded_by_plain_datasets(finished: Run, diffaug: Command, tmp_path: Path) -> None:
+    said = diffaug("publish", finished.folder, f"file://{tmp_path}/shelf")
+    name = finished.plan.header.name
+    assert said.out.splitlines()[-1] == f'  load_dataset("{tmp_path}/shelf", "{name}") loads it'
+    rows = load_dataset(f"{tmp_path}/shelf", name, split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows.num_rows > 0
+    assert "From a disk, plain `datasets` loads it" in (tmp_path / "shelf" / "README.md").read_text(encoding="utf-8")
+
+
 def test_dry_run_sends_nothing_and_shows_what_would_be(hub: LoopbackHub, finished: Run, diffaug: Command) -> None:
     said = diffaug("publish", finished.folder, NAME, "--dry-run")
     *doing, last = said.err.splitlines()
@@ -211,7 +223,11 @@ def test_dry_run_sends_nothing_and_shows_what_would_be(hub: LoopbackHub, finishe
     assert done.code == 0, done
     files = hub.files(NAME)
     assert told["card"].encode() == files["README.md"]
-    assert said.out.startswith(told["card"].rstrip()), "the card scrolls the verdicts away"
+    head, text = told["card"].rstrip().split("dataset_info:\n")
+    assert said.out.startswith(head), "the card scrolls the verdicts away"
+    columns, body = text.split("---\n", 1)
+    assert re.search(r"^dataset_info: \(\d{3} lines on columns and sizes; --json has the whole card\)$", said.out, re.M)
+    assert body in said.out and "name: soft_label" in columns and "name: soft_label" not in said.out
     for file in told["files"]:
         assert len(files[file["path"]]) == file["size"]
         assert file["path"] in said.out

@@ -9,14 +9,18 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from diffaug_datasets.core.files import write_atomically
 from diffaug_datasets.report import grid as module
 from diffaug_datasets.report.grid import COLUMNS, grid, ordered
 from diffaug_datasets.report.page import write_report
+from diffaug_datasets.report.row import row_card, show
 from diffaug_datasets.report.run_view import RunView, ScannedRow
-from diffaug_datasets.run.store import Run
+from diffaug_datasets.run.store import Receipt, Run
 
 MakeRun = Callable[..., Run]
 
@@ -116,3 +120,22 @@ def test_large_images_are_decoded_once_and_kept_small(make_run: MakeRun, monkeyp
     [found] = grid([RunView(make_run(side=300, per_class=4))], ["GeNIe"]).runs
     assert len(seen) == 12 and found.side == 48 and len(found.rows) == 1
     assert sheet(found.sheets[0]).shape == (48, 48 * COLUMNS, 3)
+
+
+def test_what_the_runs_oracle_sees_is_the_verdict_where_no_judge_looked(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(scored=False)
+    assert grid([RunView(run)], ["GeNIe"]).order.startswith("Nobody has judged or scored these images")
+    seen = {row.row_id: (row.label + (i % 4 == 0)) % 3 for i, row in enumerate(run.plan.rows)}
+    table = pa.table({"row_id": list(seen), "seen_label": list(seen.values())})
+    file = write_atomically(run.folder / "quality.parquet", lambda path: pq.write_table(table, path))
+    run.write_receipt(Receipt(plan_id=run.plan.id, unit="quality", files=(file,), rows=len(seen)))
+    view = RunView(run)
+    found = grid([view], ["GeNIe"])
+    assert found.order == "The worst come first: what is judged to be another class."
+    [told] = found.runs
+    assert {row.row_id: row.judged for row in told.rows} == seen
+    doubted = [row.judged != row.label for row in told.rows]
+    assert any(doubted) and doubted == sorted(doubted, reverse=True)
+    worst = told.rows[0]
+    assert f"{view.class_names[seen[worst.row_id]]} (label {seen[worst.row_id]})" in show(run, worst.row_id)
+    assert row_card(view, view.picture(view.rows[0])).judged is not None

@@ -31,6 +31,15 @@ def test_unknown_and_ambiguous_rows_are_one_sentence(make_run) -> None:
         run.row(repeated)
 
 
+def test_a_real_image_is_found_by_its_digest_too(make_run) -> None:
+    run = make_run()
+    real = run.plan.real[-1]
+    assert run.row(real.source_ids[0][:16]) == real == run.row(real.source_ids[0])
+    assert real.source_ids[0] in show(run, real.source_ids[0][:8])
+    with pytest.raises(RunError, match="no row id begins with"):
+        run.row(real.source_ids[0][:7] + "z")
+
+
 def test_real_failed_and_missing_rows(make_run) -> None:
     run = make_run(failing=1, shards=1)
     assert "failed after 3 attempts: constant <image>" in show(run, run.plan.rows[0].row_id)
