@@ -4,9 +4,10 @@
         [--json FILE]
 
 Every size is a folder of its own: a tenth as many images as rows, in classes of 100. Every plan is drawn, priced and
-written by a process of its own, whose CPU time (import included) and peak resident memory are those of the operating
-system. `again`: the same plan into the same folder. Exponent: log of the ratio of CPU seconds, without those of the
-import, by log of the ratio of rows; 1 is linear.
+written by a process of its own, whose CPU time (user and system, import included) and peak resident memory are those of
+the operating system; `wall` is what a clock shows, beside whatever else the machine does. `again`: the same plan into
+the same folder. Cost a row: CPU microseconds without those of the import. Exponent: log of the ratio of CPU seconds,
+without those of the import, by log of the ratio of rows; 1 is linear.
 
 `--drawn`: as many images that are no files take their places, so that what is measured is the plan itself: every row
 drawn, sorted, hashed, priced, written, and opened again; not the reading and copying of images, which costs the same
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,33 @@ from PIL import Image
 PER_IMAGE = 10
 CLASS_IMAGES = 100
 METHODS = ("txt2img", "genie", "diff_ii", "retrieval")
+HEADINGS = ("method", "rows", "CPU s", "wall s", "again", "peak MB", "us a row", "exponent")
+SECONDS = ("seconds", "wall_seconds", "import_seconds")
+
+Cost = dict[str, Any]
+"""Of `Measured`: its seconds but for `again_seconds`, and its peak memory."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One plan in a process of its own; `import_seconds` are part of `seconds`. Seconds of CPU, MB of 10^6 bytes."""
+    """One plan in a process of its own; `import_seconds` are part of `seconds`. Seconds of CPU but for `wall_seconds`,
+    MB of 10^6 bytes.
+    """
 
     method: str
     rows: int
     seconds: float
+    wall_seconds: float
     import_seconds: float
     peak_mb: float
     plan_id: str
     again_seconds: float
     exponent: float | None = None
+
+    @property
+    def row_cost(self) -> float:
+        """CPU microseconds a row, without those of the import."""
+        return (self.seconds - self.import_seconds) / self.rows * 1e6
 
 
 def write_images(folder: Path, count: int) -> Path:
@@ -73,19 +87,27 @@ def recipe(method: str, images: Path, pool: Path) -> dict[str, Any]:
     return content | {"backbone": {"id": "tiny", "height": 32, "width": 32}, "scores": {"encoder": None, "judge": None}}
 
 
-def plan_once(content: dict[str, Any], folder: Path) -> tuple[float, float, float, str]:
-    """In a process of its own: CPU seconds in all and of the import, peak MB, plan id."""
+def plan_once(content: dict[str, Any], folder: Path) -> tuple[Cost, str]:
+    """In a process of its own: what it costs, and the plan id."""
+    begun = time.monotonic()
     from diffaug_datasets import Recipe, plan
 
     imported = time.process_time()
     warnings.simplefilter("ignore")  # of names such as `class 00000`
     run = plan(Recipe.model_validate(content), folder)
+    return cost_since(begun, imported), run.plan.id
+
+
+def cost_since(begun: float, imported: float) -> Cost:
+    """What this process took until now, and its wall time since `begun`."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return time.process_time(), imported, peak / 1e6, run.plan.id
+    seconds = time.process_time(), time.monotonic() - begun, imported
+    return {**dict(zip(SECONDS, (round(each, 2) for each in seconds), strict=True)), "peak_mb": round(peak / 1e6, 1)}
 
 
-def draw_once(content: dict[str, Any], folder: Path, count: int) -> tuple[float, float, float, str, float]:
-    """The same on stand-ins for so many images, and the seconds of opening the run."""
+def draw_once(content: dict[str, Any], folder: Path, count: int) -> tuple[Cost, str, float]:
+    """The same on stand-ins for so many images, and the CPU seconds of opening the run."""
+    begun = time.monotonic()
     from diffaug_datasets import Recipe
     from diffaug_datasets.core.sources import Source, SourceTable
     from diffaug_datasets.planning.prepare import prepare
@@ -103,12 +125,11 @@ def draw_once(content: dict[str, Any], folder: Path, count: int) -> tuple[float,
     price(prepared, folder, Photos(count, 75 * count, 75, 4 * count, 4))
     folder.mkdir(parents=True)
     Run(folder).write_plan(prepared.recipe, prepared.plan)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    seconds = time.process_time()
+    cost, written = cost_since(begun, imported), time.process_time()
     opened = Run.open(folder).plan
     if opened.id != prepared.plan.id or len(opened.rows) != len(prepared.plan.rows):
         raise SystemExit(f"{folder}: another plan was read than was written")
-    return seconds, imported, peak / 1e6, opened.id, time.process_time() - seconds
+    return cost, opened.id, round(time.process_time() - written, 2)
 
 
 def draw(method: str, rows: int, work: Path) -> Measured:
@@ -116,8 +137,8 @@ def draw(method: str, rows: int, work: Path) -> Measured:
     count, pool = max(2 * CLASS_IMAGES, rows // PER_IMAGE), write_images(work / "pool", 1000)
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as one:
         given = (recipe(method, pool, pool), work / f"{method}-{rows}", count)
-        seconds, imported, peak, plan_id, opened = one.apply(draw_once, given)
-    return Measured(method, rows, round(seconds, 2), round(imported, 2), round(peak, 1), plan_id, round(opened, 2))
+        cost, plan_id, opened = one.apply(draw_once, given)
+    return Measured(method, rows, **cost, plan_id=plan_id, again_seconds=opened)
 
 
 def measure(method: str, rows: int, work: Path) -> Measured:
@@ -126,12 +147,19 @@ def measure(method: str, rows: int, work: Path) -> Measured:
     content, folder = recipe(method, images, images), work / f"{method}-{rows}"
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
-        seconds, imported, peak, plan_id = pool.apply(plan_once, (content, folder))
+        cost, plan_id = pool.apply(plan_once, (content, folder))
     with context.Pool(1, maxtasksperchild=1) as pool:
-        again, _, _, same = pool.apply(plan_once, (content, folder))
+        again, same = pool.apply(plan_once, (content, folder))
     if same != plan_id:
         raise SystemExit(f"{method}: planned again, {plan_id} became {same}")
-    return Measured(method, rows, round(seconds, 2), round(imported, 2), round(peak, 1), plan_id, round(again, 2))
+    return Measured(method, rows, **cost, plan_id=plan_id, again_seconds=again["seconds"])
+
+
+def line(one: Measured) -> str:
+    """A row of the table."""
+    exponent = "" if one.exponent is None else f"{one.exponent:.2f}"
+    numbers = f"{one.seconds:>9.2f} {one.wall_seconds:>9.2f} {one.again_seconds:>9.2f} {one.peak_mb:>9.1f}"
+    return f"{one.method:>9} {one.rows:>9,} {numbers} {one.row_cost:>9.1f} {exponent:>9}".rstrip()
 
 
 def main() -> None:
@@ -144,20 +172,17 @@ def main() -> None:
     given = parser.parse_args()
     found: list[Measured] = []
     with tempfile.TemporaryDirectory() as work:
-        print(f"{'method':<10} {'rows':>9} {'CPU s':>8} {'again':>8} {'peak MB':>9} {'exponent':>9}", flush=True)
+        print(" ".join(f"{name:>9}" for name in HEADINGS), flush=True)
         for method in given.methods:
             before: Measured | None = None
             for rows in sorted(given.rows):
                 one = (draw if given.drawn else measure)(method, rows, Path(work))
                 if before:
-                    own = [m.seconds - m.import_seconds for m in (before, one)]
-                    grown = math.log(own[1] / max(own[0], 1e-2)) / math.log(one.rows / before.rows)
-                    one = Measured(**{**asdict(one), "exponent": round(grown, 2)})
+                    grown = math.log(one.row_cost / before.row_cost) / math.log(one.rows / before.rows)
+                    one = replace(one, exponent=round(1 + grown, 2))
                 found.append(one)
                 before = one
-                exponent = "" if one.exponent is None else f"{one.exponent:.2f}"
-                line = f"{method:<10} {rows:>9,} {one.seconds:>8.2f} {one.again_seconds:>8.2f} {one.peak_mb:>9.1f}"
-                print(f"{line} {exponent:>9}", flush=True)
+                print(line(one), flush=True)
     if given.json:
         given.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
 

@@ -5,7 +5,6 @@ value. Papers stand by arXiv id, as their own pages state them; models by Hub id
 licence that their cards state.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from huggingface_hub import DatasetCardData
 
 from diffaug_datasets.core.errors import PublishError
 from diffaug_datasets.core.method import Method, discover_methods
+from diffaug_datasets.core.numbered import listed
 from diffaug_datasets.core.plan import PlanHeader
 from diffaug_datasets.core.recipe import SHOTS
 from diffaug_datasets.release.contents import Contents
@@ -32,8 +32,6 @@ RAIL_XL = "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/
 SAMPLER_PAPERS = {"ddim": "2010.02502", "dpm": "2211.01095", "plms": "2202.09778"}
 SHOTS_PAPER = "2210.07574"
 SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 1_000_000))
-NUMBERED = re.compile(r"(?P<before>.*-)(?P<number>\d+)(?P<behind>-of-\d+\.\w+)", re.ASCII)
-MOST_LISTED = 200  # files of a split that a card names one by one
 NO_KEYS = ("self", "ignore_metadata_errors")  # parameters of the class that writes metadata
 TAGS = ("synthetic", "data-augmentation", "diffusion", "diffaug-datasets")
 Metadata = Mapping[str, object]
@@ -252,7 +250,7 @@ class SplitFiles(TypedDict):
 
 
 class ConfigEntry(TypedDict):
-    """A config of ours as `load_dataset` reads it; it names files, never a pattern."""
+    """A config of ours as `load_dataset` reads it; it names files, see `core.numbered`."""
 
     config_name: str
     data_files: list[SplitFiles]
@@ -403,37 +401,6 @@ def _config_files(release: Release) -> dict[str, dict[str, list[RunFile]]]:
             if files := [file for file in release.split_files(split) if with_real or file.origin != "real"]:
                 configs.setdefault(name, {})[split] = files
     return configs
-
-
-def listed(paths: Sequence[str]) -> list[str]:
-    """The paths as a card lists them, one by one; where they are many and numbered on (`train-00007-of-00800.arrow`),
-    as a few patterns that match these numbers alone, so that a card of 10,000 shards is no longer than another.
-    """
-    numbered = [match for path in paths if (match := NUMBERED.fullmatch(path))]
-    if len(paths) <= MOST_LISTED or len(numbered) < len(paths):
-        return list(paths)
-    before, digits, behind = numbered[0].groups()
-    first, width = int(digits), len(digits)
-    if any(path != f"{before}{first + i:0{width}}{behind}" for i, path in enumerate(paths)):
-        return list(paths)
-    return [f"{before}{pattern}{behind}" for pattern in _digit_patterns(first, first + len(paths) - 1, width)]
-
-
-def _digit_patterns(first: int, last: int, width: int) -> list[str]:
-    """Patterns of `width` digits that match the numbers from `first` to `last`, in their order."""
-    if width == 0:
-        return [""]
-    size = 10 ** (width - 1)
-    if first == 0 and last == 10 * size - 1:
-        return ["[0-9]" * width]
-    (low, first_rest), (high, last_rest) = divmod(first, size), divmod(last, size)
-    if low == high:
-        return [f"{low}{rest}" for rest in _digit_patterns(first_rest, last_rest, width - 1)]
-    head = [f"{low}{rest}" for rest in _digit_patterns(first_rest, size - 1, width - 1)] if first_rest else []
-    tail = [f"{high}{rest}" for rest in _digit_patterns(0, last_rest, width - 1)] if last_rest != size - 1 else []
-    begin, end = low + bool(head), high - bool(tail)
-    middle = [f"[{begin}-{end}]" + "[0-9]" * (width - 1)] if begin <= end else []
-    return [*head, *middle, *tail]
 
 
 def info_entries(contents: Contents) -> list[Metadata]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from diffaug_datasets.core.errors import RunError
 from diffaug_datasets.core.files import sha256_file, write_atomically, write_text
 from diffaug_datasets.core.identity import canonical, digest
+from diffaug_datasets.core.numbered import listed
 from diffaug_datasets.core.plan import Plan, labels_of, of_split
 from diffaug_datasets.core.plan_table import column_of, columns_of
 from diffaug_datasets.core.recipe import (
@@ -337,7 +338,7 @@ def _shown(run: Run, dropped: Set[str]) -> Shown:
 
 
 def _card(assembled: Assembled) -> str:
-    """A README that lets `load_dataset(<run folder>)` work; it names files, never a pattern."""
+    """A README that lets `load_dataset(<run folder>)` work; it names files, see `core.numbered`."""
     import yaml
 
     configs = [_config(assembled, assembled.name, default=True)]
@@ -354,5 +355,5 @@ def _config(assembled: Assembled, name: str, *, default: bool) -> dict[str, obje
     for split in ("train", "test"):
         paths = [f.path for f in assembled.split_files(split) if default or f.origin != "real"]
         if paths:
-            splits.append({"split": split, "path": paths})
+            splits.append({"split": split, "path": listed(paths)})
     return {"config_name": name, "data_files": splits, **({"default": True} if default else {})}

@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from PIL import Image
 from small_release import made
 
 from diffaug_datasets.core.rows import COLUMNS
-from diffaug_datasets.release.card import markdown
+from diffaug_datasets.release.card import dataset_card, markdown
 from diffaug_datasets.release.contents import PublishOptions
-from diffaug_datasets.release.publishing import publish
+from diffaug_datasets.release.publishing import preview, publish
+from diffaug_datasets.run.assembly import _card, current
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.sources.real import read_real
 
@@ -115,6 +118,22 @@ def test_the_head_counts_rows_and_bytes(hub: LoopbackHub, finished: Run) -> None
     )
     assert repository.card.data["license"] == "mit"
     assert {"synthetic", "genie", "arxiv:2312.02548"} <= set(repository.card.data["tags"])
+
+
+def test_the_card_of_ten_thousand_shards_is_short(finished: Run, tmp_path: Path) -> None:
+    """That which goes out, and the run folder's own."""
+    seen = preview(finished, (tmp_path / "shelf").as_uri()).contents
+    names = [f"train-{i:05d}-of-10000.arrow" for i in range(10_000)]
+    last = seen.release.files[-1]
+    release = seen.release.model_copy(update={"files": tuple(last.model_copy(update={"path": n}) for n in names)})
+    items = tuple(replace(seen.items[0], path=f"{release.folder}/{name}") for name in names)
+    card = dataset_card(None, replace(seen, release=release, items=(*items, *seen.items)), NAME, None)
+    assert f"num_examples: {10_000 * last.rows}\n" in card and len(card.encode()) < 40_000
+    assembled = current(finished)
+    assert assembled is not None
+    paths = [f"shards/{kind}-{i:05d}.arrow" for kind in ("real", "synthetic") for i in range(10_000)]
+    many = assembled.model_copy(update={"files": tuple(last.model_copy(update={"path": path}) for path in paths)})
+    assert len(_card(many).encode()) < 2_000
 
 
 def test_hostile_names_stay_words_and_unmeasured_quality_is_absent(hub: LoopbackHub, hostile: Run) -> None:

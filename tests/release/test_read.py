@@ -1,6 +1,7 @@
 """Published sets as others load them: with `datasets` alone, or without a copy through `load`."""
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,12 +15,14 @@ from hub.server import LoopbackHub
 from small_release import made
 
 from diffaug_datasets import load
+from diffaug_datasets.core import numbered
 from diffaug_datasets.core.errors import PublishError, RunError, SourceError
 from diffaug_datasets.release import contents
 from diffaug_datasets.release.contents import PublishOptions
 from diffaug_datasets.release.layout import read_release
 from diffaug_datasets.release.publishing import publish
 from diffaug_datasets.release.repository import Repository
+from diffaug_datasets.run.assembly import assemble
 from diffaug_datasets.run.store import Run
 
 NAME, CONFIG = "org/fashion", "fashion_1shot_genie"
@@ -42,6 +45,22 @@ def synthetic_only(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     address = f"file://{tmp_path}/fashion"
     publish(finished, address, PublishOptions(with_rights=True))
     return address
+
+
+def test_plain_datasets_reads_many_files_by_their_patterns(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a release, and of a run folder, where a losing attempt at a shard has left its file."""
+    monkeypatch.setattr(numbered, "MOST_LISTED", 1)
+    publish(finished, f"file://{tmp_path}/shelf")
+    run = Run.open(shutil.copytree(finished.folder, tmp_path / "run"))
+    shutil.copy(run.folder / "shards/synthetic-00001.arrow", run.folder / f"shards/synthetic-00001-{16 * 'a'}.arrow")
+    assemble(run)
+    expected = [row.row_id for row in (*run.plan.real, *run.plan.rows)]
+    for place in ("shelf", "run"):
+        assert "-0000[0-" in (tmp_path / place / "README.md").read_text()
+        rows = datasets.load_dataset(str(tmp_path / place), split="train", cache_dir=str(tmp_path / "cache"))
+        assert rows["row_id"][:] == expected
 
 
 def test_plain_datasets_loads_what_the_card_says(shelf: LoopbackHub, shell: Command, tmp_path: Path) -> None:

@@ -102,11 +102,9 @@ def mixed_start_run(folder: Path) -> Run:
 
 def digests(folder: Path) -> dict[str, str]:
     """Relative name -> sha256 of everything a run promises to make alike: shards, fits, selection, assembled files."""
-    kept = [
-        p for p in folder.rglob("*") if p.suffix in (".arrow", ".safetensors", ".parquet") and "cache" not in p.parts
-    ]
-    promised = [p for p in kept if "checkpoint" not in str(p)]
-    found = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in promised}
+    named = {p.relative_to(folder): p for p in folder.rglob("*") if p.suffix in (".arrow", ".safetensors", ".parquet")}
+    promised = {name: p for name, p in named.items() if "cache" not in name.parts and "checkpoint" not in str(name)}
+    found = {str(name): hashlib.sha256(p.read_bytes()).hexdigest() for name, p in promised.items()}
     return found | {"files": str(json.loads((folder / "run.json").read_text())["files"])}
 
 
