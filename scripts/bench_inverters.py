@@ -113,8 +113,11 @@ def main() -> None:
     bench = spec(given)
     path = bench_photos.write(bench, out)
     make(bench, out)
-    if code := diffaug(["bench", str(path), "--out", str(out)]):
-        raise SystemExit(code)
+    try:
+        diffaug(["bench", str(path), "--out", str(out)])
+    except SystemExit as end:  # the command line ends so, well or not
+        if end.code:
+            raise
     kept = read_bench(out)
     for table in (inversions, accuracies):
         print()
