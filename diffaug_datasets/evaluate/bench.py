@@ -149,15 +149,12 @@ def bench(
     check_recipes(spec)
     cells = CellFolder(place / "cells")
     keep_spec(place, spec)
-    doing.tell(f"reading {len(spec.sets):,} set{'s' * (len(spec.sets) > 1)} and the real images beside ...")
     contest = gather(spec, place, doing)
     if contest.waiting:
         return Answer((), (), (), contest.notes, left=Left(runs=len(contest.waiting)))
     seen = [Features(encoder, cells.folder, cache, poll) for encoder in encoders]
     jobs = [job for draw in contest.draws.values() for job in jobs_of(spec, contest, draw, seen, doing.device, cache)]
-    left = sum(cells.result(job.cell) is None for job in jobs)
-    doing.tell(f"{left:,} of {len(jobs):,} classifiers to train and test ...")
-    with helping(spec, place, doing, cache, left):
+    with helping(spec, place, doing, cache, sum(cells.result(job.cell) is None for job in jobs)):
         results = _made(jobs, cells, seen, doing, poll)
     order = {draw: place for place, draw in enumerate(contest.draws)}
     results.sort(key=lambda one: (order[one.receipt.cell.draw], *_sorting(one.receipt.cell)))
@@ -209,6 +206,7 @@ def _made(jobs: Sequence[Job], cells: CellFolder, seen: Sequence[Features], doin
             results.append(done)
         else:
             waiting.append(job)
+    doing.tell(f"{len(waiting):,} of {len(jobs):,} classifiers to train and test ...")
     for block, images in _blocks(waiting):
         if doing.is_over:
             break

@@ -82,6 +82,7 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
     there: list[PlannedRun] = []
     waiting: list[PlannedRun] = []
     seen = SeenSources()
+    doing.tell(f"reading {len(spec.sets):,} set{'s' * (len(spec.sets) > 1)} and the real images beside ...")
     with keeping_models():
         for planned in planned_runs(spec, folder, doing.runs, only_price=doing.only_price, seen=seen):
             (there if made(planned, doing) else waiting).append(planned.light())

@@ -292,9 +292,8 @@ def _scores(view: RunView, picture: Picture) -> Mapping[str, object]:
     names, scores = view.class_names, _known(picture.outcome, SCORES)
     found = {"judge_label": picture.outcome.judge_label, "seen_label": view.seen.get(picture.planned.row_id)}
     seen = {name: label for name, label in found.items() if label is not None}
-    return scores | {
-        name: f"{names[label] if 0 <= label < len(names) else '?'} (label {label})" for name, label in seen.items()
-    }
+    words = {n: f"{names[label] if 0 <= label < len(names) else '?'} (label {label})" for n, label in seen.items()}
+    return {**scores, **words}
 
 
 def _sources(row: PlanRow, names: tuple[str, ...]) -> Mapping[str, object]:
