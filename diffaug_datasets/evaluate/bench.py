@@ -257,6 +257,8 @@ def training_sets(spec: Bench, contest: Contest, draw: Draw, classifier: Probe |
     yield TrainingSet("real", real, mass)
     if "duplicate" in spec.controls:
         yield TrainingSet("duplicate", real + real, 2 * mass if free else mass)
+    if rebalances(spec, contest.mixing):
+        yield TrainingSet("rebalanced", real, mass, real, contest.mixing)
     copies = spec.views_per_image if isinstance(classifier, Probe) else 1
     for view in VIEWS:
         if view in spec.controls:
@@ -276,6 +278,11 @@ def training_sets(spec: Bench, contest: Contest, draw: Draw, classifier: Probe |
         is_alone = "synthetic_only" in spec.controls and not line.is_control
         if is_alone and len(set(made.labelled.labels.tolist())) > 1:
             yield TrainingSet(f"{line.name} alone", made, float(len(made)) if free else mass, evaluations=took)
+
+
+def rebalances(spec: Bench, mixing: Mixing) -> bool:
+    """Whether real images stand in for real ones as synthetic ones would: where that changes how much classes count."""
+    return "rebalanced" in spec.controls and mixing.rule == "lt_inverse"
 
 
 def mixing_of(contest: Contest, line: Line) -> Mixing:

@@ -12,7 +12,7 @@ from diffaug_datasets.core.errors import DiffAugError, RecipeError
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.evaluate.budget import check_budgets
 from diffaug_datasets.evaluate.draws import Draw, Images, Line, named_apart, read_set
-from diffaug_datasets.evaluate.making import Making
+from diffaug_datasets.evaluate.making import Making, is_long_tail
 from diffaug_datasets.evaluate.other_tests import TestsOf, other_tests
 from diffaug_datasets.evaluate.runs import Doing, PlannedRun, is_recipe, made, planned_control, planned_runs
 from diffaug_datasets.evaluate.spare import Spare, not_at_hand, read_spare, up_to_share
@@ -22,7 +22,7 @@ from diffaug_datasets.run.kept import keeping_models
 from diffaug_datasets.sources.real import SeenSources, here
 
 PLANNED_CONTROLS: tuple[Control, ...] = ("txt2img", "retrieval")
-OWN_NAMES = ("real", "duplicate", "zero_shot", "classic", "randaugment_cutmix")  # of lines without synthetic images
+OWN_NAMES = ("real", "duplicate", "rebalanced", "zero_shot", "classic", "randaugment_cutmix")  # of lines without synthetic images
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def gather(spec: Bench, folder: Path, doing: Doing) -> Contest:
         lines = [(key, _first(line, spec.images_per_class)) for key, line in lines]
     makings = [line.making for _, line in lines]
     _check_protocols(lines)
-    mixing, notes = _mixing(spec.mixing, makings)
+    mixing, notes = _mixing(spec.mixing, makings, waiting)
     notes += check_budgets(draws, lines, spec.images_per_class, mixing.rule)
     added: list[tuple[str, Line]] = []
     left_out: dict[str, None] = {}
@@ -155,12 +155,14 @@ def _check_protocols(lines: Sequence[tuple[str, Line]]) -> None:
         )
 
 
-def _mixing(mixing: Mixing, makings: Sequence[Making | None]) -> tuple[Mixing, tuple[str, ...]]:
+def _mixing(
+    mixing: Mixing, makings: Sequence[Making | None], waiting: Sequence[PlannedRun]
+) -> tuple[Mixing, tuple[str, ...]]:
     """The bench's mixing with its rule filled in, and what there is to say about that."""
     if mixing.rule:
         return mixing, ()
-    known = [making for making in makings if making]
-    rule = "lt_inverse" if any(making.is_long_tailed for making in known) else "class"
+    known = [*(making.recipe for making in makings if making), *(run.recipe for run in waiting)]
+    rule = "lt_inverse" if any(map(is_long_tail, known)) else "class"
     note = "no set says of which protocol it is, so images are mixed by the rule `class` (--rule)."
     return mixing.model_copy(update={"rule": rule}), () if known or not makings else (note,)
 

@@ -31,14 +31,14 @@ class Making:
         protocol = parse_protocol(self.recipe.protocol)
         return f"{self.recipe.builder} {protocol.name.removesuffix(f'_seed{protocol.trial_seed}')}"
 
-    @property
-    def is_long_tailed(self) -> bool:
-        """Whether the protocol is a long tail."""
-        return parse_protocol(self.recipe.protocol).kind == "long_tail" or self.recipe.builder == "imagenet_lt"
-
     def cost(self, used: int) -> int:
         """U-Net rows of so many of its images: what was learned counts whole, the rest in proportion."""
         return self.learned + round((self.evaluations - self.learned) * used / max(1, self.written))
+
+
+def is_long_tail(recipe: Recipe) -> bool:
+    """Whether a recipe takes a long tail of real images."""
+    return parse_protocol(recipe.protocol).kind == "long_tail" or recipe.builder == "imagenet_lt"
 
 
 def making_of(where: str, config: str | None = None) -> Making | None:

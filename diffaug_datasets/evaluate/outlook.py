@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffaug_datasets.evaluate.bench import jobs_of
+from diffaug_datasets.evaluate.bench import jobs_of, rebalances
 from diffaug_datasets.evaluate.cells import Cell, CellFolder
 from diffaug_datasets.evaluate.contest import PLANNED_CONTROLS, Contest, gather
 from diffaug_datasets.evaluate.frozen import Features
 from diffaug_datasets.evaluate.runs import Doing, PlannedRun, planned_control
-from diffaug_datasets.evaluate.suite import Bench, Network
+from diffaug_datasets.evaluate.suite import Bench, Mixing, Network
 from diffaug_datasets.sources.real import SeenSources
 
 if TYPE_CHECKING:
@@ -72,9 +72,10 @@ def cells_of_line(spec: Bench, encoders: int, alone: bool) -> int:
     return lines * len(spec.seeds) * sum(1 if isinstance(one, Network) else encoders for one in spec.classifiers)
 
 
-def cells_of_draw(spec: Bench, encoders: "Sequence[Encoder]") -> int:
+def cells_of_draw(spec: Bench, encoders: "Sequence[Encoder]", mixing: Mixing) -> int:
     """How many cells a draw has without any synthetic image."""
     plain = sum(name in spec.controls for name in ("duplicate", "classic", "randaugment_cutmix"))
+    plain += rebalances(spec, mixing)
     lines = 1 + plain + len(spec.more_real)
     probes = sum(not isinstance(one, Network) for one in spec.classifiers)
     networks = len(spec.classifiers) - probes
@@ -91,7 +92,7 @@ def _not_there(
     sets = [run for run in waiting if run.entry.set not in PLANNED_CONTROLS]
     trials = {run.trial for run in sets} - contest.trials
     cells = sum(cells_of_line(spec, len(encoders), run in sets) for run in waiting)
-    cells += len(trials) * cells_of_draw(spec, encoders)
+    cells += len(trials) * cells_of_draw(spec, encoders, contest.mixing)
     seen = SeenSources()
     for trial in trials:
         of_trial = [run for run in sets if run.trial == trial]

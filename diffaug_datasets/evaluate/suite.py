@@ -15,7 +15,15 @@ from diffaug_datasets.train.replacement import Replacement
 
 Rule = Literal[Replacement, "concatenate"]
 Control = Literal[
-    "real", "duplicate", "zero_shot", "synthetic_only", "classic", "randaugment_cutmix", "txt2img", "retrieval"
+    "real",
+    "duplicate",
+    "rebalanced",
+    "zero_shot",
+    "synthetic_only",
+    "classic",
+    "randaugment_cutmix",
+    "txt2img",
+    "retrieval",
 ]
 Baseline = Literal["weak", "strong", "mixup", "cutmix", "cmo", "drw", "cmo_drw"]
 Group = Literal["count", "seen", "place"]
@@ -194,8 +202,8 @@ class Bench(BaseModel):
     classifiers: tuple[Classifier, ...] = Field(default=(Probe(kind="logistic"),), min_length=1)
     mixing: Mixing = Mixing()
     controls: tuple[Control, ...] = Field(
-        default=("real", "duplicate", "classic", "txt2img", "zero_shot", "synthetic_only"),
-        description="lines of every draw that need no set; `real` is always there",
+        default=("real", "duplicate", "rebalanced", "classic", "txt2img", "zero_shot", "synthetic_only"),
+        description="lines of every draw that need no set; `real` is always there, `rebalanced` where lt_inverse mixes",
     )
     baselines: tuple[Baseline, ...] = Field(default=(), description="real images alone, augmented while training")
     more_real: tuple[Amount, ...] = Field(

@@ -61,6 +61,18 @@ def test_controls_are_there_and_copies_change_nothing(run_bench) -> None:
         assert rows[kind, "real"].gain is None and rows[kind, "real"].verdict == "control"
 
 
+def test_a_set_of_the_real_images_of_a_long_tail_does_what_their_balance_does(run_bench) -> None:
+    tail = [*pictures(12, 0, label=0, apart=3), *pictures(2, 1, label=1, apart=3)]
+    keys = {**EVERY, "mixing": {"rule": "lt_inverse"}, "controls": ["duplicate", "rebalanced"]}
+    answer = run_bench({"a": (table(tail, tail), table(hard(100, 9)))}, keys)
+    cells = {(r.receipt.cell.classifier, r.receipt.cell.line): r.receipt for r in answer.results}
+    for kind in ("logistic", "svm"):
+        assert cells[kind, "txt2img"].predictions.sha256 == cells[kind, "rebalanced"].predictions.sha256
+        assert cells[kind, "duplicate"].predictions.sha256 == cells[kind, "real"].predictions.sha256
+        assert cells[kind, "rebalanced"].predictions.sha256 != cells[kind, "real"].predictions.sha256
+    assert "rebalanced" not in {line for _, line in found(run_bench({"a": (table(tail, tail), table(hard(100, 9)))}))}
+
+
 def test_the_same_images_in_two_sets_give_exactly_the_same(run_bench) -> None:
     test, real, made = table(hard(100, 9)), hard(8, 0), hard(30, 1)
     answer = run_bench({"a": (table(real, made), test), "b": (table(real, made), test)})

@@ -417,3 +417,10 @@ def test_a_dry_run_plans_each_set_once(tmp_path: Path, monkeypatch: pytest.Monke
     spec = Bench.from_dict({"sets": sets, "draws": 4, "changes": {"per_class": 1}, "controls": ["real"]})
     found = outlook(spec, [], tmp_path, Doing(runs=tmp_path / "none"))
     assert (planned, found.runs, found.draws, found.images) == (["5shot"] * 2, 8, 4, 80)
+
+
+def test_a_dry_run_knows_a_long_tail_before_anything_is_made(tmp_path: Path, encoder: Encoder) -> None:
+    keys = {"draws": 2, "changes": {"per_class": 1}, "controls": ["real", "rebalanced"]}
+    for name, lines in (("fashion_lt10_txt2img", 3), ("fashion_5shot_txt2img", 2)):
+        spec = Bench.from_dict({"sets": [name], **keys})
+        assert outlook(spec, [encoder], tmp_path, Doing(runs=tmp_path / "none")).cells == 2 * lines
