@@ -15,12 +15,16 @@ import sd_tiny
 import torch
 import unet_tiny
 from diffusers import FluxPipeline, StableDiffusionXLPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.concepts import train_concepts
+from diffaug_datasets.models.latents import ConceptExample
 from diffaug_datasets.models.model_folder import check_backbone
 
 pytestmark = pytest.mark.xdist_group("lora")
@@ -250,3 +254,20 @@ def test_facts_are_read_without_torch(folder: Path, files: dict[str, Path]) -> N
 def test_the_files_are_what_they_should_be(files: dict[str, Path]) -> None:
     begin = {"diffusers": "text_encoder.", "diffusers-old": "unet.down_blocks", "kohya": "lora_te_"}
     assert all(min(load_file(files[layout])).startswith(start) for layout, start in begin.items())
+
+
+def test_concepts_are_learned_on_top_and_leave_it(folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    words = {"id": str(folder), "lora": str(files["kohya"])}
+    backbone = Backbone.load(BackboneSpec.model_validate(words))
+    before = {key: weight.clone() for key, weight in backbone.network.state_dict().items()}
+    picture = Image.new("RGB", (64, 64), (90, 120, 150))
+    examples = [ConceptExample(lambda: picture, 0, "grey")]
+    config = ConceptConfig(steps=1, batch=1, rank=2, lr_lora=1.0)
+    concepts = train_concepts(backbone, examples, {0: "bird"}, config, workdir=tmp_path).concepts
+    backbone.use_concepts(concepts)
+    changed = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    a, b = (concepts.lora[f"unet.{changed}.lora_{side}.weight"] for side in "AB")
+    expected = before[f"{changed}.weight"] + b @ a
+    assert torch.equal(backbone.network.state_dict()[f"{changed}.weight"], expected) and float(b.abs().max()) > 0
+    backbone.use_concepts(None)
+    assert all(torch.equal(weight, before[key]) for key, weight in backbone.network.state_dict().items())
