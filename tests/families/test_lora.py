@@ -28,7 +28,8 @@ from diffaug_datasets.models.latents import ConceptExample
 from diffaug_datasets.models.model_folder import check_backbone
 
 pytestmark = pytest.mark.xdist_group("lora")
-LAYOUTS = ("diffusers", "diffusers-alpha", "diffusers-scripts", "diffusers-old", "kohya")
+LAYOUTS = ("diffusers-alpha", "diffusers-old", "kohya")
+SLOW = [pytest.param(layout, marks=pytest.mark.full) for layout in ("diffusers", "diffusers-scripts")]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def same(ours: Any, reference: dict[str, Tensor], before: dict[str, Tensor]) -> 
     return max(float((found[key].float() - reference[key].float()).abs().max()) for key in found)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [*LAYOUTS, *SLOW])
 def test_a_file_is_added_as_diffusers_adds_it(folder: Path, files: dict[str, Path], layout: str) -> None:
     expected = lora_files.merged_by_diffusers(sd_tiny.pipeline(folder), [(files[layout], 0.7)])
     before = sd_tiny.pipeline(folder)
@@ -71,6 +72,7 @@ def test_a_file_is_added_as_diffusers_adds_it(folder: Path, files: dict[str, Pat
         assert same(backbone.text_encoder, expected["text_encoder"], before.text_encoder.state_dict()) < 2e-6
 
 
+@pytest.mark.full
 def test_several_files_add_up(folder: Path, files: dict[str, Path]) -> None:
     both = [(files["kohya"], 0.5), (files["diffusers-old"], -1.5)]
     expected = lora_files.merged_by_diffusers(sd_tiny.pipeline(folder), both)
@@ -98,6 +100,7 @@ def test_sdxl_in_the_names_of_its_original_code(tmp_path: Path) -> None:
     assert same(Backbone.load(spec).network, expected, before) < 2e-6
 
 
+@pytest.mark.full
 def test_flux_in_the_names_of_its_original_code(tmp_path: Path) -> None:
     folder = flow_tiny.build(tmp_path / "flux", flow_tiny.flux)
     generator, made = torch.Generator().manual_seed(0), {}
