@@ -106,7 +106,7 @@ def made(backbone: Backbone, batch: int) -> None:
 def fitted(backbone: Backbone, side: int, folder: Path) -> None:
     """Two training steps."""
     picture = Image.new("RGB", (side, side), (90, 120, 150))
-    examples = [ConceptExample(f"{i:064x}", 0, lambda: picture) for i in range(LEARNED)]
+    examples = [ConceptExample(lambda: picture, 0, str(i)) for i in range(LEARNED)]
     config = ConceptConfig(steps=2, batch=LEARNED, resolution=side)
     train_concepts(backbone, examples, {0: "coat"}, config, workdir=folder)
 

@@ -89,7 +89,7 @@ def check(folder: Path, spec: BackboneSpec, is_whole: bool) -> ModelFacts:
     switches = {"patch_size": (1,), "guidance_embeds": (False,)}
     transformer = check_transformer(parts, "Flux2Transformer2DModel", switches)
     vae = check_other_vae(parts, "AutoencoderKLFlux2")
-    if vae is not None and list(vae.get("patch_size", [2, 2])) != [2, 2]:  # type: ignore[call-overload]
+    if vae is not None and vae.get("patch_size", [2, 2]) != [2, 2]:
         raise Unfit(f"has a VAE with patch_size {vae['patch_size']!r}", "[2, 2]")
     check_channels(transformer, vae, "latent_channels", 4, 32)
     width = check_language_model(folder, parts, "text_encoder", "tokenizer", "hidden_size", is_whole)

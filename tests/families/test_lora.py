@@ -15,16 +15,21 @@ import sd_tiny
 import torch
 import unet_tiny
 from diffusers import FluxPipeline, StableDiffusionXLPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffaug_datasets.core.errors import BackboneError
+from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.concepts import train_concepts
+from diffaug_datasets.models.latents import ConceptExample
 from diffaug_datasets.models.model_folder import check_backbone
 
 pytestmark = pytest.mark.xdist_group("lora")
-LAYOUTS = ("diffusers", "diffusers-alpha", "diffusers-scripts", "diffusers-old", "kohya")
+LAYOUTS = ("diffusers-alpha", "diffusers-old", "kohya")
+SLOW = [pytest.param(layout, marks=pytest.mark.full) for layout in ("diffusers", "diffusers-scripts")]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ def same(ours: Any, reference: dict[str, Tensor], before: dict[str, Tensor]) -> 
     return max(float((found[key].float() - reference[key].float()).abs().max()) for key in found)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [*LAYOUTS, *SLOW])
 def test_a_file_is_added_as_diffusers_adds_it(folder: Path, files: dict[str, Path], layout: str) -> None:
     expected = lora_files.merged_by_diffusers(sd_tiny.pipeline(folder), [(files[layout], 0.7)])
     before = sd_tiny.pipeline(folder)
@@ -67,6 +72,7 @@ def test_a_file_is_added_as_diffusers_adds_it(folder: Path, files: dict[str, Pat
         assert same(backbone.text_encoder, expected["text_encoder"], before.text_encoder.state_dict()) < 2e-6
 
 
+@pytest.mark.full
 def test_several_files_add_up(folder: Path, files: dict[str, Path]) -> None:
     both = [(files["kohya"], 0.5), (files["diffusers-old"], -1.5)]
     expected = lora_files.merged_by_diffusers(sd_tiny.pipeline(folder), both)
@@ -94,6 +100,7 @@ def test_sdxl_in_the_names_of_its_original_code(tmp_path: Path) -> None:
     assert same(Backbone.load(spec).network, expected, before) < 2e-6
 
 
+@pytest.mark.full
 def test_flux_in_the_names_of_its_original_code(tmp_path: Path) -> None:
     folder = flow_tiny.build(tmp_path / "flux", flow_tiny.flux)
     generator, made = torch.Generator().manual_seed(0), {}
@@ -250,3 +257,20 @@ def test_facts_are_read_without_torch(folder: Path, files: dict[str, Path]) -> N
 def test_the_files_are_what_they_should_be(files: dict[str, Path]) -> None:
     begin = {"diffusers": "text_encoder.", "diffusers-old": "unet.down_blocks", "kohya": "lora_te_"}
     assert all(min(load_file(files[layout])).startswith(start) for layout, start in begin.items())
+
+
+def test_concepts_are_learned_on_top_and_leave_it(folder: Path, files: dict[str, Path], tmp_path: Path) -> None:
+    words = {"id": str(folder), "lora": str(files["kohya"])}
+    backbone = Backbone.load(BackboneSpec.model_validate(words))
+    before = {key: weight.clone() for key, weight in backbone.network.state_dict().items()}
+    picture = Image.new("RGB", (64, 64), (90, 120, 150))
+    examples = [ConceptExample(lambda: picture, 0, "grey")]
+    config = ConceptConfig(steps=1, batch=1, rank=2, lr_lora=1.0)
+    concepts = train_concepts(backbone, examples, {0: "bird"}, config, workdir=tmp_path).concepts
+    backbone.use_concepts(concepts)
+    changed = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    a, b = (concepts.lora[f"unet.{changed}.lora_{side}.weight"] for side in "AB")
+    expected = before[f"{changed}.weight"] + b @ a
+    assert torch.equal(backbone.network.state_dict()[f"{changed}.weight"], expected) and float(b.abs().max()) > 0
+    backbone.use_concepts(None)
+    assert all(torch.equal(weight, before[key]) for key, weight in backbone.network.state_dict().items())

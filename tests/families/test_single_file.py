@@ -64,6 +64,7 @@ def test_stable_diffusion(folder: Path, configs: Path, checkpoint: Path) -> None
     check_equal(folder, configs, checkpoint)
 
 
+@pytest.mark.full
 def test_four_levels_and_the_text_encoder_of_open_clip(tmp_path: Path) -> None:
     folder = sd_tiny.build(tmp_path / "sd2")
     path = original_checkpoints.stable_diffusion(folder, tmp_path / "two.safetensors", is_open_clip=True)
@@ -76,6 +77,7 @@ def test_stable_diffusion_xl(tmp_path: Path) -> None:
     check_equal(folder, original_checkpoints.without_weights(folder, tmp_path / "configs"), path)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("make", [flow_tiny.sd3, flow_tiny.qwen_image])
 def test_a_transformer_alone(make: Callable[[], Any], tmp_path: Path) -> None:
     folder = flow_tiny.build(tmp_path / "whole", make)
