@@ -113,6 +113,8 @@ def _drives(char: str) -> bool:
 
 def shown_name(name: str) -> str:
     """A name as it can be shown and found: bytes that are no UTF-8 (`caf\\xe9`) and control characters are escaped."""
+    if name.isprintable():
+        return name
     parts = (c if c.isprintable() else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
              for c in name)  # fmt: skip
     return "".join(parts)

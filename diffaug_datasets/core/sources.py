@@ -7,12 +7,12 @@ from, who made it, on which terms, as its dataset states it.
 """
 
 import hashlib
+import ntpath
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Protocol
 
@@ -313,8 +313,8 @@ def check_key(key: str) -> str:
     Raises:
         SourceError: absolute, with a drive, a backslash, a NUL or a `..` part.
     """
-    absolute = PurePosixPath(key).is_absolute() or PureWindowsPath(key).drive
-    if not key or absolute or "\\" in key or "\0" in key or ".." in PurePosixPath(key).parts:
+    absolute = key.startswith("/") or ntpath.splitdrive(key)[0]
+    if not key or absolute or "\\" in key or "\0" in key or ".." in key.split("/"):
         raise SourceError(f"got the entry {key!r}, expected a '/'-separated path inside the dataset's folder.")
     return key
 

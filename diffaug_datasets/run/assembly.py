@@ -198,7 +198,7 @@ def scored_rows(tables: Iterable[pa.Table], filters: Sequence[Filter]) -> list[S
     """What filters look at of the rows of shards, in order."""
     asked = [name for name in PROBABILITIES if any(rule.column == name for rule in filters)]
     columns = [*SELECTION_COLUMNS, "measured"] if asked else SELECTION_COLUMNS
-    rows: list[dict[str, Any]] = pa.concat_tables(table.select(columns) for table in tables).to_pylist()
+    rows: list[dict[str, Any]] = [row for table in tables for row in table.select(columns).to_pylist()]
     for row in rows if asked else ():
         measured = json.loads(row.pop("measured"))
         row.update({name: measured.get(name) for name in asked})
@@ -260,9 +260,9 @@ def _selection(run: Run) -> Selection:
 
     A row that stays and has a reason is one that a filter's `min_keep` saved.
     """
-    filters, tables = run.recipe.filters, [run.table(shard) for shard in run.plan.shards()]
-    selection = select_rows(scored_rows(tables, filters), filters) if filters else Selection({}, {})
-    ids = [row_id for table in tables for row_id in table.column("row_id").to_pylist()]
+    filters, shards = run.recipe.filters, run.plan.shards()
+    selection = select_rows(scored_rows(map(run.table, shards), filters), filters) if filters else Selection({}, {})
+    ids = [row_id for shard in shards for row_id in run.table(shard).column("row_id").to_pylist()]
     content = {
         "row_id": ids,
         "keep": [row_id not in selection.dropped for row_id in ids],
@@ -333,7 +333,7 @@ def _shown(run: Run, dropped: Set[str]) -> Shown:
     seen = {}
     if oracle and oracle.column == "seen_label":
         seen = {row_id: row.seen_label for row_id, row in measured_rows(run).items() if row.seen_label is not None}
-    table = with_seen([run.table(shard) for shard in run.plan.shards()], seen, dropped)
+    table = with_seen(map(run.table, run.plan.shards()), seen, dropped)
     return class_shown(oracle, table, run.plan.header, str(facts.get("withheld") or ""))
 
 

@@ -6,7 +6,7 @@ ends below the one of all other classes together. Needs no torch.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from math import sqrt
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -233,10 +233,10 @@ def class_shown(oracle: Oracle | None, table: pa.Table, header: PlanHeader, with
     return Shown(oracle=oracle, classes=tuple(classes))
 
 
-def with_seen(tables: Sequence[pa.Table], seen: Mapping[str, int], without: Set[str]) -> pa.Table:
+def with_seen(tables: Iterable[pa.Table], seen: Mapping[str, int], without: Set[str]) -> pa.Table:
     """The columns that verdicts are counted from, of the rows of shards but some; `seen`: row id -> `seen_label`."""
     columns = ["row_id", *(name for name in SEEN_COLUMNS if name != "seen_label")]
-    table = pa.concat_tables(table.select(columns) for table in tables)
+    table = pa.concat_tables(table.select(columns).replace_schema_metadata() for table in tables)
     ids = table.column("row_id").to_pylist()
     table = table.append_column("seen_label", pa.array([seen.get(row_id) for row_id in ids], pa.int32()))
     return table.filter(pa.array([row_id not in without for row_id in ids], pa.bool_()))

@@ -43,7 +43,7 @@ class FolderFetch:
     """The bytes of a folder's entries; no entry, and no link behind one, leaves the folder."""
 
     root: Path
-    _folders: dict[Path, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _folders: dict[str, tuple[Path, bool]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, key: str) -> bytes:
         """The bytes of a file, by its '/'-separated name below the folder.
@@ -91,13 +91,16 @@ class FolderFetch:
 
     def _inside(self, key: str, name: str) -> Path:
         """Where a key leads, every link followed; its folder's links are followed once."""
-        path = self.root / check_key(key)
-        if path.parent not in self._folders:
-            self._folders[path.parent] = path.parent.resolve()
-        path = self._folders[path.parent] / path.name
+        folder, _, file = check_key(key).rpartition("/")
+        if folder not in self._folders:
+            found = (self.root / folder).resolve()
+            self._folders[folder] = found, found.is_relative_to(self.root)
+        home, is_inside = self._folders[folder]
+        path = home / file
         if path.is_symlink():
             path = path.resolve()
-        if not path.is_relative_to(self.root):
+            is_inside = path.is_relative_to(self.root)
+        if not is_inside:
             where = f"the dataset's folder {str(self.root)!r}"
             raise BadImage(name, f"leads outside {where}", "copy the image into it")
         return path

@@ -24,7 +24,7 @@ def launched(home: Path, *words: object) -> str:
     """What two processes of one launch print."""
     line = [sys.executable, *LAUNCH, *PLAIN, *map(str, words), "--device", "cpu"]
     environment = {**os.environ, "HF_HOME": str(home / "hf")}
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=280)
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=560)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -44,6 +44,7 @@ def receipt(run: Run) -> Receipt:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1200)
 def test_two_processes_at_half_a_batch_are_one_at_the_whole(tmp_path: Path) -> None:
     config = {"concepts": {**CONCEPTS, "steps": 20, "checkpoint_every": 7}}
     one, two = (small_run(tmp_path / name, "diffii", config=config) for name in ("one", "two"))

@@ -220,7 +220,7 @@ def test_a_preempted_task_comes_back(slurm: SlurmNodes, many: tuple[Path, dict[s
     assert digests(run.folder) == many[1]
     restarts = [int(slurm.field(f"{job.id}_{task}", "Restarts")) for task in (0, 1)]
     assert max(restarts) == 1, (
-        f"{restarts}: one that Slurm sends away is requeued once; a slow one may cost the other too"
+        f"{restarts}: who is sent away comes back once; Slurm asks the other too while the first is slow to leave"
     )
 
 

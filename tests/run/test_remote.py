@@ -187,6 +187,7 @@ def test_what_others_take_from_it(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1200)
 def test_it_is_measured_and_benched_where_it_lies(diffaug: Command, address: str, tmp_path: Path) -> None:
     run = price_plan(small_recipe("txt2img", include_test=True), address).write()
     execute(run, WorkerOptions(), workers=1)
