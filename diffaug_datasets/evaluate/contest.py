@@ -22,7 +22,14 @@ from diffaug_datasets.run.kept import keeping_models
 from diffaug_datasets.sources.real import SeenSources, here
 
 PLANNED_CONTROLS: tuple[Control, ...] = ("txt2img", "retrieval")
-OWN_NAMES = ("real", "duplicate", "rebalanced", "zero_shot", "classic", "randaugment_cutmix")  # of lines without synthetic images
+OWN_NAMES = (
+    "real",
+    "duplicate",
+    "rebalanced",
+    "zero_shot",
+    "classic",
+    "randaugment_cutmix",
+)  # of lines without synthetic images
 
 
 @dataclass(frozen=True)
