@@ -1,6 +1,6 @@
 """Why is a line of a finished bench below the real images alone: its images, or how they are mixed?
 
-    python scripts/explain_bench.py BENCH_FOLDER [--csv FILE]
+    python scripts/explain_bench.py BENCH_FOLDER [--encoder NAME] [--csv FILE]
 
 Every set is given once more to the first classifier on frozen features, in four ways that differ in one thing each from
 what the bench did:
@@ -11,9 +11,10 @@ what the bench did:
 - `as benched`: nothing changed, which must give the bench's own numbers.
 
 Printed are means over the draws of the accuracy in percent and, in brackets, of the paired difference to real alone
-with Student's 95 % interval; `agreement` is the share of images that the judge gives their own label. What rises above
-real with `confirmed` was kept down by wrong images; what rises with `quarter` by the mixing; what does neither shows
-its classes and teaches nothing that the real images do not.
+with Student's 95 % interval, in a long tail to `rebalanced`, real images in the place of the synthetic ones;
+`agreement` is the share of images that the judge gives their own label. What rises above real with `confirmed` was
+kept down by wrong images; what rises with `quarter` by the mixing; what does neither shows its classes and teaches
+nothing that the real images do not.
 """
 
 import argparse
@@ -49,9 +50,9 @@ class Explained:
     agreement: list[float] = field(default_factory=list)
     accuracy: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def printed(self, encoder: str, line: str, real: Sequence[float]) -> dict[str, str]:
-        """As a row of text."""
-        told = {"encoder": encoder.split("@")[0], "line": line, "real": f"{100 * np.mean(real):.1f}"}
+    def printed(self, encoder: str, line: str, control: str, real: Sequence[float]) -> dict[str, str]:
+        """As a row of text. `control`: what `real`, its accuracies, is called."""
+        told = {"encoder": encoder.split("@")[0], "line": line, control: f"{100 * np.mean(real):.1f}"}
         told["agreement"] = f"{100 * np.mean(self.agreement):.1f}" if self.agreement else ""
         return told | {way: against(self.accuracy.get(way, ()), real) for way in WAYS}
 
@@ -95,12 +96,15 @@ def rule_of(kept: KeptBench) -> Mixing:
     return mixing.model_copy(update={"rule": "lt_inverse" if is_long_tail else "class"})
 
 
-def explained(kept: KeptBench) -> Iterator[dict[str, str]]:
-    """One row per encoder and set."""
+def explained(kept: KeptBench, only: str | None = None) -> Iterator[dict[str, str]]:
+    """One row per encoder and set. `only`: the encoder whose name begins so."""
     looks = Looks()
     probe, mixing = next(one for one in kept.spec.classifiers if isinstance(one, Probe)), rule_of(kept)
     penalty = probe.penalty if isinstance(probe.penalty, float) else 1.0
+    control = "rebalanced" if mixing.rule == "lt_inverse" else "real"
     for encoder in load_encoders(kept.spec, "cpu"):
+        if not encoder.name.startswith(only or ""):
+            continue
         features, real = Features(encoder, kept.folder), []
         found: dict[str, Explained] = defaultdict(Explained)
         for key in kept.draws:
@@ -113,14 +117,15 @@ def explained(kept: KeptBench) -> Iterator[dict[str, str]]:
                 classifier = fit(probe.kind, learned.examples(features), penalty)
                 return classifier.accuracy(features(draw.test), draw.test.labelled.labels.tolist())
 
-            real.append(accuracy(TrainingSet("real", draw.real, float(len(draw.real)))))
+            stand_ins = draw.real if control == "rebalanced" else None
+            real.append(accuracy(TrainingSet(control, draw.real, float(len(draw.real)), stand_ins, mixing)))
             for name, (_, line) in read.items():
                 right = judged_right(places[name])
                 if right is not None:
                     found[name].agreement.append(float(right.mean()))
                 for way, learned in ways(draw, line, mixing, right):
                     found[name].accuracy[way].append(accuracy(learned))
-        yield from (one.printed(encoder.name, name, real) for name, one in found.items())
+        yield from (one.printed(encoder.name, name, control, real) for name, one in found.items())
 
 
 def against(values: Sequence[float], real: Sequence[float]) -> str:
@@ -136,9 +141,12 @@ def main() -> None:
     """Print the rows and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", type=Path, help="folder of a finished bench, its runs beside it")
+    parser.add_argument("--encoder", metavar="NAME", help="only this one of the bench's")
     parser.add_argument("--csv", type=Path, help="where the rows are written too")
     given = parser.parse_args()
-    rows = list(explained(read_bench(given.bench)))
+    rows = list(explained(read_bench(given.bench), given.encoder))
+    if not rows:
+        parser.error(f"--encoder: got {given.encoder!r}, which the bench does not have")
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     for row in [{name: name for name in rows[0]}, *rows]:
         print("  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip())
