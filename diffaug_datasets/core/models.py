@@ -141,7 +141,7 @@ class Lora(Settings):
     name: Annotated[str | None, Later()] = Field(
         default=None,
         pattern=r"^[\w][\w.-]*\.safetensors$",
-        description="of the file in a folder or on the Hub, where it is not called as diffusers or peft call it",
+        description="of the file among others, where it is not called as diffusers or peft call it",
     )
 
     @model_validator(mode="before")
