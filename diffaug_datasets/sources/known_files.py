@@ -85,8 +85,9 @@ class KnownFiles:
         return state, known if before == state else None
 
     def note(self, key: str, state: State | None, known: Known) -> None:
-        """Remember a file that was `state` before it was read."""
-        if state is not None and state.changed < time.time_ns() - SETTLED_NS:
+        """Remember a file that was `state` before it was read, unless its name is not UTF-8."""
+        is_text = key.encode(errors="replace").decode() == key
+        if is_text and state is not None and state.changed < time.time_ns() - SETTLED_NS:
             self._known[key] = state, known
             self._is_new = True
 

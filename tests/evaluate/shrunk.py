@@ -63,7 +63,8 @@ def shrunk_recipe(entry: Entry, pictures: Path, draw: int) -> Recipe:
     recipe = config_recipe(entry.set, **entry.changes)
     whole = recipe.model_dump(mode="json", by_alias=True)
     config = whole["config"]
-    small: dict[str, object] = {key: STEPS for key in ("num_inference_steps", "inversion_steps") if key in config}
+    steps = [key for key in ("num_inference_steps", "inversion_steps") if key in config]
+    small: dict[str, object] = {key: STEPS for key in steps if key not in recipe.method_config.idle()}
     small |= {key: "tiny" for key in ("encoder",) if key in config}
     if "concepts" in type(recipe.method_config).model_fields:
         small["concepts"] = {"steps": 2, "batch": 2}

@@ -97,6 +97,15 @@ def test_a_damaged_or_impossible_cache_is_no_error(
     assert ids(folder) == first and len(read) == (4 if damage == "none" else 0)
 
 
+def test_a_name_of_another_system_is_read_each_time(folder: Path, read: list[str]) -> None:
+    one = next(path for path in folder.rglob("*") if path.is_file())
+    odd = one.with_name(os.fsdecode(b"caf\xe9.png"))
+    Image.new("RGB", (3, 2), (99, 0, 0)).save(odd)
+    settle(odd)
+    assert len(ids(folder)) == 5 == len(read)
+    assert len(ids(folder)) == 5 and len(read) == 6
+
+
 def test_a_user_without_a_home_has_no_cache(folder: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A container that was started with a bare uid: no entry in passwd, no HOME."""
 
