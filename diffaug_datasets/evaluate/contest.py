@@ -22,14 +22,8 @@ from diffaug_datasets.run.kept import keeping_models
 from diffaug_datasets.sources.real import SeenSources, here
 
 PLANNED_CONTROLS: tuple[Control, ...] = ("txt2img", "retrieval")
-OWN_NAMES = (
-    "real",
-    "duplicate",
-    "rebalanced",
-    "zero_shot",
-    "classic",
-    "randaugment_cutmix",
-)  # of lines without synthetic images
+# Of lines without synthetic images.
+OWN_NAMES = ("real", "duplicate", "rebalanced", "zero_shot", "classic", "randaugment_cutmix")
 
 
 @dataclass(frozen=True)

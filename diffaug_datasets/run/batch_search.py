@@ -39,7 +39,7 @@ class FoundBatch:
 
     @property
     def words(self) -> str:
-        """In a line: `64; tried 1 (0.5 images a second), 2 (0.9), 4 (out of memory)`."""
+        """In a line: `2; tried, in images a second: 1 (0.5), 2 (0.9), 4 (out of memory)`."""
         told = [f"{t.rows} ({'out of memory' if t.rate is None else f'{t.rate:.3g}'})" for t in self.trials]
         return f"{self.rows}; tried, in images a second: {', '.join(told)}"
 
