@@ -23,9 +23,10 @@ the loss (0.122) and the judged share of 50 images of Diff-Gen (70 and 68 %) har
 `ddim` inverts and denoises by a rule of its own (`numerics.inverting`); both latents of a pair turn by one draw. On
 photographs (16 of flowers, 64 pixels, 10 steps) PSNR rises from 21.8 dB with `ddim` to 23.9 with `midpoint` and 24.0
 with `bdia` and `edict`, which is all that the autoencoder keeps, and the latents' root mean square from 0.87 to 0.95,
-0.93 and 0.91. Whether a classifier learns otherwise is not seen in three draws of
-60 flowers (`scripts/bench_inverters.py`): `midpoint` over `ddim` -0.4 points (-3.2 to +2.3) on EfficientNet's features,
-of 83.6 %, and +0.7 (-3.5 to +4.9) from scratch, of 55.1 %.
+0.93 and 0.91. Whether a classifier learns otherwise three draws of 60 flowers do not
+settle (`scripts/bench_inverters.py`): over `ddim`, `midpoint` -0.4 points (-3.2 to +2.3), `bdia` +2.8 (+0.2 to +5.4)
+and `edict` +4.2 (+1.4 to +6.9) on EfficientNet's features, of 83.6 %; from scratch, of 55.1 %, +0.7 (-3.5 to +4.9),
+-2.1 (-3.9 to -0.3) and -2.4 (-7.5 to +2.7). Six comparisons, not corrected for their number.
 """
 
 import math
