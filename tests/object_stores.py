@@ -1,6 +1,7 @@
 """An S3 server on loopback: moto behind real HTTP, with a log of its requests and errors on demand."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,11 +26,16 @@ class Asked:
 
 @dataclass
 class ObjectStore:
-    """A WSGI application around moto's. After `left` more requests that write, every request is answered with 503."""
+    """A WSGI application around moto's. After `left` more requests that write, every request is answered with 503.
+
+    `outage`: seconds from the first such answer until all is well again; None: until somebody mends it.
+    """
 
     inner: Callable[..., Iterable[bytes]]
     log: list[Asked] = field(default_factory=list)
     left: int | None = None
+    outage: float | None = None
+    down_since: float | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -55,6 +61,10 @@ class ObjectStore:
             return False
         if self.left > 0:
             self.left -= writes
+            return False
+        self.down_since = self.down_since or time.monotonic()
+        if self.outage is not None and time.monotonic() - self.down_since > self.outage:
+            self.left = self.outage = self.down_since = None
             return False
         return True
 

@@ -326,7 +326,8 @@ def _state_lines(state: Status, place: str) -> Iterator[str]:
     rate = f", {pace:.1f} per second and worker" if pace >= 1 else f", {pace:.2g} per second and worker" if pace else ""
     eta = f", ETA {clock(state.seconds_left)}" if state.seconds_left is not None else ""
     workers = f" by {state.lively} workers" if state.lively > 1 else ""
-    yield f"  fits     {state.fits_done} of {state.fits}"
+    learned = f", ETA {clock(state.fits_seconds_left)}" if state.fits_seconds_left is not None else ""
+    yield f"  fits     {state.fits_done} of {state.fits}{learned}"
     yield f"  shards   {state.shards_done} of {state.shards}"
     yield f"  images   {state.rows_written} written, {state.rows_failed} failed, of {state.rows}{rate}{eta}"
     if state.unfinished:

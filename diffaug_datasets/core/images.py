@@ -145,8 +145,10 @@ def check_image(data: bytes, name: str = "image") -> None:
         BadImage: as `decode_image`.
     """
     try:
-        _opened(data, name).verify()  # the checksums of a PNG, which decoding passes over
         image = _opened(data, name)
+        if image.format == "PNG":
+            image.verify()  # the checksums, which decoding passes over
+            image = _opened(data, name)
         if image.format in ("JPEG", "MPO"):
             image.draft(None, (1, 1))
         image.load()
@@ -166,15 +168,19 @@ def decode_image(data: bytes, name: str = "image") -> Image.Image:
         BadImage: unreadable, truncated, larger than MAX_PIXELS, or of a depth that has no 8-bit form.
         SourceError: more memory is needed than there is.
     """
-    return decode_with_format(data, name)[0]
+    picture, _ = decode_with_format(data, name)
+    try:
+        return _bare(picture)
+    except MemoryError as error:
+        raise _unreadable(name, data, error) from None
 
 
 def decode_with_format(data: bytes, name: str = "image") -> tuple[Image.Image, str]:
-    """As `decode_image`, with the name of the format: `png`, `jpeg`, `webp`, ..."""
+    """As `decode_image`, metadata left as it is, with the name of the format: `png`, `jpeg`, `webp`, ..."""
     try:
         image = _opened(data, name)
         image.load()
-        return _bare(_rgb(_upright(image), name)), str(image.format).lower()
+        return _rgb(_upright(image), name), str(image.format).lower()
     except DECODING_ERRORS as error:
         raise _unreadable(name, data, error) from None
 

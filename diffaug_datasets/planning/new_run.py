@@ -12,6 +12,7 @@ from typing import Any
 
 from diffaug_datasets.core.errors import RecipeError
 from diffaug_datasets.core.files import load_yaml
+from diffaug_datasets.core.memory import few_collections
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.recipe import Recipe, with_absolute_places
 from diffaug_datasets.planning.catalogue import config_recipe, merged, shipped_recipes
@@ -92,6 +93,7 @@ class PricedPlan:
         """The folder or address that a person gives for the run."""
         return self.address or str(self.folder)
 
+    @few_collections()
     def write(self) -> Run:
         """The run folder, written after the same checks; sent to its address, where it has one."""
         self.check()
@@ -102,6 +104,7 @@ class PricedPlan:
         return Run.open(self.address)
 
 
+@few_collections()
 def price_plan(
     recipe: Recipe,
     folder: str | os.PathLike[str] | None = None,

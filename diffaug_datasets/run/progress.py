@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TextIO
 
 from diffaug_datasets.core.errors import RunError, printable
@@ -62,8 +62,9 @@ class Status:
     """Counts of units and rows, computed from receipts; `held` units seem to be worked on now, `work` says by whom.
 
     `rows_per_second`: of one worker. `seconds_left`: of the images, at the pace of the workers that give a sign; None
-    where nothing is known of it. `shown`: how often the images of a finished run show their class. `unfinished`: images
-    in shards that are not finished, as far as this machine saw them made; a shard that was stopped is made anew.
+    where nothing is known of it. `fits_seconds_left`: of the fits, where some are missing and one is done. `shown`: how
+    often the images of a finished run show their class. `unfinished`: images in shards that are not finished, as far as
+    this machine saw them made; a shard that was stopped is made anew.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Status:
     work: tuple[Work, ...] = ()
     seconds_left: float | None = None
     unfinished: int = 0
+    fits_seconds_left: float | None = None
 
     @property
     def lively(self) -> int:
@@ -119,7 +121,9 @@ def status(run: Run) -> Status:
         work=work,
         unfinished=0 if assembled else sum(unfinished(run).values()),
     )
-    return replace(state, seconds_left=_seconds_left(state))
+    return replace(
+        state, seconds_left=_seconds_left(state), fits_seconds_left=_fits_seconds_left(run, fits, state.lively)
+    )
 
 
 def unfinished(run: Run) -> Mapping[str, int]:
@@ -181,6 +185,19 @@ def _seconds_left(state: Status) -> float | None:
     if state.finished or not state.rows_per_second or not state.lively or state.fits_done < state.fits:
         return None
     return (state.rows - state.rows_written - state.rows_failed) / (state.rows_per_second * state.lively)
+
+
+def _fits_seconds_left(run: Run, done: Sequence[Receipt], lively: int) -> float | None:
+    """Of fits that are missing, each as long as those of its kind took, or as all where none of its kind is done."""
+    if not done or not lively or len(done) == len(run.plan.fits):
+        return None
+    times: dict[str, list[float]] = {}
+    for receipt in done:
+        times.setdefault(receipt.unit.rpartition("-")[0], []).append(receipt.seconds)
+    usual, finished = fmean(receipt.seconds for receipt in done), {receipt.unit for receipt in done}
+    of_kind = {kind: fmean(seconds) for kind, seconds in times.items()}
+    missing = (unit.name for unit in run.plan.fits if unit.name not in finished)
+    return sum(of_kind.get(name.rpartition("-")[0], usual) for name in missing) / lively
 
 
 def _assembled(run: Run) -> Assembled | None:

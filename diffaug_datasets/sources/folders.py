@@ -62,8 +62,7 @@ class FolderFetch:
         """A file to read piece by piece; what is refused, and how, is as for its bytes."""
         name = shown_name(key)
         try:
-            path = self._inside(key, name)
-            state = path.stat()
+            path, state = self._inside(key, name)
             if stat.S_ISDIR(state.st_mode):
                 raise SourceError(f"{name}: cannot be read (Is a directory); check the file and its rights.")
             if not stat.S_ISREG(state.st_mode):
@@ -87,23 +86,25 @@ class FolderFetch:
             BadImage: it lies outside the folder.
             OSError, RuntimeError: it is not there.
         """
-        return self._inside(key, shown_name(key)).stat()
+        return self._inside(key, shown_name(key))[1]
 
-    def _inside(self, key: str, name: str) -> Path:
-        """Where a key leads, every link followed; its folder's links are followed once."""
+    def _inside(self, key: str, name: str) -> tuple[Path, os.stat_result]:
+        """Where a key leads, and what is there, every link followed; its folder's links are followed once."""
         folder, _, file = check_key(key).rpartition("/")
         if folder not in self._folders:
             found = (self.root / folder).resolve()
             self._folders[folder] = found, found.is_relative_to(self.root)
         home, is_inside = self._folders[folder]
         path = home / file
-        if path.is_symlink():
+        state = path.lstat() if is_inside else None
+        if state is None or stat.S_ISLNK(state.st_mode):
             path = path.resolve()
             is_inside = path.is_relative_to(self.root)
-        if not is_inside:
+            state = path.stat() if is_inside else None
+        if state is None:
             where = f"the dataset's folder {str(self.root)!r}"
             raise BadImage(name, f"leads outside {where}", "copy the image into it")
-        return path
+        return path, state
 
     def text(self, key: str) -> str:
         """A text file such as a list, in UTF-8 or marked as UTF-16.

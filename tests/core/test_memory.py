@@ -1,12 +1,14 @@
 """What is bounded in bytes stays so: caches, windows of threads, shards."""
 
+import gc
 from collections.abc import Iterator
 from threading import Lock
 from time import sleep
 
 import pytest
 
-from diffaug_datasets.core.memory import ByteCache, in_order, shard_sizes
+from diffaug_datasets.core import memory
+from diffaug_datasets.core.memory import ByteCache, few_collections, in_order, shard_sizes
 
 
 def test_a_cache_keeps_what_was_used_last() -> None:
@@ -31,6 +33,13 @@ def test_a_value_above_the_bound_is_kept_alone() -> None:
     assert made == [40, 500, 40] and cache.weight == 40
 
 
+@pytest.fixture(params=[0, 1 << 20], ids=["by threads", "here"])
+def _where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether an item is light enough to be worked on at once."""
+    monkeypatch.setattr(memory, "LIGHT_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("_where")
 def test_work_comes_in_order_and_within_its_window() -> None:
     taken, done, lock = [0], [0], Lock()
 
@@ -51,6 +60,7 @@ def test_work_comes_in_order_and_within_its_window() -> None:
     assert done[0] == 30
 
 
+@pytest.mark.usefixtures("_where")
 def test_an_item_above_the_window_is_alone() -> None:
     at_once, most, lock = [0], [0], Lock()
 
@@ -67,6 +77,7 @@ def test_an_item_above_the_window_is_alone() -> None:
     assert most[0] == 1
 
 
+@pytest.mark.usefixtures("_where")
 def test_an_error_comes_in_its_turn_and_ends_the_work() -> None:
     def work(i: int) -> int:
         if i == 3:
@@ -97,3 +108,25 @@ def test_shards_are_cut_by_bytes_only_where_they_are_too_large(
 ) -> None:
     assert shard_sizes(weights, 4, 100, step) == sizes
     assert sizes is None or sum(sizes) == len(weights)
+
+
+@pytest.mark.parametrize(
+    ("before", "inside"),
+    [
+        ((700, 10, 10), memory.COLLECTED_AFTER),
+        ((0, 10, 10), (0, 10, 10)),
+        ((80_000, 5, 5), (80_000, 5, 5)),
+    ],
+)
+def test_collections_are_seldom_inside_and_as_before_after_an_error(
+    before: tuple[int, int, int], inside: tuple[int, int, int]
+) -> None:
+    usual = gc.get_threshold()
+    try:
+        gc.set_threshold(*before)
+        with pytest.raises(ZeroDivisionError), few_collections():
+            assert gc.get_threshold() == inside
+            raise ZeroDivisionError
+        assert gc.get_threshold() == before
+    finally:
+        gc.set_threshold(*usual)

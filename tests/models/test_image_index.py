@@ -36,7 +36,6 @@ def recall(found: Tensor, exact: Tensor) -> float:
 def test_faiss_finds_nearly_all_neighbours_and_states_their_cosines(
     vectors: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("faiss")
     queries = vectors[::80]
     exact, found = (searcher(queries, vectors, how)(NEAREST) for how in ("exact", "faiss"))
     assert found.place.shape == (100, NEAREST)
@@ -48,7 +47,6 @@ def test_faiss_finds_nearly_all_neighbours_and_states_their_cosines(
 
 
 def test_auto_turns_to_faiss_past_its_limit(vectors: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faiss")
     queries = vectors[:5]
     monkeypatch.setattr(image_index, "_inverted_lists", lambda _pool: pytest.fail("faiss was asked"))
     assert searcher(queries, vectors, "auto")(3).place[:, 0].tolist() == [0, 1, 2, 3, 4]

@@ -170,9 +170,12 @@ def test_a_node_that_dies_changes_no_bytes(
 def test_ahead_of_the_time_limit_a_task_leaves_and_is_requeued(
     slurm: SlurmNodes, many: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    """The limit is real. A task is held still in the middle of a unit until Slurm, which wakes it, gives notice."""
+    """The limit is real. Both tasks are held still in the middle of a unit until Slurm, which wakes them, gives notice;
+    else one would make all, and the other would have nothing to come back for.
+    """
     run, job = _submitted(many[0], tmp_path / "run", minutes=3, lead=30)
-    _worker(slurm, job, 0).suspend()
+    for task in (0, 1):
+        _worker(slurm, job, task).suspend()
     wait_until(lambda: slurm.field(f"{job.id}_0", "Restarts") == "1")
     await_job(run, job)
     assert digests(run.folder) == many[1]

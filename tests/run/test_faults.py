@@ -177,10 +177,10 @@ def test_a_store_that_is_out_of_order_for_a_while(
     price_plan(small_recipe("txt2img"), address).write()
     worker = hands(address, "a", 0)
     monkeypatch.setattr(store, "left", after)
-    mended = threading.Timer(1.0, lambda: setattr(store, "left", None))
-    mended.start()
+    monkeypatch.setattr(store, "outage", 1.0)
+    monkeypatch.setattr(store, "down_since", None)
     work(worker)
-    mended.join()
+    assert store.left is None
     assert [one for one in store.log if one.status == 503]
     check(address)
 

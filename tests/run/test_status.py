@@ -82,3 +82,22 @@ def test_watching_ends_with_the_run(diffaug: Command, run: Run, monkeypatch: pyt
         "not finished",
         "finished",
     ]
+
+
+def test_while_fits_are_learned_their_end_is_estimated(diffaug: Command, tmp_path: Path) -> None:
+    """By those that are done: two of one kind in 4 s and 8 s, none of the other; somebody works on the third."""
+    run = price_plan(small_recipe("diffii"), tmp_path / "run").write()
+    names = [unit.name for unit in run.plan.fits]
+    assert json.loads(diffaug("status", run.folder, "--json").out)["fits_seconds_left"] is None, "nothing is known yet"
+    alike = [name for name in names if name.startswith("inversions")]
+    for name, seconds in zip(alike[:2], (4.0, 8.0), strict=True):
+        path = run.fit_folder(name) / "x"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done = write_once(path, lambda temporary: temporary.write_text("x"))
+        run.write_receipt(Receipt(plan_id=run.plan.id, unit=name, files=(done,), seconds=seconds))
+    leases = Leases(run.place, ttl=30.0, machine="north", host="north")
+    assert leases._run(leases.taking(names[0] if names[0] not in alike[:2] else names[-1]))
+    left = 6.0 * (len(names) - 2)
+    state = json.loads(diffaug("status", run.folder, "--json").out)
+    assert (state["fits_done"], state["fits_seconds_left"], state["seconds_left"]) == (2, left, None)
+    assert f"  fits     2 of {len(names)}, ETA 0:{left:02.0f}" in diffaug("status", run.folder).out
