@@ -5,7 +5,9 @@
 Numerator: from the first batch to the last receipt of runs of every method on the embedded model, in one process and
 thread: DDIM inversion, Ada's encoder, XMP, PNG, digests, receipts. Concepts are learned before. Denominator: the same
 U-Net and VAE calls, same shapes, dtype and threads, on random inputs. The two take turns; CPU time of the process
-counts, so that other work on the machine does not; medians are printed. PASS: at most 1.05 times the bare calls.
+counts, so that other work on the machine does not; medians are printed, for every method too.
+Gradients through the VAE count with it; what a method asks of other networks (a judge, captions) is the engine's here.
+PASS: at most 1.05 times the bare calls.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -42,21 +44,31 @@ LEARNING = {
 }
 
 
+class Call(NamedTuple):
+    """A network's call: its inputs' shapes, and whether a gradient went back to the first of them."""
+
+    module: torch.nn.Module
+    shapes: tuple[Any, ...]
+    with_gradient: bool
+
+
 @dataclass
 class Calls:
-    """The network calls of a stretch of work: which module, which inputs' shapes."""
+    """The network calls of every run, by its name; `run` is the one at work."""
 
-    made: list[tuple[torch.nn.Module, tuple[Any, ...]]] = field(default_factory=list)
-    listening: bool = False
+    made: dict[str, list[Call]] = field(default_factory=dict)
+    run: str = ""
 
     def follow(self, module: torch.nn.Module) -> None:
         """Note every call of this module from now on."""
         module.register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.listening:
+        if self.run:
             text = kwargs.get("encoder_hidden_states")
-            self.made.append((module, tuple(tuple(a.shape) for a in (*args, text) if a is not None)))
+            shapes = tuple(tuple(a.shape) for a in (*args, text) if a is not None)
+            with_gradient = torch.is_grad_enabled() and args[0].requires_grad
+            self.made.setdefault(self.run, []).append(Call(module, shapes, with_gradient))
 
 
 load = Backbone.load
@@ -103,11 +115,11 @@ def engine_seconds(runs: Sequence[Run], calls: Calls) -> dict[str, float]:
     spent = {}
     for run in runs:
         forget(run)
-        calls.listening = True
+        calls.run = run.folder.name
         begin = time.process_time()
         execute(Run.open(run.folder), WorkerOptions(device="cpu"), workers=1)
         spent[run.folder.name] = time.process_time() - begin
-        calls.listening = False
+        calls.run = ""
     return spent
 
 
@@ -120,20 +132,30 @@ def forget(run: Run) -> None:
             shutil.rmtree(run.fit_folder(fit.name), ignore_errors=True)
 
 
-@torch.inference_mode()
-def bare_seconds(calls: Calls) -> float:
-    """The same calls on random inputs, one after the other."""
+def bare_seconds(calls: Calls) -> dict[str, float]:
+    """Seconds of the same calls on random inputs, one after the other, for every run."""
     torch.set_num_threads(1)
+    return {run: one_after_another(made) for run, made in calls.made.items()}
+
+
+def one_after_another(made: Sequence[Call]) -> float:
+    """Seconds of calls, without what making their inputs takes."""
     inputs = {
-        shapes: [torch.randn(shape) if shape else torch.tensor(500) for shape in shapes] for _, shapes in calls.made
+        call.shapes: [torch.randn(shape) if shape else torch.tensor(500) for shape in call.shapes] for call in made
     }
     begin = time.process_time()
-    for module, shapes in calls.made:
-        values = inputs[shapes]
-        if len(values) > 1:
-            module(values[0], torch.tensor([500] * len(values[0])), encoder_hidden_states=values[-1], return_dict=False)
-        else:
-            module(*values)
+    for call in made:
+        values = inputs[call.shapes]
+        if call.with_gradient:
+            given = values[0].clone().requires_grad_(requires_grad=True)
+            torch.autograd.grad(call.module(given, *values[1:]).sum(), given)
+            continue
+        with torch.inference_mode():
+            if len(values) > 1:
+                times = torch.tensor([500] * len(values[0]))
+                call.module(values[0], times, encoder_hidden_states=values[-1], return_dict=False)
+            else:
+                call.module(*values)
     return time.process_time() - begin
 
 
@@ -156,7 +178,7 @@ def interleaved(repeats: int, *timed: Callable[[], Any]) -> list[list[Any]]:
     for done in range(repeats):
         for found, run in zip(results, timed, strict=True):
             found.append(run())
-        engine, bare = sum(results[0][done].values()), results[1][done]
+        engine, bare = (sum(results[i][done].values()) for i in (0, 1))
         print(f"round {done + 1} of {repeats}: engine {engine:.0f} s, bare calls {bare:.0f} s", flush=True)
     return results
 
@@ -188,13 +210,18 @@ def main() -> None:
     raise SystemExit(ratio > MOST)
 
 
-def report(runs: Sequence[Run], spent: list[dict[str, float]], bare: list[float], loop: list[float]) -> float:
-    """Print ratios of medians; that of the engine over the bare calls."""
+def report(
+    runs: Sequence[Run], spent: list[dict[str, float]], bare: list[dict[str, float]], loop: list[float]
+) -> float:
+    """Print ratios of medians, method by method too; that of the engine over the bare calls."""
     totals = [sum(times.values()) for times in spent]
     rows = sum(len(run.plan.rows) for run in runs)
-    ratios = [total / base for total, base in zip(totals, bare, strict=True)]
+    ratios = [total / sum(base.values()) for total, base in zip(totals, bare, strict=True)]
     print(f"rows {rows} of {', '.join(run.folder.name for run in runs)}; {STEPS} steps; 1 process, 1 thread")
     print(f"engine over bare network calls: median {statistics.median(ratios):.3f} of {[round(r, 3) for r in ratios]}")
+    for name in spent[0]:
+        engine, base = (statistics.median(times[name] for times in found) for found in (spent, bare))
+        print(f"  {name:20} engine {engine:6.1f} s, bare calls {base:6.1f} s, {engine / base:.3f}")
     if txt := next((run for run in runs if run.folder.name == "txt2img"), None):
         speeds = [len(txt.plan.rows) / times["txt2img"] / one for times, one in zip(spent, loop, strict=True)]
         print(f"txt2img images/s over a one-image StableDiffusionPipeline loop: median {statistics.median(speeds):.2f}")

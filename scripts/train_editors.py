@@ -77,7 +77,9 @@ class Trainer:
     """A pipeline's frozen parts, and the loss of its noise prediction."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        self.pipe = StableDiffusionPipeline.from_pretrained(given.model, torch_dtype=torch.float32, safety_checker=None)
+        self.pipe = StableDiffusionPipeline.from_pretrained(
+            given.model, torch_dtype=torch.float32, safety_checker=None, use_safetensors=True, trust_remote_code=False
+        )
         self.photos = Photos(given.photos, self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor)
         self.noiser = DDPMScheduler.from_config(self.pipe.scheduler.config)
         self.noun, self.steps, self.batch, self.rate = given.noun, given.steps, given.batch, given.rate
