@@ -155,8 +155,8 @@ def embedding_channels(trainer: Trainer) -> tuple[int, ...]:
 
 def widened(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """The U-Net with twice the channels in, the new ones' weights zero."""
-    config = dict(unet.config) | {"in_channels": 2 * unet.config.in_channels}
-    wide = UNet2DConditionModel.from_config(config)
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    wide = UNet2DConditionModel(**config | {"in_channels": 2 * unet.config.in_channels})
     state = unet.state_dict()
     weight = state["conv_in.weight"]
     wide.load_state_dict(state | {"conv_in.weight": torch.cat([weight, torch.zeros_like(weight)], dim=1)})
