@@ -78,8 +78,8 @@ def in_order(
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """Python looks for cycles among its objects seldom: while millions are made that have none, it is a quarter of the
-    time. Whoever has set other thresholds, or none, keeps what is rarer.
+    """Python looks for cycles among its objects seldom, for while millions are made that have none it only costs time.
+    Whoever has set other thresholds, or none, keeps what is rarer.
     """
     before = gc.get_threshold()
     if before[0] in range(1, COLLECTED_AFTER[0]):
