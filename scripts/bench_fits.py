@@ -39,9 +39,11 @@ def now(device: str) -> float:
     return time.process_time()
 
 
-def bare_loop(device: str, latents: torch.Tensor, dtype: torch.dtype) -> Callable[[int], float]:
+def bare_loop(
+    device: str, latents: torch.Tensor, dtype: torch.dtype, model: str = "tiny", batch: int = BATCH, rank: int = RANK
+) -> Callable[[int], float]:
     """Seconds that so many steps of the loop take; everything else is made before."""
-    folder = find_backbone(BackboneSpec(id="tiny")).folder
+    folder = find_backbone(BackboneSpec(id=model)).folder
     local = {"local_files_only": True}
     unet = UNet2DConditionModel.from_pretrained(
         folder / "unet", torch_dtype=dtype, use_safetensors=True, trust_remote_code=False, **local
@@ -55,7 +57,7 @@ def bare_loop(device: str, latents: torch.Tensor, dtype: torch.dtype) -> Callabl
     for network in (unet, text):
         network.requires_grad_(False).eval().to(device)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=targets))
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=targets))
     lora = [p for p in unet.parameters() if p.requires_grad]
     for parameter in lora:
         parameter.data = parameter.data.float()
@@ -68,9 +70,9 @@ def bare_loop(device: str, latents: torch.Tensor, dtype: torch.dtype) -> Callabl
     def run(steps: int) -> float:
         begin = now(device)
         for _ in range(steps):
-            x0 = shown[torch.randint(len(shown), (BATCH,), device=device)]
-            eps, t = torch.randn_like(x0), torch.randint(1000, (BATCH,), device=device)
-            states = text(input_ids=ids.to(device).expand(BATCH, -1)).last_hidden_state
+            x0 = shown[torch.randint(len(shown), (batch,), device=device)]
+            eps, t = torch.randn_like(x0), torch.randint(1000, (batch,), device=device)
+            states = text(input_ids=ids.to(device).expand(batch, -1)).last_hidden_state
             noised = schedule.add_noise(x0, eps, t).to(dtype)
             said = unet(noised, t, encoder_hidden_states=states.to(dtype), return_dict=False)[0]
             loss = (said.float() - eps).square().mean()
@@ -84,14 +86,17 @@ def bare_loop(device: str, latents: torch.Tensor, dtype: torch.dtype) -> Callabl
     return run
 
 
-def our_loop(device: str, latents: torch.Tensor, profile: Profile) -> tuple[Callable[[int], float], torch.dtype]:
+def our_loop(
+    device: str, latents: torch.Tensor, profile: Profile, model: str = "tiny", batch: int = BATCH, rank: int = RANK
+) -> tuple[Callable[[int], float], torch.dtype]:
     """The same of `train_concepts`, checkpoints and all; the time between its first step and its last."""
-    backbone = Backbone.load(spec_on(BackboneSpec(id="tiny"), profile, device), device)
-    put_to_work(backbone, profile, BATCH)
+    backbone = Backbone.load(spec_on(BackboneSpec(id=model), profile, device), device)
+    put_to_work(backbone, profile, batch)
     examples = [ConceptExample(latent, i % 2) for i, latent in enumerate(latents)]
 
     def run(steps: int) -> float:
-        cfg = ConceptConfig(steps=steps, batch=BATCH, rank=RANK, checkpoint_every=max(2, steps // 2), lr_lora=1e-4)
+        every, side = max(2, steps // 2), 8 * latents.shape[-1] if model != "tiny" else None
+        cfg = ConceptConfig(steps=steps, batch=batch, rank=rank, checkpoint_every=every, lr_lora=1e-4, resolution=side)
         with tempfile.TemporaryDirectory() as folder:
             begin = now(device)
             train_concepts(backbone, examples, {0: "coat", 1: "bag"}, cfg, workdir=Path(folder))

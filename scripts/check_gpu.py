@@ -43,13 +43,14 @@ from diffaug_datasets.run.store import Receipt, Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from gpu_engine import engine_rates
+from gpu_speed import MEASURES, Measure, measures, shares
 from gpu_speed import Bench as Speed
-from gpu_speed import measures, shares
 
 PRELOAD = ["torch", "diffusers", "transformers", "peft", "diffaug_datasets.models.concepts"]
 CLASSES = ("red ball", "blue box", "green ring")
 METHODS = ("txt2img", "genie", "diff_mix")  # from noise, from a source, and with something learned
-FOR_METHODS = 0.4  # of the budget, kept for them
+FOR_METHODS = 0.3  # of the budget, kept for them
 WIDTHS = (6, 8, 10, 10, 13, 18)
 
 
@@ -77,6 +78,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=sorted(discover_methods()), default=list(METHODS))
     parser.add_argument("--budget", type=float, default=540.0, help="seconds")
     parser.add_argument("--only", choices=("speed", "methods"), help="one half alone")
+    names = ["engine", *(measure.__name__ for measure in MEASURES)]
+    parser.add_argument("--measures", nargs="+", choices=names, default=[], help="of speed, these alone")
     parser.add_argument("--device", default="cuda:0" if gpu else "cpu")
     parser.add_argument("--pixels", type=int, help="instead of the size's own")
     parser.add_argument("--steps", type=int, help="sampling steps, instead of the size's own")
@@ -93,20 +96,22 @@ def build_pipeline(folder: Path, size: Size, device: str) -> Path:
         settings = folder / "tokenizer" / "tokenizer_config.json"
         text = settings.read_text(encoding="utf-8").replace(f": {sd_tiny.LENGTH}", ": 77")
         settings.write_text(text, encoding="utf-8")
+        words = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
         with torch.device(device):
             torch.manual_seed(0)
-            for name, network in full_networks():
+            for name, network in full_networks(words):
                 network.save_pretrained(folder / name)
     return folder
 
 
-def full_networks() -> Iterator[tuple[str, Any]]:
-    """Text encoder, U-Net and VAE with random weights, one after the other."""
+def full_networks(words: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Text encoder, U-Net and VAE with random weights, one by one; `words`: the small text encoder's settings."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, projection_dim=768, **sizes))
+    sizes |= {"max_position_embeddings": 77, "projection_dim": 768}
+    text = CLIPTextModel(CLIPTextConfig(**{**words, **sizes}))
     # A fresh text encoder's embeddings are so small that all prompts look alike.
     text.get_input_embeddings().weight.data.normal_()
     yield "text_encoder", text
@@ -306,6 +311,15 @@ def speed_bench(size: Size, pipeline: Path, device: str, folder: Path) -> Speed:
     return Speed(pipeline, device, size.pixels, size.steps, batches, matrix, folder, sides, size.concept_steps)
 
 
+def chosen(names: Sequence[str], pictures: Path) -> list[Measure]:
+    """The measures of these names, all where none is given, in their order."""
+
+    def engine(bench: Speed) -> dict[str, object]:
+        return engine_rates(bench, pictures)
+
+    return [measure for measure in (*MEASURES[:-1], engine, MEASURES[-1]) if not names or measure.__name__ in names]
+
+
 def checked(bench: Bench, methods: Sequence[str], until: float) -> Iterator[bool]:
     """Print a line per method as soon as it is known; whether it holds. None is begun after `until`."""
     begin = time.monotonic()
@@ -342,7 +356,8 @@ def main() -> None:
         held, lines = [], []
         if given.only != "methods":
             share = 1.0 if given.only else 1 - FOR_METHODS
-            lines = list(measures(speed_bench(size, pipeline, given.device, folder), begin + share * given.budget))
+            speed = speed_bench(size, pipeline, given.device, folder)
+            lines = list(measures(speed, begin + share * given.budget, chosen(given.measures, pictures)))
             print(json.dumps({"measure": "shares", **shares(lines)}), flush=True)
         if given.only != "speed":
             held = list(checked(bench, given.methods, begin + given.budget))

@@ -8,23 +8,21 @@ import gc
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from bench_fits import bare_loop, our_loop
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffaug_datasets.core.learning import ConceptConfig
 from diffaug_datasets.core.models import BackboneSpec
 from diffaug_datasets.core.profiles import Compile, Profile
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import train_concepts
 from diffaug_datasets.models.denoising import Conditions, denoise
 from diffaug_datasets.models.kernels import put_to_work
-from diffaug_datasets.models.latents import ConceptExample
 
 PROMPT = "a photo of a blue box"
 REPEATS = 3
@@ -56,9 +54,11 @@ class Bench:
         put_to_work(made, profile, rows)
         return made
 
-    def seconds(self, work: Callable[[], object], repeats: int = REPEATS) -> float:
-        """Seconds of a call, the best of several after one that warms up."""
-        work()
+    def seconds(
+        self, work: Callable[[], object], repeats: int = REPEATS, warm: Callable[[], object] | None = None
+    ) -> float:
+        """Seconds of a call, the best of several after one that warms up: itself, or a shorter one."""
+        (warm or work)()
         found = []
         for _ in range(repeats):
             self.wait()
@@ -118,7 +118,7 @@ def image_rates(bench: Bench) -> dict[str, object]:
     for rows in bench.batches:
         for name in ("exact", "fast"):
             model = bench.load(Profile(name="fast" if name == "fast" else "exact"), rows=rows)
-            seconds = bench.seconds(lambda: drawn(bench, model, rows), 1)  # noqa: B023
+            seconds = bench.seconds(lambda: drawn(bench, model, rows), 1, lambda: drawn(bench, model, rows, 2))  # noqa: B023
             found[f"{name}_{rows}"] = round(rows / seconds, 3)
         pipe = StableDiffusionPipeline.from_pretrained(
             bench.pipeline, torch_dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False, **local
@@ -126,8 +126,12 @@ def image_rates(bench: Bench) -> dict[str, object]:
         pipe = pipe.to(bench.device)
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
-        size = {"height": bench.pixels, "width": bench.pixels, "num_inference_steps": bench.steps}
-        seconds = bench.seconds(lambda: pipe([PROMPT] * rows, guidance_scale=7.5, output_type="pt", **size), 1)  # noqa: B023
+        asked = {"height": bench.pixels, "width": bench.pixels, "guidance_scale": 7.5, "output_type": "pt"}
+
+        def plain(steps: int) -> None:
+            pipe([PROMPT] * rows, num_inference_steps=steps, **asked)  # noqa: B023
+
+        seconds = bench.seconds(lambda: plain(bench.steps), 1, lambda: plain(2))
         found[f"diffusers_{rows}"] = round(rows / seconds, 3)
         found[f"peak_gib_{rows}"] = bench.peak()
         gc.collect()
@@ -135,11 +139,11 @@ def image_rates(bench: Bench) -> dict[str, object]:
 
 
 @torch.inference_mode()
-def drawn(bench: Bench, model: Backbone, rows: int) -> torch.Tensor:
+def drawn(bench: Bench, model: Backbone, rows: int, steps: int | None = None) -> torch.Tensor:
     """Images [b 3 H W] of a prompt."""
     noise = torch.randn(rows, *model.latent_shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     conditions = Conditions([PROMPT] * rows, [""] * rows, [7.5] * rows)
-    return model.decode_float(denoise(model, noise, conditions, "ddim", bench.steps, [0] * rows))
+    return model.decode_float(denoise(model, noise, conditions, "ddim", steps or bench.steps, [0] * rows))
 
 
 def host_syncs(bench: Bench) -> dict[str, object]:
@@ -159,21 +163,23 @@ def host_syncs(bench: Bench) -> dict[str, object]:
 
 
 def concept_rates(bench: Bench) -> dict[str, object]:
-    """Steps a second of concept learning, and its peak, by resolution and with activations computed again."""
+    """Steps a second of concept learning, of a bare peft loop too, and peaks, also with activations computed again."""
     found: dict[str, object] = {}
-    model = bench.load(Profile(name="fast", compile="never"))
+    few, rows, rank = (bench.learning_steps + 1) // 2, 2, 4
     for side in bench.learning:
-        shape = (model.latent_shape[0], side // 8, side // 8)
-        examples = [ConceptExample(torch.randn(shape), 0) for _ in range(4)]
-        for word, profile in (("", Profile(name="fast", compile="never")), ("_again", Profile(checkpointing=True))):
-            put_to_work(model, profile, 4)
+        latents = torch.randn(4, 4, side // 8, side // 8)
+        shape = (str(bench.pipeline), rows, rank)
+        for word in ("bare", "fast", "again"):
             bench.peak()
-            cfg = ConceptConfig(steps=bench.learning_steps, batch=2, rank=4, checkpoint_every=1000, resolution=side)
-            begin = time.perf_counter()
-            train_concepts(model, examples, {0: "box"}, cfg, workdir=bench.work / f"concepts{side}{word}")
-            bench.wait()
-            rate = bench.learning_steps / (time.perf_counter() - begin)
-            found |= {f"steps_a_second_{side}{word}": round(rate, 3), f"peak_gib_{side}{word}": bench.peak()}
+            profile = Profile(name="fast", checkpointing=word == "again")
+            if word == "bare":
+                loop = bare_loop(bench.device, latents, torch.bfloat16, *shape)
+            else:
+                loop = our_loop(bench.device, latents, profile, *shape)[0]
+            loop(few)
+            rate = 2 * few / (loop(3 * few) - loop(few))  # what a fit does once is in both
+            found |= {f"steps_a_second_{side}_{word}": round(rate, 3), f"peak_gib_{side}_{word}": bench.peak()}
+            gc.collect()
     return found
 
 
@@ -193,12 +199,21 @@ def half_failures(bench: Bench) -> dict[str, object]:
     return {"float16_not_finite": int((~images.isfinite().flatten(1).all(1)).sum())}
 
 
-MEASURES = (matrix_rate, host_syncs, half_failures, pixels_apart, unet_rates, concept_rates, image_rates)
+Measure = Callable[[Bench], dict[str, object]]
+MEASURES: tuple[Measure, ...] = (
+    matrix_rate,
+    host_syncs,
+    half_failures,
+    pixels_apart,
+    unet_rates,
+    concept_rates,
+    image_rates,
+)
 
 
-def measures(bench: Bench, until: float) -> Iterator[dict[str, object]]:
+def measures(bench: Bench, until: float, chosen: Sequence[Measure]) -> Iterator[dict[str, object]]:
     """Run the measures in order while `until`, of `time.monotonic`, is ahead; print each as a line of JSON."""
-    for measure in MEASURES:
+    for measure in chosen:
         if time.monotonic() > until:
             found: dict[str, object] = {"left_out": "the time was over"}
         else:
@@ -217,12 +232,22 @@ def measures(bench: Bench, until: float) -> Iterator[dict[str, object]]:
 
 
 def shares(lines: list[dict[str, Any]]) -> dict[str, object]:
-    """What is asked of a card: the share of the matrix rate in fast, and fast over diffusers at the largest batch."""
+    """What is asked of a card: the share of the matrix rate in fast, fast over diffusers at the largest batch, seconds
+    of a run over those of its bare calls, and steps a second of a fit over those of a bare loop, at their worst.
+    """
     known = {key: value for line in lines for key, value in line.items()}
     rate, best = known.get("matrix_tflops"), max(known.get("compiled_tflops", 0), known.get("nhwc_tflops", 0))
     largest = max((int(key.split("_")[1]) for key in known if key.startswith("diffusers_")), default=0)
     ours, theirs = known.get(f"fast_{largest}"), known.get(f"diffusers_{largest}")
+    engine = [value for key, value in known.items() if key.endswith("_engine_over_bare")]
+    fits = [
+        value / known[key.replace("_fast", "_bare")]
+        for key, value in known.items()
+        if key.startswith("steps_a_second") and key.endswith("_fast")
+    ]
     return {
         "share_of_matrix_rate": round(best / rate, 3) if rate else None,
         "fast_over_diffusers": round(ours / theirs, 3) if ours and theirs else None,
+        "engine_over_bare": max(engine, default=None),
+        "fit_over_bare": round(min(fits), 3) if fits else None,
     }

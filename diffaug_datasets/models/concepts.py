@@ -36,7 +36,7 @@ from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point, word_row
 from diffaug_datasets.models.backbone import Backbone, to_uint8
 from diffaug_datasets.models.driving import can_drive
-from diffaug_datasets.models.kernels import eager
+from diffaug_datasets.models.kernels import as_written
 from diffaug_datasets.models.latents import ConceptExample, Latents, ReadLatents
 from diffaug_datasets.models.quick_fits import (
     Levels,
@@ -180,7 +180,8 @@ class ConceptTraining:
                 look(i + 1)
             return loss
 
-        return run_steps(step, self.cfg.steps, self.cfg.checkpoint_every, checkpoint, self.state, progress)
+        with as_written(self.backbone):
+            return run_steps(step, self.cfg.steps, self.cfg.checkpoint_every, checkpoint, self.state, progress)
 
     def step(self, draw: StepDraw) -> float:
         """One update, each group clipped to norm 1; returns the loss of the whole batch before it."""
@@ -251,7 +252,7 @@ class QuickConceptTraining(ConceptTraining):
                 look(i + 1)
             return loss
 
-        with eager():
+        with as_written(self.backbone):
             every, steps = self.cfg.checkpoint_every, self.cfg.steps
             return run_quick_steps(step, steps, every, checkpoint, self.state, self.quick.look, progress)
 
@@ -493,7 +494,8 @@ class EmbeddingTraining:
             BackboneError: training diverges, or the checkpoint is damaged.
         """
         every = self.cfg.checkpoint_every
-        return run_steps(self.step, self.cfg.steps, every, checkpoint, self.state, progress)
+        with as_written(self.backbone):
+            return run_steps(self.step, self.cfg.steps, every, checkpoint, self.state, progress)
 
     def step(self, i: int) -> float:
         """Step i; returns the loss before it."""

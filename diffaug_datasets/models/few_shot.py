@@ -26,6 +26,7 @@ from diffaug_datasets.core.learning import LoraConfig, OnStep
 from diffaug_datasets.core.method import DiffusionModel, Resize
 from diffaug_datasets.models.adapters import LORA_FILE, TARGETS, initial_matrix
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.kernels import as_written
 from diffaug_datasets.models.latents import ConceptExample, Latents, ReadLatents
 from diffaug_datasets.models.training import (
     Checkpoint,
@@ -124,7 +125,8 @@ class LoraTraining:
         Raises:
             BackboneError: training diverges, or the checkpoint is damaged.
         """
-        return run_steps(self.step, self.steps, self.cfg.checkpoint_every, checkpoint, self.state, progress)
+        with as_written(self.backbone):
+            return run_steps(self.step, self.steps, self.cfg.checkpoint_every, checkpoint, self.state, progress)
 
     def step(self, i: int) -> float:
         """Step i, all gradients together clipped to norm 1; returns the loss before it."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffaug_datasets.core.method import DiffusionModel
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.kernels import as_written
 from diffaug_datasets.models.training import HALF_LOSS_SCALE
 
 TEMPERATURE = 100.0  # of CLIP's zero-shot classifier
@@ -67,7 +68,7 @@ def imagined(
     backbone = cast(Backbone, model)
     grow = HALF_LOSS_SCALE if backbone.dtype == torch.float16 else 1.0
     z, b = (part.to(latents)[:, :, None, None].clone() for part in (scale, bias))
-    with torch.enable_grad():
+    with as_written(backbone), torch.enable_grad():
         for _ in range(updates):
             z, b = z.requires_grad_(True), b.requires_grad_(True)
             pictures = backbone.decode_with_gradient(latents * (1 + z) + b)
