@@ -19,7 +19,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from diffaug_datasets.core.learning import ConceptConfig
+from diffaug_datasets.core.learning import ConceptConfig, OnStep
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.profiles import Profile
 from diffaug_datasets.models.backbone import Backbone
@@ -88,18 +88,18 @@ def bare_loop(
 
 def our_loop(
     device: str, latents: torch.Tensor, profile: Profile, model: str = "tiny", batch: int = BATCH, rank: int = RANK
-) -> tuple[Callable[[int], float], torch.dtype]:
+) -> tuple[Callable[..., float], torch.dtype]:
     """The same of `train_concepts`, checkpoints and all; the time between its first step and its last."""
     backbone = Backbone.load(spec_on(BackboneSpec(id=model), profile, device), device)
     put_to_work(backbone, profile, batch)
     examples = [ConceptExample(latent, i % 2) for i, latent in enumerate(latents)]
 
-    def run(steps: int) -> float:
+    def run(steps: int, progress: OnStep | None = None) -> float:
         every, side = max(2, steps // 2), 8 * latents.shape[-1] if model != "tiny" else None
         cfg = ConceptConfig(steps=steps, batch=batch, rank=rank, checkpoint_every=every, lr_lora=1e-4, resolution=side)
         with tempfile.TemporaryDirectory() as folder:
             begin = now(device)
-            train_concepts(backbone, examples, {0: "coat", 1: "bag"}, cfg, workdir=Path(folder))
+            train_concepts(backbone, examples, {0: "coat", 1: "bag"}, cfg, workdir=Path(folder), progress=progress)
             return now(device) - begin
 
     return run, backbone.dtype

@@ -308,7 +308,7 @@ def speed_bench(size: Size, pipeline: Path, device: str, folder: Path) -> Speed:
     """How large what is measured is."""
     is_full = size.name == "full"
     batches, matrix, sides = ((4, 16, 64), 8192, (224, 512)) if is_full else ((2,), 256, (64,))
-    return Speed(pipeline, device, size.pixels, size.steps, batches, matrix, folder, sides, size.concept_steps)
+    return Speed(pipeline, device, size.pixels, size.steps, batches, matrix, folder, sides)
 
 
 def chosen(names: Sequence[str], pictures: Path) -> list[Measure]:

@@ -21,7 +21,6 @@ from diffaug_datasets.models.deep_features import check_reusable
 
 log = logging.getLogger("diffaug_datasets")
 
-COMPILED = "compiled"
 LEAST_COMPILED = 50_000_000  # parameters; the packaged U-Net of 4 million is slower compiled, on a CPU (measured)
 MOST_COMPILED = 256  # variants of one block: its widths times the batch shapes of guidance and of halves
 # On a GPU, of U-Net and decoder: the layers between which little is computed.
@@ -65,7 +64,7 @@ def _laid_out(backbone: Backbone, profile: Profile, shape: int) -> list[str]:
         return [_compiled(backbone, profile, shape)]
     _set_layout(backbone, torch.channels_last)
     how = _compiled(backbone, profile, shape)
-    if how != COMPILED and backbone.device.type == "cuda":
+    if how != "compiled" and backbone.device.type == "cuda":
         _set_layout(backbone, torch.contiguous_format)
         return [how]
     return ["channels_last", how]
@@ -92,7 +91,7 @@ def _compiled(backbone: Backbone, profile: Profile, shape: int) -> str:
     if lacking:
         log.warning("profile %s: the U-Net is not compiled (%s), all else is done.", profile.name, lacking)
         return f"eager ({lacking})"
-    return COMPILED
+    return "compiled"
 
 
 def _lacking(is_gpu: bool) -> str:
@@ -154,16 +153,18 @@ def _of_kinds(network: torch.nn.Module, kinds: Collection[str]) -> list[torch.nn
 @contextmanager
 def as_written(backbone: Backbone) -> Iterator[None]:
     """Nothing compiled is used inside, and weights lie as that is quickest: for gradients, and blocks that change."""
-    if COMPILED not in backbone.kernels.split(", "):
-        yield
-        return
-    is_moved = "channels_last" in backbone.kernels and backbone.device.type == "cuda"
-    if is_moved:
-        _set_layout(backbone, torch.contiguous_format)
+    compiled = [m for part in (backbone.network, backbone.vae) for m in part.modules() if m._compiled_call_impl]
+    calls = [block._compiled_call_impl for block in compiled]
+    is_moved = bool(compiled) and "channels_last" in backbone.kernels and backbone.device.type == "cuda"
     try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
+        for block in compiled:
+            block._compiled_call_impl = None
+        if is_moved:
+            _set_layout(backbone, torch.contiguous_format)
+        yield
     finally:
+        for block, call in zip(compiled, calls, strict=True):
+            block._compiled_call_impl = call
         if is_moved:
             _set_layout(backbone, torch.channels_last)
 

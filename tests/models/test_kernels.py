@@ -16,7 +16,7 @@ from diffaug_datasets.models import kernels
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.deep_features import Reuse
 from diffaug_datasets.models.denoising import Conditions, denoise, guided_towards
-from diffaug_datasets.models.kernels import offload, put_to_work
+from diffaug_datasets.models.kernels import as_written, offload, put_to_work
 
 STEPS = 6
 ALIKE = (Conditions(["a bird"] * 3, [""] * 3, [7.5] * 3), [0, 0, 0])
@@ -138,6 +138,58 @@ def test_without_a_compiler_it_says_so(
     made = as_profile(sd_folder, Profile(name="fast", compile="always"))
     assert made.kernels == "float32, channels_last, eager (no C++ compiler)"
     assert "not compiled (no C++ compiler)" in caplog.text
+
+
+@pytest.fixture
+def on_a_card(sd_folder: Path) -> Backbone:
+    """A model that takes itself for one on a GPU; nothing is computed with it."""
+    made = Backbone.load(BackboneSpec(id=str(sd_folder)))
+    made.device = torch.device("cuda")
+    return made
+
+
+def test_a_card_computes_in_nchw_where_nothing_is_compiled(on_a_card: Backbone, fast: Backbone) -> None:
+    put_to_work(on_a_card, FAST, 3)
+    assert on_a_card.kernels == "float32, eager"
+    assert on_a_card.unet.conv_in.weight.is_contiguous()
+    assert fast.kernels == "float32, channels_last, eager"
+    assert not fast.unet.conv_in.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("name", ["fast", "turbo"])
+def test_on_a_card_every_layer_is_compiled_but_one_that_turbo_listens_to(on_a_card: Backbone, name: Any) -> None:
+    on_a_card.profile = Profile(name=name)
+    chosen = set(kernels._blocks(on_a_card))
+    convolutions = {m for net in (on_a_card.unet, on_a_card.vae.decoder) for m in net.modules() if is_wide(m)}
+    inside = {module for block in chosen for module in block.modules()}
+    listened = on_a_card.unet.up_blocks[-1].resnets[-1]
+    outside = convolutions - inside
+    edges = {m for net in (on_a_card.unet, on_a_card.vae.decoder) for m in (net.conv_in, net.conv_out)}
+    assert outside == edges | ({m for m in listened.modules() if is_wide(m)} if name == "turbo" else set())
+    assert all(sum(module in block.modules() for block in chosen) == 1 for module in inside)
+
+
+def is_wide(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Conv2d)
+
+
+def test_tiles_of_many_shapes_are_not_compiled(on_a_card: Backbone) -> None:
+    on_a_card.profile = Profile(name="fast", vae_tiling=True)
+    assert not set(kernels._blocks(on_a_card)) & set(on_a_card.vae.modules())
+
+
+def test_training_calls_nothing_that_is_compiled(sd_folder: Path) -> None:
+    made = as_profile(sd_folder, FAST)
+    block = made.unet.mid_block.resnets[0]
+    block._compiled_call_impl = compiled = unwanted
+    with pytest.raises(KeyError), as_written(made):
+        assert block._compiled_call_impl is None
+        raise KeyError
+    assert block._compiled_call_impl is compiled
+
+
+def unwanted(*_: Any, **__: Any) -> None:
+    raise AssertionError("a compiled block was called")
 
 
 def test_a_small_model_is_not_compiled_on_a_cpu(sd_folder: Path) -> None:
