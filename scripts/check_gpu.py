@@ -1,14 +1,16 @@
 """Does everything hold on this device, and how fast is it: speed, then one against two processes, SIGKILL and resume.
 
-    python scripts/check_gpu.py [--size full|small] [--methods NAME ...] [--budget 540] [--only speed|methods]
+    python scripts/check_gpu.py [--size full|small] [--methods NAME ...] [--profile exact|fast] [--budget 540]
+                                [--only speed|methods] [--measures NAME ...]
 
 Builds a pipeline shaped like Stable Diffusion 1.5 with random weights and a folder of drawn pictures. First what
-`gpu_speed.py` measures, the cheapest first, a line of JSON after each. Then, for every method that is named (three
+`gpu_speed.py` and `gpu_engine.py` measure, a line of JSON after each. Then, for every method that is named (three
 unless told), a run with one worker in this process (images/s, engine and peak memory are this run's), with two worker
 processes, and in processes that SIGKILL themselves midway before it is taken up again. All three must leave the same
 bytes in shards and fits. No measure and no method is begun once the budget, in seconds, is spent; what was left out is
 said. `full` is 512 px, 25 steps and the real sizes, the default where there is a GPU; `small` is 64 px, two steps and
-few weights, which a CPU does too. Both run in bfloat16. The last line says PASS or FAIL, and the exit status is 0 or 1.
+few weights, which a CPU does too. Both run in bfloat16, the methods in the profile exact unless told. The last line
+says PASS or FAIL, and the exit status is 0 or 1.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from PIL import Image
 
 from diffaug_datasets.core.files import sha256_file
 from diffaug_datasets.core.method import Method, discover_methods
+from diffaug_datasets.core.profiles import Profile, ProfileName
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.engines.local import device_of
@@ -78,6 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=sorted(discover_methods()), default=list(METHODS))
     parser.add_argument("--budget", type=float, default=540.0, help="seconds")
     parser.add_argument("--only", choices=("speed", "methods"), help="one half alone")
+    parser.add_argument("--profile", choices=("exact", "fast"), default="exact", help="of the methods' runs")
     names = ["engine", *(measure.__name__ for measure in MEASURES)]
     parser.add_argument("--measures", nargs="+", choices=names, default=[], help="of speed, these alone")
     parser.add_argument("--device", default="cuda:0" if gpu else "cpu")
@@ -146,7 +150,7 @@ def draw_pictures(folder: Path, pixels: int, numbers: range) -> Path:
     return folder
 
 
-def recipe(method: Method, pipeline: Path, pictures: Path, size: Size) -> Recipe:
+def recipe(method: Method, pipeline: Path, pictures: Path, size: Size, profile: ProfileName) -> Recipe:
     """A small recipe of a method; of these parameters it gets those that its `Config` has."""
     concepts = {"steps": size.concept_steps, "batch": 2, "checkpoint_every": 1}
     known = {"num_inference_steps": size.steps, "inversion_steps": size.steps, "encoder": "tiny", "concepts": concepts}
@@ -165,6 +169,7 @@ def recipe(method: Method, pipeline: Path, pictures: Path, size: Size) -> Recipe
         batch_size=size.batch,
         shard_rows=size.shard,
         include_test=False,
+        profile=Profile(name=profile),
         backbone={"id": str(pipeline), "dtype": "bfloat16", "height": size.pixels, "width": size.pixels},
     )
 
@@ -352,7 +357,7 @@ def main() -> None:
         draw_pictures(folder / "pool", size.pixels, range(2, 7))
         build_controlnet(pipeline, given.device)
         for method in given.methods:
-            bench.plan(recipe(discover_methods()[method], pipeline, pictures, size))
+            bench.plan(recipe(discover_methods()[method], pipeline, pictures, size, given.profile))
         held, lines = [], []
         if given.only != "methods":
             share = 1.0 if given.only else 1 - FOR_METHODS

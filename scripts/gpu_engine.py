@@ -17,6 +17,7 @@ from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.denoising import Conditions, denoise
 from diffaug_datasets.numerics.schedule import add_noise
 from diffaug_datasets.planning.prepare import prepare, write_run
+from diffaug_datasets.run.kept import keeping_models
 from diffaug_datasets.run.store import Run
 from diffaug_datasets.run.worker import Worker, WorkerOptions
 
@@ -30,14 +31,15 @@ def engine_rates(bench: Bench, pictures: Path) -> dict[str, object]:
     """Seconds of a run over those of its bare calls, from noise and from sources; the run's images a second."""
     batch = bench.batches[min(1, len(bench.batches) - 1)]
     found: dict[str, object] = {"engine_batch": batch}
-    for method in SAMPLERS:
-        run = write_run(prepare(recipe(bench, pictures, method, batch)), bench.work / f"engine-{method}")
-        seconds, model = made(run, bench.device)
-        count = BATCHES * (SHARDS - 1)
-        row = run.plan.rows[0]
-        bare(bench, model, row, batch, 1)
-        found[f"{method}_engine_over_bare"] = round(seconds / bare(bench, model, row, batch, count), 4)
-        found[f"{method}_engine"] = round(count * batch / seconds, 3)
+    with keeping_models():
+        for method in SAMPLERS:
+            run = write_run(prepare(recipe(bench, pictures, method, batch)), bench.work / f"engine-{method}")
+            seconds, model = made(run, bench.device)
+            count = BATCHES * (SHARDS - 1)
+            row = run.plan.rows[0]
+            bare(bench, model, row, batch, 1)
+            found[f"{method}_engine_over_bare"] = round(seconds / bare(bench, model, row, batch, count), 4)
+            found[f"{method}_engine"] = round(count * batch / seconds, 3)
     return found
 
 
