@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 
 from diffaug_datasets.core.files import sha256_file
-from diffaug_datasets.core.method import Method, discover_methods
+from diffaug_datasets.core.method import Method, discover_methods, find_method
 from diffaug_datasets.core.profiles import Profile, ProfileName
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
@@ -357,7 +357,7 @@ def main() -> None:
         draw_pictures(folder / "pool", size.pixels, range(2, 7))
         build_controlnet(pipeline, given.device)
         for method in given.methods:
-            bench.plan(recipe(discover_methods()[method], pipeline, pictures, size, given.profile))
+            bench.plan(recipe(find_method(method), pipeline, pictures, size, given.profile))
         held, lines = [], []
         if given.only != "methods":
             share = 1.0 if given.only else 1 - FOR_METHODS

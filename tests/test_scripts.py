@@ -66,11 +66,25 @@ def test_check_gpu_measures_on_the_cpu_too() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     found = {line.pop("measure"): line for line in lines}
-    assert len(found) == 8
+    assert len(found) == 9
     assert not any("failed" in line or "left_out" in line for line in found.values())
     assert found["pixels_apart"]["levels_apart_most"] == 0
     assert found["host_syncs"]["host_syncs_a_step"] is None
     assert found["shares"]["share_of_matrix_rate"] > 0
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_check_gpu_plans_the_real_size(scripts: None, tmp_path: Path) -> None:
+    import check_gpu
+
+    size = check_gpu.SIZES["full"]
+    pipeline = check_gpu.build_pipeline(tmp_path / "pipeline", size, "cpu")
+    pictures = check_gpu.draw_pictures(tmp_path / "pictures", size.pixels, range(2))
+    bench = check_gpu.Bench(tmp_path, "cpu")
+    for name in check_gpu.METHODS:
+        bench.plan(check_gpu.recipe(check_gpu.find_method(name), pipeline, pictures, size, "fast"))
+        assert (tmp_path / "two" / name / "plan.json").is_file()
 
 
 def test_check_gpu_says_what_does_not_hold(
