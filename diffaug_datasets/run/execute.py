@@ -141,6 +141,7 @@ def _made(
                 worker.work()
         else:
             local.work_in_processes(run, options, count, on_progress)
+            run.refresh()
     on_progress()
     return None if options.only_fits else assemble_once(run, worker)
 
