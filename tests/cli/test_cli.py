@@ -335,6 +335,18 @@ def on_terminal(*words: str) -> str:
     return said.decode()
 
 
+def test_a_published_set_is_priced_without_its_images(diffaug: Command) -> None:
+    """GPU hours, bytes, requests to a store; the mean of what classes get, whose own sizes are not published."""
+    said = diffaug("plan", "pets_full_txt2img", "--set", "per_image=1", "--price").out.splitlines()
+    told = {line[:10].strip(): line[10:] for line in said[1:-1]}
+    assert said[0] == "pets_full_txt2img" and said[-1].startswith("counted on stand-ins")
+    assert told["images"] == "3,680: 99.5 per class on average, 37 classes"
+    assert told["beside"] == "3,680 real images for training, 3,669 for testing"
+    assert re.match(r"1\.63 hours; assumed, not measured: 31\.4 guided steps a second", told["GPU"])
+    assert re.match(r"about [\d,]+ writes, [\d,]+ listings, [\d,]+ reads, where the run lies in one$", told["store"])
+    assert re.match(r"\d\.\d GB needed", told["disk"])
+
+
 def test_elsewhere_there_are_plain_lines(diffaug: Command, tmp_path: Path) -> None:
     diffaug("plan", "fashion_2shot_txt2img", *SMALL, "--run", tmp_path / "run")
     said = diffaug("generate", tmp_path / "run", "--workers", 1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,7 @@ def test_from_plan_to_verify(
     recipe.write_text(small_recipe("diffii", **changes).to_yaml())
     said = [diffaug("plan", recipe, "--run", address)]
     assert f"next: diffaug generate {address}" in said[0].out
+    assert re.search(r"\n  store    about [\d,]+ writes, [\d,]+ listings, [\d,]+ reads\n", said[0].out)
 
     steps: list[int] = []
     event = Run.event
