@@ -22,6 +22,7 @@ SET_FILES = 6  # selection and quality (which may be empty), each with its recei
 LEASE = 2  # its creation and its deletion; a store is told of both
 EVENTS = 2  # of a unit: begun, done
 RECEIPT = 1
+LOOKS = 3  # at all that is there, beside one a stage: for the display, at the begin, before the set is assembled
 LEASE_LISTINGS = 3  # of a unit: before it is taken, committed, freed
 SET_LISTINGS = 4  # what is there when the plan goes up, and who assembles
 FIT_LISTINGS = 2  # checkpoints that are there at its begin and at its end
@@ -52,7 +53,7 @@ def store_requests(recipe: Recipe, plan: Plan, seconds: float) -> Requests:
     once = PLAN_FILES + pool + SET_FILES + LEASE + 2 * PROBE + 2 * real + (shards if recipe.filters else 0)
     of_time = int(seconds * BEATS / TTL) + int(seconds / EVENT_SECONDS)
     pages = _pages(2 * (real + shards)) + _pages(fits + files)
-    looks = 2 + stages + int(seconds / LONGEST_NEWS)
+    looks = LOOKS + stages + int(seconds / LONGEST_NEWS)
     return Requests(
         writes=once + units * (LEASE + EVENTS + RECEIPT) + shards + files + progress + of_time,
         listings=SET_LISTINGS + looks * pages + LEASE_LISTINGS * units + FIT_LISTINGS * fits,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diffaug_datasets.core.memory import ByteCache
@@ -152,24 +153,31 @@ class RunView:
     @cached_property
     def dropped(self) -> Mapping[str, str]:
         """Row id -> reason of every row that the selection takes out; empty before there is one."""
-        return {row_id: reason or "" for row_id, keep, reason in self._selection if not keep}
+        return self._selected(~pc.field("keep"))
 
     @cached_property
     def spared(self) -> Mapping[str, str]:
         """Row id -> what speaks against it, of every row that only a filter's `min_keep` keeps."""
-        return {row_id: reason for row_id, keep, reason in self._selection if keep and reason}
+        return self._selected(pc.field("keep") & pc.field("reason").is_valid())
+
+    def _selected(self, rows: pc.Expression) -> Mapping[str, str]:
+        """Row id -> reason, or '', of the written rows that are meant."""
+        if self._selection is None:
+            return {}
+        chosen = self._selection.filter(rows)
+        ids, reasons = chosen.column("row_id").to_pylist(), chosen.column("reason").to_pylist()
+        return {row_id: reason or "" for row_id, reason in zip(ids, reasons, strict=True)}
 
     @cached_property
-    def _selection(self) -> list[tuple[str, bool, str | None]]:
-        """Row id, whether it is kept, and the reason of every written row."""
+    def _selection(self) -> pa.Table | None:
+        """Row id, whether it is kept, and the reason of every written row; None where there is none."""
         if self.run.receipt("selection") is None:
-            return []
+            return None
         try:
-            table = pq.read_table(self.run.fetched("selection.parquet"), columns=["row_id", "keep", "reason"])
+            return pq.read_table(self.run.fetched("selection.parquet"), columns=["row_id", "keep", "reason"])
         except (OSError, pa.ArrowException):
             self.gaps.append("selection.parquet cannot be read")
-            return []
-        return [(row["row_id"], row["keep"], row["reason"]) for row in table.to_pylist()]
+            return None
 
     @cached_property
     def fits(self) -> tuple[FitState, ...]:

@@ -141,7 +141,6 @@ def _made(
                 worker.work()
         else:
             local.work_in_processes(run, options, count, on_progress)
-            run.refresh()
     on_progress()
     return None if options.only_fits else assemble_once(run, worker)
 
@@ -226,6 +225,7 @@ def assemble_once(run: Run, worker: Worker) -> Assembled:
             if done := current(run):
                 return done
             if mine:
+                run.refresh()  # what others have made since this process looked
                 worker.measure_quality()
                 done = assemble(run)
                 mine.done = True
