@@ -19,6 +19,7 @@ LICENCE_ID = "other"
 LICENCE_URL = "https://image-net.org/download"
 REDISTRIBUTABLE = False
 OFFICIAL = {"classes": 1000, "train": 115_846, "test": 50_000}
+GROUP_COUNTS = ((385, 88_693), (479, 25_510), (136, 1643))  # arXiv 2008.07073, statistics of long-tailed datasets
 PROTOCOL = "full"
 GROUPS = (100, 20)
 CITATION = """@inproceedings{imagenet_lt,

@@ -1,10 +1,11 @@
 """What comes after planning as sets grow: CPU seconds and peak memory of each step, in a process of its own.
 
-    python scripts/bench_scale_runs.py [--shards 100 1000 10000] [--steps status start assemble ...] [--json FILE]
+    python scripts/bench_scale_runs.py [--shards 100 1000 10000] [--shard-rows 10] [--steps status start assemble ...]
+        [--json FILE]
 
-A run is planned by `bench_scale.py`'s recipe in shards of ten rows, and its shards are written by hand: tiny pictures,
-as if they had been made. `seconds`: CPU time, user and system; `wall`: what a clock shows, beside whatever else the
-machine does; both without the imports that every step shares (torch).
+A run is planned by `bench_scale.py`'s recipe in shards of ten rows, or of `--shard-rows`, and its shards are written by
+hand: tiny pictures, as if they had been made. `seconds`: CPU time, user and system; `wall`: what a clock shows, beside
+whatever else the machine does; both without the imports that every step shares (torch).
 
 - `status`: what `diffaug status` reads; nobody works meanwhile.
 - `start`: a worker begins and looks at every unit of a run that lacks one, until it would make that; Diff-II with nine
@@ -31,6 +32,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,6 @@ from PIL import Image
 from diffaug_datasets.core.files import FileDigest
 
 STEPS = ("status", "start", "assemble", "report", "preview", "verify", "search")
-SHARD_ROWS = 10
 SIDE = 12  # of the means that a vector holds: 144 dimensions
 NEAREST = 20
 QUERIES = 1000
@@ -50,14 +51,27 @@ Found = dict[str, float]
 Record = dict[str, Any]
 
 
-def planned(work: Path, images: int, method: str, **changes: object) -> Path:
-    """A planned run over so many images, in shards of ten rows."""
+@dataclass(frozen=True)
+class Size:
+    """So many shards, of so many rows each."""
+
+    shards: int
+    shard_rows: int
+
+    @property
+    def rows(self) -> int:
+        """In all."""
+        return self.shards * self.shard_rows
+
+
+def planned(work: Path, images: int, method: str, shard_rows: int, **changes: object) -> Path:
+    """A planned run over so many images, in shards of so many rows."""
     from diffaug_datasets import Recipe, plan
 
-    source, folder = write_images(work / f"images-{images}", images), work / f"{method}-{images}"
+    source, folder = write_images(work / f"images-{images}", images), work / f"{method}-{images}-{shard_rows}"
     if not (folder / "plan.json").exists():
         content = recipe(method, source, source)
-        content |= {"shard_rows": SHARD_ROWS, "licence": "cc0-1.0", "title": "Dots", **changes}
+        content |= {"shard_rows": shard_rows, "licence": "cc0-1.0", "title": "Dots", **changes}
         warnings.simplefilter("ignore")
         plan(Recipe.model_validate(content), folder)
     return folder
@@ -96,33 +110,33 @@ def fill(folder: Path) -> None:
         run.receipt_path(shard.name).write_text(receipt.model_dump_json())
 
 
-def filled_run(work: Path, shards: int) -> Path:
+def filled_run(work: Path, size: Size) -> Path:
     """A run whose shards are all there, for every step that only reads it."""
-    folder = planned(work, shards * SHARD_ROWS // PER_IMAGE, "txt2img")
-    if not (folder / "shards" / f"synthetic-{shards - 1:05d}.json").exists():
+    folder = planned(work, size.rows // PER_IMAGE, "txt2img", size.shard_rows)
+    if not (folder / "shards" / f"synthetic-{size.shards - 1:05d}.json").exists():
         fill(folder)
     return folder
 
 
-def status_of(work: Path, shards: int) -> Callable[[], Found]:
+def status_of(work: Path, size: Size) -> Callable[[], Found]:
     """`diffaug status`."""
-    folder = filled_run(work, shards)
+    folder = filled_run(work, size)
 
     def step() -> Found:
         from diffaug_datasets.run.progress import status
         from diffaug_datasets.run.store import Run
 
         state = status(Run.open(folder))
-        assert state.rows_written == state.rows and state.shards_done == shards
+        assert state.rows_written == state.rows and state.shards_done == size.shards
         return {}
 
     return step
 
 
-def start_of(work: Path, shards: int) -> Callable[[], Found]:
+def start_of(work: Path, size: Size) -> Callable[[], Found]:
     """A worker's own start."""
-    folder = planned(work, shards * SHARD_ROWS, "diff_ii", per_image=1, batch_size=1)
-    last = folder / "shards" / f"synthetic-{shards - 1:05d}.json"
+    folder = planned(work, size.rows, "diff_ii", size.shard_rows, per_image=1, batch_size=1)
+    last = folder / "shards" / f"synthetic-{size.shards - 1:05d}.json"
     if not last.exists():
         fill(folder)
 
@@ -135,15 +149,15 @@ def start_of(work: Path, shards: int) -> Callable[[], Found]:
         worker = Worker(run, WorkerOptions("cpu"))
         worker.begin()
         unit = next(worker._leased())
-        assert unit.name == last.stem and len(list(run.plan.shards()[-1].rows)) == SHARD_ROWS
+        assert unit.name == last.stem and len(list(run.plan.shards()[-1].rows)) == size.shard_rows
         return {"fits": len(run.plan.fits)}
 
     return step
 
 
-def assemble_of(work: Path, shards: int) -> Callable[[], Found]:
+def assemble_of(work: Path, size: Size) -> Callable[[], Found]:
     """The selection and run.json."""
-    folder = filled_run(work, shards)
+    folder = filled_run(work, size)
 
     def state() -> list[tuple[str, int]]:
         return sorted((path.name, path.stat().st_mtime_ns) for path in (folder / "shards").iterdir())
@@ -154,53 +168,53 @@ def assemble_of(work: Path, shards: int) -> Callable[[], Found]:
 
         before = state()
         done = assemble(Run.open(folder))
-        assert len(done.files) > shards and state() == before and not (folder / "kept").exists()
+        assert len(done.files) > size.shards and state() == before and not (folder / "kept").exists()
         return {"own_card_bytes": (folder / "README.md").stat().st_size}
 
     return step
 
 
-def assembled_run(work: Path, shards: int) -> Path:
+def assembled_run(work: Path, size: Size) -> Path:
     """The same run, assembled where it is not measured."""
-    folder = filled_run(work, shards)
+    folder = filled_run(work, size)
     if not (folder / "run.json").exists():
-        assemble_of(work, shards)()
+        assemble_of(work, size)()
     return folder
 
 
-def report_of(work: Path, shards: int) -> Callable[[], Found]:
+def report_of(work: Path, size: Size) -> Callable[[], Found]:
     """`diffaug report`."""
-    folder = assembled_run(work, shards)
+    folder = assembled_run(work, size)
 
     def step() -> Found:
         from diffaug_datasets.report.page import write_report
         from diffaug_datasets.run.store import Run
 
-        return {"page_bytes": write_report([Run.open(folder)], work / f"report-{shards}.html").stat().st_size}
+        return {"page_bytes": write_report([Run.open(folder)], work / f"report-{size.shards}.html").stat().st_size}
 
     return step
 
 
-def preview_of(work: Path, shards: int) -> Callable[[], Found]:
+def preview_of(work: Path, size: Size) -> Callable[[], Found]:
     """`diffaug publish --dry-run`."""
-    folder = assembled_run(work, shards)
+    folder = assembled_run(work, size)
 
     def step() -> Found:
         from diffaug_datasets.release.publishing import preview
         from diffaug_datasets.run.store import Run
 
         seen = preview(Run.open(folder), (work / "nowhere").as_uri())
-        assert len(seen.contents.release.files) > shards
+        assert len(seen.contents.release.files) > size.shards
         return {"card_bytes": len(seen.card.encode())}
 
     return step
 
 
-def verify_of(work: Path, shards: int) -> Callable[[], Found]:
+def verify_of(work: Path, size: Size) -> Callable[[], Found]:
     """`diffaug verify` of the published set."""
     from diffaug_datasets import PublishOptions, publish
 
-    folder, place = assembled_run(work, shards), work / f"shelf-{shards}"
+    folder, place = assembled_run(work, size), work / f"shelf-{size.shards}-{size.shard_rows}"
     if not place.exists():
         publish(folder, place.as_uri(), PublishOptions(allow=("test-leak",)))
 
@@ -214,7 +228,7 @@ def verify_of(work: Path, shards: int) -> Callable[[], Found]:
     return step
 
 
-def search_of(_work: Path, shards: int) -> Callable[[], Found]:
+def search_of(_work: Path, size: Size) -> Callable[[], Found]:
     """faiss beside exact search."""
 
     def step() -> Found:
@@ -224,7 +238,7 @@ def search_of(_work: Path, shards: int) -> Callable[[], Found]:
 
         torch.set_num_threads(1)
         importlib.import_module("faiss").omp_set_num_threads(1)
-        vectors = moved_pictures(100 * shards + 1 + QUERIES)
+        vectors = moved_pictures(100 * size.shards + 1 + QUERIES)
         pool, queries = vectors[QUERIES:], vectors[:QUERIES]
         begin = time.process_time()
         found = searcher(queries, pool, "auto" if len(pool) > EXACT_UP_TO else "faiss")(NEAREST)
@@ -265,7 +279,7 @@ def moved_pictures(count: int) -> Any:
     return torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1)
 
 
-def timed(step: str, work: Path, shards: int) -> Found:
+def timed(step: str, work: Path, size: Size) -> Found:
     """In a process of its own: CPU seconds of the step without imports that others share, peak MB, what it found."""
     import torch  # noqa: F401  # what every worker pays once
 
@@ -275,7 +289,7 @@ def timed(step: str, work: Path, shards: int) -> Found:
     from diffaug_datasets.run.stacks import stack
 
     stack("cpu")  # asks diffusers and peft for their versions
-    run = BY_NAME[step](work, shards)
+    run = BY_NAME[step](work, size)
     begin, wall = time.process_time(), time.monotonic()
     found = run()
     seconds, wall = time.process_time() - begin, time.monotonic() - wall
@@ -288,12 +302,12 @@ def peak_mb() -> float:
     return round(peak / 1e6, 1)
 
 
-def prepared(step: str, work: Path, shards: int) -> None:
+def prepared(step: str, work: Path, size: Size) -> None:
     """What the step needs, made in another process, so that its memory does not count."""
-    BY_NAME[step](work, shards)
+    BY_NAME[step](work, size)
 
 
-BY_NAME: dict[str, Callable[[Path, int], Callable[[], Found]]] = {
+BY_NAME: dict[str, Callable[[Path, Size], Callable[[], Found]]] = {
     "status": status_of,
     "start": start_of,
     "assemble": assemble_of,
@@ -304,7 +318,7 @@ BY_NAME: dict[str, Callable[[Path, int], Callable[[], Found]]] = {
 }
 
 
-def measured(steps: list[str], sizes: list[int], work: Path) -> Iterator[Record]:
+def measured(steps: list[str], sizes: list[int], shard_rows: int, work: Path) -> Iterator[Record]:
     """A record a step and size."""
     context = multiprocessing.get_context("spawn")
     for step in steps:
@@ -312,7 +326,7 @@ def measured(steps: list[str], sizes: list[int], work: Path) -> Iterator[Record]
         for shards in sorted(sizes):
             for function in (prepared, timed):
                 with context.Pool(1, maxtasksperchild=1) as pool:
-                    found = pool.apply(function, (step, work, shards))
+                    found = pool.apply(function, (step, work, Size(shards, shard_rows)))
             record: Record = {"step": step, "shards": shards, **(found or {})}
             if before:
                 grown = max(float(record["seconds"]), 0.01) / max(float(before["seconds"]), 0.01)
@@ -325,6 +339,7 @@ def main() -> None:
     """Measure and print a line each; with --json write them too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--shard-rows", type=int, default=10)
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
     parser.add_argument("--work", type=Path, help="folder of the runs, kept (default: a temporary one)")
     parser.add_argument("--json", type=Path)
@@ -333,7 +348,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        for record in measured(given.steps, given.shards, work):
+        for record in measured(given.steps, given.shards, given.shard_rows, work):
             records.append(record)
             shown = ", ".join(f"{key} {value:,}" for key, value in record.items() if key not in ("step", "shards"))
             print(f"{record['step']:<8} {record['shards']:>6,} shards: {shown}", flush=True)

@@ -15,21 +15,34 @@ from diffaug_datasets.sources.real import builder_facts
 
 FILE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "prices.md"
 SETS = (
-    *(f"{name}_{shots}shot_diffii" for shots in (5, 10) for name in ("cub", "aircraft", "cars", "pets")),
-    *(f"{name}_full_diffmix" for name in ("cub", "aircraft", "cars", "flowers", "pets", "dtd", "food101")),
-    *(f"{name}_5shot_genie" for name in ("cub", "aircraft", "cars")),
-    *(f"{name}_5shot_dafusion" for name in ("pascal", "coco", "caltech101")),
+    *(f"diff_ii@{name}_{shots}shot" for shots in (5, 10) for name in ("cub", "aircraft", "cars", "pets")),
+    "diff_ii@cub_lt100",
+    *(f"diff_mix@{name}_full" for name in ("cub", "aircraft", "cars", "flowers")),
+    "diff_mix@cub_lt100",
+    *(f"diffusemix@{name}_full" for name in ("cub", "aircraft", "cars", "flowers")),
+    *(f"da_fusion@{name}_4shot" for name in ("pascal", "coco", "caltech101")),
+    "datadream@aircraft_16shot",
+    "gif@cars_full",
+    "gif@caltech101_full",
+    "diffusion_inversion@stl10_full",
+    "genie@cub_20way1shot",
+    "genie@imagenet_lt",
+    "txt2img@imagenet_lt",
+    "food101_full_diffmix",
     "imagenet_lt_full_txt2img",
 )
 HEAD = f"""# What the papers' sets cost
 
-Written by `python scripts/write_prices.py`; each line is what `diffaug plan NAME --price` says, with the defaults of
-this package (Stable Diffusion 1.5 at 512 pixels, 5 images per real image). Rows, fits and evaluations are counted on
-stand-ins for the published images; a real image is taken for {PHOTO_BYTES // 1000} kB. GPU time is {ASSUMPTION}.
-Fits are in it, a step of training as three evaluations. Requests are those of one worker on an object store.
+Written by `python scripts/write_prices.py`; each line is what `diffaug plan NAME --price` says. A name with `@` is the
+papers' own setting (their size, steps and images per real image; `diffaug methods METHOD` says where each stands), the
+others have the defaults of this package (Stable Diffusion 1.5 at 512 pixels, 5 images per real image). Rows, fits and
+evaluations are counted on stand-ins for the published images; a real image is taken for {PHOTO_BYTES // 1000} kB. GPU
+time is {ASSUMPTION}.
+Fits are in it, a step of training as three evaluations. Requests are those of one worker on an object
+store that shows how far it is: what changes something (deletions too), listings of a thousand keys, and what is read.
 
-| set | classes | real | made | evaluations, M | of fits, M | GPU hours | GB | writes | reads |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| set | classes | real | made | evaluations, M | of fits, M | GPU hours | GB | writes | listings | reads |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 """
 MIDDLE = """
 The counts, and where they are published:
@@ -45,7 +58,7 @@ def line(name: str) -> str:
     numbers = [
         *(f"{len(found.images_per_class):,}", f"{found.real:,}", f"{found.rows:,}", f"{found.evaluations / 1e6:,.2f}"),
         *(f"{found.fit_evaluations / 1e6:,.2f}", f"{found.gpu_hours:,.1f}", f"{found.bytes_needed / 1e9:,.1f}"),
-        *(f"{found.store_writes:,}", f"{found.store_reads:,}"),
+        *(f"{found.store_writes:,}", f"{found.store_listings:,}", f"{found.store_reads:,}"),
     ]
     return f"| `{name}` | {' | '.join(numbers)} |"
 

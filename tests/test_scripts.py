@@ -272,6 +272,18 @@ def test_the_page_of_the_papers_tables_is_current(scripts: None) -> None:
     assert write_reproduction.FILE.read_text(encoding="utf-8") == write_reproduction.document()
 
 
+@pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_the_page_of_prices_is_current(scripts: None, is_whole: bool) -> None:
+    import write_prices
+
+    held = write_prices.FILE.read_text(encoding="utf-8")
+    if is_whole:
+        assert held == write_prices.document()
+    assert held.startswith(write_prices.HEAD)
+    assert [name for name in write_prices.SETS if f"| `{name}` |" not in held] == []
+    assert f"{write_prices.line('da_fusion@pascal_4shot')}\n" in held
+
+
 def test_the_cost_of_a_suite_is_the_formula(scripts: None) -> None:
     from write_reproduction import size_of
 

@@ -341,7 +341,7 @@ def _state_lines(state: Status, place: str) -> Iterator[str]:
     if len(state.work) > MOST_WORK:
         yield f"    and {len(state.work) - MOST_WORK} more"
     for reason, count in state.reasons.items():
-        yield f"  failed {count} times: {reason}"
+        yield f"  failed {count:,} time{'s' * (count > 1)}: {reason}"
     for line in state.shown.lines() if state.shown else ():
         yield f"  {line}"
     if not state.finished and not state.lively:

@@ -191,7 +191,8 @@ def make_plan(
         fits = card_line(drawn.prepared, card) or None
         say_json({**asdict(drawn.price), "found": source_facts(drawn), "card": fits, "run": run})
         return
-    print_price(drawn.price, source_lines(drawn), card_line(drawn.prepared, card))
+    in_store = drawn.address is not None
+    print_price(drawn.price, source_lines(drawn), card_line(drawn.prepared, card), in_store=in_store)
     if dry_run:
         say(f"nothing written (--dry-run); run folder would be {drawn.where}")
     else:
@@ -243,22 +244,25 @@ def source_lines(drawn: PricedPlan) -> Mapping[str, str]:
     }
 
 
-def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({}), card: str = "") -> None:
-    """The price as a short table; `source`: lines on the real images, above it; `card`: whether one holds the plan."""
-    per_class = sorted(price.images_per_class.values())
-    span = str(per_class[0]) if per_class[0] == per_class[-1] else f"{per_class[0]} to {per_class[-1]}"
+def print_price(
+    price: Price, source: Mapping[str, str] = MappingProxyType({}), card: str = "", *, in_store: bool = False
+) -> None:
+    """The price as a short table; `source`: lines on the real images, above it; `card`: whether one holds the plan.
+
+    `in_store`: the run will lie in an object store.
+    """
     memory_free = "free memory unknown" if price.memory_free is None else f"{decimal(price.memory_free)} free"
     say(f"{price.name}, plan {price.plan_id[:16]}" if price.plan_id else price.name)
     say_facts(
         {
             **source,
-            "  images": f"{price.rows:,}: {span} per class, {len(per_class):,} classes",
+            "  images": f"{price.rows:,}: {_per_class(price)}, {len(price.images_per_class):,} classes",
             "  beside": f"{price.real:,} real images for training, {price.test:,} for testing",
             "  shards": f"{price.shards:,}, in batches of {price.batch_size}",
             "  fits": ", ".join(f"{count} {kind}" for kind, count in price.fits.items()) or "none",
             "  work": _work(price),
             "  time": _time(price),
-            **_elsewhere(price),
+            **_elsewhere(price, in_store),
             "  disk": f"{decimal(price.bytes_needed)} needed, {decimal(price.bytes_free)} free",
             "  memory": f"{decimal(price.memory_per_worker)} per worker, {decimal(price.memory_to_plan)} to plan, "
             f"{memory_free}",
@@ -269,14 +273,23 @@ def print_price(price: Price, source: Mapping[str, str] = MappingProxyType({}), 
         say(f"  warning: {warning}")
 
 
-def _elsewhere(price: Price) -> Mapping[str, str]:
+def _per_class(price: Price) -> str:
+    """How many images a class gets; of stand-ins, which are spread evenly whatever the real sizes are, their mean."""
+    fewest, most = min(price.images_per_class.values()), max(price.images_per_class.values())
+    if fewest == most:
+        return f"{fewest} per class"
+    if fewest and not price.plan_id:
+        return f"{price.rows / len(price.images_per_class):,.1f} per class on average"
+    return f"{fewest} to {most} per class"
+
+
+def _elsewhere(price: Price, in_store: bool) -> Mapping[str, str]:
     """What is paid for on rented machines; of a plan that takes minutes, nothing worth a line."""
-    if price.gpu_hours < LEAST_HOURS:
-        return {}
-    return {
-        "  GPU": f"{price.gpu_hours:,.2f} hours; {price.assumption}",
-        "  store": f"about {price.store_writes:,} writes, {price.store_reads:,} reads, where the run lies in one",
-    }
+    is_worth = price.gpu_hours >= LEAST_HOURS
+    gpu = {"  GPU": f"{price.gpu_hours:,.2f} hours; {price.assumption}"}
+    store = f"about {price.store_writes:,} writes, {price.store_listings:,} listings, {price.store_reads:,} reads"
+    there = "" if in_store else ", where the run lies in one"
+    return {**(gpu if is_worth else {}), **({"  store": f"{store}{there}"} if is_worth or in_store else {})}
 
 
 def _work(price: Price) -> str:

@@ -101,7 +101,7 @@ def _opened(
             drawn = price_plan(recipe, folder)
         there = None if folder else planned_before(drawn)
         if there is None and not (drawn.folder / "plan.json").exists() and not quiet:
-            print_price(drawn.price, source_lines(drawn))
+            print_price(drawn.price, source_lines(drawn), in_store=drawn.address is not None)
         run = there or drawn.write()
     done = made_before(run)
     if done is None and not quiet:

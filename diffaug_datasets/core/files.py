@@ -48,7 +48,6 @@ _MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
 )
 REFUSED = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)  # by file systems without links
 ABANDONED_SECONDS = 24 * 3600.0
-TEMPORARY = ".*.tmp"  # a glob pattern for what `temporary_path` gives
 _TEMPORARY_NAME = re.compile(r"\.(?P<file>.+)\.(?P<machine>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.tmp")
 DEEPEST = 50  # levels of a YAML document
 _READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -1,6 +1,7 @@
 """Work that is bounded in bytes: a cache, threads that share a window, and shards of rows; and seldom collected."""
 
 import gc
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,15 +80,41 @@ def in_order(
 @contextmanager
 def few_collections() -> Iterator[None]:
     """Python looks for cycles among its objects seldom, for while millions are made that have none it only costs time.
-    Whoever has set other thresholds, or none, keeps what is rarer.
+
+    The thresholds are those of the whole process: of several threads the first sets them, and the last puts back what
+    it found. Whoever has set other thresholds, or none, keeps what is rarer.
     """
-    before = gc.get_threshold()
-    if before[0] in range(1, COLLECTED_AFTER[0]):
-        gc.set_threshold(*COLLECTED_AFTER)
+    _RARE.enter()
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        _RARE.leave()
+
+
+class _Rare:
+    """How many blocks are inside, and the thresholds from before the first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = (0, 0, 0)
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = gc.get_threshold()
+                if self._before[0] in range(1, COLLECTED_AFTER[0]):
+                    gc.set_threshold(*COLLECTED_AFTER)
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                gc.set_threshold(*self._before)
+
+
+_RARE = _Rare()
 
 
 def _done(work: Callable[[Item], Value], item: Item) -> "Future[Value]":

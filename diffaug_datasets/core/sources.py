@@ -199,7 +199,8 @@ class BuilderFacts:
     `hub_train`: Hub splits that make up training, all that exist; `hub_test`: the first of these that exists.
     `official`: counts of `classes`, `train`, `test` or `total` images. `embedded`: split -> file inside the package.
     `pool`: images to retrieve from, where they are not the dataset's own. `protocol`: fixed where the dataset is a
-    protocol itself. `groups`: the thresholds of `frequency_groups`. `columns`: name -> meaning of what is known of an
+    protocol itself. `groups`: the thresholds of `frequency_groups`; `group_counts`: (classes, training images) of the
+    many, the medium and the few, where they are published. `columns`: name -> meaning of what is known of an
     image beside its class; each becomes a text column of all rows, made ones have the values of their first source.
     """
 
@@ -221,6 +222,7 @@ class BuilderFacts:
     pool: str | None = None
     protocol: str | None = None
     groups: tuple[int, int] = (100, 20)
+    group_counts: tuple[tuple[int, int], ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
 
 

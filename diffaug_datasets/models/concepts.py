@@ -33,6 +33,7 @@ from diffaug_datasets.core.files import write_bytes
 from diffaug_datasets.core.identity import digest, uint63
 from diffaug_datasets.core.learning import ConceptConfig, EmbeddingConfig, OnStep
 from diffaug_datasets.core.method import DiffusionModel, Resize
+from diffaug_datasets.core.training_looks import PREVIEW_STEPS, moments, shown_classes
 from diffaug_datasets.models.adapters import LoadedConcepts, attach, detach, initial_rows, starting_point, word_row
 from diffaug_datasets.models.backbone import Backbone, to_uint8
 from diffaug_datasets.models.driving import can_drive
@@ -63,10 +64,7 @@ from diffaug_datasets.numerics.schedule import Process, Schedule, add_noise, sam
 MAX_NORM = 1.0
 
 PREVIEWS = "previews"
-FEWEST_LOOKS, MOST_LOOKS = 3, 12
-PREVIEW_CLASSES, PREVIEW_STEPS, PREVIEW_SCALE, PREVIEW_SIDE = 4, 10, 7.5, 256
-# A training step costs about three evaluations per image; pictures may cost a twentieth of them.
-TRAINING_COST, PREVIEW_SHARE = 3, 20
+PREVIEW_SCALE, PREVIEW_SIDE = 7.5, 256
 START_RANGE = 0.1  # as for the usual 100 images: a linear map without bias from n one-hot inputs has 1 / sqrt(n)
 
 
@@ -390,27 +388,6 @@ class Previews:
     def _noise(self, label: int) -> Float[Tensor, "c h w"]:
         generator = Generator().manual_seed(uint63(f"{self.cfg.seed}|concepts|preview|{label}"))
         return torch.randn(self.backbone.latent_shape, generator=generator)
-
-
-def shown_classes(labels: Sequence[int]) -> tuple[int, ...]:
-    """A few classes spread evenly over all."""
-    known = sorted(set(labels))
-    count = min(PREVIEW_CLASSES, len(known))
-    return tuple(known[i * len(known) // count] for i in range(count))
-
-
-def moments(cfg: ConceptConfig, classes: int) -> tuple[int, ...]:
-    """After how many steps to look at so many classes: at every checkpoint, or at twelve of them.
-
-    At fewer where looking would cost more than a twentieth of the training, at none where three are too many. With
-    fewer than three checkpoints, at thirds of the way.
-    """
-    ends = [*range(cfg.checkpoint_every, cfg.steps, cfg.checkpoint_every), cfg.steps]
-    if len(ends) < FEWEST_LOOKS:
-        ends = [cfg.steps * (i + 1) // FEWEST_LOOKS for i in range(FEWEST_LOOKS)]
-    cost, affordable = PREVIEW_SHARE * classes * PREVIEW_STEPS * 2, TRAINING_COST * cfg.steps * cfg.batch
-    count = next((n for n in range(min(MOST_LOOKS, len(ends)), FEWEST_LOOKS - 1, -1) if n * cost <= affordable), 0)
-    return tuple(step for step in dict.fromkeys(ends[(i + 1) * len(ends) // count - 1] for i in range(count)) if step)
 
 
 @dataclass(frozen=True)

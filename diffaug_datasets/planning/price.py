@@ -25,8 +25,8 @@ from diffaug_datasets.families.parts.diffusers_folders import read_header_of
 from diffaug_datasets.models.model_folder import check_backbone
 from diffaug_datasets.numerics.inverters import is_paired
 from diffaug_datasets.planning.prepare import Prepared
+from diffaug_datasets.planning.store_requests import store_requests
 from diffaug_datasets.run.context import FIT_BYTES, SOURCE_BYTES
-from diffaug_datasets.run.leases import BEATS, TTL
 from diffaug_datasets.run.shards import BATCH_BYTES, BATCH_ROWS
 from diffaug_datasets.run.work import fit_evaluations, fit_work, shard_evaluations
 
@@ -44,9 +44,6 @@ BATCH_COPIES = 3  # of a record batch, while it is written
 SAMPLE = 32  # real images whose headers are read, spread evenly
 LARGEST = 8  # and those of most bytes
 SPARE = 1.1
-PLAN_FILES = ("recipe.yaml", "plan.parquet", "plan.json", "manifest.json")
-SET_FILES = ("selection.parquet", "selection.json", "quality.parquet", "quality.json", "README.md", "run.json")
-LISTED_KEYS = 1000  # of one answer of an object store
 ASSUMPTION = (
     f"assumed, not measured: {ANCHOR} guided steps a second of Stable Diffusion 1.5 at 512 pixels (A100, batch 1, "
     "SDPA, a published figure), other networks by their arithmetic"
@@ -73,9 +70,9 @@ class Price:
 
     Bytes: `bytes_needed` and `bytes_free` of the run folder's disk, `memory_per_worker` and `memory_to_plan` of one
     process, `memory_free` of this machine (None where it does not say). `seconds_cpu` is with `workers` of `threads`
-    threads here, `seconds_gpu` (and `gpu_hours`) with one device, see `assumption`. `store_writes` and `store_reads`:
-    requests where the run lies in an object store and one worker makes it. `weights_here`: the network was measured,
-    not assumed.
+    threads here, `seconds_gpu` (and `gpu_hours`) with one device, see `assumption`. `store_writes`, `store_listings`
+    and `store_reads`: requests where the run lies in an object store, see `store_requests`. `weights_here`: the network
+    was measured, not assumed.
 
     `evaluations` are rows that the U-Net computes, as receipts count them where nothing is made twice: also the `idle`
     ones, which fill a short batch up to the planned shape or wait in it for a later start step. A training step counts
@@ -107,6 +104,7 @@ class Price:
     seconds_gpu: float
     gpu_hours: float
     store_writes: int
+    store_listings: int
     store_reads: int
     assumption: str
     warnings: tuple[str, ...]
@@ -163,7 +161,7 @@ def price(prepared: Prepared, folder: Path, photos: Photos | None = None) -> Pri
     there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), Path("/"))
     warnings = (*plan.header.warnings, *prepared.real.survey.warnings, *_memory_warnings(of_worker * workers, to_plan))
     seconds_gpu = (evaluations + sum(map(fit_work, plan.fits))) * flop / GPU_FLOPS
-    writes, reads = _requests(plan, seconds_gpu)
+    asked = store_requests(recipe, plan, seconds_gpu)
     return Price(
         name=plan.header.name,
         plan_id=plan.id,
@@ -189,25 +187,12 @@ def price(prepared: Prepared, folder: Path, photos: Photos | None = None) -> Pri
         seconds_cpu=_seconds(plan, evaluations, workers, flop / (CPU_FLOPS * recipe.threads) + OVERHEAD),
         seconds_gpu=seconds_gpu,
         gpu_hours=round(seconds_gpu / 3600, 3),
-        store_writes=writes,
-        store_reads=reads,
+        store_writes=asked.writes,
+        store_listings=asked.listings,
+        store_reads=asked.reads,
         assumption=ASSUMPTION,
         warnings=warnings,
     )
-
-
-def _requests(plan: Plan, seconds: float) -> tuple[int, int]:
-    """Requests to an object store that change it, and others, where one worker makes the run in so many seconds.
-
-    Written: what is planned, of every shard and fit a file and its receipt, of those that are made a lease too, its
-    beats, its release and two lines of events, at last the set. Read: the plan, real shards, every fit once, of every
-    unit its leases and its receipt, and listings of a thousand keys, twice in every stage.
-    """
-    units, real = len(plan.fits) + len(plan.shards()), len(plan.real_shards())
-    stages = len({unit.kind for unit in plan.fits}) + 1
-    writes = len(PLAN_FILES) + 2 * real + 6 * units + int(seconds * BEATS / TTL) + len(SET_FILES)
-    listings = 2 * stages * -(-2 * (units + real) // LISTED_KEYS)
-    return writes, len(PLAN_FILES) + real + len(plan.fits) + 2 * units + listings
 
 
 def network_of(spec: BackboneSpec) -> Network:

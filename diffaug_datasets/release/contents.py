@@ -31,6 +31,7 @@ from diffaug_datasets.release.layout import (
 from diffaug_datasets.release.measures import MEASURES_FILE, read_measures
 from diffaug_datasets.release.provenance import (
     SHOWN,
+    TableRows,
     extra_columns,
     licence_counts,
     provenance_stream,
@@ -151,7 +152,7 @@ def contents(run: Run, options: PublishOptions, stage: Path) -> Contents:
         "beside": tuple(BesideFile(file=item.name, sha256=item.sha256, size=item.size) for item in beside),
         "quality": quality(table),
         "extra": extra_columns(table.column_names),
-        "licences": licence_counts(table.to_pylist(), SHOWN),
+        "licences": licence_counts(TableRows(table), SHOWN),
     }
     release = release.model_copy(update=stated)
     return Contents(run, release, facts, (*(item for _, item in shards), *beside, _run_json(release)))

@@ -8,7 +8,9 @@ these rows; what nobody stated or measured is absent.
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypedDict, cast, overload
@@ -29,6 +31,7 @@ from diffaug_datasets.run.store import Run
 
 KEPT, FILTERED, FAILED, WITHHELD = "kept", "filtered", "failed", "withheld"
 SHOWN = (KEPT, WITHHELD)  # what a card counts and measures
+_COUNTED = ("origin", "status", "split", "source_ids", "measured")
 STATUS = column_types(Ending)
 EXTRA = column_types(SourceFacts) | column_types(SetScores)
 ORIGIN_COLUMNS: Mapping[str, str] = MappingProxyType({f"source_{fact}s": fact for fact in ATTRIBUTION})
@@ -84,23 +87,36 @@ def provenance_table(run: Run, release: Release) -> pa.Table:
     Raises:
         RunError: `selection.parquet` cannot be read.
     """
-    rows = [*_real_rows(run, release), *_made_rows(run, release)]
-    facts = source_facts(rows)
+    facts = source_facts(_real_rows(run, release))
     measured = {row_id: scores.model_dump() for row_id, scores in measured_rows(run).items()}
     origins = [
         column for column, fact in ORIGIN_COLUMNS.items() if any(fact in of_source for of_source in facts.values())
     ]
     scored = [name for name in column_types(SetScores) if any(row[name] is not None for row in measured.values())]
-    content = [
+    rows = (
         {
             **row,
             **{c: [facts.get(source, {}).get(ORIGIN_COLUMNS[c]) for source in row["source_ids"]] for c in origins},
             **measured.get(row["row_id"], {}),
         }
-        for row in rows
-    ]
+        for row in chain(_real_rows(run, release), _made_rows(run, release))
+    )
     schema = provenance_features(release.class_names, [*origins, *scored], release.columns).arrow_schema
-    return pa.Table.from_pylist(content, schema)
+    parts = [schema.empty_table()]
+    while part := list(islice(rows, PART_ROWS)):
+        parts.append(pa.Table.from_pylist(part, schema))
+    return pa.concat_tables(parts).combine_chunks()
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """What licences are counted from in a provenance table, row after row, each time anew."""
+
+    table: pa.Table
+
+    def __iter__(self) -> Iterator[ProvenanceRow]:
+        for batch in self.table.select(list(_COUNTED)).to_batches(PART_ROWS):
+            yield from cast(list[ProvenanceRow], batch.to_pylist())
 
 
 def _real_rows(run: Run, release: Release) -> Iterator[ProvenanceRow]:

@@ -79,14 +79,13 @@ def class_rows(view: RunView) -> tuple[ClassRow, ...]:
     written: dict[int, list[ScannedRow]] = {label: [] for label in range(len(view.class_names))}
     for row in view.rows:
         written[row.label].append(row)
-    planned = Counter(row.label for row in view.planned.values())
-    failed = Counter(view.planned[row.row_id].label for row in view.failed if row.row_id in view.planned)
+    failed = Counter(view.failed_labels.values())
     decided = view.run.receipt("selection") is not None
     return tuple(
         ClassRow(
             name=name,
             real=len(view.real_of(label)),
-            planned=planned[label],
+            planned=view.planned.get(label, 0),
             written=len(written[label]),
             failed=failed[label],
             kept=sum(row.row_id not in view.dropped for row in written[label]) if decided else None,
@@ -161,8 +160,8 @@ def failures(view: RunView) -> tuple[Failure, ...]:
     """Reasons, the most frequent first."""
     groups: dict[str, list[LostRow]] = {}
     for row in view.failed:
-        known = view.planned.get(row.row_id)
-        name = view.class_names[known.label] if known else ""
+        label = view.failed_labels.get(row.row_id)
+        name = "" if label is None else view.class_names[label]
         groups.setdefault(row.reason, []).append(LostRow(row.row_id, name, row.attempts))
     each = max(1, LISTED_FAILURES // max(1, len(groups)))
     failures = [Failure(reason, len(rows), tuple(rows[:each])) for reason, rows in groups.items()]

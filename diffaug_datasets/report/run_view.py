@@ -11,19 +11,24 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from diffaug_datasets.core.memory import ByteCache
 from diffaug_datasets.core.method import FitUnit
-from diffaug_datasets.core.plan import PlanHeader, Shard
+from diffaug_datasets.core.plan import PlanHeader, Shard, labels_of
+from diffaug_datasets.core.plan_table import columns_of
 from diffaug_datasets.core.rows import FailedRow, Outcome, PlanRow, row_urn
 from diffaug_datasets.run.assembly import Assembled, finished
 from diffaug_datasets.run.progress import Event, read_event
 from diffaug_datasets.run.scores import FILE as QUALITY_FILE
 from diffaug_datasets.run.scores import UNIT as QUALITY
+from diffaug_datasets.run.shards import read_stream
 from diffaug_datasets.run.store import Receipt, Run
 
 PREVIEW = re.compile(r"step-(?P<step>\d{1,9})-class-(?P<label>\d{1,6})\.png", re.ASCII)
 WORST = 20  # rows to look at first
+OPEN_SHARDS = 64  # at once
 SCANNED = ("row_id", "label", "strength", "judge_label", "judge_confidence", "clip_margin")
 
 
@@ -117,10 +122,11 @@ class RunView:
         self.header: PlanHeader = run.plan.header
         self.assembled: Assembled | None = finished(run)
         self.gaps: list[str] = []
-        self._tables: dict[str, pa.Table] = {}
-        self.receipts: Mapping[str, Receipt] = self._read(made)
-        self._real = self._read(real)
-        self.rows: tuple[ScannedRow, ...] = tuple(self._scan())
+        self.receipts: dict[str, Receipt] = {}
+        self._paths: dict[str, str] = {}
+        self._table: ByteCache[str, pa.Table] = ByteCache(self._opened, lambda _: 1, OPEN_SHARDS)
+        self.rows: tuple[ScannedRow, ...] = tuple(self._scan(made))
+        self._real = [receipt.unit for receipt, _ in self._readable(real)]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -133,31 +139,45 @@ class RunView:
         return tuple(row for receipt in self.receipts.values() for row in receipt.failed)
 
     @cached_property
-    def planned(self) -> Mapping[str, PlanRow]:
-        """Row id -> plan row, synthetic rows only."""
-        return {row.row_id: row for row in self.run.plan.rows}
+    def planned(self) -> Mapping[int, int]:
+        """Class id -> synthetic rows of the plan."""
+        return labels_of(self.run.plan.rows)
+
+    @cached_property
+    def failed_labels(self) -> Mapping[str, int]:
+        """Row id -> class id of every failed row that is in the plan."""
+        lost = {row.row_id for row in self.failed}
+        rows = columns_of(self.run.plan.rows, "row_id", "label") if lost else ()
+        return {row_id: label for row_id, label in rows if row_id in lost}
 
     @cached_property
     def dropped(self) -> Mapping[str, str]:
         """Row id -> reason of every row that the selection takes out; empty before there is one."""
-        return {row_id: reason or "" for row_id, keep, reason in self._selection if not keep}
+        return self._selected(~pc.field("keep"))
 
     @cached_property
     def spared(self) -> Mapping[str, str]:
         """Row id -> what speaks against it, of every row that only a filter's `min_keep` keeps."""
-        return {row_id: reason for row_id, keep, reason in self._selection if keep and reason}
+        return self._selected(pc.field("keep") & pc.field("reason").is_valid())
+
+    def _selected(self, rows: pc.Expression) -> Mapping[str, str]:
+        """Row id -> reason, or '', of the written rows that are meant."""
+        if self._selection is None:
+            return {}
+        chosen = self._selection.filter(rows)
+        ids, reasons = chosen.column("row_id").to_pylist(), chosen.column("reason").to_pylist()
+        return {row_id: reason or "" for row_id, reason in zip(ids, reasons, strict=True)}
 
     @cached_property
-    def _selection(self) -> list[tuple[str, bool, str | None]]:
-        """Row id, whether it is kept, and the reason of every written row."""
+    def _selection(self) -> pa.Table | None:
+        """Row id, whether it is kept, and the reason of every written row; None where there is none."""
         if self.run.receipt("selection") is None:
-            return []
+            return None
         try:
-            table = pq.read_table(self.run.fetched("selection.parquet"), columns=["row_id", "keep", "reason"])
+            return pq.read_table(self.run.fetched("selection.parquet"), columns=["row_id", "keep", "reason"])
         except (OSError, pa.ArrowException):
             self.gaps.append("selection.parquet cannot be read")
-            return []
-        return [(row["row_id"], row["keep"], row["reason"]) for row in table.to_pylist()]
+            return None
 
     @cached_property
     def fits(self) -> tuple[FitState, ...]:
@@ -185,17 +205,17 @@ class RunView:
 
     def picture(self, row: ScannedRow) -> Picture:
         """The whole of a scanned row."""
-        return _picture(self._tables[row.shard], row.index)
+        return _picture(self._table(row.shard), row.index)
 
     def data(self, row: ScannedRow) -> bytes:
         """The encoded image of a scanned row alone."""
-        image = self._tables[row.shard].column("image")[row.index].as_py()
+        image = self._table(row.shard).column("image")[row.index].as_py()
         return bytes(image["bytes"])
 
     def source(self, source_id: str) -> Picture | None:
         """The real image of that id; None where this run does not hold it (retrieved images, damaged shards)."""
         place = self._sources.get(source_id)
-        return None if place is None else _picture(self._tables[place[0]], place[1])
+        return None if place is None else _picture(self._table(place[0]), place[1])
 
     def real_of(self, label: int) -> tuple[str, ...]:
         """Source ids of the real training images of a class, in the plan's order."""
@@ -228,38 +248,42 @@ class RunView:
     @cached_property
     def _real_by_label(self) -> Mapping[int, tuple[str, ...]]:
         groups: dict[int, list[str]] = {}
-        for row in self.run.plan.real:
-            if row.split == "train":
-                groups.setdefault(row.label, []).append(row.source_ids[0])
+        for split, label, sources in columns_of(self.run.plan.real, "split", "label", "source_ids"):
+            if split == "train":
+                groups.setdefault(label, []).append(sources[0])
         return {label: tuple(ids) for label, ids in groups.items()}
 
     @cached_property
     def _sources(self) -> Mapping[str, tuple[str, int]]:
         places: dict[str, tuple[str, int]] = {}
         for name in self._real:
-            ids = self._tables[name].column("source_ids").to_pylist()
+            ids = self._table(name).column("source_ids").to_pylist()
             places |= {source_ids[0]: (name, index) for index, source_ids in enumerate(ids)}
         return places
 
-    def _read(self, shards: Sequence[Shard]) -> dict[str, Receipt]:
-        receipts: dict[str, Receipt] = {}
+    def _readable(self, shards: Sequence[Shard]) -> Iterator[tuple[Receipt, pa.Table]]:
+        """The shards that are done and whole, one after the other; each is opened again by its path."""
         for shard in shards:
             if (receipt := self.run.receipt(shard.name)) is None:
                 continue
             try:
-                self._tables[shard.name] = self.run.table(shard)
-                receipts[shard.name] = receipt
+                table = self.run.table(shard)
             except (OSError, pa.ArrowException):
                 self.gaps.append(f"{shard.name}.arrow has a receipt but cannot be read")
-        return receipts
+                continue
+            self._paths[shard.name] = str(self.run.shard_path(shard.name))
+            yield receipt, table
 
-    def _scan(self) -> Iterator[ScannedRow]:
-        for name in self.receipts:
-            columns = self._tables[name].select(SCANNED).to_pylist()
-            for index, row in enumerate(columns):
+    def _opened(self, name: str) -> pa.Table:
+        return read_stream(self._paths[name])
+
+    def _scan(self, shards: Sequence[Shard]) -> Iterator[ScannedRow]:
+        for receipt, table in self._readable(shards):
+            self.receipts[receipt.unit] = receipt
+            for index, row in enumerate(table.select(SCANNED).to_pylist()):
                 if (seen := self.seen.get(row["row_id"])) is not None:  # by whoever the run's own number rests on
                     row |= {"judge_label": seen, "judge_confidence": None}
-                yield ScannedRow(**row, shard=name, index=index)
+                yield ScannedRow(**row, shard=receipt.unit, index=index)
 
 
 def _picture(table: pa.Table, index: int) -> Picture:

@@ -183,6 +183,7 @@ def current(run: Run) -> Assembled | None:
         return None
     if done is None or not run.has("README.md") or not run.intact("selection"):
         return None
+    run.refresh()
     shards = [run.receipt(shard.name) for shard in (*run.plan.real_shards(), *run.plan.shards())]
     receipts = {f"shards/{r.files[0].file}": r.files[0].sha256 for r in shards if r is not None}
     for file in done.files:

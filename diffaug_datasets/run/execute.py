@@ -225,6 +225,7 @@ def assemble_once(run: Run, worker: Worker) -> Assembled:
             if done := current(run):
                 return done
             if mine:
+                run.refresh()  # what others have made since this process looked
                 worker.measure_quality()
                 done = assemble(run)
                 mine.done = True

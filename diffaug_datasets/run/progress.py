@@ -27,7 +27,8 @@ from diffaug_datasets.run.work import unit_work
 
 LINE_SECONDS = 2.0
 QUIET_SECONDS = 20.0
-NEWS_SECONDS = 15.0  # between two looks at what others have finished elsewhere
+NEWS_SECONDS, LONGEST_NEWS = 15.0, 120.0  # between two looks at what others have finished elsewhere: a listing each
+NEWS_SHARE = 20  # of the time since the first one, which the next one waits
 POLL_BYTES = 1 << 20
 SCALE = 10_000  # of the bar
 LATE = 3  # times what such a unit usually takes
@@ -311,7 +312,7 @@ class Pace:
     `work`: what every unit takes, see `run.work`; `rows`: images of every shard; `finished`: units that are done.
     `total` and `before`: images that are planned, and those that were written or had failed when it began. `begun` and
     `latest`: time and share of the whole at the first and at the last sign of work. `news`: see `Run.news`; `looked`:
-    when they were asked for. `awaits`: what is done before the first images are there.
+    when they were asked for, `since`: when it began. `awaits`: what is done before the first images are there.
     """
 
     progress: Progress
@@ -329,15 +330,18 @@ class Pace:
     fits: dict[str, float] = field(default_factory=dict)
     news: Callable[[], Mapping[str, Receipt]] = dict
     looked: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(cls, run: Run, only_fits: bool = False) -> "Pace":
         """From where the run stands now; `only_fits`: nothing else will be made."""
-        receipts = {shard.name: run.receipt(shard.name) for shard in run.plan.shards()}
+        seen = run.again()  # what was missing at this look must not stay so for whoever uses the run
+        seen.refresh()
+        receipts = {shard.name: seen.receipt(shard.name) for shard in run.plan.shards()}
         done = [receipt for receipt in receipts.values() if receipt]
         work, fits = unit_work(run.recipe, run.plan), {unit.name for unit in run.plan.fits}
         finished = {name for name, receipt in receipts.items() if receipt}
-        finished |= {name for name in fits if run.receipt(name)}
+        finished |= {name for name in fits if seen.receipt(name)}
         return cls(
             Progress.from_now(run),
             work={name: size for name, size in work.items() if name in fits or not only_fits},
@@ -346,7 +350,7 @@ class Pace:
             total=0 if only_fits else len(run.plan.rows),
             before=sum(r.rows + len(r.failed) for r in done),
             failed=sum(len(r.failed) for r in done),
-            news=run.again().news,
+            news=seen.news,
             awaits="loading the model" if any(row.backbone for row in run.plan.rows[:1]) else "the first batch",
         )
 
@@ -370,10 +374,10 @@ class Pace:
 
     def _heard(self) -> bool:
         """Take in what others have finished since the last look, as their receipts say it."""
-        begun = self.looked
-        if time.monotonic() - begun < NEWS_SECONDS:
+        begun, now = self.looked, time.monotonic()
+        if now - begun < min(LONGEST_NEWS, max(NEWS_SECONDS, (now - self.since) / NEWS_SHARE)):
             return False
-        self.looked = time.monotonic()
+        self.looked = now
         with suppress(RunError):  # progress is never needed
             new = {name: one for name, one in self.news().items() if name in self.work and name not in self.finished}
             for name, receipt in new.items():

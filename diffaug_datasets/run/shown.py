@@ -7,6 +7,7 @@ ends below the one of all other classes together. Needs no torch.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import islice
 from math import sqrt
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from diffaug_datasets.core.plan import PlanHeader
 
 Z = NormalDist().inv_cdf(0.975)
 SEEN_COLUMNS = ("label", "judge_label", "clip_margin", "seen_label")
+OPEN_SHARDS = 100  # at once
 LEAST_RIGHT = 0.5  # of real images, for an oracle to be listened to
 NAMED = 5  # classes far below the others that a text names
 LEARNS = "diff_ii or diff_mix"  # methods that learn what a class looks like from its images
@@ -234,12 +236,18 @@ def class_shown(oracle: Oracle | None, table: pa.Table, header: PlanHeader, with
 
 
 def with_seen(tables: Iterable[pa.Table], seen: Mapping[str, int], without: Set[str]) -> pa.Table:
-    """The columns that verdicts are counted from, of the rows of shards but some; `seen`: row id -> `seen_label`."""
-    columns = ["row_id", *(name for name in SEEN_COLUMNS if name != "seen_label")]
-    table = pa.concat_tables(table.select(columns).replace_schema_metadata() for table in tables)
-    ids = table.column("row_id").to_pylist()
-    table = table.append_column("seen_label", pa.array([seen.get(row_id) for row_id in ids], pa.int32()))
-    return table.filter(pa.array([row_id not in without for row_id in ids], pa.bool_()))
+    """The columns that verdicts are counted from, of the rows of shards but some; `seen`: row id -> `seen_label`.
+
+    Copies, of some shards at a time, so that no shard stays open.
+    """
+    left, parts = iter(tables), []
+    while group := list(islice(left, OPEN_SHARDS)):
+        columns = ["row_id", *(name for name in SEEN_COLUMNS if name != "seen_label")]
+        table = pa.concat_tables(table.select(columns).replace_schema_metadata() for table in group)
+        ids = table.column("row_id").to_pylist()
+        table = table.append_column("seen_label", pa.array([seen.get(row_id) for row_id in ids], pa.int32()))
+        parts.append(table.filter(pa.array([row_id not in without for row_id in ids], pa.bool_())).combine_chunks())
+    return pa.concat_tables(parts)
 
 
 def _remark(label: int, phrase: str, oracle: Oracle, recipe: Mapping[str, object]) -> str:

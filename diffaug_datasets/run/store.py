@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict
 
 from diffaug_datasets.core.errors import RecipeError, RunError, few, one_line
 from diffaug_datasets.core.files import (
-    TEMPORARY,
     FileDigest,
     finished_name,
     is_abandoned,
@@ -520,7 +519,9 @@ class Run:
         Whether those of another machine, container or pid namespace are still written cannot be known, so they stay
         until nobody holds their unit and they are a day old, by the clock of the file system that they lie on.
         """
-        leftovers = [path for path in self.folder.rglob(TEMPORARY) if is_temporary(path)]
+        walked = os.walk(self.folder)  # which passes over folders that others take away meanwhile
+        hidden = (Path(folder, name) for folder, _, names in walked for name in names if name.startswith("."))
+        leftovers = [path for path in hidden if is_temporary(path)]
         now = self._now() if leftovers else 0.0
         for leftover in leftovers:
             with suppress(FileNotFoundError):  # whoever wrote it has just finished it

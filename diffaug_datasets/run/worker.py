@@ -100,6 +100,7 @@ class Worker:
             import torch
 
             torch.cuda.set_device(self.options.device)  # what asks for a GPU without a number gets this worker's
+        self.run.refresh()
         self._check_stack()
         folder, spec = self.run.where, self.recipe.backbone
         if broken := [shard.name for shard in self.plan.real_shards() if not self.run.intact(shard.name)]:

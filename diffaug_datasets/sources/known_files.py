@@ -54,23 +54,26 @@ class Known:
     is_long: bool
 
 
-def known_files(fetch: object) -> "KnownFiles | None":
-    """What is known of a source; None where its images are no files, or this user has no home to keep it in."""
+def known_files(fetch: object, kind: str = "") -> "KnownFiles | None":
+    """What is known of a source; None where its images are no files, or this user has no home to keep it in.
+
+    `kind`: of what is kept apart; of a `pool` only the digests are known, not that images are sound.
+    """
     if not isinstance(fetch, FolderFetch):
         return None
     try:
         cache_home()
     except RuntimeError:
         return None
-    return KnownFiles(fetch.root, fetch.state)
+    return KnownFiles(fetch.root, fetch.state, kind)
 
 
 class KnownFiles:
     """The sound images of one folder, by key. `state`: what the file of a key looks like now."""
 
-    def __init__(self, folder: Path, state: Callable[[str], os.stat_result]) -> None:
+    def __init__(self, folder: Path, state: Callable[[str], os.stat_result], kind: str = "") -> None:
         place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
-        self.path = cache_home() / "sources" / f"{place}.parquet"
+        self.path = cache_home() / "sources" / f"{place}{kind and '-'}{kind}.parquet"
         self._state = state
         self._known = dict(self._read())
         self._is_new = False

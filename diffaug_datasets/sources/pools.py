@@ -19,7 +19,10 @@ from diffaug_datasets.core.images import source_id
 from diffaug_datasets.core.models import local_path, on_the_hub
 from diffaug_datasets.core.recipe import Recipe
 from diffaug_datasets.core.sources import PoolTable, attribution_columns, stated_attribution
+from diffaug_datasets.sources.folders import FolderFetch
 from diffaug_datasets.sources.hub import DATASET_ID, cell_bytes, download_caches
+from diffaug_datasets.sources.known_files import Known, known_files
+from diffaug_datasets.sources.plain_folders import plain_images
 
 if TYPE_CHECKING:
     import datasets
@@ -50,7 +53,7 @@ class DatasetPool:
         if self._list is not None:
             columns = pq.read_table(self._list).to_pydict()
             return PoolTable(tuple(columns["id"]), tuple(columns["row"]))
-        return PoolTable.of(source_id(self._bytes(row)) for row in range(len(self._dataset)))
+        return PoolTable.of(self._ids())
 
     def read(self, row: int, image_id: str) -> bytes:
         """The encoded bytes in a row.
@@ -69,6 +72,33 @@ class DatasetPool:
         """The text columns `url`, `author`, `license` (or usual spellings) of a row, where they are filled."""
         texts = self._texts[row : row + 1] if self._texts is not None else {}
         return dict(stated_attribution({key: value[0] for key, value in texts.items()}))
+
+    def _ids(self) -> Iterator[str]:
+        """Of every row. Files of a plain folder that did not change since they were read are not read again."""
+        files = self._files
+        if files is None:
+            yield from (source_id(self._bytes(row)) for row in range(len(self._dataset)))
+            return
+        fetch, known = FolderFetch(self._roots[0]), known_files(FolderFetch(self._roots[0]), "pool")
+
+        def read(key: str) -> str:
+            state, before = known.look(key) if known else (None, None)
+            if before is not None:
+                return before.sha256
+            found = source_id(fetch(key))
+            if known:
+                known.note(key, state, Known(found, is_long=False))
+            return found
+
+        yield from map(read, files)
+        if known:
+            known.save()
+
+    @cached_property
+    def _files(self) -> list[str] | None:
+        """The images of a plain folder, by their places in it; None of any other pool."""
+        folder = local_path(self.place)
+        return _plain(folder) if folder is not None and folder.is_dir() else None
 
     def _bytes(self, row: int) -> bytes:
         data = cell_bytes(self._images[row]["image"], self._roots)
@@ -156,6 +186,10 @@ def _load(place: str) -> "datasets.Dataset | datasets.DatasetDict | None":
         return datasets.load_from_disk(str(folder))
     is_file, wanted = folder.is_file(), (".parquet", ".arrow")
     paths = [folder] if is_file else sorted(path for path in folder.iterdir() if path.suffix in wanted)
+    plain = _plain(folder) if folder.is_dir() else None
+    if plain is not None:
+        places = [str(folder.absolute() / name) for name in plain]
+        return datasets.Dataset.from_dict({"image": places}, datasets.Features({"image": datasets.Image()}))
     if not paths:
         return datasets.load_dataset("imagefolder", data_dir=str(folder), drop_labels=True, drop_metadata=False)
     kinds = {path.suffix for path in paths}
@@ -164,6 +198,12 @@ def _load(place: str) -> "datasets.Dataset | datasets.DatasetDict | None":
     if kinds == {".parquet"}:
         return datasets.load_dataset("parquet", data_files=[str(path) for path in paths])
     raise ValueError(f"found files of the kinds {', '.join(sorted(kinds))}")
+
+
+def _plain(folder: Path) -> list[str] | None:
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    return plain_images(folder, frozenset(ImageFolder.EXTENSIONS))
 
 
 @contextmanager

@@ -179,21 +179,31 @@ def test_set_reaches_into_the_recipe(diffaug: Command, tmp_path: Path) -> None:
     assert recipe.config["strength"] == 0.3 and recipe.backbone.id == "tiny" and recipe.source is None
 
 
+WITHOUT_TORCH = """
+import json, sys, hiding
+hiding.hide(*hiding.GENERATING)
+from diffaug_datasets.cli import main
+for line, code in json.loads(sys.argv[1]):
+    try:
+        main(line)
+    except SystemExit as left:
+        assert left.code == code, line
+assert "torch" not in sys.modules
+sys.exit(2)
+"""
+
+
 @pytest.mark.parametrize("slug", ["diffii", "diffinversion", "retrieval"])
-def test_planning_needs_no_torch_and_gives_the_same_plan(shell: Command, tmp_path: Path, slug: str) -> None:
-    code = (
-        "import sys, hiding\nhiding.hide(*hiding.GENERATING)\nfrom diffaug_datasets.cli import main\n"
-        "try: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
-    )
-    bare = (sys.executable, "-c", code)
-    line = ("plan", f"fashion_5shot_{slug}", "--set", "per_class=2")
-    without = shell(*bare, *line, "--run", tmp_path / "a")
-    assert without.code == 0, without.err
-    with_torch = shell(*DIFFAUG, *line, "--run", tmp_path / "b")
-    assert PLAN_ID.findall(without.out) == PLAN_ID.findall(with_torch.out)
-    assert shell(*bare, "status", tmp_path / "a").code == 0
-    refused = shell(*bare, "generate", tmp_path / "a").sentence
+def test_planning_needs_no_torch_and_gives_the_same_plan(
+    diffaug: Command, shell: Command, tmp_path: Path, slug: str
+) -> None:
+    """In one process, which never imports it: planned, looked at, and what makes images is refused."""
+    line, bare = ["plan", f"fashion_5shot_{slug}", "--set", "per_class=2", "--run"], str(tmp_path / "a")
+    calls = [([*line, bare], 0), (["status", bare], 0), (["generate", bare], 2)]
+    without = shell(sys.executable, "-c", WITHOUT_TORCH, json.dumps(calls))
+    refused = without.sentence
     assert "is not installed; run `pip install '.[generate]'` in your clone of diffaug-datasets" in refused
+    assert PLAN_ID.findall(without.out)[0] == PLAN_ID.findall(diffaug(*line, tmp_path / "b").out)[0]
 
 
 def test_generate_status_show_regen_and_report(diffaug: Command, finished: Path, tmp_path: Path) -> None:
@@ -333,6 +343,18 @@ def on_terminal(*words: str) -> str:
     os.close(ours)
     assert child.wait(timeout=120) == 0
     return said.decode()
+
+
+def test_a_published_set_is_priced_without_its_images(diffaug: Command) -> None:
+    """GPU hours, bytes, requests to a store; the mean of what classes get, whose own sizes are not published."""
+    said = diffaug("plan", "pets_full_txt2img", "--set", "per_image=1", "--price").out.splitlines()
+    told = {line[:10].strip(): line[10:] for line in said[1:-1]}
+    assert said[0] == "pets_full_txt2img" and said[-1].startswith("counted on stand-ins")
+    assert told["images"] == "3,680: 99.5 per class on average, 37 classes"
+    assert told["beside"] == "3,680 real images for training, 3,669 for testing"
+    assert re.match(r"1\.63 hours; assumed, not measured: 31\.4 guided steps a second", told["GPU"])
+    assert re.match(r"about [\d,]+ writes, [\d,]+ listings, [\d,]+ reads, where the run lies in one$", told["store"])
+    assert re.match(r"\d\.\d GB needed", told["disk"])
 
 
 def test_elsewhere_there_are_plain_lines(diffaug: Command, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import gc
 from collections.abc import Iterator
-from threading import Lock
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event, Lock
 from time import sleep
 
 import pytest
@@ -130,3 +131,30 @@ def test_collections_are_seldom_inside_and_as_before_after_an_error(
         assert gc.get_threshold() == before
     finally:
         gc.set_threshold(*usual)
+
+
+def test_of_threads_that_overlap_the_last_puts_back_what_the_first_found() -> None:
+    """The first leaves while the second is inside, as two plans of one process do."""
+    before, both, first_left = gc.get_threshold(), Barrier(2), Event()
+    after: list[tuple[int, int, int]] = []
+
+    def first() -> None:
+        with few_collections():
+            both.wait(30)
+        after.append(gc.get_threshold())
+        first_left.set()
+
+    def second() -> None:
+        with few_collections():
+            both.wait(30)
+            assert first_left.wait(30)
+        after.append(gc.get_threshold())
+
+    try:
+        gc.set_threshold(700, 10, 10)
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(first), pool.submit(second)]:
+                done.result()
+        assert after == [memory.COLLECTED_AFTER, (700, 10, 10)]
+    finally:
+        gc.set_threshold(*before)

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from test_concepts import CFG, saved_bytes, train
 
+from diffaug_datasets.core import training_looks
 from diffaug_datasets.core.learning import ConceptConfig
+from diffaug_datasets.core.training_looks import moments, shown_classes
 from diffaug_datasets.models import concepts
 from diffaug_datasets.models.backbone import Backbone
-from diffaug_datasets.models.concepts import moments, shown_classes
 
 SHORT = CFG.model_copy(update={"steps": 3, "tokens_per_class": 1})
 
@@ -54,7 +55,7 @@ def test_the_fit_has_the_same_bytes_with_and_without(
 ) -> None:
     plain = train(backbone, tmp_path / "plain", SHORT)
     assert not (tmp_path / "plain" / "previews").exists()
-    monkeypatch.setattr(concepts, "PREVIEW_SHARE", 0)
+    monkeypatch.setattr(training_looks, "PREVIEW_SHARE", 0)
     monkeypatch.setattr(concepts, "PREVIEW_STEPS", 2)
     state = torch.random.get_rng_state()
     seen = train(backbone, tmp_path / "seen", SHORT)
@@ -75,7 +76,7 @@ def test_the_fit_has_the_same_bytes_with_and_without(
 def test_a_continued_training_draws_the_same_pictures(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(concepts, "PREVIEW_SHARE", 0)
+    monkeypatch.setattr(training_looks, "PREVIEW_SHARE", 0)
     monkeypatch.setattr(concepts, "PREVIEW_STEPS", 1)
 
     def stop(step: int, total: int, loss: float) -> None:

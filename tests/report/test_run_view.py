@@ -1,6 +1,14 @@
 """Which rows a page shows follows from the plan's id alone."""
 
-from diffaug_datasets.report.run_view import ScannedRow, sample, worst
+from collections.abc import Callable
+
+import pytest
+
+from diffaug_datasets.report import run_view
+from diffaug_datasets.report.run_view import RunView, ScannedRow, sample, worst
+from diffaug_datasets.run.store import Run
+
+MakeRun = Callable[..., Run]
 
 
 def row(
@@ -28,3 +36,13 @@ def test_worst_begins_with_sure_mistakes_then_low_margins() -> None:
     assert [one.index for one in worst(rows)] == [2, 1, 3, 0]
     assert len(worst(rows * 10)) == 20 and worst([row(4, 1)]) == []
     assert [one.index for one in worst([row(0, 1, 1, 0.9), row(1, 1, 1, 0.4)])] == [1, 0]
+
+
+def test_few_shards_are_open_at_once(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run()
+    usual = RunView(run)
+    pictures = [usual.picture(one).data for one in usual.rows]
+    monkeypatch.setattr(run_view, "OPEN_SHARDS", 1)
+    view = RunView(run)
+    assert view.rows == usual.rows and len({one.shard for one in view.rows}) > 1
+    assert [view.picture(one).data for one in view.rows] == pictures and len(view._table) == 1

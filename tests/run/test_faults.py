@@ -4,9 +4,9 @@ import errno
 import fcntl
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from object_stores import BUCKET, ObjectStore, object_store
 from small_runs import small_recipe
 
 from diffaug_datasets.core.errors import RunError
-from diffaug_datasets.core.files import write_atomically
+from diffaug_datasets.core.files import temporary_path, write_atomically
 from diffaug_datasets.planning.new_run import price_plan
 from diffaug_datasets.run import place as places
+from diffaug_datasets.run import store as store_module
 from diffaug_datasets.run.store import Run
 
 pytestmark = pytest.mark.xdist_group("leases")
@@ -41,6 +42,12 @@ def work(worker: Hands) -> None:
     worker.run.sweep()
     for unit in worker._leased():
         worker.make(unit)
+
+
+def together(workers: Sequence[Hands]) -> None:
+    """All of them at once; what one of them raises is raised here."""
+    with ThreadPoolExecutor(len(workers)) as pool:
+        list(pool.map(work, workers))
 
 
 def check(place: str) -> None:
@@ -89,11 +96,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_the_next_call_goes_on(
 def test_without_hard_links(folder: str, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     broken = Broken(os, "link", code, lambda words: True)
     monkeypatch.setattr(os, "link", broken)
-    threads = [threading.Thread(target=work, args=(hands(folder, name, 0.05),)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together([hands(folder, name, 0.05) for name in "ab"])
     assert broken.hits
     check(folder)
 
@@ -127,26 +130,36 @@ def test_clocks_that_jump(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the clock shows another day."""
     days = iter(range(1, 1_000_000))
     monkeypatch.setattr(time, "time", lambda: (-1) ** (day := next(days)) * day * 86400.0 + 1e9)
-    threads = [threading.Thread(target=work, args=(hands(folder, name, 0.1),)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together([hands(folder, name, 0.1) for name in "ab"])
     check(folder)
 
 
 def test_two_coordinators(folder: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Both sweep, both work, both begin again; every unit is made once."""
-    workers = [hands(folder, name, 0.1) for name in "abab"]
-    threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together([hands(folder, name, 0.1) for name in "abab"])
     check(folder)
     assert sorted(line for line in capfd.readouterr().out.splitlines() if line.startswith("made")) == [
         f"made synthetic-0000{i}" for i in range(3)
     ]
+
+
+def test_a_folder_that_goes_while_it_is_swept(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever frees the last lease takes its folder away, between a look at what there is and a look into it."""
+    run = Run.open(folder)
+    run.place.create("leases/unit/000001", b"")
+    left = temporary_path(run.folder / "shards" / "synthetic-00000.arrow")
+    left.write_text("half")
+    real, gone = os.scandir, Path(folder) / "leases"
+
+    def scandir(path: Any = ".") -> Any:
+        if str(path) == str(gone):
+            shutil.rmtree(gone)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(store_module, "writer_is_gone", lambda path: True)
+    run.sweep()
+    assert not gone.exists() and not left.exists()
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -1])

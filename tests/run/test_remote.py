@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,7 @@ def test_from_plan_to_verify(
     recipe.write_text(small_recipe("diffii", **changes).to_yaml())
     said = [diffaug("plan", recipe, "--run", address)]
     assert f"next: diffaug generate {address}" in said[0].out
+    assert re.search(r"\n  store    about [\d,]+ writes, [\d,]+ listings, [\d,]+ reads\n", said[0].out)
 
     steps: list[int] = []
     event = Run.event
@@ -154,11 +156,14 @@ def test_a_store_that_ignores_the_condition_is_refused(
         return inner({key: value for key, value in environ.items() if key != "HTTP_IF_NONE_MATCH"}, start)
 
     probe(ObjectPlace(address))
+    before = planned(f"{address}/before")
     monkeypatch.setattr(store, "inner", ignoring)
-    with pytest.raises(RunError, match=r"s3://shelf/.*ignores If-None-Match.*use a store that honours"):
-        planned(address)
+    for step in (lambda: planned(address), lambda: execute(before, WorkerOptions(), workers=1)):
+        with pytest.raises(RunError, match=r"s3://shelf/.*ignores If-None-Match.*use a store that honours"):
+            step()
     with pytest.raises(RunError, match=r"no plan\.json here"):
         Run.open(address)
+    assert not [entry.key for entry in before.place.list("") if "synthetic" in entry.key or "leases" in entry.key]
 
 
 @pytest.mark.full

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from diffaug_datasets.core.plan import PlanHeader
+from diffaug_datasets.run import shown as shown_module
 from diffaug_datasets.run.shown import Oracle, RealCheck, Shown, class_shown, share, with_seen
 
 NAMES = ("daisy", "iris", "colts_foot")
@@ -125,6 +126,19 @@ def test_rows_that_go_are_not_counted() -> None:
     columns = {"row_id": ["a", "b"], "label": [0, 1], "judge_label": [0, 0], "clip_margin": [None, None]}
     left = with_seen([pa.table(columns)], {"a": 1, "b": 2}, {"b"})
     assert left.column("seen_label").to_pylist() == [1] and left.column("label").to_pylist() == [0]
+
+
+def test_shards_are_looked_at_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    row_ids = [f"{number:02d}" for number in range(10)]
+    columns = {"label": range(10), "judge_label": range(10), "clip_margin": [number / 10 for number in range(10)]}
+    whole = pa.table({"row_id": row_ids, **{name: pa.array(values) for name, values in columns.items()}})
+    shards = [whole.slice(begin, 2) for begin in range(0, 10, 2)]
+    seen, without = {"03": 7, "08": 2}, {"04", "05"}
+    at_once = with_seen(shards, seen, without)
+    monkeypatch.setattr(shown_module, "OPEN_SHARDS", 2)
+    assert with_seen(iter(shards), seen, without).equals(at_once)
+    assert at_once.column("label").to_pylist() == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert at_once.column("seen_label").to_pylist() == [None, None, None, 7, None, None, 2, None]
 
 
 def test_classes_that_could_not_be_tried_are_counted() -> None:

@@ -11,6 +11,7 @@ from command_line import Command
 from small_runs import small_recipe
 
 from diffaug_datasets.core.files import write_once
+from diffaug_datasets.core.rows import FailedRow
 from diffaug_datasets.planning.new_run import price_plan
 from diffaug_datasets.run.leases import Leases
 from diffaug_datasets.run.store import Receipt, Run
@@ -60,6 +61,21 @@ def test_status_as_json(diffaug: Command, run: Run) -> None:
         ("north", 60.0, True, False),
         ("south", 10.0, False, True),
     ]
+
+
+def test_failures_are_counted_by_reason(diffaug: Command, planned: Path, tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(planned, tmp_path / "run"))
+    done = write_once(run.folder / "shards" / "synthetic-00000.arrow", lambda temporary: temporary.write_text("x"))
+    why = ("constant image", "not finite", "constant image")
+    failed = tuple(
+        FailedRow(row_id=row.row_id, attempts=3, reason=reason)
+        for row, reason in zip(run.plan.shards()[0].rows, why, strict=False)
+    )
+    run.write_receipt(Receipt(plan_id=run.plan.id, unit="synthetic-00000", files=(done,), rows=5, failed=failed))
+    assert json.loads(diffaug("status", run.folder, "--json").out)["reasons"] == {"constant image": 2, "not finite": 1}
+    said = diffaug("status", run.folder).out
+    assert "images   5 written, 3 failed, of 20" in said
+    assert "failed 2 times: constant image\n  failed 1 time: not finite\n" in said
 
 
 def test_watching_ends_with_the_run(diffaug: Command, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ def learn_shared_fits(worker: Worker) -> None:
                         worker.help(unit)
                 continue
             with _held(worker.run, unit.name):
+                worker.run.look_again(unit.name)
                 is_lacking = not worker.is_intact(unit.name)
                 if broadcast(team, int(is_lacking and worker.adoptable(unit) is None)):
                     with worker.sharing(team):
