@@ -48,15 +48,20 @@ LEARNING = {
 
 
 class Blank(NamedTuple):
-    """Stands for a tensor of floats in a call that was noted; `with_gradient`: one went back to it."""
+    """Stands for a tensor of floats or token ids in a call that was noted; `with_gradient`: one went back to it."""
 
     shape: torch.Size
     dtype: torch.dtype
     with_gradient: bool
 
+    def filled(self) -> torch.Tensor:
+        """Normal draws, or the first token everywhere: what was learned beside the words is no longer installed."""
+        draw = torch.randn if self.dtype.is_floating_point else torch.zeros
+        return draw(self.shape, dtype=self.dtype)
+
 
 class Call(NamedTuple):
-    """A network's call: what it was given, by place and by name, its floats as blanks."""
+    """A network's call: what it was given, by place and by name, tensors as blanks."""
 
     module: torch.nn.Module
     args: tuple[Any, ...]
@@ -81,8 +86,8 @@ class Calls:
 
 
 def blank(value: Any) -> Any:
-    """What is kept of an argument: of a tensor of floats its shape, dtype and need of a gradient."""
-    if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim):
+    """What is kept of an argument: of floats and of rows of token ids shape, dtype and need of a gradient."""
+    if not isinstance(value, torch.Tensor) or value.ndim < (1 if value.is_floating_point() else 2):
         return value
     return Blank(value.shape, value.dtype, torch.is_grad_enabled() and value.requires_grad)
 
@@ -171,7 +176,7 @@ def bare_seconds(calls: Calls) -> dict[str, float]:
 def one_after_another(made: Sequence[Call]) -> float:
     """Seconds of calls, without what making their inputs takes."""
     blanks = {value for call in made for value in (*call.args, *call.kwargs.values()) if isinstance(value, Blank)}
-    drawn = {value: torch.randn(value.shape, dtype=value.dtype) for value in blanks}
+    drawn = {value: value.filled() for value in blanks}
 
     def given(value: Any) -> Any:
         if not isinstance(value, Blank):

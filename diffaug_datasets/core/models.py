@@ -363,7 +363,8 @@ def find_single_file(spec: BackboneSpec) -> WeightFile | None:
         return None
     key: WeightKey = "backbone.single_file"
     path = local_path(spec.single_file)
-    if path is not None:
+    if path is not None or spec.single_file.endswith(PICKLES):
+        path = path or Path(spec.single_file)
         return WeightFile(key, path.name, spec.single_file, _safetensors(path, key), is_local=True)
     found = HUB_FILE.fullmatch(spec.single_file)
     if found is None:
