@@ -29,7 +29,7 @@ SPARE = 1.1  # what an allocator loses between blocks
 VAE_MAPS = 4  # maps of twice the first width at full size that decoding holds at once; 3 were counted
 ATTENDED_MAPS, PLAIN_MAPS = 28, 12  # maps of the level that is worked on beside the skips
 LEARNED_MAPS = 50  # maps that a layer keeps for the way back: norms, activations, attention and its projections
-KEPT_SHARE = 0.3  # of those where activations are computed again
+KEPT_SHARE = 0.3  # of those where activations are computed again, if no block alone has more
 TILE = 512  # pixels of a side that the VAE sees at once, in tiles
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -125,7 +125,7 @@ def need(shape: Shape, work: Work, profile: Profile) -> Need:
     fit = 0
     if work.learned:
         sides = (work.learned_side or work.height, work.learned_side or work.width)
-        kept = unet_learned(shape, *sides) * (KEPT_SHARE if profile.checkpointing else 1)
+        kept = unet_checkpointed(shape, *sides) if profile.checkpointing else unet_learned(shape, *sides)
         fit = int(unet + vae + text + work.learned * kept * work.bytes)
     return Need(int(SPARE * generate) + CONTEXT_BYTES, int(SPARE * fit) + CONTEXT_BYTES * bool(fit))
 
@@ -140,6 +140,12 @@ def unet_row(shape: Shape, height: int, width: int) -> int:
 def unet_learned(shape: Shape, height: int, width: int) -> int:
     """Numbers that the U-Net keeps for one image's way back: of every layer down, and one more a level up."""
     return sum(_level(shape, height, width)) * (2 * shape.unet_layers + 1) * LEARNED_MAPS
+
+
+def unet_checkpointed(shape: Shape, height: int, width: int) -> float:
+    """The same where blocks are computed again on the way back: a share of it, and no less than the largest block."""
+    largest = max(_level(shape, height, width)) * (shape.unet_layers + 1) * LEARNED_MAPS
+    return max(KEPT_SHARE * unet_learned(shape, height, width), largest)
 
 
 def _level(shape: Shape, height: int, width: int) -> list[int]:
