@@ -87,8 +87,8 @@ class Place:
         if not text or text in self.packaged or "://" in text or (self.only_files and not is_file):
             return text
         bare = not ("/" in text or "\\" in text or text.startswith("~"))
-        could_be_name = not is_file and (HUB_NAME.fullmatch(text) or (bare and not self.bare))
-        could_be_name = could_be_name or (self.in_repositories and HUB_FILE.fullmatch(text))
+        in_repository = self.in_repositories and HUB_FILE.fullmatch(text)
+        could_be_name = in_repository or (not is_file and (HUB_NAME.fullmatch(text) or (bare and not self.bare)))
         try:
             path = folder / Path(text).expanduser()
             return text if could_be_name and not path.exists() else str(path.resolve())
