@@ -114,12 +114,12 @@ def fitted(backbone: Backbone, side: int, folder: Path) -> None:
 
 
 class Alive(TorchDispatchMode):
-    """Bytes of all tensors that are alive; `most` since the last `restart`."""
+    """Bytes of all tensors that are alive, but for the weights of networks, and those at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, *networks: torch.nn.Module) -> None:
         super().__init__()
         self.now = self.most = 0
-        self._seen: set[int] = set()
+        self._seen = {weight.untyped_storage()._cdata for network in networks for weight in network.parameters()}
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = call(*args, **(kwargs or {}))
@@ -186,7 +186,7 @@ def made_on_meta(unet: Any, vae: Any, batch: int, side: int, words: dict[str, bo
     """Peak of a guided step and of its pictures; of tiles, one that is decoded."""
     rows, latent = 2 * batch, side // 8
     seen = latent if not words.get("vae_tiling") else min(latent, 64)
-    with torch.no_grad(), Alive() as alive:
+    with torch.no_grad(), Alive(unet, vae) as alive:
         states = torch.empty(rows, 77, 768, dtype=torch.bfloat16)
         said = unet(torch.empty(rows, 4, latent, latent, dtype=torch.bfloat16), 500, encoder_hidden_states=states)[0]
         vae.decode(said[:batch, :, :seen, :seen], return_dict=False)
@@ -201,7 +201,7 @@ def learned_on_meta(unet: Any, side: int) -> float:
     for name, weight in unet.named_parameters():
         if ".lora_" in name:
             weight.data = weight.data.to("meta")
-    with Alive() as alive:
+    with Alive(unet) as alive:
         states = torch.empty(LEARNED, 77, 768, dtype=torch.bfloat16, requires_grad=True)
         latents = torch.empty(LEARNED, 4, side // 8, side // 8, dtype=torch.bfloat16)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=False):
