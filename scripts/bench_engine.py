@@ -2,12 +2,13 @@
 
     python scripts/bench_engine.py [--per-class 8] [--repeats 3] [--methods txt2img genie]
 
-Numerator: from the first batch to the last receipt of runs of every method on the embedded model, in one process and
-thread: DDIM inversion, Ada's encoder, XMP, PNG, digests, receipts. Concepts are learned before. Denominator: the same
-U-Net and VAE calls, same shapes, dtype and threads, on random inputs. The two take turns; CPU time of the process
-counts, so that other work on the machine does not; medians are printed, for every method too.
-Gradients through the VAE count with it; what a method asks of other networks (a judge, captions) is the engine's here.
-PASS: at most 1.05 times the bare calls.
+Numerator: from the first batch to the last receipt of runs of every method on the embedded models, in one process and
+thread: sources, samplers, inversion, choice of levels, XMP, PNG, digests, receipts. Concepts, LoRA and embeddings are
+learned before. Denominator: the same network calls (U-Net, VAE, text encoder, the method's image encoder), same shapes,
+dtype and threads, each with the gradient that went back through it, on random inputs. The two take turns; CPU time of
+the process counts, all its threads, so that other work on the machine does not; medians are printed, for every method
+too. What tokenisers, resizing and LoRA beside the projections take is the engine's. PASS: at most 1.05 times the bare
+calls.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from diffaug_datasets.core.errors import DiffAugError
 from diffaug_datasets.core.method import discover_methods
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.models.backbone import Backbone
+from diffaug_datasets.models.encoders import Encoder
 from diffaug_datasets.planning.catalogue import config_recipe
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.execute import execute
@@ -37,19 +39,33 @@ from diffaug_datasets.run.worker import Worker, WorkerOptions
 
 STEPS = 25
 MOST = 1.05
-LEARNED = ("concepts", "image_embeddings")
+LEARNED = ("concepts", "image_embeddings", "lora")
 LEARNING = {
+    "lora": {"epochs": 5, "warmup": 1},
     "concepts": {"steps": 5, "batch": 8, "lr_lora": 1e-3, "lr_embedding": 1e-3},
     "embeddings": {"steps": 20, "batch": 8},
 }
 
 
+class Blank(NamedTuple):
+    """Stands for a tensor of floats or token ids in a call that was noted; `with_gradient`: one went back to it."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    with_gradient: bool
+
+    def filled(self) -> torch.Tensor:
+        """Normal draws, or the first token everywhere: what was learned beside the words is no longer installed."""
+        draw = torch.randn if self.dtype.is_floating_point else torch.zeros
+        return draw(self.shape, dtype=self.dtype)
+
+
 class Call(NamedTuple):
-    """A network's call: its inputs' shapes, and whether a gradient went back to the first of them."""
+    """A network's call: what it was given, by place and by name, tensors as blanks."""
 
     module: torch.nn.Module
-    shapes: tuple[Any, ...]
-    with_gradient: bool
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 @dataclass
@@ -65,19 +81,37 @@ class Calls:
 
     def _note(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.run:
-            text = kwargs.get("encoder_hidden_states")
-            shapes = tuple(tuple(a.shape) for a in (*args, text) if a is not None)
-            with_gradient = torch.is_grad_enabled() and args[0].requires_grad
-            self.made.setdefault(self.run, []).append(Call(module, shapes, with_gradient))
+            call = Call(module, tuple(map(blank, args)), {name: blank(value) for name, value in kwargs.items()})
+            self.made.setdefault(self.run, []).append(call)
 
 
-load = Backbone.load
+def blank(value: Any) -> Any:
+    """What is kept of an argument: of floats and of rows of token ids shape, dtype and need of a gradient."""
+    if not isinstance(value, torch.Tensor) or value.ndim < (1 if value.is_floating_point() else 2):
+        return value
+    return Blank(value.shape, value.dtype, torch.is_grad_enabled() and value.requires_grad)
+
+
+load, load_encoder = Backbone.load, Encoder.load
 
 
 @cache
 def backbone(spec: BackboneSpec, device: str) -> Backbone:
     """One pipeline for all runs of the process, as one worker has one; stands in for `Backbone.load`."""
     return load(spec, device)
+
+
+@cache
+def encoder(name: str, device: str) -> Encoder:
+    """One image encoder for all; stands in for `Encoder.load`."""
+    return load_encoder(name, device)
+
+
+def networks(model: Backbone) -> list[torch.nn.Module]:
+    """What calls are counted of: the backbone's networks, and the halves of the packaged image encoder."""
+    seen = encoder("tiny", "cpu")._model
+    halves = (seen.vision_model, seen.visual_projection, seen.text_model, seen.text_projection)
+    return [model.unet, model.vae.encoder, model.vae.decoder, model.text_encoder, *halves]
 
 
 def plan_runs(folder: Path, per_class: int, methods: Sequence[str]) -> list[Run]:
@@ -88,7 +122,8 @@ def plan_runs(folder: Path, per_class: int, methods: Sequence[str]) -> list[Run]
             continue
         if "num_inference_steps" not in method.Config.model_fields:
             continue  # retrieval calls no network here
-        learning = {key: given for key, given in LEARNING.items() if key in method.Config.model_fields}
+        fields = method.Config.model_fields
+        learning = {key: LEARNING[key] for key in LEARNING if key in fields and fields[key].default is not None}
         config = {"num_inference_steps": STEPS, **learning}
         scores = {"encoder": None, "judge": None}
         given = {"per_class": per_class, "config": config, "scores": scores, "include_test": False}
@@ -140,23 +175,30 @@ def bare_seconds(calls: Calls) -> dict[str, float]:
 
 def one_after_another(made: Sequence[Call]) -> float:
     """Seconds of calls, without what making their inputs takes."""
-    inputs = {
-        call.shapes: [torch.randn(shape) if shape else torch.tensor(500) for shape in call.shapes] for call in made
-    }
+    blanks = {value for call in made for value in (*call.args, *call.kwargs.values()) if isinstance(value, Blank)}
+    drawn = {value: value.filled() for value in blanks}
+
+    def given(value: Any) -> Any:
+        if not isinstance(value, Blank):
+            return value
+        return drawn[value].detach().requires_grad_(value.with_gradient)
+
     begin = time.process_time()
     for call in made:
-        values = inputs[call.shapes]
-        if call.with_gradient:
-            given = values[0].clone().requires_grad_(requires_grad=True)
-            torch.autograd.grad(call.module(given, *values[1:]).sum(), given)
-            continue
-        with torch.inference_mode():
-            if len(values) > 1:
-                times = torch.tensor([500] * len(values[0]))
-                call.module(values[0], times, encoder_hidden_states=values[-1], return_dict=False)
-            else:
-                call.module(*values)
+        args = [given(value) for value in call.args]
+        kwargs = {name: given(value) for name, value in call.kwargs.items()}
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        wanted = [tensor for tensor in tensors if tensor.requires_grad]
+        with torch.inference_mode(not wanted):
+            said = call.module(*args, **kwargs)
+            if wanted:
+                torch.autograd.grad(first_tensor(said).sum(), wanted)
     return time.process_time() - begin
+
+
+def first_tensor(said: Any) -> torch.Tensor:
+    """The output of a network that answers with one tensor or several."""
+    return said if isinstance(said, torch.Tensor) else said[0]
 
 
 def loop_images_per_second(images: int) -> float:
@@ -191,10 +233,11 @@ def main() -> None:
     parser.add_argument("--loop-images", type=int, default=30)
     parser.add_argument("--methods", nargs="*", default=[], choices=sorted(discover_methods()))
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, patch.object(Backbone, "load", backbone):
+    loaders = patch.object(Backbone, "load", backbone), patch.object(Encoder, "load", encoder)
+    with tempfile.TemporaryDirectory() as folder, loaders[0], loaders[1]:
         runs = plan_runs(Path(folder), given.per_class, given.methods)
         model, calls = backbone(runs[0].recipe.backbone, "cpu"), Calls()
-        for module in (model.unet, model.vae.encoder, model.vae.decoder):
+        for module in networks(model):
             calls.follow(module)
         for run in runs:
             learn(run)

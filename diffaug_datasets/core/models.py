@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from importlib.util import find_spec
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -31,6 +31,7 @@ from diffaug_datasets.core.settings import Later, Settings
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?", re.ASCII)
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_FILE = re.compile(rf"({HUB_ID.pattern})/((?:[\w-][\w.-]*/)*[\w-][\w.-]*\.safetensors)(?:@([\w./-]+))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PATHS = ("/", "~/", "./", "../", ".\\", "..\\")
 
@@ -69,7 +70,8 @@ class Place:
 
     `counts`: name and digest of what lies there count for the plan id; False where the plan has a digest of its own.
     `packaged`: texts that are never a path. `bare`: a text without a slash is one even where nothing lies; else it is a
-    name then. `files`: what ends so is a path for sure. `only_files`: everything else is a name for sure.
+    name then. `files`: what ends so is a path for sure, but for a file of a Hub repository (`org/name/file`) where
+    `in_repositories`. `only_files`: everything else is a name for sure.
     """
 
     counts: bool = True
@@ -77,6 +79,7 @@ class Place:
     bare: bool = False
     files: tuple[str, ...] = ()
     only_files: bool = False
+    in_repositories: bool = False
 
     def absolute(self, text: str, folder: Path) -> str:
         """The absolute path that a text means from a folder; a name as it is."""
@@ -84,7 +87,8 @@ class Place:
         if not text or text in self.packaged or "://" in text or (self.only_files and not is_file):
             return text
         bare = not ("/" in text or "\\" in text or text.startswith("~"))
-        could_be_name = not is_file and (HUB_NAME.fullmatch(text) or (bare and not self.bare))
+        in_repository = self.in_repositories and HUB_FILE.fullmatch(text)
+        could_be_name = in_repository or (not is_file and (HUB_NAME.fullmatch(text) or (bare and not self.bare)))
         try:
             path = folder / Path(text).expanduser()
             return text if could_be_name and not path.exists() else str(path.resolve())
@@ -176,10 +180,11 @@ class BackboneSpec(Settings):
         max_length=16,
         description="LoRA that is added into its weights: a file or Hub id, {file, weight, name}, or a list of these",
     )
-    single_file: Annotated[str | None, Place(files=(".safetensors",)), Later()] = Field(
+    single_file: Annotated[str | None, Place(files=(".safetensors",), in_repositories=True), Later()] = Field(
         default=None,
-        description="safetensors checkpoint in the original layout, whose weights take the place of those of `id`; "
-        "configurations, tokenizers and the parts that it lacks come from there",
+        description="safetensors checkpoint in the original layout, or one on the Hub (org/name/file.safetensors, and "
+        "@commit to pin), whose weights take the place of those of `id`; configurations, tokenizers and the parts that "
+        "it lacks come from there",
     )
 
     @model_validator(mode="before")
@@ -293,7 +298,8 @@ class WeightFile:
     """A safetensors file that a recipe puts into or in the place of a model's own weights.
 
     `name`: its Hub id, or what the file is called, never a path. `given`: what the recipe says. `path`: where it lies,
-    None while it is still to come from the Hub; `names`: what it may be called there. `weight`: of a LoRA.
+    None while it is still to come from the Hub; `names`: what it may be called there, all equally deep. `weight`: of a
+    LoRA.
     """
 
     key: WeightKey
@@ -324,11 +330,18 @@ class WeightFile:
         if self.wanted is not None and COMMIT.fullmatch(self.wanted):
             return self.wanted
         if self.path is not None:
-            return self.path.parent.name
+            return self.path.parents[self.names[0].count("/")].name
+        file = self.name if self.key == "backbone.lora" else self.given.partition("@")[0]
         raise BackboneError(
-            f"{self.key}: {self.name!r} is not pinned and this machine's Hub cache does not know it; name it as "
-            f"{self.name}@ and a 40-digit commit hash, or run `hf download {self.name}` first."
+            f"{self.key}: {file!r} is not pinned and this machine's Hub cache does not know it; name it as "
+            f"{file}@ and a 40-digit commit hash, or run `{self.download}` first."
         )
+
+    @property
+    def download(self) -> str:
+        """The command that brings it into this machine's Hub cache."""
+        names = "" if self.key == "backbone.lora" else f" {self.names[0]}"
+        return f"hf download {self.name}{names}" + (f" --revision {self.wanted}" if self.wanted else "")
 
 
 def find_loras(spec: BackboneSpec) -> tuple[WeightFile, ...]:
@@ -344,13 +357,25 @@ def find_single_file(spec: BackboneSpec) -> WeightFile | None:
     """The checkpoint whose weights take the place of the model's own.
 
     Raises:
-        BackboneError: it is missing, or no safetensors file.
+        BackboneError: it is missing, no safetensors file, or neither a file nor one of a Hub repository.
     """
     if spec.single_file is None:
         return None
     key: WeightKey = "backbone.single_file"
-    path = _safetensors(local_path(spec.single_file) or Path(spec.single_file), key)
-    return WeightFile(key, path.name, spec.single_file, path, is_local=True)
+    path = local_path(spec.single_file)
+    if path is not None or spec.single_file.endswith(PICKLES):
+        path = path or Path(spec.single_file)
+        return WeightFile(key, path.name, spec.single_file, _safetensors(path, key), is_local=True)
+    found = HUB_FILE.fullmatch(spec.single_file)
+    if found is None:
+        raise BackboneError(
+            f"{key}: {spec.single_file!r} is neither a file nor one on the Hub: give an existing .safetensors file, or "
+            "org/name/file.safetensors of a repository."
+        )
+    hub_id, name, revision = found.groups()
+    folder = _cached(hub_id, revision, name)
+    path = folder / PurePosixPath(name).name if folder else None
+    return WeightFile(key, hub_id, spec.single_file, path, False, revision, (name,))
 
 
 def unpublished_weights(spec: BackboneSpec) -> list[str]:

@@ -64,7 +64,9 @@ def encoded(
         with beside(ctx.backbone, [matrices]) if matrices else nullcontext():
             return ctx.backbone.prompts([text], negative=negative)[0]
 
-    return stacked([encode(*pair) for pair in zip(texts, loras, strict=True)])
+    keys = [(text, id(lora)) for text, lora in zip(texts, loras, strict=True)]
+    known = {key: encode(*pair) for key, pair in dict(zip(keys, zip(texts, loras, strict=True), strict=True)).items()}
+    return stacked([known[key] for key in keys])
 
 
 def part(lora: "Mapping[str, Tensor]", network: Literal["unet", "text_encoder"]) -> "dict[str, Tensor]":

@@ -11,7 +11,16 @@ from huggingface_hub import snapshot_download
 from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.family import Family
 from diffaug_datasets.core.model_files import brief
-from diffaug_datasets.core.models import ADAPTER_CONFIG, BackboneSpec, ModelRef, find_backbone, find_loras, find_vae
+from diffaug_datasets.core.models import (
+    ADAPTER_CONFIG,
+    BackboneSpec,
+    ModelRef,
+    WeightFile,
+    find_backbone,
+    find_loras,
+    find_single_file,
+    find_vae,
+)
 from diffaug_datasets.families.parts.driven import DrivenModel
 from diffaug_datasets.families.parts.single_files import part_in
 from diffaug_datasets.models.model_folder import check_folder, family_in, in_words, unloadable, unreachable
@@ -26,6 +35,7 @@ def load_model(spec: BackboneSpec, device: torch.device) -> DrivenModel:
     Raises:
         BackboneError: the model cannot be reached, is of no family, or its files do not fit together.
     """
+    fetch_single_file(spec)  # what it lacks is to be brought of the model
     folder = fetch(spec)
     fetch_vae(spec)
     fetch_loras(spec)
@@ -81,6 +91,17 @@ def fetch_vae(spec: BackboneSpec) -> None:
         raise unreachable(other, str(error).strip().split("\n")[0].rstrip(".")) from error
 
 
+def fetch_single_file(spec: BackboneSpec) -> None:
+    """Bring the checkpoint of an override to this machine, where it lies on the Hub.
+
+    Raises:
+        BackboneError: it cannot be reached, or the repository holds no such file.
+    """
+    file = find_single_file(spec)
+    if file is not None and file.path is None and not (_brought(file, file.names) / file.names[0]).is_file():
+        raise BackboneError(f"{file.key}: {file.name!r} holds no {file.names[0]}: name a file that it holds.")
+
+
 def fetch_loras(spec: BackboneSpec) -> None:
     """Bring LoRA of an override to this machine, where it is a Hub id.
 
@@ -90,19 +111,22 @@ def fetch_loras(spec: BackboneSpec) -> None:
     for file in find_loras(spec):
         if file.path is not None:
             continue
-        try:
-            patterns = [*file.names, ADAPTER_CONFIG]
-            folder = Path(snapshot_download(file.name, revision=file.revision, allow_patterns=patterns))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise BackboneError(
-                f"backbone.lora: {file.given!r} cannot be reached ({reason}): run `hf download {file.name}` where "
-                "there is a network, or give the path of a .safetensors file."
-            ) from error
+        folder = _brought(file, (*file.names, ADAPTER_CONFIG))
         if not any((folder / name).is_file() for name in file.names):
             raise BackboneError(
                 f"backbone.lora: {file.given!r} holds no {' or '.join(file.names)}: say which file it is by `name`."
             )
+
+
+def _brought(file: WeightFile, patterns: Sequence[str]) -> Path:
+    try:
+        return Path(snapshot_download(file.name, revision=file.revision, allow_patterns=list(patterns)))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise BackboneError(
+            f"{file.key}: {file.given!r} cannot be reached ({reason}): run `{file.download}` where there is a network, "
+            "or give the path of a .safetensors file."
+        ) from error
 
 
 def _snapshot(model: ModelRef, wanted: list[str], *, local_files_only: bool = False) -> Path:

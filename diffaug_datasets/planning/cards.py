@@ -28,8 +28,8 @@ CONTEXT_BYTES = 700_000_000  # of a GPU's driver, libraries and their workspaces
 SPARE = 1.1  # what an allocator loses between blocks
 VAE_MAPS = 4  # maps of twice the first width at full size that decoding holds at once; 3 were counted
 ATTENDED_MAPS, PLAIN_MAPS = 28, 12  # maps of the level that is worked on beside the skips
-LEARNED_MAPS = 50  # maps that a layer keeps for the way back: norms, activations, attention and its projections
-KEPT_SHARE = 0.3  # of those where activations are computed again
+LEARNED_MAPS, PLAIN_LEARNED_MAPS = 50, 20  # that a layer keeps for the way back: of attention and its projections too
+KEPT_SHARE = 0.3  # of those where activations are computed again, if no block alone has more
 TILE = 512  # pixels of a side that the VAE sees at once, in tiles
 UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -125,7 +125,7 @@ def need(shape: Shape, work: Work, profile: Profile) -> Need:
     fit = 0
     if work.learned:
         sides = (work.learned_side or work.height, work.learned_side or work.width)
-        kept = unet_learned(shape, *sides) * (KEPT_SHARE if profile.checkpointing else 1)
+        kept = unet_checkpointed(shape, *sides) if profile.checkpointing else unet_learned(shape, *sides)
         fit = int(unet + vae + text + work.learned * kept * work.bytes)
     return Need(int(SPARE * generate) + CONTEXT_BYTES, int(SPARE * fit) + CONTEXT_BYTES * bool(fit))
 
@@ -139,7 +139,20 @@ def unet_row(shape: Shape, height: int, width: int) -> int:
 
 def unet_learned(shape: Shape, height: int, width: int) -> int:
     """Numbers that the U-Net keeps for one image's way back: of every layer down, and one more a level up."""
-    return sum(_level(shape, height, width)) * (2 * shape.unet_layers + 1) * LEARNED_MAPS
+    return sum(_layers_learned(shape, height, width)) * (2 * shape.unet_layers + 1)
+
+
+def unet_checkpointed(shape: Shape, height: int, width: int) -> float:
+    """The same where blocks are computed again on the way back: a share of it, and no less than the largest block."""
+    largest = max(_layers_learned(shape, height, width)) * (shape.unet_layers + 1)
+    return max(KEPT_SHARE * unet_learned(shape, height, width), largest)
+
+
+def _layers_learned(shape: Shape, height: int, width: int) -> list[int]:
+    """Numbers that a layer of every level keeps."""
+    levels = _level(shape, height, width)
+    maps = [LEARNED_MAPS if attends else PLAIN_LEARNED_MAPS for attends in shape.attended]
+    return [count * size for count, size in zip(maps, levels, strict=False)]
 
 
 def _level(shape: Shape, height: int, width: int) -> list[int]:

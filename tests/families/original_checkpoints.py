@@ -102,6 +102,61 @@ OF_JOINT = {
     "attn2.norm_q": "x_block.attn2.ln_q",
     "attn2.norm_k": "x_block.attn2.ln_k",
 }
+OF_FLUX2 = {
+    "x_embedder": "img_in",
+    "context_embedder": "txt_in",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+}
+OF_DOUBLE2 = {
+    "attn.norm_q": "img_attn.norm.query_norm",
+    "attn.norm_k": "img_attn.norm.key_norm",
+    "attn.to_out.0": "img_attn.proj",
+    "ff.linear_in": "img_mlp.0",
+    "ff.linear_out": "img_mlp.2",
+    "attn.norm_added_q": "txt_attn.norm.query_norm",
+    "attn.norm_added_k": "txt_attn.norm.key_norm",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff_context.linear_in": "txt_mlp.0",
+    "ff_context.linear_out": "txt_mlp.2",
+}
+OF_SINGLE2 = {
+    "attn.to_qkv_mlp_proj": "linear1",
+    "attn.to_out": "linear2",
+    "attn.norm_q": "norm.query_norm",
+    "attn.norm_k": "norm.key_norm",
+}
+OF_Z_IMAGE = {
+    "all_final_layer.2-1.": "final_layer.",
+    "all_x_embedder.2-1.": "x_embedder.",
+    ".attention.to_out.0.": ".attention.out.",
+    ".attention.norm_k.": ".attention.k_norm.",
+    ".attention.norm_q.": ".attention.q_norm.",
+}
+OF_SANA = {
+    "patch_embed.proj": "x_embedder.proj",
+    "time_embed.emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_embed.emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_embed.linear": "t_block.1",
+    "caption_projection.linear_1": "y_embedder.y_proj.fc1",
+    "caption_projection.linear_2": "y_embedder.y_proj.fc2",
+    "caption_norm": "attention_y_norm",
+    "proj_out": "final_layer.linear",
+    "attn1.to_q": "attn.qkv",
+    "attn1.to_out.0": "attn.proj",
+    "attn2.to_q": "cross_attn.q_linear",
+    "attn2.to_k": "cross_attn.kv_linear",
+    "attn2.to_out.0": "cross_attn.proj",
+    "ff.conv_inverted": "mlp.inverted_conv.conv",
+    "ff.conv_depth": "mlp.depth_conv.conv",
+    "ff.conv_point": "mlp.point_conv.conv",
+}
+
 FUSED = {"attn.to_q": "x_block.attn", "attn.add_q_proj": "context_block.attn", "attn2.to_q": "x_block.attn2"}
 
 
@@ -237,6 +292,59 @@ def stable_diffusion_3(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             ]
             made[f"joint_blocks.{found[1]}.{FUSED[found[2]]}.qkv.{end}"] = torch.cat(sides)
     return {f"model.diffusion_model.{key}": tensor for key, tensor in made.items()}
+
+
+def flux_2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Black Forest Labs' names of the second model, without an embedding of guidance."""
+    made: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        module, _, end = key.rpartition(".")
+        found = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", module)
+        if found is None:
+            halves = tensor.chunk(2)[::-1] if module == "norm_out.linear" else (tensor,)
+            made[f"{OF_FLUX2[module]}.{end}"] = torch.cat(halves)
+            continue
+        blocks, rest = f"{'single' if found[1] else 'double'}_blocks.{found[2]}", found[3]
+        plain = (OF_SINGLE2 if found[1] else OF_DOUBLE2).get(rest)
+        if plain is not None:
+            made[f"{blocks}.{plain}.{'scale' if '_norm' in plain else end}"] = tensor
+        elif rest in ("attn.to_q", "attn.add_q_proj"):
+            name, sides = ("txt_attn", "add_{}_proj") if "add" in rest else ("img_attn", "to_{}")
+            fused = [tensors[key.replace(sides.format("q"), sides.format(side))] for side in "qkv"]
+            made[f"{blocks}.{name}.qkv.{end}"] = torch.cat(fused)
+    return made
+
+
+def z_image(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of Z-Image in one file: query, key and value in one, patches of one size."""
+    made: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if ".attention.to_q." in key:
+            fused = torch.cat([tensors[key.replace("to_q", f"to_{side}")] for side in "qkv"])
+            made[key.replace("to_q", "qkv")] = fused
+        elif not re.search(r"\.attention\.to_[kv]\.", key):
+            name = key
+            for old, new in OF_Z_IMAGE.items():
+                name = name.replace(old, new)
+            made[name] = tensor
+    return made
+
+
+def sana(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """NVIDIA's names, with the two tables that diffusers makes anew or does without."""
+    made = {"pos_embed": torch.zeros(1, 4, 4), "y_embedder.y_embedding": torch.zeros(3, 4)}
+    for key, tensor in tensors.items():
+        found = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", key)
+        block, rest = (f"blocks.{found[1]}.", found[2]) if found else ("", key)
+        if rest == "scale_shift_table":
+            made[f"{block or 'final_layer.'}{rest}"] = tensor
+            continue
+        module, _, end = rest.rpartition(".")
+        others = {"attn1.to_q": ("to_k", "to_v"), "attn2.to_k": ("to_v",)}.get(module, ())
+        if module in OF_SANA:
+            parts = [tensor, *(tensors[key.replace(module[6:], other)] for other in others)]
+            made[f"{block}{OF_SANA[module]}.{end}"] = torch.cat(parts)
+    return made
 
 
 def stable_diffusion(folder: Path, target: Path, *, is_open_clip: bool = False) -> Path:

@@ -1,5 +1,6 @@
 """One checkpoint in the original layout gives the networks of the folder that it was made from, bit for bit."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import torch
 import unet_tiny
 from diffusers import FluxTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
+from hub.clients import loopback_hub
+from huggingface_hub import HfApi
 from lora_files import small
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,6 +25,7 @@ from diffaug_datasets.core.errors import BackboneError
 from diffaug_datasets.core.models import BackboneSpec, find_backbone
 from diffaug_datasets.core.weight_headers import TensorInfo
 from diffaug_datasets.families.parts.original_names import flux_names, renamed_header
+from diffaug_datasets.families.parts.weight_overrides import from_single_file
 from diffaug_datasets.models.backbone import Backbone
 from diffaug_datasets.models.model_folder import check_backbone
 
@@ -49,7 +53,7 @@ def networks(backbone: Backbone) -> list[dict[str, Tensor]]:
     return [dict(network.state_dict()) for network in (backbone.network, backbone.vae, *encoders)]
 
 
-def check_equal(folder: Path, configs: Path, path: Path, **words: Any) -> None:
+def check_equal(folder: Path, configs: Path, path: Path | str, **words: Any) -> None:
     """Facts at plan and all weights are those of the folder."""
     spec = BackboneSpec.model_validate({"id": str(configs), "single_file": str(path), **words})
     plain = BackboneSpec.model_validate({"id": str(folder), **words})
@@ -78,14 +82,36 @@ def test_stable_diffusion_xl(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("make", [flow_tiny.sd3, flow_tiny.qwen_image])
-def test_a_transformer_alone(make: Callable[[], Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "original"),
+    [
+        (flow_tiny.sd3, original_checkpoints.stable_diffusion_3),
+        (flow_tiny.qwen_image, dict),
+        (flow_tiny.flux2_klein, original_checkpoints.flux_2),
+        (flow_tiny.z_image, original_checkpoints.z_image),
+        (flow_tiny.sana, original_checkpoints.sana),
+    ],
+)
+def test_a_transformer_alone(make: Callable[[], Any], original: Callable[[Any], Any], tmp_path: Path) -> None:
     folder = flow_tiny.build(tmp_path / "whole", make)
-    tensors = original_checkpoints.weights(folder, "transformer")
-    original = original_checkpoints.stable_diffusion_3(tensors) if make is flow_tiny.sd3 else tensors
-    save_file(original, tmp_path / "one.safetensors")
+    save_file(original(original_checkpoints.weights(folder, "transformer")), tmp_path / "one.safetensors")
     rest = original_checkpoints.without_weights(folder, tmp_path / "rest", "transformer")
     check_equal(folder, rest, tmp_path / "one.safetensors", height=32, width=32)
+
+
+@pytest.mark.full
+def test_a_block_of_flux_at_its_real_width(tmp_path: Path) -> None:
+    """diffusers splits the fused projections at 3072 columns, so a small one cannot be read."""
+    model = FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True).to(torch.bfloat16)
+    model.save_config(tmp_path / "transformer")
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    save_file(original_checkpoints.flux(model.state_dict()), tmp_path / "one.safetensors")
+    spec = BackboneSpec(id=str(tmp_path), single_file=str(tmp_path / "one.safetensors"))
+    found = from_single_file(FluxTransformer2DModel, tmp_path, "transformer", spec, torch.bfloat16)
+    assert found is not None
+    read, expected = found.state_dict(), model.state_dict()
+    assert read.keys() == expected.keys() and all(torch.equal(read[key], expected[key]) for key in expected)
 
 
 def test_a_family_that_is_not_read_from_one_file_is_one_sentence(checkpoint: Path, tmp_path: Path) -> None:
@@ -123,6 +149,45 @@ def test_it_counts_for_the_plan_by_digest(configs: Path, checkpoint: Path, tmp_p
         for path in (None, checkpoint, other, moved)
     ]
     assert len(set(names)) == 3 and names[1] == names[3]
+
+
+def test_on_the_hub_it_is_pinned_by_commit_and_fetched(
+    folder: Path, configs: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    def spec(text: str) -> BackboneSpec:
+        return BackboneSpec.model_validate({"id": str(configs), "single_file": text}, context={"folder": tmp_path})
+
+    with loopback_hub(tmp_path) as hub:
+        api = HfApi(token=hub.token)
+        api.create_repo("org/dreamy", repo_type="model")
+        for name in ("pruned/one.safetensors", "other.safetensors"):
+            api.upload_file(path_or_fileobj=checkpoint, path_in_repo=name, repo_id="org/dreamy", repo_type="model")
+        commit = api.repo_info("org/dreamy", repo_type="model").sha
+        text = f"org/dreamy/pruned/one.safetensors@{commit}"
+        pinned, other = find_backbone(spec(text)).name, find_backbone(spec(f"{text[:-40]}{'9' * 40}")).name
+        assert pinned != other and pinned.startswith(f"{configs.name}@")
+        assert check_backbone(spec(text)) == check_backbone(BackboneSpec(id=str(folder)))  # not here yet
+        with pytest.raises(BackboneError, match=r"is not pinned .* `hf download org/dreamy pruned/one\.safetensors`"):
+            find_backbone(spec(text[:-41])).name  # noqa: B018
+        with pytest.raises(BackboneError, match=r"^backbone\.single_file: 'org/dreamy' holds no gone\.saf"):
+            Backbone.load(spec(f"org/dreamy/gone.safetensors@{commit}"))
+        with pytest.raises(BackboneError, match=rf"cannot be reached .* gone\.safetensors --revision {'9' * 40}`"):
+            Backbone.load(spec(f"org/dreamy/gone.safetensors@{'9' * 40}"))
+        check_equal(folder, configs, text)
+        fetched = hub.log.copy()
+        check_equal(folder, configs, text)
+        assert hub.log == fetched
+    with pytest.raises(BackboneError, match=r"cannot be reached"):  # the cache of other tests, which holds nothing
+        Backbone.load(spec(text))
+
+
+def test_a_file_of_that_name_here_comes_before_one_on_the_hub(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    shutil.copy(checkpoint, tmp_path / "org" / "name" / "one.safetensors")
+    for name, expected in (("one", str(tmp_path / "org" / "name" / "one.safetensors")), ("two", None)):
+        given = f"org/name/{name}.safetensors"
+        spec = BackboneSpec.model_validate({"id": "tiny", "single_file": given}, context={"folder": tmp_path})
+        assert spec.single_file == (expected or given)
 
 
 def wide(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from diffaug_datasets.core.model_files import Damage, check_vocabulary, read_object, read_weights, whole_number
 from diffaug_datasets.core.models import TINY, BackboneSpec
 from diffaug_datasets.core.weight_headers import TensorInfo
-from diffaug_datasets.families.parts.single_files import header_in
+from diffaug_datasets.families.parts.single_files import header_in, is_awaited
 from diffaug_datasets.numerics.timesteps import SchedulerSettings, Unfit, read_settings
 
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -36,7 +36,7 @@ def read_header_of(folder: Path, part: str, stem: str, spec: BackboneSpec, is_wh
     variant = f".{spec.variant}" if spec.variant else ""
     whole_stem = f"{part}/{stem}{variant}"
     header = read_weights(folder, whole_stem)
-    if header is None and is_whole:
+    if header is None and is_whole and not is_awaited(spec):
         others = sorted(path.name for path in (folder / part).glob("*.safetensors"))
         held = f"; there is {others[0]}, so check backbone.variant" if others else ""
         raise Damage(f"{whole_stem}.safetensors is missing{held}")

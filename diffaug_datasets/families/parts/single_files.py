@@ -30,6 +30,12 @@ PLACES: Mapping[str, tuple[Place, ...]] = {
     "UNet2DConditionModel": (Place(f"{DIFFUSION}input_blocks.", DIFFUSION),),
     "SD3Transformer2DModel": (Place(f"{DIFFUSION}joint_blocks.", DIFFUSION), Place("joint_blocks.", "")),
     "FluxTransformer2DModel": (Place(f"{DIFFUSION}double_blocks.", DIFFUSION), Place("double_blocks.", "")),
+    "Flux2Transformer2DModel": (Place("double_stream_modulation_img.", ""),),
+    "ZImageTransformer2DModel": (
+        Place(f"{DIFFUSION}noise_refiner.0.attention.qkv.", DIFFUSION),
+        Place("noise_refiner.0.attention.qkv.", ""),
+    ),
+    "SanaTransformer2DModel": (Place("attention_y_norm.", ""),),
     "QwenImageTransformer2DModel": (Place("transformer_blocks.0.attn.add_q_proj.", ""),),
     "AutoencoderKL": (Place("first_stage_model.", "first_stage_model."), Place("vae.", "vae.")),
     "CLIPTextModel": (
@@ -43,7 +49,8 @@ DENOISERS = ("unet", "transformer")
 
 
 def part_in(spec: BackboneSpec, folder: Path, part: str) -> tuple[WeightFile, Place] | None:
-    """Where the single file of a spec has a part of the model in a folder; None where the folder's own counts.
+    """Where the single file of a spec has a part of the model in a folder; None where the folder's own counts, or as
+    long as the file is still to come.
 
     Raises:
         BackboneError: the file is damaged, or lacks the network that denoises.
@@ -72,6 +79,12 @@ def part_in(spec: BackboneSpec, folder: Path, part: str) -> tuple[WeightFile, Pl
             f"another family than backbone {spec.id!r}, or of a layout that is not read."
         )
     return None
+
+
+def is_awaited(spec: BackboneSpec) -> bool:
+    """Whether the single file of a spec is still to come from the Hub. Raises BackboneError where it is no file."""
+    file = find_single_file(spec)
+    return file is not None and file.path is None
 
 
 def header_in(spec: BackboneSpec, folder: Path, part: str) -> Mapping[str, TensorInfo] | None:
