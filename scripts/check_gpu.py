@@ -5,7 +5,7 @@
 
 Builds a pipeline shaped like Stable Diffusion 1.5 with random weights and a folder of drawn pictures. First what
 `gpu_speed.py` and `gpu_engine.py` measure, a line of JSON after each. Then, for every method that is named (three
-unless told), a run with one worker in this process (images/s, engine and peak memory are this run's), with two worker
+unless told), a run with one worker in this process (images/s and peak memory of tensors are its), with two worker
 processes, and in processes that SIGKILL themselves midway before it is taken up again. All three must leave the same
 bytes in shards and fits. No measure and no method is begun once the budget, in seconds, is spent; what was left out is
 said. `full` is 512 px, 25 steps and the real sizes, the default where there is a GPU; `small` is 64 px, two steps and
@@ -38,6 +38,7 @@ from diffaug_datasets.core.files import sha256_file
 from diffaug_datasets.core.method import Method, discover_methods, find_method
 from diffaug_datasets.core.profiles import Profile, ProfileName
 from diffaug_datasets.core.recipe import Recipe
+from diffaug_datasets.planning.cards import need, shape_of, work_of
 from diffaug_datasets.planning.prepare import prepare, write_run
 from diffaug_datasets.run.engines.local import device_of
 from diffaug_datasets.run.execute import execute
@@ -54,7 +55,7 @@ PRELOAD = ["torch", "diffusers", "transformers", "peft", "diffaug_datasets.model
 CLASSES = ("red ball", "blue box", "green ring")
 METHODS = ("txt2img", "genie", "diff_mix")  # from noise, from a source, and with something learned
 FOR_METHODS = 0.3  # of the budget, kept for them
-WIDTHS = (6, 8, 10, 10, 13, 18)
+WIDTHS = (6, 8, 10, 10, 13, 13, 18)
 
 
 @dataclass(frozen=True)
@@ -205,10 +206,14 @@ def work(folders: Sequence[Path], options: WorkerOptions, kill: KillAt | None = 
 
 
 class Bench:
-    """Three run folders a method: `one` and `two` for as many workers, `killed` for the one that is killed."""
+    """Three run folders a method: `one` and `two` for as many workers, `killed` for the one that is killed.
+
+    `planned`: method -> GiB that `plan --memory` says it needs of a card, its context included.
+    """
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.options = folder, WorkerOptions(device=device)
+        self.planned: dict[str, float] = {}
         self.context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
         if not device.startswith("cuda"):
             # Its server loads the libraries once. A process that uses CUDA must not be forked.
@@ -218,6 +223,8 @@ class Bench:
     def plan(self, recipe: Recipe) -> None:
         """Write a method's run folders."""
         prepared = prepare(recipe)
+        shape = shape_of(recipe.backbone)
+        self.planned[recipe.method] = need(shape, work_of(prepared, shape), recipe.profile).most / 2**30
         for kind in ("one", "two", "killed"):
             write_run(prepared, self.folder / kind / recipe.method)
 
@@ -292,7 +299,8 @@ def check(bench: Bench, method: str) -> tuple[bool, list[str]]:
     same, resumed = (digests(run) == digests(one) for run in (two, killed))
     words = [f"{'equal' if fine else 'DIFFER'}, {n}" for fine, n in ((same, processes), (resumed, kills))]
     counts = [str(sum(receipt.rows for receipt in made.values())), str(failed), f"{images_a_second(one):.2f}"]
-    return same and resumed and kills > 0 and not failed, [method, *counts, memory, *words]
+    memories = [memory, f"{bench.planned[method]:.2f}"]
+    return same and resumed and kills > 0 and not failed, [method, *counts, *memories, *words]
 
 
 def columns(cells: Sequence[str]) -> str:
@@ -330,7 +338,8 @@ def checked(bench: Bench, methods: Sequence[str], until: float) -> Iterator[bool
     begin = time.monotonic()
     bench.pair(methods)
     print(f"two processes made the runs of {len(methods)} methods in {time.monotonic() - begin:.0f} s", flush=True)
-    print(columns(("method", "rows", "failed", "images/s", "peak GiB", "2 processes", "SIGKILL, resumed")), flush=True)
+    heads = ("method", "rows", "failed", "images/s", "peak GiB", "planned GiB", "2 processes", "SIGKILL, resumed")
+    print(columns(heads), flush=True)
     for method in methods:
         if time.monotonic() > until:
             print(f"{method.ljust(20)} left out: the time was over", flush=True)

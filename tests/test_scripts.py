@@ -85,6 +85,7 @@ def test_check_gpu_plans_the_real_size(scripts: None, tmp_path: Path) -> None:
     for name in check_gpu.METHODS:
         bench.plan(check_gpu.recipe(check_gpu.find_method(name), pipeline, pictures, size, "fast"))
         assert (tmp_path / "two" / name / "plan.json").is_file()
+    assert 4.16 < bench.planned["txt2img"] < 1.3 * 4.16  # GiB of tensors that it took on an H200
 
 
 def test_check_gpu_says_what_does_not_hold(
