@@ -100,9 +100,13 @@ def test_images_are_the_pipelines_under_their_own_lora(learned: Worker) -> None:
     decoded: list[torch.Tensor] = []
     decode = ctx.backbone.decode_float
     ctx.backbone.decode_float = lambda z: (decoded.append(z.clone()), decode(z))[1]  # type: ignore[method-assign]
+    encoded: list[int] = []
+    handle = ctx.backbone.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
     with torch.inference_mode():
         run.recipe.method_definition.generate(rows, run.recipe.method_config, ctx)
+    handle.remove()
     ctx.backbone.decode_float = decode  # type: ignore[method-assign]
+    assert len(encoded) == 4, "of each class prompt and empty text, once"
     assert len({row.adapters for row in rows}) == 2
     for row, latent in zip(rows, decoded[0], strict=True):
         prompt = f"a photo of a {('bag', 'coat')[row.label == 4]}"
