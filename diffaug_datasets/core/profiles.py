@@ -31,8 +31,8 @@ class Profile(Settings):
     )
     compile: Annotated[Compile, Later()] = Field(
         default="auto",
-        description="of fast and turbo: compile the U-Net's repeated blocks; auto = on a GPU, and on a CPU of a model "
-        "that is large enough to gain by it",
+        description="of fast and turbo: compile the network's repeated blocks, on a GPU all layers of a U-Net and its "
+        "decoder; auto = on a GPU, and on a CPU of a model that is large enough to gain by it",
     )
     interval: Annotated[int, Later()] = Field(
         default=2, ge=1, le=100, description="of turbo: the whole U-Net runs at every so many steps, 1 = at all"

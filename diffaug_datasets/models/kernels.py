@@ -78,7 +78,7 @@ def _set_layout(backbone: Backbone, layout: torch.memory_format) -> None:
 
 
 def _compiled(backbone: Backbone, profile: Profile, shape: int) -> str:
-    """Compile the repeated blocks where that is asked for and can be done; what came of it, in words."""
+    """Compile the network where that is asked for and can be done; what came of it, in words."""
     unet, is_gpu = backbone.network, backbone.device.type == "cuda"
     parameters = sum(weight.numel() for weight in unet.parameters())
     if profile.compile == "never":
@@ -105,7 +105,7 @@ def _lacking(is_gpu: bool) -> str:
 
 
 def _try_compiling(backbone: Backbone, shape: int) -> str:
-    """Compile the blocks and see a batch through them, guided and not; why it did not work, '' if it did."""
+    """Compile the blocks and see a batch through them, guided; why it did not work, '' if it did."""
     import torch._dynamo
 
     blocks = _blocks(backbone)
@@ -119,7 +119,8 @@ def _try_compiling(backbone: Backbone, shape: int) -> str:
             cond = backbone.prompts([""] * shape)
             xt = torch.zeros(shape, *backbone.latent_shape, device=backbone.device)
             backbone.guided_eps(xt, 0, cond, cond, torch.full((shape,), 2.0))
-            backbone.decode_float(xt)
+            if any(module._compiled_call_impl for module in backbone.vae.modules()):
+                backbone.decode_float(xt)
     except Exception as error:  # of whichever kind a compiler fails with
         for block in blocks:
             block._compiled_call_impl = None

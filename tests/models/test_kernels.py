@@ -192,6 +192,15 @@ def unwanted(*_: Any, **__: Any) -> None:
     raise AssertionError("a compiled block was called")
 
 
+def test_what_is_not_compiled_is_not_tried(sd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(kernels, "_lacking", lambda _: "")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: tried.append(type(module).__name__))
+    monkeypatch.setattr(Backbone, "decode_float", unwanted)
+    assert as_profile(sd_folder, Profile(name="fast", compile="always")).kernels.endswith("compiled")
+    assert set(tried) == {"BasicTransformerBlock"}
+
+
 def test_a_small_model_is_not_compiled_on_a_cpu(sd_folder: Path) -> None:
     assert "gain nothing by compiling" in as_profile(sd_folder, Profile(name="fast")).kernels
 
